@@ -1,0 +1,59 @@
+# make demo   a small campaign and its report, from nothing
+# make test   all checks: formatting, types, tests
+# make help   the rest
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+CAMPAIGN ?= demo-$(shell date +%Y%m%dT%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint lab benchmark lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "picolab needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/install-venv-module $(PYTHON)
+	@echo "Making the environment in $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
+	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(RUN)/pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+install: $(VENV)/installed ## make the environment in .venv
+
+demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
+	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
+	@$(RUN)/picolab report $(CAMPAIGN)
+
+test: $(VENV)/installed-dev lint ## run every check
+	@$(RUN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## check formatting and types
+	@$(RUN)/ruff format --check .
+	@$(RUN)/ruff check .
+	@$(RUN)/mypy
+
+lab: $(VENV)/installed ## open the notebooks in JupyterLab
+	@$(RUN)/jupyter lab notebooks/trial.ipynb
+
+benchmark: $(VENV)/installed-dev ## measure picolab itself (minutes)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN)/python $$script || exit 1; done
+
+lock: ## renew the hashed locks after a change in pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+clean: ## remove the environment (outputs stay)
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,69 @@
+"""Every exception that picolab raises on purpose.
+
+    PicolabError                      catch this to catch them all
+    ├── ParameterError                a value, a file or a name that the user gave makes no sense
+    │   └── CampaignNotFound          no campaign of that name
+    ├── HostUnfit                     this host cannot do what was asked; the message names the remedy
+    │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
+    ├── BuildError                    the build under test cannot be had or is not what it says it is
+    ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
+    │   └── MachineBusy               somebody who is alive holds the machine
+    ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
+    ├── ProbeError                    the memory probe did not deliver: outcome `invalid`
+    ├── RecordError                   a record or a notebook that cannot be read or is not valid
+    └── CampaignBusy                  another process runs this campaign
+
+The message of each is one sentence or two for a person: it names the value, the place and the remedy.
+"""
+
+from picolab.exit_codes import ExitCode
+
+
+class PicolabError(Exception):
+    """Base of all; `exit_code` is what a command ends with when nobody catches it."""
+
+    exit_code = ExitCode.INSTRUMENT_FAULT
+
+
+class ParameterError(PicolabError):
+    exit_code = ExitCode.BAD_PARAMETERS
+
+
+class CampaignNotFound(ParameterError):
+    pass
+
+
+class HostUnfit(PicolabError):
+    exit_code = ExitCode.HOST_UNFIT
+
+
+class MemoryLimitUnavailable(HostUnfit):
+    pass
+
+
+class BuildError(PicolabError):
+    exit_code = ExitCode.BAD_PARAMETERS
+
+
+class MachineError(PicolabError):
+    pass
+
+
+class MachineBusy(MachineError):
+    exit_code = ExitCode.HOST_UNFIT
+
+
+class StageError(PicolabError):
+    pass
+
+
+class ProbeError(PicolabError):
+    pass
+
+
+class RecordError(PicolabError):
+    pass
+
+
+class CampaignBusy(PicolabError):
+    exit_code = ExitCode.HOST_UNFIT

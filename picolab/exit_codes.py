@@ -1,0 +1,26 @@
+"""The exit codes of every picolab command: the one place where they are decided."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a picolab command tells the shell.
+
+    When several apply, the larger of 1 and 3 wins: a fault of the instrument hides nothing that was measured,
+    but it says that the campaign is not complete.
+    """
+
+    OK = 0
+    """Everything asked for was done, and every trial's outcome is `ok`."""
+    TRIALS_FAILED = 1
+    """The campaign is complete, and some trials found a result other than `ok` (such as `oom_killed`)."""
+    UNDECIDED = 2
+    """A comparison was made and cannot tell. (Reserved: no command returns it yet.)"""
+    INSTRUMENT_FAULT = 3
+    """A fault of the instrument is left after all retries: something that was asked for was not measured."""
+    BAD_PARAMETERS = 4
+    """The command, a parameter or a file that was named makes no sense. Nothing was started."""
+    HOST_UNFIT = 5
+    """This host cannot do what was asked (memory limit, disk, RAM). Nothing was started. See `picolab doctor`."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C or SIGTERM, after cleaning up; `picolab resume` goes on."""

@@ -1,0 +1,238 @@
+"""What may be set: the parameters of a trial and of a campaign, validated; sizes and their units."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from picolab.errors import ParameterError
+
+MIB = 1 << 20
+_UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE)
+LARGEST_FILE_BYTES = 1 << 40
+
+RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
+
+
+def parse_size(text: str | int) -> int:
+    """Return the bytes that a size such as `100M`, `1.5G`, `512KiB` or `4096` means.
+
+    Units are binary: `1G` is 1024 MiB, 1 MiB is 1,048,576 bytes.
+
+    Raises:
+        ParameterError: not a size, not a whole number of bytes, zero, or more than 1 TiB.
+    """
+    match = _SIZE.match(str(text))
+    if not match:
+        hint = ""
+        if re.match(r"^\s*\d+(\.\d+)?\s*[KMGT]B\s*$", str(text), re.IGNORECASE):
+            hint = " (MB and GB mean different things to different people, so they are not taken)"
+        raise ParameterError(
+            f"file size {text!r} is not a size{hint}: write a number and K, M, G or T, binary, such as 100M or 1.5G"
+        )
+    size = float(match[1]) * _UNIT_BYTES[match[2].upper()]
+    if size != int(size):
+        raise ParameterError(f"file size {text!r} is not a whole number of bytes: write it in a smaller unit")
+    if not 1 <= size <= LARGEST_FILE_BYTES:
+        raise ParameterError(f"file size {text!r} is outside 1 byte to 1T: nothing sensible can be uploaded")
+    return int(size)
+
+
+def format_size(size_bytes: int) -> str:
+    """Return the shortest exact text for a size, in the form that `parse_size` reads (`104857600` -> `100M`)."""
+    for unit in ("T", "G", "M", "K"):
+        if size_bytes >= _UNIT_BYTES[unit] and size_bytes % _UNIT_BYTES[unit] == 0:
+            return f"{size_bytes // _UNIT_BYTES[unit]}{unit}"
+    return str(size_bytes)
+
+
+class TrialParameters(BaseModel):
+    """Everything that may be set for one trial; the names are those of the trial notebook's parameters cell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    machine: Literal["local"] = Field(
+        "local", description="where PicoShare runs: local (a process under a memory limit on this host)"
+    )
+    machine_name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,60}$")] = Field(
+        "", description="name of the machine to use or re-attach to; empty: named after its kind"
+    )
+    ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
+        512, description="memory of the machine in MiB, swap off"
+    )
+    file_size: str = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
+    build: Annotated[str, Field(min_length=1)] = Field(
+        "calibration",
+        description="the server under test: calibration, a path to an executable, or a release such as 1.5.4",
+    )
+    calibration: dict[str, Any] = Field(
+        default_factory=dict, description="knobs of the calibration server, such as {'transfer_mib_s': 50}"
+    )
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(1, description="seed of the uploaded bytes")
+    keep_machine: Literal["never", "on_failure", "always"] = Field(
+        "on_failure", description="leave machine and server up at the end: never, on_failure or always"
+    )
+    memory_limit: Literal["enforced", "none"] = Field(
+        "enforced", description="enforced, or none: an unlimited run that is labelled as such everywhere"
+    )
+    work_dir: str = Field(
+        "", description="folder for data folder and TMPDIR (choose a disk); empty: .picolab in the project"
+    )
+    release_base_url: str = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
+    ready_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        30.0, description="seconds that the server may take until it answers"
+    )
+    stall_limit_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+        60.0, description="seconds without a delivered byte after which a transfer counts as stalled"
+    )
+    floor_rate_mib_s: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="slowest rate worth waiting for, MiB/s; gives the default of total_limit_s"
+    )
+    total_limit_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="seconds for a whole upload; None: 60 s plus the file size at floor_rate_mib_s"
+    )
+    sample_interval_s: Annotated[float, Field(ge=0.005, le=0.1)] = Field(
+        0.05, description="seconds between two memory samples, at most 0.1"
+    )
+
+    @field_validator("file_size")
+    @classmethod
+    def _normal_size(cls, value: str) -> str:
+        try:
+            return format_size(parse_size(value))
+        except ParameterError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def file_size_bytes(self) -> int:
+        return parse_size(self.file_size)
+
+    @property
+    def upload_limit_s(self) -> float:
+        """Seconds that the whole upload may take: `total_limit_s`, or 60 s plus the size at the floor rate."""
+        if self.total_limit_s is not None:
+            return self.total_limit_s
+        return 60.0 + self.file_size_bytes / MIB / self.floor_rate_mib_s
+
+    @property
+    def build_label(self) -> str:
+        """A short name of the build for labels and file names: `calibration`, `1.5.4`, or a file's name."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name) or "build"
+
+    @property
+    def case_label(self) -> str:
+        """The case in a few characters that are safe in a file name, such as `local-512mb-100M-calibration`."""
+        unlimited = "-unlimited" if self.memory_limit == "none" else ""
+        return f"{self.machine}-{self.ram_mb}mb-{self.file_size}-{self.build_label}{unlimited}"
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> "TrialParameters":
+        """Take from a notebook's `globals()` the names that are parameters, and validate them.
+
+        Raises:
+            ParameterError: a value makes no sense.
+        """
+        known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        return validate(cls, known, "the parameters cell")
+
+
+class Matrix(BaseModel):
+    """Factors and their levels, with GitHub Actions' `include` and `exclude`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include: list[dict[str, Any]] = []
+    exclude: list[dict[str, Any]] = []
+
+    @property
+    def factors(self) -> dict[str, list[Any]]:
+        return dict(self.model_extra or {})
+
+
+class CampaignParameters(BaseModel):
+    """What a file in `parameters/` says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str = Field("", description="what the campaign is for, one sentence for the report")
+    matrix: Matrix = Field(description="factors and their levels; `include` adds cases, `exclude` removes them")
+    repeats: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="trials a case, one in each block")
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = Field(
+        1, description="seed of the order of trials and of the uploaded bytes"
+    )
+    fault_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        1, description="how often a trial is tried again after a fault of the instrument"
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="trial parameters that are the same in all trials"
+    )
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
+    """Validate `data` into `model`, or say in one sentence what is wrong.
+
+    Args:
+        place: where the data came from, as the user would name it.
+
+    Raises:
+        ParameterError: names the value, the place and the remedy.
+    """
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise ParameterError(f"{place}: {_sentence(model, error.errors()[0])}") from None
+
+
+def unknown_name(name: str, known: list[str]) -> str:
+    """Return a sentence about a name that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"there is no {name!r}; {hint}"
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return unknown_name(str(error["loc"][-1]), sorted(model.model_fields))
+    if error["type"] == "missing":
+        return f"{where} is missing and has no default"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    reason = error["msg"].removeprefix("Input should be ").removeprefix("a ")
+    field = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    meaning = f" ({field.description})" if field and field.description else ""
+    return f"{where or 'the whole'} = {error['input']!r} should be {reason}{meaning}"
+
+
+def load_campaign_parameters(path: Path) -> CampaignParameters:
+    """Read a file of `parameters/`.
+
+    Raises:
+        ParameterError: no such file, not YAML, or something in it makes no sense.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(
+            f"{path}: cannot be read ({error.strerror}); name a file such as parameters/quick.yaml"
+        ) from None
+    except UnicodeDecodeError:
+        raise ParameterError(f"{path}: is not a text file in UTF-8; name a YAML file") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise ParameterError(f"{path}: is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
+    return validate(CampaignParameters, data, str(path))

@@ -1,0 +1,310 @@
+"""The record of a trial: what it measured, what it found, and everything needed to believe or repeat it.
+
+A record is plain JSON. Its shape is `RECORD_SCHEMA` (the file `record.schema.json`, kept equal to the models
+below by a test). A measurement that is missing is null, and `missing` tells why, by the path of the field.
+"""
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from picolab.errors import RecordError
+from picolab.parameters import TrialParameters
+
+RECORD_VERSION = 1
+SCHEMA_PATH = Path(__file__).with_name("record.schema.json")
+
+RECORD_SCRAP = "record"
+SAMPLES_SCRAP = "samples"
+
+
+class Outcome(StrEnum):
+    """What a trial found, in one word."""
+
+    OK = "ok"
+    OOM_KILLED = "oom_killed"
+    SERVER_DIED = "server_died"
+    HTTP_ERROR = "http_error"
+    STALLED = "stalled"
+    TIMEOUT = "timeout"
+    CORRUPTED = "corrupted"
+    DISK_FULL = "disk_full"
+    MACHINE_FAILED = "machine_failed"
+    INTERRUPTED = "interrupted"
+    INVALID = "invalid"
+
+    @property
+    def is_fault(self) -> bool:
+        """True for a fault of the instrument: it may be retried and never enters a figure."""
+        return self in FAULTS
+
+
+FAULTS = frozenset({Outcome.MACHINE_FAILED, Outcome.INTERRUPTED, Outcome.INVALID})
+
+OUTCOME_MEANINGS = {
+    Outcome.OK: "the upload was answered with success and came back byte for byte",
+    Outcome.OOM_KILLED: "the kernel killed the server because the machine's memory was used up",
+    Outcome.SERVER_DIED: "the server's process ended by itself",
+    Outcome.HTTP_ERROR: "the server answered with an error",
+    Outcome.STALLED: "no byte was delivered for the stall limit",
+    Outcome.TIMEOUT: "a stage took longer than its limit",
+    Outcome.CORRUPTED: "the download differs from what was uploaded",
+    Outcome.DISK_FULL: "the server said that its disk is full",
+    Outcome.MACHINE_FAILED: "fault of the instrument: the machine could not be made, reached or kept",
+    Outcome.INTERRUPTED: "fault of the instrument: the trial was stopped from outside",
+    Outcome.INVALID: "fault of the instrument: what was measured is not complete or not consistent",
+}
+
+STAGES = ("provision", "start", "authenticate", "upload", "verify", "collect", "release")
+Stage = Literal["provision", "start", "authenticate", "upload", "verify", "collect", "release"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Caveat(_Model):
+    """A warning as data: stored in the record and shown in every report."""
+
+    code: str = Field(description="a word that never changes, such as `memory_limit_none`")
+    value: float | int | str | None = Field(description="the measured value that caused it, if there is one")
+    message: str = Field(description="what is the matter, one sentence")
+    advice: str = Field(description="what to do about it, one sentence")
+
+
+class TrialIdentity(_Model):
+    """Which trial this is."""
+
+    trial_id: str = Field(description="unique in its campaign, such as `003-local-512mb-100M-calibration`")
+    campaign: str | None = Field(description="name of the campaign; null for a trial run by hand")
+    block: int | None = Field(description="number of the block, from 1; null for a trial run by hand")
+    position: int | None = Field(description="place in the plan, from 1; null for a trial run by hand")
+    attempt: int = Field(description="1, or more after a fault of the instrument or a stage run again by hand")
+    started_at: str = Field(description="wall clock time of the first stage, ISO 8601, UTC")
+    repeat_command: str = Field(description="the shell command that runs this trial again")
+
+
+class StageTime(_Model):
+    """How a stage went."""
+
+    stage: Stage
+    duration_s: float = Field(description="seconds from call to return, all attempts added up")
+    attempts: int = Field(description="how often the stage was run")
+
+
+class BuildUnderTest(_Model):
+    """The executable that was measured."""
+
+    label: str = Field(description="short name, such as `calibration` or `1.5.4`")
+    kind: Literal["calibration", "file", "release"] = Field(description="where it comes from")
+    version: str | None = Field(description="release version, or null")
+    sha256: str = Field(description="of the executable")
+    size_bytes: int = Field(description="of the executable")
+
+
+class MemoryLimit(_Model):
+    """The limit that the server ran under."""
+
+    method: Literal["cgroup_v1", "cgroup_v2", "cgroup_v2_systemd_user", "none"] = Field(
+        description="which kernel mechanism enforced the limit; `none`: nothing did"
+    )
+    limit_bytes: int | None = Field(description="what the kernel says that the limit is; null when there is none")
+    swap: Literal["off", "unlimited"] = Field(description="`off`: the kernel gives the server no swap")
+
+
+class MachineRecord(_Model):
+    """Where the server ran."""
+
+    kind: Literal["local"]
+    name: str
+    reused: bool = Field(description="true when a machine that was already running was re-used")
+    memory_limit: MemoryLimit
+    data_folder_file_system: str = Field(description="such as `ext4`")
+    data_folder_disk: str | None = Field(description="block device and kind, such as `vda (ssd)`")
+    free_disk_bytes: int = Field(description="free for data folder and TMPDIR before the upload")
+
+
+class ServerRecord(_Model):
+    """The life of the server's process."""
+
+    ready_s: float | None = Field(description="seconds from the start of the process to the first good answer")
+    idle_anon_bytes: int | None = Field(description="anonymous memory when ready, before the upload")
+    exit_code: int | None = Field(description="exit code; null when a signal ended it or it runs on")
+    exit_signal: str | None = Field(description="such as `SIGKILL`; null when it ended by itself or runs on")
+    stop_s: float | None = Field(description="seconds from SIGTERM to the end of the process")
+
+
+class Progress(_Model):
+    """Bytes delivered over time; both lists have the same length."""
+
+    t_s: list[float] = Field(description="seconds since the first byte was sent")
+    delivered_bytes: list[int] = Field(description="bytes of the body that the receiving kernel had acknowledged")
+
+
+class UploadRecord(_Model):
+    """The measured upload. Times count from the moment the first byte of the body was sent."""
+
+    file_size_bytes: int
+    first_byte_monotonic_s: float | None = Field(
+        description="host's monotonic clock when the first byte was sent: the zero of the samples' `t_s`"
+    )
+    transfer_s: float | None = Field(description="first byte sent to last byte acknowledged by the receiver's kernel")
+    commit_s: float | None = Field(description="last byte acknowledged to response")
+    duration_s: float | None = Field(description="first byte sent to response: transfer plus commit")
+    throughput_mib_s: float | None = Field(description="file size over duration")
+    transfer_mib_s: float | None = Field(description="file size over transfer")
+    commit_mib_s: float | None = Field(description="file size over commit")
+    delivered_bytes: int = Field(description="bytes of the body delivered when the upload ended, however it ended")
+    http_status: int | None
+    server_message: str | None = Field(description="the server's own sentence, when it answered with an error")
+    client_peak_rss_bytes: int = Field(description="peak memory of the process that uploads")
+    progress: Progress
+
+
+class VerifyRecord(_Model):
+    """The download that proves the upload."""
+
+    matched: bool | None = Field(description="true: every byte came back")
+    sent_sha256: str | None
+    received_sha256: str | None
+    first_difference_byte: int | None = Field(description="offset of the first wrong byte; null when there is none")
+    received_bytes: int
+    download_s: float | None = Field(description="request sent to last byte received")
+    download_mib_s: float | None = Field(description="file size over download")
+
+
+class Gap(_Model):
+    """A time in which the probe delivered no sample although it should have."""
+
+    t_s: float = Field(description="start, in seconds of the samples' clock")
+    duration_s: float
+
+
+class MemoryRecord(_Model):
+    """What the memory probe saw from before the upload to after it. Bytes."""
+
+    samples: int
+    interval_s: float = Field(description="what was asked for")
+    samples_per_s: float | None = Field(description="what was reached")
+    gaps: list[Gap] = Field(description="pauses of more than three intervals (the ten longest)")
+    gap_count: int
+    probe_cpu_share: float | None = Field(description="CPU time of the probe over its life time; 1 is one core")
+    peak_rss_bytes: int | None
+    peak_anon_bytes: int | None = Field(description="peak of anonymous memory: the figure to judge a build by")
+    vm_hwm_bytes: int | None = Field(description="the kernel's own high-water mark of resident memory")
+    peak_swap_bytes: int | None
+    peak_cgroup_bytes: int | None = Field(description="with page cache: always touches the limit")
+    oom_kills: int | None = Field(description="OOM kills in the machine's cgroup during the trial")
+    min_mem_available_bytes: int | None = Field(description="lowest MemAvailable of the host")
+
+
+class Provenance(_Model):
+    """Host and software."""
+
+    host: dict[str, Any] = Field(description="hostname, CPU, kernel, RAM, governor, virtualisation, load at the start")
+    versions: dict[str, str] = Field(description="Python and every package that took part")
+    picolab_version: str
+    picolab_commit: str | None
+    picolab_dirty: bool | None = Field(description="true when the checkout had uncommitted changes")
+
+
+class Record(_Model):
+    """The result of one trial."""
+
+    record_version: Literal[1] = RECORD_VERSION
+    outcome: Outcome
+    outcome_stage: Stage | None = Field(description="the stage in which the outcome was found; null when ok")
+    outcome_detail: str = Field(description="one sentence with what was seen")
+    identity: TrialIdentity
+    parameters: TrialParameters
+    upload_limit_s: float = Field(description="the total limit that was in force")
+    stages: list[StageTime]
+    build: BuildUnderTest | None
+    machine: MachineRecord | None
+    server: ServerRecord | None
+    upload: UploadRecord | None
+    verify: VerifyRecord | None
+    memory: MemoryRecord | None
+    caveats: list[Caveat]
+    missing: dict[str, str] = Field(description="path of each null measurement -> why it is missing")
+    provenance: Provenance
+
+
+MAY_BE_NULL_WITHOUT_REASON = frozenset(
+    {
+        "outcome_stage",
+        "identity.campaign",
+        "identity.block",
+        "identity.position",
+        "parameters.total_limit_s",
+        "build.version",
+        "server.exit_code",
+        "server.exit_signal",
+        "upload.server_message",
+        "verify.first_difference_byte",
+        "machine.memory_limit.limit_bytes",
+    }
+)
+"""Fields in which null is itself the statement; every other null needs an entry in `missing`."""
+
+
+def nulls_without_reason(record: dict[str, Any]) -> list[str]:
+    """Return the paths of null measurements that `missing` does not explain."""
+    explained = record.get("missing", {})
+    return [
+        path
+        for path in _null_paths(record)
+        if path not in explained and path not in MAY_BE_NULL_WITHOUT_REASON and not path.startswith("provenance.")
+    ]
+
+
+def _null_paths(value: Any, path: str = "") -> Iterator[str]:
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if path != "parameters.calibration" and path != "caveats":
+                yield from _null_paths(item, f"{path}.{name}" if path else name)
+
+
+def validate_record(data: Any, place: str) -> Record:
+    """Check a record against the JSON schema and its own rules, and return it.
+
+    Args:
+        data: the parsed JSON.
+        place: where it came from, for the message.
+
+    Raises:
+        RecordError: not valid; the message names the first field that is wrong.
+    """
+    # Imported here: slow, and not needed inside a trial's kernel.
+    from picolab.slow_imports import jsonschema
+
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+    if error is not None:
+        where = ".".join(str(part) for part in error.absolute_path) or "the whole"
+        raise RecordError(f"{place}: the record is not valid: {where}: {error.message[:300]}")
+    unexplained = nulls_without_reason(data)
+    if unexplained:
+        raise RecordError(f"{place}: the record is not valid: {unexplained[0]} is null and `missing` has no reason")
+    return Record.model_validate(data)
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of the models above."""
+    schema = Record.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_schema() -> None:
+    """Renew `record.schema.json` after a change of the models."""
+    SCHEMA_PATH.write_text(json.dumps(record_schema(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write_schema()

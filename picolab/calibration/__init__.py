@@ -1,0 +1,11 @@
+"""The calibration server: a program with known truth that speaks PicoShare's contract.
+
+It is started as a program of its own (`server.py` needs nothing but a Python >= 3.9), never imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SERVER_PATH = Path(__file__).with_name("server.py")
+"""The executable to start, or to copy to another machine."""

@@ -1,0 +1,454 @@
+"""A campaign: runs a plan, one papermill process a trial, and loses nothing that was measured.
+
+    outputs/<campaign>/
+        plan.json        the plan, frozen
+        ledger.jsonl     one line an attempt
+        results.csv      one row a result, renewed after each trial
+        running/         the trial that is running now
+        trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
+        faults/          the same for each fault of the instrument, with the attempt's number
+
+A trial counts when its record is valid; then its files move to `trials/` by renames and the ledger gets a
+line. Whatever the campaign dies of, the next start finishes that for a trial that was already measured, takes
+machines down that nobody holds, and goes on.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, ParameterError, RecordError
+from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
+from picolab.exit_codes import ExitCode
+from picolab.host import disk_of, memory_info
+from picolab.ledger import Ledger, LedgerEntry
+from picolab.machines import local
+from picolab.machines.cgroup import find_method
+from picolab.parameters import MIB, format_size
+from picolab.paths import outputs_dir, state_dir, write_atomically
+from picolab.picoshare.build import find_build
+from picolab.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.processes import this_process
+from picolab.progress import last_line
+from picolab.record import Outcome, Record, validate_record
+from picolab.scraps import read_record, record_row
+from picolab.salvage import salvage_notebook
+from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, SAMPLES_FILE, SERVER_LOG_FILE, TrialContext
+
+RESULTS_FILE = "results.csv"
+DISK_FACTOR = 2.2
+"""Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$")
+_LIMIT_MARGIN_S = 120.0
+
+
+class Interrupted(Exception):
+    """Somebody asked the campaign to stop."""
+
+
+@dataclass
+class Progress:
+    """How far a campaign is, for whoever shows it.
+
+    Attributes:
+        total: trials in the plan.
+        done: trials with a result.
+        eta_s: seconds until the end by what trials took so far; None before the first one ended.
+        current: the trial that is running.
+        attempt: which attempt at it.
+        line: what that trial says of its upload, when it has said something.
+    """
+
+    total: int
+    done: int
+    eta_s: float | None = None
+    current: PlannedTrial | None = None
+    attempt: int = 1
+    line: str = ""
+
+
+@dataclass
+class Watcher:
+    """What a campaign tells while it runs; each is called from the campaign's own thread."""
+
+    progress: Callable[[Progress], None] = lambda _: None
+    ended: Callable[[LedgerEntry, Progress], None] = lambda _entry, _progress: None
+    stop_requested: Callable[[], bool] = lambda: False
+
+
+def campaign_folder(name: str) -> Path:
+    """Return the folder of a campaign that is given by its name or its path."""
+    path = Path(name)
+    return path.resolve() if path.is_dir() and (path / PLAN_FILE).exists() else outputs_dir() / name
+
+
+def all_campaigns() -> list[Path]:
+    """Return the folders of all campaigns, oldest first."""
+    folders = (path.parent for path in outputs_dir().glob(f"*/{PLAN_FILE}"))
+    return sorted(folders, key=lambda folder: (folder / PLAN_FILE).stat().st_mtime)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a campaign if it can be one.
+
+    Raises:
+        ParameterError: it cannot.
+    """
+    if not _NAME.match(name):
+        raise ParameterError(
+            f"campaign {name!r}: a name has up to 51 letters, digits, dots, dashes and underscores, "
+            f"and begins with a letter or digit"
+        )
+    return name
+
+
+def check_host(plan: Plan) -> None:
+    """Refuse a plan that this host cannot carry out, as far as that can be known before.
+
+    Raises:
+        HostUnfit: too little disk or RAM, or no way to limit memory.
+        BuildError: a build is not there.
+    """
+    for wanted in {(trial.parameters.build, trial.parameters.release_base_url) for trial in plan.trials}:
+        find_build(wanted[0], wanted[0], wanted[1])
+    for trial in plan.trials:
+        _check_disk(trial, plan.source)
+    if any(trial.parameters.memory_limit == "enforced" for trial in plan.trials):
+        find_method()
+    largest = max(trial.parameters.ram_mb for trial in plan.trials) * MIB
+    total = memory_info()["MemTotal"]
+    if largest > total:
+        raise HostUnfit(
+            f"{plan.source}: ram_mb = {largest // MIB} is more than this host's {total // MIB} MiB, so the limit "
+            f"would mean nothing; choose smaller levels"
+        )
+
+
+def _check_disk(trial: PlannedTrial, source: str) -> None:
+    work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
+    free, size = disk_of(work).free_bytes, trial.parameters.file_size_bytes
+    if free < DISK_FACTOR * size:
+        raise HostUnfit(
+            f"{source}: an upload of {format_size(size)} needs {DISK_FACTOR} times its size on disk, "
+            f"{DISK_FACTOR * size / MIB:,.0f} MiB, and {work} has {free / MIB:,.0f} MiB free; free some, choose "
+            f"smaller files, or set work_dir to a folder on a larger disk"
+        )
+
+
+@dataclass
+class Campaign:
+    """One execution of a plan."""
+
+    folder: Path
+    plan: Plan
+    watcher: Watcher = field(default_factory=Watcher)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.folder)
+
+    @classmethod
+    def create(cls, plan: Plan, watcher: Watcher) -> "Campaign":
+        """Make the folder of a new campaign and freeze its plan.
+
+        Raises:
+            ParameterError: there is one of that name already.
+        """
+        folder = outputs_dir() / plan.campaign
+        if folder.exists():
+            raise ParameterError(
+                f"campaign {plan.campaign!r}: {folder} is already there; go on with `picolab resume "
+                f"{plan.campaign}`, or choose another name with --campaign"
+            )
+        folder.mkdir(parents=True)
+        plan.save(folder)
+        return cls(folder, plan, watcher)
+
+    @classmethod
+    def load(cls, folder: Path, watcher: Watcher | None = None) -> "Campaign":
+        """Open a campaign that exists.
+
+        Raises:
+            CampaignNotFound: there is none.
+        """
+        return cls(folder, Plan.load(folder), watcher or Watcher())
+
+    def run(self) -> ExitCode:
+        """Run every trial that has no result yet, and return how the campaign stands then.
+
+        Raises:
+            CampaignBusy: another process runs this campaign.
+            HostUnfit: the host cannot do it.
+        """
+        with self._alone():
+            local.sweep()
+            self._recover()
+            check_host(self.plan)
+            try:
+                for trial in self.plan.trials:
+                    if trial.trial_id not in self.ledger.results():
+                        self._run_trial(trial)
+            except Interrupted:
+                return ExitCode.INTERRUPTED
+            finally:
+                self._write_results()
+                with suppress(OSError):
+                    (self.folder / "running").rmdir()
+        return self.exit_code()
+
+    def exit_code(self) -> ExitCode:
+        """Return the code that says how the campaign stands."""
+        results = self.ledger.results()
+        if len(results) < len(self.plan.trials):
+            return ExitCode.INSTRUMENT_FAULT
+        if any(entry.outcome is not Outcome.OK for entry in results.values()):
+            return ExitCode.TRIALS_FAILED
+        return ExitCode.OK
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CampaignBusy(
+                    f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
+                    f"with: picolab status {self.plan.campaign}"
+                ) from None
+            yield
+
+    # One trial
+
+    def _run_trial(self, trial: PlannedTrial) -> None:
+        for _ in range(1 + self.plan.fault_retries):
+            entry = self._attempt(trial, self.ledger.attempts(trial.trial_id) + 1)
+            kept = trial.parameters.keep_machine == "on_failure" and entry.outcome is not Outcome.OK
+            if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested() or (
+                kept and local.LocalMachine.attach(self.machine_name) is not None
+            ):
+                raise Interrupted
+            if not entry.outcome.is_fault:
+                return
+
+    @property
+    def machine_name(self) -> str:
+        return self.plan.campaign
+
+    def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
+        if self.watcher.stop_requested():
+            raise Interrupted
+        folder = self.folder / "running" / trial.trial_id
+        started_at, begun = datetime.now(UTC), time.monotonic()
+        parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
+        process = TrialProcess(
+            parameters,
+            TrialContext(
+                folder=folder,
+                trial_id=trial.trial_id,
+                owner=this_process().to_json(),
+                campaign=self.plan.campaign,
+                block=trial.block,
+                position=trial.position,
+                attempt=attempt,
+            ),
+        )
+        fault = None
+        try:
+            fault = self._wait(process, trial, attempt)
+        finally:
+            process.kill()
+            if not self._machine_is_kept():
+                local.release_by_name(self.machine_name)
+        return self._settle(trial, attempt, started_at, time.monotonic() - begun, fault)
+
+    def _machine_is_kept(self) -> bool:
+        machine = local.LocalMachine.attach(self.machine_name)
+        return machine is not None and machine.kept
+
+    def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
+        """Wait for a trial; return a fault when it had to be stopped."""
+        parameters = trial.parameters
+        limit_s = parameters.ready_limit_s + 2 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        deadline = time.monotonic() + limit_s
+        while not process.wait(POLL_S):
+            self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))
+            if self.watcher.stop_requested():
+                process.interrupt()
+                return Outcome.INTERRUPTED, "the campaign was stopped while this trial ran"
+            if time.monotonic() > deadline:
+                process.interrupt()
+                return Outcome.MACHINE_FAILED, f"the trial's process did not end within {limit_s:.0f} s"
+        return None
+
+    def _settle(
+        self,
+        trial: PlannedTrial,
+        attempt: int,
+        started_at: datetime,
+        duration_s: float,
+        fault: tuple[Outcome, str] | None,
+    ) -> LedgerEntry:
+        """Decide what an ended attempt was, put its files in their place and write the ledger."""
+        folder = self.folder / "running" / trial.trial_id
+        record, reason = self._valid_record(folder, trial)
+        if record is not None and (fault is None or not record.outcome.is_fault):
+            outcome, detail = record.outcome, record.outcome_detail
+        else:
+            outcome, detail = fault or (Outcome.INVALID, reason)
+        places = self._move(folder, trial, None if not outcome.is_fault else attempt)
+        entry = LedgerEntry(
+            trial_id=trial.trial_id,
+            attempt=attempt,
+            outcome=outcome,
+            outcome_detail=detail,
+            started_at=started_at.isoformat(timespec="milliseconds"),
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            duration_s=round(duration_s, 3),
+            notebook=places.get(NOTEBOOK_FILE),
+            record=places.get(RECORD_FILE),
+        )
+        self.ledger.append(entry)
+        self._write_results()
+        self.watcher.ended(entry, self.progress())
+        return entry
+
+    def _valid_record(self, folder: Path, trial: PlannedTrial) -> tuple[Record | None, str]:
+        """Return the record of an ended trial, from its notebook or else from its folder; or why there is none."""
+        notebook, side_file = folder / NOTEBOOK_FILE, folder / RECORD_FILE
+        try:
+            return read_record(notebook), ""
+        except RecordError as error:
+            reason = str(error)
+        try:
+            record = validate_record(json.loads(side_file.read_text()), str(side_file))
+        except (OSError, ValueError):
+            words = _last_line(folder / PROCESS_LOG_FILE)
+            return None, f"the trial's process ended without a record{': ' + words if words else ''}"
+        except RecordError:
+            return None, reason
+        # The notebook was lost on the way (a killed kernel or papermill), the measurement was not.
+        salvage_notebook(folder, record)
+        return record, ""
+
+    def _move(self, folder: Path, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
+        """Move a trial's files to `trials/` or `faults/`; return the new place of each, notebook last."""
+        target = self.folder / ("trials" if fault_attempt is None else "faults")
+        target.mkdir(exist_ok=True)
+        stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
+        keep_log = fault_attempt is not None
+        places = {}
+        for name, suffix in (
+            (SAMPLES_FILE, ".samples.jsonl"),
+            (SERVER_LOG_FILE, ".server.log"),
+            *(((PROCESS_LOG_FILE, ".papermill.log"),) if keep_log else ()),
+            (RECORD_FILE, ".record.json"),
+            (NOTEBOOK_FILE, ".ipynb"),
+        ):
+            if (folder / name).exists():
+                (folder / name).replace(target / f"{stem}{suffix}")
+                places[name] = f"{target.name}/{stem}{suffix}"
+        for extra in folder.glob("samples.attempt*.jsonl") if folder.is_dir() else ():
+            extra.replace(target / f"{stem}.{extra.name}")
+        if not self._machine_is_kept():
+            shutil.rmtree(folder, ignore_errors=True)
+        return places
+
+    def _recover(self) -> None:
+        """Settle what a campaign that was killed has left in `running/`."""
+        running = self.folder / "running"
+        by_id = {trial.trial_id: trial for trial in self.plan.trials}
+        for folder in sorted(running.iterdir()) if running.is_dir() else ():
+            trial = by_id.get(folder.name)
+            if trial is None or trial.trial_id in self.ledger.results():
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            started = datetime.fromtimestamp(folder.stat().st_ctime, UTC)
+            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
+            self._settle(trial, self.ledger.attempts(trial.trial_id) + 1, started, 0.0, fault)
+        # Killed between the renames and the ledger's line: the notebook is in its place, the line is missing.
+        for trial in self.plan.trials:
+            notebook = self.folder / "trials" / f"{trial.trial_id}.ipynb"
+            if notebook.exists() and trial.trial_id not in self.ledger.results():
+                running.joinpath(trial.trial_id).mkdir(parents=True, exist_ok=True)
+                notebook.replace(running / trial.trial_id / NOTEBOOK_FILE)
+                for name, suffix in (
+                    (RECORD_FILE, ".record.json"),
+                    (SAMPLES_FILE, ".samples.jsonl"),
+                    (SERVER_LOG_FILE, ".server.log"),
+                ):
+                    side_file = self.folder / "trials" / f"{trial.trial_id}{suffix}"
+                    if side_file.exists():
+                        side_file.replace(running / trial.trial_id / name)
+                self._settle(
+                    trial,
+                    self.ledger.attempts(trial.trial_id) + 1,
+                    datetime.now(UTC),
+                    0.0,
+                    (Outcome.INTERRUPTED, "the campaign was killed while this trial was filed"),
+                )
+
+    # What may be asked
+
+    def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
+        results = self.ledger.results()
+        return Progress(len(self.plan.trials), len(results), self._eta_s(results), current, attempt, line)
+
+    def _eta_s(self, results: dict[str, LedgerEntry]) -> float | None:
+        """Return the expected seconds for the trials that are left: each like its case so far, or by its size."""
+        trials = {trial.trial_id: trial for trial in self.plan.trials}
+        taken = [(trials[name], entry.duration_s) for name, entry in results.items() if name in trials]
+        if not taken:
+            return None
+        total_s = sum(duration for _, duration in taken)
+        per_byte_s = total_s / sum(trial.parameters.file_size_bytes for trial, _ in taken)
+        left_s = 0.0
+        for trial in self.plan.trials:
+            if trial.trial_id in results:
+                continue
+            same = [duration for done, duration in taken if done.case == trial.case]
+            left_s += sum(same) / len(same) if same else per_byte_s * trial.parameters.file_size_bytes
+        return left_s
+
+    def _write_results(self) -> None:
+        rows = []
+        for entry in self.ledger.results().values():
+            with suppress(RecordError, OSError, ValueError):
+                if entry.record is not None:
+                    path = self.folder / entry.record
+                    rows.append(record_row(validate_record(json.loads(path.read_text()), str(path))))
+        if not rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.folder / RESULTS_FILE, text.getvalue())
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:300] if lines else ""
+
+
+def find_campaign(name: str) -> Path:
+    """Return the folder of a campaign.
+
+    Raises:
+        CampaignNotFound: there is none of that name; the message lists those there are.
+    """
+    folder = campaign_folder(name)
+    if not (folder / PLAN_FILE).is_file():
+        names = ", ".join(path.name for path in all_campaigns()) or "none yet"
+        raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
+    return folder

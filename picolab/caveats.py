@@ -1,0 +1,132 @@
+"""Caveats: when a trial's numbers come with a warning, and what to do about it. The one catalogue."""
+
+import os
+
+from picolab.host import FILE_SYSTEMS_IN_MEMORY
+from picolab.parameters import TrialParameters
+from picolab.record import BuildUnderTest, Caveat, MachineRecord, MemoryRecord
+
+SPOOL_THRESHOLD_BYTES = 1 << 20
+"""PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""
+LEAST_SAMPLES_PER_S = 10.0
+
+
+def of_parameters(parameters: TrialParameters) -> list[Caveat]:
+    """Return what is known before anything was started."""
+    caveats = []
+    if parameters.memory_limit == "none":
+        caveats.append(
+            Caveat(
+                code="memory_limit_none",
+                value=None,
+                message=f"The memory limit of {parameters.ram_mb} MiB was not enforced: the server could use "
+                "all of the host's memory.",
+                advice="Set memory_limit to enforced; `picolab doctor` tells what this host needs for it.",
+            )
+        )
+    if parameters.file_size_bytes < SPOOL_THRESHOLD_BYTES:
+        caveats.append(
+            Caveat(
+                code="small_file",
+                value=parameters.file_size_bytes,
+                message="The file is smaller than 1 MiB, so the server keeps it in memory and the phases are "
+                "too short to mean much.",
+                advice="Upload at least 10M.",
+            )
+        )
+    return caveats
+
+
+def of_build(build: BuildUnderTest) -> list[Caveat]:
+    """Return what the build itself is a reason for."""
+    if build.kind != "calibration":
+        return []
+    return [
+        Caveat(
+            code="calibration_server",
+            value=build.version,
+            message="These are numbers of picolab's calibration server, a test instrument, not of PicoShare.",
+            advice="Give a PicoShare release (such as 1.5.4) or the path of an executable as build.",
+        )
+    ]
+
+
+def of_machine(machine: MachineRecord) -> list[Caveat]:
+    """Return what is wrong with the place where the server runs, and with the host at this moment."""
+    caveats = []
+    if machine.memory_limit.method != "none" and machine.memory_limit.swap != "off":
+        caveats.append(
+            Caveat(
+                code="swap_not_off",
+                value=None,
+                message="The host has swap and this kernel cannot keep the server out of it: memory that was "
+                "swapped out does not count against the limit.",
+                advice="Turn swap off for the benchmark: swapoff -a",
+            )
+        )
+    if machine.data_folder_file_system in FILE_SYSTEMS_IN_MEMORY:
+        caveats.append(
+            Caveat(
+                code="work_dir_in_memory",
+                value=machine.data_folder_file_system,
+                message="Data folder and TMPDIR lie in memory, so nothing was written to a disk and every file "
+                "counts against the memory limit.",
+                advice="Set work_dir to a folder on a disk.",
+            )
+        )
+    if machine.data_folder_disk is not None and "rotational" in machine.data_folder_disk:
+        caveats.append(
+            Caveat(
+                code="rotational_disk",
+                value=machine.data_folder_disk,
+                message="The kernel calls the disk rotational: expect a wide spread (a virtual disk may be "
+                "called so whatever is behind it).",
+                advice="Repeat more often, or set work_dir to a folder on an SSD.",
+            )
+        )
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > processors:
+        caveats.append(
+            Caveat(
+                code="busy_host",
+                value=round(load, 2),
+                message=f"The host was busy when the trial began: load {load:.1f} on {processors} processors.",
+                advice="Run the campaign on an idle host.",
+            )
+        )
+    return caveats
+
+
+def of_memory(memory: MemoryRecord) -> list[Caveat]:
+    """Return what the memory probe knows against itself."""
+    caveats = []
+    if memory.gap_count:
+        longest = max(gap.duration_s for gap in memory.gaps)
+        caveats.append(
+            Caveat(
+                code="probe_gaps",
+                value=round(longest, 3),
+                message=f"The memory probe paused {memory.gap_count} times, for up to {longest:.2f} s: a peak in "
+                "a pause is not seen (VmHWM, which the kernel keeps, is).",
+                advice="Run on a host with an idle processor for the probe.",
+            )
+        )
+    if memory.samples_per_s is not None and memory.samples_per_s < LEAST_SAMPLES_PER_S:
+        caveats.append(
+            Caveat(
+                code="few_samples",
+                value=round(memory.samples_per_s, 1),
+                message=f"Only {memory.samples_per_s:.1f} memory samples a second were reached.",
+                advice="Run on a host with an idle processor for the probe.",
+            )
+        )
+    if memory.peak_swap_bytes:
+        caveats.append(
+            Caveat(
+                code="swap_used",
+                value=memory.peak_swap_bytes,
+                message="The server had memory in swap, so its peak of resident memory is too low.",
+                advice="Turn swap off for the benchmark: swapoff -a",
+            )
+        )
+    return caveats

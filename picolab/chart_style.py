@@ -1,0 +1,182 @@
+"""What all charts have in common: words and colours of outcomes and levels, axes, tooltips."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from picolab.parameters import MIB
+from picolab.record import Outcome
+
+OUTCOME_LABELS = {
+    Outcome.OK: "ok",
+    Outcome.OOM_KILLED: "OOM-killed",
+    Outcome.SERVER_DIED: "server died",
+    Outcome.HTTP_ERROR: "HTTP error",
+    Outcome.STALLED: "stalled",
+    Outcome.TIMEOUT: "timed out",
+    Outcome.CORRUPTED: "corrupted",
+    Outcome.DISK_FULL: "disk full",
+    Outcome.MACHINE_FAILED: "machine failed",
+    Outcome.INTERRUPTED: "interrupted",
+    Outcome.INVALID: "invalid",
+}
+
+# White text has a contrast of at least 4.5 on each. The hues follow Okabe and Ito and Paul Tol, whose colours
+# stay apart for readers who do not see red and green apart; faults of the instrument are greys.
+OUTCOME_COLOURS = {
+    Outcome.OK: "#00795a",
+    Outcome.OOM_KILLED: "#b84a00",
+    Outcome.SERVER_DIED: "#882255",
+    Outcome.HTTP_ERROR: "#a8477f",
+    Outcome.STALLED: "#8a6100",
+    Outcome.TIMEOUT: "#6b6b12",
+    Outcome.CORRUPTED: "#332288",
+    Outcome.DISK_FULL: "#0a6ca8",
+    Outcome.MACHINE_FAILED: "#6e6e6e",
+    Outcome.INTERRUPTED: "#5c5c5c",
+    Outcome.INVALID: "#4a4a4a",
+}
+NO_RESULT_LABEL, NO_RESULT_COLOUR = "no result", "#767676"
+
+# Okabe and Ito without black and yellow, shifted until each is clear on white and on near-black.
+LEVEL_COLOURS = ("#0079bd", "#d06000", "#00976e", "#c2699a", "#3f9ad0", "#a68300")
+LEVEL_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+ANON_COLOUR, HWM_COLOUR, CGROUP_COLOUR, LIMIT_COLOUR = "#0079bd", "#d06000", "#8d9aa5", "#cf3b2c"
+
+LOG_RATIO = 30
+"""An axis is logarithmic when its largest value is more than this many times its smallest."""
+
+CONFIG: dict[str, Any] = {
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+    "background": None,
+    "view": {"stroke": None},
+    "title": {"anchor": "start", "fontSize": 14, "fontWeight": 600, "offset": 8},
+    "axis": {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 500,
+        "gridOpacity": 0.6,
+        "tickCount": 5,
+    },
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "top", "symbolSize": 90},
+    "text": {"fontSize": 12},
+}
+"""Vega-Lite configuration of every chart; the report adds the colours of light and dark pages."""
+
+
+def ram_label(ram_mb: int, limited: bool) -> str:
+    """Return a RAM level in words; when nothing limited the memory, it says so."""
+    return f"{ram_mb} MiB" if limited else f"{ram_mb} MiB, no limit"
+
+
+def build_label(build: str, build_kind: str | None) -> str:
+    """Return a build in words; the calibration server is never taken for PicoShare."""
+    return f"{build} server (not PicoShare)" if build_kind == "calibration" else build
+
+
+def outcome_words(counts: Mapping[str, int]) -> str:
+    """Return counts of outcomes in words, such as `2 ok, 1 OOM-killed`."""
+    return ", ".join(
+        f"{counts[outcome]} {label}" for outcome, label in OUTCOME_LABELS.items() if counts.get(outcome)
+    )
+
+
+def labelled(trials: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows of trials with the words that charts show, in the order of cases.
+
+    Added are `group` (a panel), `ram`, `row` (a case inside a group), `label` and `colour` (of the outcome).
+    """
+    machines = trials["machine"].nunique() > 1
+    rows = []
+    for row in plain_rows(trials):
+        ram = ram_label(row["ram_mb"], limited=row["memory_limit"] != "none")
+        group = build_label(row["build"], row["build_kind"])
+        outcome = Outcome(row["outcome"])
+        words = {
+            "group": f"{group} on {row['machine']}" if machines else group,
+            "ram": ram,
+            "row": f"{ram} · {row['file_size']}",
+            "label": OUTCOME_LABELS[outcome],
+            "colour": OUTCOME_COLOURS[outcome],
+        }
+        rows.append(row | words)
+    return sorted(rows, key=case_order)
+
+
+def case_order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Key that sorts rows by panel, then much RAM first, then small files first."""
+    return (row["group"], -row["ram_mb"], row["ram"], row["file_size_bytes"])
+
+
+def levels(rows: list[dict[str, Any]], name: str) -> list[str]:
+    """Return the levels of the factor `ram` (much first) or `file_size` (small first)."""
+    order = {"ram": lambda row: (-row["ram_mb"], row["ram"]), "file_size": lambda row: row["file_size_bytes"]}
+    return list(dict.fromkeys(row[name] for row in sorted(rows, key=order[name])))
+
+
+def grouped(rows: Iterable[dict[str, Any]], *names: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Return rows by the values of the named fields, in the order in which these come."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as dicts of plain Python values, None where something is missing."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def chart(rows: list[dict[str, Any]], *names: str) -> alt.Chart:
+    """Return a chart of rows, of which only the named fields go into the page (all when none is named)."""
+    values = [{name: row.get(name) for name in names} for row in rows] if names else rows
+    return alt.Chart(alt.InlineData(values=values))
+
+
+def tip(field: str, title: str, number: str = "") -> alt.Tooltip:
+    """Return a line of a tooltip."""
+    return alt.Tooltip(field, title=title, format=number) if number else alt.Tooltip(field, title=title)
+
+
+def value_scale(values: Sequence[float]) -> alt.Scale:
+    """Return a linear scale from zero, or a logarithmic one when the values span more than `LOG_RATIO`."""
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > LOG_RATIO * min(positive):
+        return alt.Scale(
+            type="log", domain=[_round_down(min(positive)), _round_up(max(positive))], nice=False
+        )
+    # Room above the largest value for what is written there.
+    return alt.Scale(domain=[0, max([*positive, 1e-9]) * 1.08], nice=False)
+
+
+def _round_down(value: float) -> float:
+    power = 10.0 ** math.floor(math.log10(value))
+    return max(step * power for step in (1, 2, 5) if step * power <= value)
+
+
+def _round_up(value: float) -> float:
+    return 1.3 * value
+
+
+def band_axis(channel: Any, field: str, title: str, names: Sequence[str]) -> Any:
+    """Return an axis with a band of width 1 a level; tiles may divide it, as they may not a band scale."""
+    axis = alt.Axis(
+        values=[index + 0.5 for index in range(len(names))],
+        labelExpr=f"{json.dumps(list(names))}[floor(datum.value)]",
+        orient="top" if field == "x" else "left",
+        grid=False,
+        ticks=False,
+        domain=False,
+    )
+    scale = alt.Scale(domain=[0, max(1, len(names))], nice=False, zero=False, reverse=field == "y")
+    return channel(f"{field}:Q", title=title, axis=axis, scale=scale)
+
+
+def mib(size_bytes: float | None) -> float | None:
+    """Return bytes in MiB, rounded to what a pixel can show."""
+    return None if size_bytes is None else round(size_bytes / MIB, 2)

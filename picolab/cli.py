@@ -1,0 +1,325 @@
+"""The command line: words to calls."""
+
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import yaml
+
+from picolab import __version__
+from picolab.errors import ParameterError, PicolabError
+from picolab.exit_codes import ExitCode
+
+EXIT_CODE_HELP = "Exit codes: " + ", ".join(
+    f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode
+)
+
+
+class _Group(click.Group):
+    """Turns every error of ours into one sentence, and click's usage errors into our exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+            sys.exit(int(code) if code is not None else 0)
+        except click.exceptions.Exit as error:
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(int(ExitCode.BAD_PARAMETERS))
+        except click.exceptions.Abort:
+            sys.exit(int(ExitCode.INTERRUPTED))
+        except PicolabError as error:
+            click.secho(f"Error: {error}", fg="red", err=True)
+            sys.exit(int(error.exit_code))
+        except BrokenPipeError:
+            # Somebody piped us into `head`: that is no error, and Python must not complain at exit either.
+            sys.stdout = None  # type: ignore[assignment]
+            sys.exit(0)
+
+
+@click.group(cls=_Group, epilog=EXIT_CODE_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Honest, reproducible benchmarks of PicoShare that live in notebooks.
+
+    \b
+    Examples:
+      picolab matrix parameters/quick.yaml      run a campaign
+      picolab report quick-20260101T120000      render its report
+      picolab trial --ram 256 --file-size 100M  one trial by hand
+      picolab doctor                            what this host can do
+    """
+
+
+class _StopRequest:
+    """Notes the first Ctrl-C or SIGTERM so that work can end in an orderly way; the second one is immediate."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> "_StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        click.secho("\nStopping after cleaning up (again: at once) ...", fg="yellow", err=True)
+
+
+def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [convert(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ParameterError(f"{text!r} should be numbers with commas between, such as 512,256") from None
+
+
+@main.command()
+@click.argument("parameters", type=click.Path(path_type=Path))
+@click.option("--campaign", help="Name of the campaign; default: the file's name and the time.")
+@click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256.")
+@click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G.")
+@click.option("--build", "builds", multiple=True, help="Level of build instead of the file's; may be repeated.")
+@click.option("--repeats", type=int, help="Trials a case instead of the file's number.")
+@click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing.")
+def matrix(
+    parameters: Path,
+    campaign: str | None,
+    memory_limits: str | None,
+    file_sizes: str | None,
+    builds: tuple[str, ...],
+    repeats: int | None,
+    seed: int | None,
+    only_plan: bool,
+) -> ExitCode | None:
+    """Run a campaign: every case of a matrix, several times, in random order.
+
+    Goes on after a failing trial; Ctrl-C stops in an orderly way, and `picolab resume` goes on.
+
+    \b
+    Examples:
+      picolab matrix parameters/quick.yaml
+      picolab matrix parameters/full.yaml --build 1.5.4 --campaign release-1.5.4
+      picolab matrix parameters/quick.yaml --memory-limits 512,256 --file-sizes 100M --repeats 5
+      picolab matrix parameters/full.yaml --plan
+    """
+    from picolab import console
+    from picolab.campaign import Campaign, Watcher, check_host, check_name
+    from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.plan import make_plan
+
+    wanted = load_campaign_parameters(parameters).model_dump()
+    overrides = {
+        "ram_mb": _levels(memory_limits, int),
+        "file_size": _levels(file_sizes, str),
+        "build": list(builds) or None,
+    }
+    wanted["matrix"].update({name: levels for name, levels in overrides.items() if levels is not None})
+    wanted.update({name: value for name, value in (("repeats", repeats), ("seed", seed)) if value is not None})
+    name = check_name(campaign or f"{parameters.stem}-{datetime.now():%Y%m%dT%H%M%S}")
+    plan = make_plan(validate(CampaignParameters, wanted, str(parameters)), name, str(parameters))
+    if only_plan:
+        console.show_plan(plan)
+        return None
+    check_host(plan)
+    stop = _StopRequest().install()
+    with console.campaign_watcher(lambda: stop.requested) as watcher:
+        running = Campaign.create(plan, watcher)
+        console.say_begin(running)
+        code = running.run()
+    console.show_end(running, code)
+    return code
+
+
+@main.command()
+@click.argument("campaign")
+def resume(campaign: str) -> ExitCode:
+    """Go on with a campaign that was stopped, without repeating or losing a trial.
+
+    Trials that ended in a fault of the instrument are tried again.
+
+    \b
+    Example:
+      picolab resume quick-20260101T120000
+    """
+    from picolab import console
+    from picolab.campaign import Campaign, find_campaign
+
+    stop = _StopRequest().install()
+    with console.campaign_watcher(lambda: stop.requested) as watcher:
+        running = Campaign.load(find_campaign(campaign), watcher)
+        console.say_begin(running)
+        code = running.run()
+    console.show_end(running, code)
+    return code
+
+
+@main.command()
+@click.argument("campaign", required=False)
+def status(campaign: str | None) -> None:
+    """Show how far a campaign is, or list all campaigns.
+
+    \b
+    Examples:
+      picolab status
+      picolab status quick-20260101T120000
+    """
+    from picolab import console
+    from picolab.campaign import Campaign, all_campaigns, find_campaign
+
+    if campaign is None:
+        console.show_campaigns([Campaign.load(folder) for folder in all_campaigns()])
+    else:
+        console.show_status(Campaign.load(find_campaign(campaign)))
+
+
+@main.command()
+@click.argument("campaign")
+@click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: report.html in the campaign.")
+def report(campaign: str, output: Path | None) -> None:
+    """Render a campaign, finished or not, as one HTML file that needs no network.
+
+    \b
+    Examples:
+      picolab report quick-20260101T120000
+      picolab report quick-20260101T120000 --output public/index.html
+    """
+    from picolab.campaign import find_campaign
+    from picolab.report import render_report
+
+    click.echo(f"Report: {render_report(find_campaign(campaign), output)}")
+
+
+@main.command()
+@click.argument("campaign")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder; default: export/ in the campaign.")
+@click.option(
+    "--format", "formats", type=click.Choice(["csv", "parquet"]), multiple=True, help="Default: both of them."
+)
+def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None:
+    """Write a campaign's trials and samples as CSV and Parquet.
+
+    \b
+    Example:
+      picolab export quick-20260101T120000 --format csv
+    """
+    from picolab.campaign import find_campaign
+    from picolab.export import export_campaign
+
+    folder = find_campaign(campaign)
+    for path in export_campaign(folder, output or folder / "export", formats or ("csv", "parquet")):
+        click.echo(path)
+
+
+@main.command()
+@click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
+@click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
+@click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
+@click.option("--keep-machine", is_flag=True, help="Leave machine and server up, whatever the outcome.")
+@click.option(
+    "-p",
+    "--parameter",
+    "others",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Any other parameter of the trial notebook; VALUE is YAML.",
+)
+def trial(
+    ram_mb: int | None, file_size: str | None, build: str | None, keep_machine: bool, others: tuple[tuple[str, str], ...]
+) -> ExitCode:
+    """Run one trial, and say what it found.
+
+    \b
+    Examples:
+      picolab trial --ram 512 --file-size 100M
+      picolab trial --ram 256 --file-size 1G --build ./picoshare --keep-machine
+      picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
+    """
+    from picolab import console
+    from picolab.parameters import TrialParameters, validate
+    from picolab.single_trial import run_single_trial
+
+    values: dict[str, Any] = {}
+    for name, text in others:
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ParameterError(f"-p {name}: {text!r} is not valid YAML; quote it") from None
+    given = {"ram_mb": ram_mb, "file_size": file_size, "build": build}
+    values.update({name: value for name, value in given.items() if value is not None})
+    if keep_machine:
+        values["keep_machine"] = "always"
+    stop = _StopRequest().install()
+    finished = run_single_trial(
+        validate(TrialParameters, values, "picolab trial"), lambda: stop.requested, console.live_line
+    )
+    console.show_trial(finished)
+    return finished.exit_code
+
+
+@main.group()
+def machines() -> None:
+    """The machines that exist now: list them, or take one down."""
+
+
+@machines.command("list")
+def machines_list() -> None:
+    """List the machines that exist now, and remove what dead ones have left.
+
+    \b
+    Example:
+      picolab machines list
+    """
+    from picolab import console
+    from picolab.machines import local
+
+    local.sweep()
+    console.show_machines(local.existing())
+
+
+@machines.command("remove")
+@click.argument("name")
+def machines_remove(name: str) -> None:
+    """Take a machine down, with the server in it, whoever holds it.
+
+    \b
+    Example:
+      picolab machines remove local
+    """
+    from picolab.machines import local
+
+    if not local.release_by_name(name):
+        names = ", ".join(machine["name"] for machine in local.existing()) or "none"
+        raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
+    click.echo(f"Machine {name!r} taken down.")
+
+
+@main.command()
+def doctor() -> ExitCode:
+    """Tell what this host can do, with the command that mends each gap.
+
+    \b
+    Example:
+      picolab doctor
+    """
+    from picolab import console
+    from picolab.doctor import examine
+
+    findings = examine()
+    console.show_findings(findings)
+    return ExitCode.HOST_UNFIT if any(finding.blocks for finding in findings) else ExitCode.OK
+
+

@@ -1,0 +1,240 @@
+"""What the command line shows: progress with an ETA, plans, tables. Plain lines when nobody watches a terminal."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from picolab.campaign import Campaign, Progress, Watcher
+from picolab.exit_codes import ExitCode
+from picolab.ledger import LedgerEntry
+from picolab.machines import local
+from picolab.parameters import MIB
+from picolab.plan import Plan
+from picolab.record import OUTCOME_MEANINGS, Outcome
+from picolab.scraps import read_campaign
+from picolab.single_trial import FinishedTrial
+
+if TYPE_CHECKING:
+    from picolab.doctor import Finding
+
+_console = Console(highlight=False, soft_wrap=True)
+_BAR_CELLS = 24
+
+
+def _colour(outcome: Outcome) -> str:
+    if outcome is Outcome.OK:
+        return "green"
+    return "magenta" if outcome.is_fault else "red"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for a person: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _progress_text(progress: Progress) -> Text:
+    filled = _BAR_CELLS * progress.done // progress.total
+    text = Text(f"{'━' * filled}{'─' * (_BAR_CELLS - filled)} {progress.done} of {progress.total}")
+    text.append(f"  ETA {format_duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
+    if progress.current is not None:
+        again = f" (attempt {progress.attempt})" if progress.attempt > 1 else ""
+        text.append(f"\n  {progress.current.trial_id}{again}  ", style="bold")
+        text.append(progress.line, style="cyan")
+    return text
+
+
+@contextmanager
+def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
+    """Yield a watcher that shows a campaign: a live line on a terminal, and a line for each trial that ended."""
+    live = Live(console=_console, refresh_per_second=4, transient=True) if _console.is_terminal else None
+
+    def show_progress(progress: Progress) -> None:
+        if live is not None:
+            live.update(_progress_text(progress))
+
+    def show_ended(entry: LedgerEntry, progress: Progress) -> None:
+        eta = f"ETA {format_duration(progress.eta_s)}" if progress.eta_s else ""
+        line = Text(f"[{progress.done:>{len(str(progress.total))}}/{progress.total}] {entry.trial_id}  ")
+        line.append(entry.outcome, style=_colour(entry.outcome))
+        line.append(f"  {format_duration(entry.duration_s)}  {eta}")
+        if entry.outcome is not Outcome.OK:
+            line.append(f"\n    {entry.outcome_detail}", style="dim")
+        _console.print(line)
+
+    if live is not None:
+        with live:
+            yield Watcher(show_progress, show_ended, stop_requested)
+    else:
+        yield Watcher(show_progress, show_ended, stop_requested)
+
+
+def live_line(text: str) -> None:
+    """Show a line that replaces itself; an empty one clears it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+def say_begin(campaign: Campaign) -> None:
+    """Say what is about to run."""
+    plan, done = campaign.plan, len(campaign.ledger.results())
+    done_text = f", {done} of them done" if done else ""
+    _console.print(
+        f"Campaign {plan.campaign}: {len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
+        f"{plan.repeats} repeats, seed {plan.seed}. Ctrl-C stops; `picolab resume {plan.campaign}` goes on."
+    )
+
+
+def show_plan(plan: Plan) -> None:
+    """Print a plan: every trial in the order in which it would run."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("trial", "block", "case"):
+        table.add_column(heading)
+    for trial in plan.trials:
+        table.add_row(str(trial.position), str(trial.block), trial.case)
+    _console.print(table)
+    upload_mib = sum(trial.parameters.file_size_bytes for trial in plan.trials) / MIB
+    _console.print(
+        f"{len(plan.trials)} trials = {len(plan.cases)} cases x {plan.repeats} repeats, seed {plan.seed}; "
+        f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
+    )
+
+
+def outcome_table(campaign: Campaign) -> Table:
+    """Return a table with a row a case: outcomes with counts, median rates and the peak of memory."""
+    trials = read_campaign(campaign.folder).trials
+    table = Table(title=f"Campaign {campaign.plan.campaign}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("case", "outcomes", "MiB/s", "transfer", "commit", "peak anon MiB"):
+        table.add_column(heading, justify="left" if heading in ("case", "outcomes") else "right")
+    results = campaign.ledger.results()
+    case_of = {trial.trial_id: trial.case for trial in campaign.plan.trials}
+    for case in campaign.plan.cases:
+        planned = [name for name, its_case in case_of.items() if its_case == case]
+        outcomes = Counter(results[name].outcome for name in planned if name in results)
+        words = Text(", ").join(Text(f"{n} {word}", style=_colour(word)) for word, n in outcomes.most_common())
+        if len(planned) > outcomes.total():
+            words = Text(", ").join([*([words] if outcomes else []), Text(f"{len(planned) - outcomes.total()} not run")])
+        rows = trials[trials["trial_id"].isin(planned)]
+        good = rows[rows["outcome"] == Outcome.OK]
+        rates = [
+            f"{good[name].median():,.1f}" if len(good) else "-"
+            for name in ("throughput_mib_s", "transfer_mib_s", "commit_mib_s")
+        ]
+        peaks = rows["peak_anon_bytes"].dropna()
+        table.add_row(case, words, *rates, f"{peaks.max() / MIB:,.1f}" if len(peaks) else "-")
+    return table
+
+
+def show_end(campaign: Campaign, code: ExitCode) -> None:
+    """Print how a campaign ended and what can be done next."""
+    _console.print()
+    _console.print(outcome_table(campaign))
+    name, results = campaign.plan.campaign, campaign.ledger.results()
+    _console.print(
+        f"{len(results)} of {len(campaign.plan.trials)} trials have a result. Rates are medians of ok trials. "
+        f"Everything is in {campaign.folder}"
+    )
+    if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
+        _console.print(
+            "These are numbers of the calibration server, a test instrument, not of PicoShare.", style="yellow"
+        )
+    if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
+        _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
+    machine = local.LocalMachine.attach(campaign.machine_name)
+    if machine is not None:
+        _console.print(
+            f"Stopped at a failure, with its machine still up: open the notebook of that trial in {campaign.folder}"
+            f" with JupyterLab and run it. Take the machine down with: picolab machines remove {machine.name}"
+        )
+    if code in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
+        _console.print(f"Go on with: picolab resume {name}", style="bold")
+    else:
+        _console.print(f"Render the report with: picolab report {name}")
+
+
+def show_status(campaign: Campaign) -> None:
+    """Print how far a campaign is."""
+    _console.print(outcome_table(campaign))
+    progress = campaign.progress()
+    eta = f", about {format_duration(progress.eta_s)} left" if progress.eta_s else ""
+    _console.print(f"{progress.done} of {progress.total} trials have a result{eta}. Folder: {campaign.folder}")
+    for entry in campaign.ledger.entries():
+        if entry.outcome.is_fault:
+            _console.print(f"  {entry.trial_id} attempt {entry.attempt}: {entry.outcome}: {entry.outcome_detail}")
+    if progress.done < progress.total:
+        _console.print(f"Go on with: picolab resume {campaign.plan.campaign}")
+
+
+def show_campaigns(campaigns: Sequence[Campaign]) -> None:
+    """Print a line a campaign."""
+    if not campaigns:
+        _console.print("There are no campaigns yet. Begin with: picolab matrix parameters/quick.yaml")
+    for campaign in campaigns:
+        progress = campaign.progress()
+        _console.print(f"{campaign.plan.campaign}  {progress.done} of {progress.total} trials  {campaign.folder}")
+
+
+def show_trial(finished: FinishedTrial) -> None:
+    """Print what a single trial found."""
+    record = finished.record
+    if record is None:
+        _console.print(f"No record: {finished.reason}", style="red")
+    else:
+        _console.print(
+            Text(record.outcome, style=f"bold {_colour(record.outcome)}")
+            + Text(f"  ({OUTCOME_MEANINGS[record.outcome]})")
+        )
+        _console.print(f"  {record.outcome_detail}")
+        upload, memory = record.upload, record.memory
+        if upload is not None and upload.duration_s is not None:
+            _console.print(
+                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s: transfer {upload.transfer_s:.2f} s, "
+                f"commit {upload.commit_s:.2f} s"
+            )
+        if record.verify is not None and record.verify.download_mib_s is not None:
+            _console.print(f"  download  {record.verify.download_mib_s:,.1f} MiB/s")
+        if memory is not None and memory.peak_anon_bytes is not None and record.machine is not None:
+            limit = record.machine.memory_limit.limit_bytes
+            of_limit = f"of {limit / MIB:,.0f} MiB" if limit else "with no limit"
+            _console.print(
+                f"  memory    peak {memory.peak_anon_bytes / MIB:,.1f} MiB anonymous {of_limit}, "
+                f"{memory.samples} samples"
+            )
+        for caveat in record.caveats:
+            _console.print(f"  caveat    {caveat.message} {caveat.advice}", style="yellow")
+    if finished.kept_machine:
+        _console.print(
+            f"The machine {finished.kept_machine!r} is still up. Look at it: open {finished.folder / 'trial.ipynb'} in "
+            f"JupyterLab and run it. Take it down: picolab machines remove {finished.kept_machine}"
+        )
+    _console.print(f"Files: {finished.folder}")
+
+
+def show_machines(machines: Sequence[dict[str, Any]]) -> None:
+    """Print a line a machine."""
+    if not machines:
+        _console.print("There are no machines.")
+    for machine in machines:
+        server = f"server pid {machine['server_pid']}" if machine["server_pid"] else "no server running"
+        _console.print(f"{machine['name']}  {machine['ram_mb']} MiB  held by {machine['holder']}  {server}")
+
+
+def show_findings(findings: "Sequence[Finding]") -> None:
+    """Print what the doctor found, with the command that mends each gap."""
+    for finding in findings:
+        mark, style = {"good": ("ok", "green"), "gap": ("--", "yellow"), "bad": ("!!", "red")}[finding.state]
+        _console.print(Text(f"{mark}  ", style=style) + Text(f"{finding.what}: ", style="bold") + Text(finding.text))
+        if finding.remedy:
+            _console.print(f"      {finding.remedy}", style="cyan")

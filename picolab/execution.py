@@ -1,0 +1,134 @@
+"""A trial in a process of its own: papermill runs the trial notebook, and can be interrupted or ended from outside.
+
+papermill cannot run two notebooks with folders of their own in one process, and a kernel that hangs must not
+hang the campaign: so every trial is one papermill process.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from picolab.parameters import TrialParameters
+from picolab.paths import project_root, write_atomically
+from picolab.processes import ProcessIdentity, descendants
+from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
+
+NOTEBOOK_FILE = "trial.ipynb"
+PROCESS_LOG_FILE = "papermill.log"
+POLL_S = 0.2
+INTERRUPT_PATIENCE_S = 20.0
+_REQUEST_FILE = "request.json"
+_KERNEL_WORD = "ipykernel_launcher"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextlib.contextmanager
+def ipc_kernel() -> Iterator[Any]:
+    """Yield kernel settings with sockets in a folder that only this user can enter, instead of open TCP ports."""
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="picolab-kernel-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
+class TrialProcess:
+    """A running papermill process with its kernel.
+
+    Args:
+        parameters: of the trial.
+        context: says where the trial's files go and who answers for its machine.
+    """
+
+    def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
+        self.folder = context.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        request = {
+            "notebook": str(project_root() / "notebooks" / "trial.ipynb"),
+            "output": str(self.folder / NOTEBOOK_FILE),
+            "parameters": parameters.model_dump(),
+        }
+        write_atomically(self.folder / _REQUEST_FILE, json.dumps(request))
+        with (self.folder / PROCESS_LOG_FILE).open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "picolab.execution", str(self.folder / _REQUEST_FILE)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=project_root(),
+                env={**os.environ, CONTEXT_VARIABLE: context.model_dump_json()},
+                # Ctrl-C in a terminal must reach the parent alone: it ends trials in an orderly way.
+                start_new_session=True,
+            )
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait at most `limit_s` seconds; tell whether the process has ended."""
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return False
+        (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
+        return True
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, as the stop button does, and give the trial time to publish what it has."""
+        for kernel in self._kernels():
+            kernel.signal(signal.SIGINT)
+        self.wait(INTERRUPT_PATIENCE_S)
+
+    def kill(self) -> None:
+        """End papermill and its kernel at once."""
+        doomed = self._kernels()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        for process in doomed:
+            process.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _kernels(self) -> list[ProcessIdentity]:
+        identities = (ProcessIdentity.of(pid) for pid in descendants(self._process.pid))
+        return [identity for identity in identities if identity is not None and _KERNEL_WORD in identity.command]
+
+
+def main() -> None:
+    """Execute the notebook that the request file (the first argument) names; exit 1 when a cell failed."""
+    prctl = ctypes.CDLL(None).prctl
+    # If the campaign is killed, nobody waits for this trial any more.
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # A keeper whose kernel is gone comes to this process, which reaps it below.
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    request = json.loads(Path(sys.argv[1]).read_text())
+
+    from picolab import slow_imports  # noqa: F401  # before papermill, which imports what it speeds up
+
+    import papermill
+
+    try:
+        with ipc_kernel() as config:
+            papermill.execute_notebook(
+                request["notebook"],
+                request["output"],
+                parameters=request["parameters"],
+                kernel_name="python3",
+                progress_bar=False,
+                config=config,
+            )
+    except papermill.PapermillExecutionError as error:
+        print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Export of a campaign for other programs: CSV and Parquet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from picolab.errors import ParameterError
+from picolab.parameters import unknown_name
+from picolab.scraps import read_campaign
+
+FORMATS = ("csv", "parquet")
+
+
+def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the tidy frames of a campaign: `trials` (one row a trial) and `samples` (one row a sample).
+
+    Only trials whose outcome is a result are in it; missing values are empty (CSV) or null (Parquet).
+
+    Returns:
+        The files, each written whole.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        ParameterError: a format that does not exist.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ParameterError(f"format: {unknown_name(name, list(FORMATS))}")
+    data = read_campaign(folder)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in formats:
+        for stem, frame in (("trials", data.trials), ("samples", data.samples)):
+            target = out_dir / f"{stem}.{name}"
+            _write(frame, target, name)
+            files.append(target)
+    return files
+
+
+def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        if kind == "csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Machines: where the server under test runs, with limited memory."""

@@ -1,0 +1,239 @@
+"""The keeper of a local machine: a small process of its own that outlives kernels and notebooks.
+
+It makes the memory cgroup and the work folder, starts the server in them, watches it and takes everything down
+again. A notebook's kernel cannot do that: it may be killed at any moment and then runs no clean-up.
+
+The keeper lives as long as its machine. It ends, and leaves nothing behind,
+- when it is told to (`release`),
+- when its holder is gone and the machine was not meant to be kept,
+- when the machine was kept and nobody came back for `KEEP_LEASE_S`.
+If the keeper itself is killed, the kernel kills the server with it, and the next start sweeps the rest.
+
+It listens on `keeper.sock` in the machine's folder for one JSON object a connection:
+
+    {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str}    -> the process's status
+    {"do": "stop", "grace_s": float}                                       -> the process's status
+    {"do": "status"}                                                       -> the process's status
+    {"do": "hold", "holder": {...}, "keep": bool}                          -> {}
+    {"do": "release"}                                                      -> {}
+
+An answer is {"ok": true, ...} or {"ok": false, "error": "a sentence"}.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import MachineError, PicolabError
+from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
+from picolab.processes import ProcessIdentity, this_process
+
+KEEP_LEASE_S = 12 * 3600.0
+STOP_GRACE_S = 10.0
+_POLL_S = 1.0
+_PR_SET_PDEATHSIG = 1
+
+SOCKET = "keeper.sock"
+KEEPER = "keeper.json"
+SPEC = "machine.json"
+
+
+class Keeper:
+    """The state of one local machine.
+
+    Args:
+        folder: the machine's folder; `machine.json` in it says what is wanted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec: dict[str, Any] = json.loads((folder / SPEC).read_text())
+        self.work = Path(self.spec["work"])
+        self.cgroup: MemoryCgroup | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.server_pidfd: int | None = None
+        self.started_monotonic_s: float | None = None
+        self.ended_monotonic_s: float | None = None
+        self.stop_s: float | None = None
+        self.holder = ProcessIdentity.from_json(self.spec["holder"])
+        self.keep: bool = self.spec["keep"]
+        self.lease_ends_s: float | None = None
+        self.released = False
+
+    def set_up(self) -> socket.socket:
+        """Make cgroup, work folder and socket, in an order in which a sweep can always find them."""
+        self.cgroup = plan_cgroup(self.spec["method"], self.spec["name"])
+        state = {"process": this_process().to_json(), "cgroup": str(self.cgroup.path) if self.cgroup else None}
+        (self.folder / f"{KEEPER}.new").write_text(json.dumps(state))
+        (self.folder / f"{KEEPER}.new").replace(self.folder / KEEPER)
+        if self.cgroup is not None:
+            self.cgroup.create(self.spec["limit_bytes"])
+        self.work.mkdir(mode=0o700, parents=True)
+        # Relative, because the path of a unix socket may not be longer than 107 bytes.
+        os.chdir(self.folder)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{SOCKET}.new")
+        listener.listen()
+        Path(f"{SOCKET}.new").replace(SOCKET)
+        return listener
+
+    def run(self, listener: socket.socket) -> None:
+        """Serve requests until the machine is released."""
+        while not self.released:
+            waiting: list[Any] = [listener]
+            if self.server_pidfd is not None:
+                waiting.append(self.server_pidfd)
+            ready, _, _ = select.select(waiting, [], [], _POLL_S)
+            if self.server_pidfd in ready:
+                self._reap()
+            if listener in ready:
+                self._answer(listener)
+            elif not self.released:
+                self._look_after_holder()
+
+    def _look_after_holder(self) -> None:
+        if self.holder.alive:
+            self.lease_ends_s = None
+        elif not self.keep:
+            self.released = True
+        elif self.lease_ends_s is None:
+            self.lease_ends_s = time.monotonic() + KEEP_LEASE_S
+        elif time.monotonic() > self.lease_ends_s:
+            self.released = True
+
+    def _answer(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(10)
+            with connection.makefile("rw", encoding="utf-8") as stream:
+                try:
+                    request = json.loads(stream.readline() or "{}")
+                    answer = {"ok": True, **self._do(request)}
+                except (PicolabError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
+                    answer = {"ok": False, "error": str(error) or type(error).__name__}
+                stream.write(json.dumps(answer) + "\n")
+                stream.flush()
+
+    def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("do"):
+            case "start":
+                self._start(request)
+            case "stop":
+                self._stop(float(request["grace_s"]))
+            case "status":
+                pass
+            case "hold":
+                self.holder = ProcessIdentity.from_json(request["holder"])
+                self.keep = bool(request["keep"])
+                self.lease_ends_s = None
+                return {}
+            case "release":
+                # Taken down before the answer: who asks may rely on it.
+                self.take_down()
+                self.released = True
+                return {}
+            case other:
+                raise MachineError(f"the keeper knows no request {other!r}")
+        return self._status()
+
+    def _start(self, request: dict[str, Any]) -> None:
+        if self.server is not None and self.ended_monotonic_s is None:
+            raise MachineError(f"a server is already running in this machine (pid {self.server.pid}); stop it first")
+        cgroup = self.cgroup
+
+        def enter_machine() -> None:
+            if cgroup is not None:
+                cgroup.add(os.getpid())
+            # If the keeper is killed, the server must not live on without a watcher.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+        self.ended_monotonic_s = self.stop_s = None
+        with Path(request["log"]).open("ab") as log:
+            self.started_monotonic_s = time.monotonic()
+            self.server = subprocess.Popen(
+                request["argv"],
+                env=request["env"],
+                cwd=request["cwd"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=enter_machine,
+            )
+        self.server_pidfd = os.pidfd_open(self.server.pid)
+
+    def _reap(self) -> None:
+        if self.server is None or self.server_pidfd is None:
+            return
+        self.ended_monotonic_s = time.monotonic()
+        self.server.wait()
+        os.close(self.server_pidfd)
+        self.server_pidfd = None
+
+    def _stop(self, grace_s: float) -> None:
+        if self.server is None or self.server_pidfd is None:
+            return
+        begun = time.monotonic()
+        self.server.send_signal(signal.SIGTERM)
+        if not select.select([self.server_pidfd], [], [], grace_s)[0]:
+            self.server.kill()
+        self._reap()
+        self.stop_s = time.monotonic() - begun
+
+    def _status(self) -> dict[str, Any]:
+        code = self.server.returncode if self.server else None
+        return {
+            "pid": self.server.pid if self.server else None,
+            "running": self.server is not None and self.ended_monotonic_s is None,
+            "exit_code": code if code is not None and code >= 0 else None,
+            "exit_signal": signal.Signals(-code).name if code is not None and code < 0 else None,
+            "started_monotonic_s": self.started_monotonic_s,
+            "ended_monotonic_s": self.ended_monotonic_s,
+            "stop_s": self.stop_s,
+            "oom_kills": self.cgroup.oom_kills if self.cgroup else None,
+            "limit_bytes": self.cgroup.limit_bytes if self.cgroup else None,
+            "swap_is_off": self.cgroup.swap_is_off if self.cgroup else None,
+            "cgroup": str(self.cgroup.path) if self.cgroup else None,
+        }
+
+    def take_down(self) -> None:
+        """End the server and remove cgroup, work folder and the machine's folder. May be called twice."""
+        self._stop(STOP_GRACE_S)
+        if self.cgroup is not None:
+            self.cgroup.remove()
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Run the keeper of the machine whose folder is the first argument."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    keeper = Keeper(Path(sys.argv[1]))
+    try:
+        listener = keeper.set_up()
+        print("ready", flush=True)
+        # Whoever started the keeper reads the line above and then goes away.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        keeper.run(listener)
+    except PicolabError as error:
+        print(str(error), flush=True)
+        sys.exit(1)
+    finally:
+        keeper.take_down()
+
+
+if __name__ == "__main__":
+    main()

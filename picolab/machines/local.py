@@ -1,0 +1,435 @@
+"""The local machine: the server as a process of this host in a memory cgroup, watched by a keeper."""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from picolab.errors import MachineBusy, MachineError
+from picolab.host import disk_of
+from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
+from picolab.machines.cgroup import MemoryCgroup, find_method
+from picolab.machines.keeper import KEEPER, SOCKET, SPEC
+from picolab.paths import state_dir, write_atomically
+from picolab.processes import ProcessIdentity, is_self_or_ancestor
+from picolab.record import MachineRecord, MemoryLimit
+
+_REQUEST_TIMEOUT_S = 60.0
+_TCP_LISTEN = "0A"
+_LOG_TAIL_BYTES = 1 << 16
+
+
+def machines_dir() -> Path:
+    """Return the folder that holds a folder for each machine."""
+    return state_dir() / "machines"
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """Let only one process at a time make, take or sweep machines; the kernel frees the lock of a dead one."""
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (machines_dir() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Send one request to the keeper of a machine and return its answer.
+
+    Raises:
+        MachineError: the keeper is gone, or it says what went wrong.
+    """
+    try:
+        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        raise MachineError(f"the machine {folder.name!r} does not exist (any more)") from None
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_REQUEST_TIMEOUT_S)
+            # Through /proc, because the path of a unix socket may not be longer than 107 bytes.
+            connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile(encoding="utf-8") as stream:
+                answer = json.loads(stream.readline())
+    except (OSError, ValueError) as error:
+        raise MachineError(f"the keeper of the machine {folder.name!r} does not answer ({error})") from None
+    finally:
+        os.close(directory)
+    if not answer.pop("ok"):
+        raise MachineError(answer["error"])
+    return dict(answer)
+
+
+def _keeper_of(folder: Path) -> ProcessIdentity | None:
+    """Return the machine's keeper if it is alive."""
+    try:
+        keeper = ProcessIdentity.from_json(json.loads((folder / KEEPER).read_text())["process"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return keeper if keeper.alive else None
+
+
+def _spec_of(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / SPEC).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a machine whose keeper was killed has left: processes in its cgroup, cgroup, folders."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        cgroup = json.loads((folder / KEEPER).read_text())["cgroup"]
+        spec = _spec_of(folder)
+        if cgroup is not None and spec is not None and Path(cgroup).name == f"picolab-{spec['name']}":
+            MemoryCgroup(spec["method"], Path(cgroup)).remove()
+    spec = _spec_of(folder)
+    if spec is not None and Path(spec["work"]).name == f"picolab-{spec['name']}":
+        shutil.rmtree(spec["work"], ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> list[str]:
+    """Remove what dead keepers have left, and return the names of the machines that were removed."""
+    swept = []
+    with _exclusive():
+        for folder in sorted(machines_dir().iterdir()):
+            if folder.is_dir() and _keeper_of(folder) is None:
+                _sweep(folder)
+                swept.append(folder.name)
+    return swept
+
+
+def existing() -> list[dict[str, Any]]:
+    """Return the machines that exist now: name, ram_mb, holder and whether somebody holds it, pid of the server."""
+    machines = []
+    if machines_dir().is_dir():
+        for folder in sorted(machines_dir().iterdir()):
+            spec = _spec_of(folder) if folder.is_dir() else None
+            if spec is None or _keeper_of(folder) is None:
+                continue
+            with contextlib.suppress(MachineError):
+                holder = ProcessIdentity.from_json(spec["holder"])
+                status = _ask(folder, {"do": "status"})
+                machines.append(
+                    {
+                        "name": spec["name"],
+                        "ram_mb": spec["ram_mb"],
+                        "held": holder.alive,
+                        "holder": f"pid {holder.pid} ({holder.command})" if holder.alive else "nobody",
+                        "server_pid": status["pid"] if status["running"] else None,
+                        "folder": str(folder),
+                    }
+                )
+    return machines
+
+
+def release_by_name(name: str) -> bool:
+    """Take a machine down, whoever holds it; return False when there is none of that name."""
+    folder = machines_dir() / name
+    with _exclusive():
+        if not folder.is_dir():
+            return False
+        if _keeper_of(folder) is not None:
+            with contextlib.suppress(MachineError):
+                _ask(folder, {"do": "release"})
+        if folder.is_dir():
+            _end_keeper(folder)
+            _sweep(folder)
+    _reap_own_keepers()
+    return True
+
+
+def refuse_if_held(name: str) -> None:
+    """Do nothing if a machine of that name may be taken.
+
+    Raises:
+        MachineBusy: it exists, and a process that is alive and no ancestor of this one holds it.
+    """
+    spec = _spec_of(machines_dir() / name)
+    if spec is not None and _keeper_of(machines_dir() / name) is not None:
+        _refuse_if_held(spec)
+
+
+def _refuse_if_held(spec: dict[str, Any]) -> None:
+    holder = ProcessIdentity.from_json(spec["holder"])
+    if holder.alive and not is_self_or_ancestor(holder.pid):
+        raise MachineBusy(
+            f"the machine {spec['name']!r} is held by process {holder.pid} ({holder.command}): "
+            f"end that (in JupyterLab: shut its kernel down), choose another machine_name, "
+            f"or take it away with: picolab machines remove {spec['name']}"
+        )
+
+
+def _end_keeper(folder: Path) -> None:
+    keeper = _keeper_of(folder)
+    if keeper is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        watch = os.pidfd_open(keeper.pid)
+        try:
+            keeper.signal(signal.SIGKILL)
+            select.select([watch], [], [], _REQUEST_TIMEOUT_S)
+        finally:
+            os.close(watch)
+
+
+_own_keepers: list[subprocess.Popen[str]] = []
+"""Keepers that this process started. They outlive it on purpose; those that ended are reaped here."""
+
+
+def _reap_own_keepers() -> None:
+    for keeper in [*_own_keepers]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if _keeper_of(Path(keeper.args[-1])) is None:  # type: ignore[index]
+                keeper.wait(_REQUEST_TIMEOUT_S)
+            if keeper.poll() is not None:
+                _own_keepers.remove(keeper)
+
+
+class LocalMachine:
+    """A process of this host under a memory limit. Make one with `obtain`."""
+
+    kind = "local"
+    address = "127.0.0.1"
+    python = sys.executable
+
+    def __init__(self, folder: Path, reused: bool) -> None:
+        self.folder = folder
+        self.reused = reused
+        spec = _spec_of(folder)
+        if spec is None:
+            raise MachineError(f"the machine {folder.name!r} does not exist (any more)")
+        self.name: str = spec["name"]
+        self._spec = spec
+        self._work = Path(spec["work"])
+
+    @classmethod
+    def obtain(cls, wish: MachineWish, holder: Holder) -> "LocalMachine":
+        """Return the wanted machine: the one of that name if it fits and nobody else holds it, else a new one.
+
+        Raises:
+            MachineBusy: somebody who is alive holds it.
+            MemoryLimitUnavailable: this host cannot limit memory.
+            MachineError: it could not be made.
+        """
+        folder = machines_dir() / wish.name
+        work_parent = Path(wish.work_dir).expanduser().resolve() if wish.work_dir else state_dir() / "work"
+        work = work_parent / f"picolab-{wish.name}"
+        spec = {
+            "name": wish.name,
+            "ram_mb": wish.ram_mb,
+            "memory_limit": wish.memory_limit,
+            "limit_bytes": wish.ram_mb << 20,
+            "work": str(work),
+        }
+        with _exclusive():
+            if folder.is_dir():
+                old = _spec_of(folder)
+                if old is not None and _keeper_of(folder) is not None:
+                    _refuse_if_held(old)
+                    if all(old.get(name) == value for name, value in spec.items()):
+                        machine = cls(folder, reused=True)
+                        machine.hold(holder)
+                        return machine
+                    _ask(folder, {"do": "release"})
+                _sweep(folder)
+            method = "none" if wish.memory_limit == "none" else find_method()
+            cls._make(folder, {**spec, "method": method}, holder)
+            return cls(folder, reused=False)
+
+    @classmethod
+    def attach(cls, name: str) -> "LocalMachine | None":
+        """Return the machine of that name if it exists and its keeper is alive, without taking hold of it."""
+        folder = machines_dir() / name
+        return cls(folder, reused=True) if _keeper_of(folder) is not None else None
+
+    @property
+    def kept(self) -> bool:
+        """True when the machine outlives its holder for a while, so that somebody may re-attach."""
+        return bool(self._spec["keep"])
+
+    @staticmethod
+    def _make(folder: Path, spec: dict[str, Any], holder: Holder) -> None:
+        work = Path(spec["work"])
+        if work.exists():
+            shutil.rmtree(work)
+        folder.mkdir(mode=0o700, parents=True)
+        full_spec = {**spec, "holder": holder.process.to_json(), "keep": holder.keep}
+        (folder / SPEC).write_text(json.dumps(full_spec))
+        command = [sys.executable, "-m", "picolab.machines.keeper", str(folder)]
+        if spec["method"] == "cgroup_v2_systemd_user":
+            unit = f"picolab-{spec['name']}-{os.urandom(4).hex()}"
+            command = [
+                *("systemd-run", "--user", "--scope", "--quiet", "--collect", f"--unit={unit}"),
+                *("--property=Delegate=yes", "--", *command),
+            ]
+        keeper = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+        assert keeper.stdout is not None
+        with keeper.stdout:
+            said = keeper.stdout.readline().strip()
+        if said != "ready":
+            with contextlib.suppress(ProcessLookupError):
+                keeper.kill()
+            keeper.wait()
+            _sweep(folder)
+            raise MachineError(f"the machine {spec['name']!r} could not be made: {said or 'its keeper ended'}")
+        _own_keepers.append(keeper)
+
+    def describe(self) -> MachineRecord:
+        status = _ask(self.folder, {"do": "status"})
+        disk = disk_of(self._work)
+        method = self._spec["method"]
+        return MachineRecord(
+            kind="local",
+            name=self.name,
+            reused=self.reused,
+            memory_limit=MemoryLimit(
+                method=method,
+                limit_bytes=status["limit_bytes"],
+                swap="off" if status["swap_is_off"] else "unlimited",
+            ),
+            data_folder_file_system=disk.file_system,
+            data_folder_disk=disk.label,
+            free_disk_bytes=disk.free_bytes,
+        )
+
+    def install(self, executable: Path) -> str:
+        return str(executable.resolve())
+
+    def fresh_folders(self) -> tuple[str, str]:
+        folders = self._work / "data", self._work / "tmp"
+        for folder in folders:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(mode=0o700, parents=True)
+        return str(folders[0]), str(folders[1])
+
+    def free_port(self) -> int:
+        with socket.socket() as probe:
+            probe.bind((self.address, 0))
+            return int(probe.getsockname()[1])
+
+    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
+        sockets = _listening_sockets(port)
+        if not sockets:
+            return "nobody"
+        pid = self.process_status().pid
+        return "server" if pid is not None and sockets & _sockets_of(pid) else "other"
+
+    def start_process(self, spec: ProcessSpec) -> ProcessStatus:
+        request = {
+            "do": "start",
+            "argv": list(spec.argv),
+            "env": dict(spec.env),
+            "cwd": str(self._work),
+            "log": str(spec.log.resolve()),
+        }
+        self._write_spec(log=request["log"])
+        return self._status(request)
+
+    def process_anon_bytes(self) -> int | None:
+        try:
+            lines = Path(f"/proc/{self.process_status().pid}/status").read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
+
+    def process_log(self) -> str:
+        try:
+            with Path(self._spec["log"]).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+                return file.read().decode(errors="replace")
+        except (KeyError, OSError):
+            return ""
+
+    def process_status(self) -> ProcessStatus:
+        return self._status({"do": "status"})
+
+    def stop_process(self, grace_s: float) -> ProcessStatus:
+        return self._status({"do": "stop", "grace_s": grace_s})
+
+    def _status(self, request: dict[str, Any]) -> ProcessStatus:
+        answer = _ask(self.folder, request)
+        return ProcessStatus(**{name: answer[name] for name in ProcessStatus.__dataclass_fields__})
+
+    def probe(self, interval_s: float, output: Path) -> Stream:
+        from picolab.probes import memory
+
+        status = _ask(self.folder, {"do": "status"})
+        disk = disk_of(self._work)
+        command = [
+            *(sys.executable, "-I", "-S", str(memory.__file__)),
+            *("--pid", str(status["pid"]), "--interval", str(interval_s)),
+            *(("--cgroup", status["cgroup"]) if status["cgroup"] else ()),
+            *(("--disk", disk.device) if disk.device else ()),
+        ]
+        with output.open("ab") as file:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, start_new_session=True)
+        assert process.stdin is not None
+        return _LocalStream(process.stdin, process.pid, process)
+
+    def hold(self, holder: Holder) -> None:
+        _ask(self.folder, {"do": "hold", "holder": holder.process.to_json(), "keep": holder.keep})
+        self._write_spec(holder=holder.process.to_json(), keep=holder.keep)
+
+    def _write_spec(self, **changes: Any) -> None:
+        self._spec.update(changes)
+        write_atomically(self.folder / SPEC, json.dumps(self._spec))
+
+    def release(self) -> None:
+        release_by_name(self.name)
+
+
+class _LocalStream(Stream):
+    def __init__(self, stdin: Any, pid: int, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(stdin, pid)
+        self._process = process
+
+    def finish(self, patience_s: float = 10.0) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        try:
+            return self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _listening_sockets(port: int) -> set[str]:
+    """Return the inodes of sockets that listen on a TCP port, from /proc/net (proc_net_tcp.rst)."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _TCP_LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(fields[9])
+    return inodes
+
+
+def _sockets_of(pid: int) -> set[str]:
+    inodes = set()
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = os.readlink(descriptor)
+                if target.startswith("socket:["):
+                    inodes.add(target[len("socket:[") : -1])
+    return inodes

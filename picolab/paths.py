@@ -1,0 +1,43 @@
+"""Where picolab's own files and folders are."""
+
+import os
+from pathlib import Path
+
+from picolab.errors import ParameterError
+
+
+def project_root() -> Path:
+    """Return the checkout: the folder that holds `notebooks/` and the package.
+
+    Raises:
+        ParameterError: the package is installed without its checkout.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "notebooks" / "trial.ipynb").is_file():
+        raise ParameterError(
+            f"picolab is installed in {root} without its notebooks; install it from a checkout: pip install -e ."
+        )
+    return root
+
+
+def outputs_dir() -> Path:
+    """Return the folder of campaigns: `outputs/` in the checkout, or `PICOLAB_OUTPUTS_DIR`."""
+    return Path(os.environ.get("PICOLAB_OUTPUTS_DIR") or project_root() / "outputs").resolve()
+
+
+def state_dir() -> Path:
+    """Return the folder of machine state and caches: `.picolab/` in the checkout, or `PICOLAB_STATE_DIR`."""
+    return Path(os.environ.get("PICOLAB_STATE_DIR") or project_root() / ".picolab").resolve()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one, never a part, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

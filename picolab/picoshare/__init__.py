@@ -1,0 +1,1 @@
+"""PicoShare: which executable, how it runs, and how it is spoken to."""

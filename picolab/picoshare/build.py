@@ -1,0 +1,165 @@
+"""Which executable is measured: the calibration server, a file, a release archive or a release."""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from picolab import calibration
+from picolab.errors import BuildError
+from picolab.paths import state_dir
+from picolab.record import BuildUnderTest
+
+_RELEASE = re.compile(r"^v?(\d+)\.(\d+)\.(\d+)$")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
+_FIRST_TAG_WITH_V = (1, 5, 3)
+"""Release tags are bare numbers up to 1.5.2 and begin with `v` from 1.5.3 on."""
+_EXECUTABLE = "picoshare"
+
+
+@dataclass(frozen=True)
+class Build:
+    """An executable that is there and identified.
+
+    Attributes:
+        path: the executable on the host.
+        identity: what the record says about it.
+    """
+
+    path: Path
+    identity: BuildUnderTest
+
+
+def find_build(wanted: str, label: str, release_base_url: str) -> Build:
+    """Return the build that a `build` parameter means, downloading a release on its first use.
+
+    Args:
+        wanted: `calibration`, a release such as `1.5.4`, or a path to an executable or a release archive.
+        label: short name for the record.
+        release_base_url: the folder of releases; `<tag>/picoshare-v<version>-linux-<arch>.tar.gz` is asked for.
+
+    Raises:
+        BuildError: there is no such thing, or it is not an executable.
+    """
+    if wanted == "calibration":
+        return _identify(calibration.SERVER_PATH, label, "calibration", None)
+    release = _RELEASE.match(wanted)
+    if release and not Path(wanted).exists():
+        version = wanted.removeprefix("v")
+        return _identify(_released(version, release_base_url), label, "release", version)
+    path = Path(wanted).expanduser()
+    if not path.is_file():
+        raise BuildError(
+            f"build {wanted!r}: there is no such file; give `calibration`, a release such as 1.5.4, "
+            f"or the path of an executable"
+        )
+    if path.name.endswith((".tar.gz", ".tgz")):
+        return _identify(_unpacked(path), label, "file", None)
+    if not os.access(path, os.X_OK):
+        raise BuildError(f"build {wanted!r}: the file may not be executed; mend it with: chmod +x {path}")
+    return _identify(path, label, "file", None)
+
+
+def _identify(path: Path, label: str, kind: str, version: str | None) -> Build:
+    identity = BuildUnderTest.model_validate(
+        {
+            "label": label,
+            "kind": kind,
+            "version": version,
+            "sha256": sha256_of(path),
+            "size_bytes": path.stat().st_size,
+        }
+    )
+    return Build(path.resolve(), identity)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    folder = state_dir() / "builds"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _released(version: str, base_url: str) -> Path:
+    """Return the executable of a release: from the cache if its checksum still holds, else downloaded."""
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if architecture is None:
+        raise BuildError(
+            f"build {version}: there are releases for {', '.join(_ARCHITECTURES)}, not for this host's "
+            f"{platform.machine()}; give the path of an executable instead"
+        )
+    # Two servers of releases may hold different files of one version: each has its own place.
+    source = hashlib.sha256(base_url.encode()).hexdigest()[:8]
+    folder = _cache() / f"{version}-{architecture}-{source}"
+    executable, checksum = folder / _EXECUTABLE, folder / "sha256"
+    if executable.is_file() and checksum.is_file() and checksum.read_text() == sha256_of(executable):
+        return executable
+    numbers = tuple(int(part) for part in version.split("."))
+    tag = f"v{version}" if numbers >= _FIRST_TAG_WITH_V else version
+    url = f"{base_url.rstrip('/')}/{tag}/picoshare-v{version}-linux-{architecture}.tar.gz"
+    with tempfile.TemporaryDirectory(dir=_cache(), prefix=".new-") as new:
+        archive = Path(new) / "archive.tar.gz"
+        _download(url, archive, version)
+        executable_new = _extract(archive, Path(new) / "release")
+        (executable_new.parent / "sha256").write_text(sha256_of(executable_new))
+        if folder.exists():
+            shutil.rmtree(folder)
+        executable_new.parent.replace(folder)
+    return executable
+
+
+def _download(url: str, target: Path, version: str) -> None:
+    try:
+        with (
+            httpx.stream("GET", url, follow_redirects=True, timeout=30) as answer,
+            target.open("wb") as file,
+        ):
+            if answer.status_code == 404:
+                raise BuildError(f"build {version}: there is no such release at {url} (404); check the version")
+            if answer.status_code != 200:
+                raise BuildError(f"build {version}: {url} answered {answer.status_code}; try again later")
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BuildError(
+            f"build {version}: cannot be downloaded from {url} ({error}); "
+            f"download it elsewhere and give the path of the archive as build"
+        ) from None
+
+
+def _unpacked(archive: Path) -> Path:
+    """Return the executable in a release archive, unpacked once into the cache."""
+    folder = _cache() / f"archive-{sha256_of(archive)[:16]}"
+    executable = folder / _EXECUTABLE
+    if not executable.is_file():
+        with tempfile.TemporaryDirectory(dir=_cache(), prefix=".new-") as new:
+            _extract(archive, Path(new) / "release").parent.replace(folder)
+    return executable
+
+
+def _extract(archive: Path, folder: Path) -> Path:
+    folder.mkdir()
+    try:
+        with tarfile.open(archive) as tar:
+            member = next((m for m in tar if Path(m.name).name == _EXECUTABLE and m.isfile()), None)
+            content = tar.extractfile(member) if member else None
+            if content is None:
+                raise BuildError(f"build {archive.name}: the archive holds no file `{_EXECUTABLE}`")
+            with content, (folder / _EXECUTABLE).open("wb") as target:
+                shutil.copyfileobj(content, target)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise BuildError(f"build {archive.name}: is not a whole tar.gz archive ({error})") from None
+    (folder / _EXECUTABLE).chmod(0o755)
+    return folder / _EXECUTABLE

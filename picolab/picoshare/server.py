@@ -1,0 +1,110 @@
+"""The server: installed in a machine, started with a secret of its own, ready, stopped."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import MachineError, ParameterError
+from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
+from picolab.picoshare.build import Build
+from picolab.picoshare.client import PicoShareClient
+
+READY_POLL_S = 0.005
+SECRET_FILE = "secret"
+_LISTEN_FAILED = "http server exit: listen tcp"
+"""What PicoShare logs when its port cannot be had. It then stays alive without a listener, so the process being
+there proves nothing, and whatever answers on that port is something else."""
+
+
+@dataclass(frozen=True)
+class StartedServer:
+    """A server that was started.
+
+    Attributes:
+        base_url: where it is spoken to.
+        ready_s: seconds from the start of the process to the first good answer; None when it never came.
+        status: of the process at the end of the wait.
+    """
+
+    base_url: str
+    port: int
+    ready_s: float | None
+    status: ProcessStatus
+
+
+def start_server(
+    machine: Machine, build: Build, knobs: Mapping[str, Any], log: Path, ready_limit_s: float
+) -> StartedServer:
+    """Start a build with fresh folders and a fresh secret, and wait until it answers.
+
+    The secret goes through the environment and lies in a private file of the machine's folder, so that a
+    later process can re-attach; it is in no argument, log or record.
+
+    Args:
+        knobs: of the calibration server; must be empty for any other build.
+        log: file on the host for what the server prints.
+
+    Raises:
+        ParameterError: knobs were given for a build that has none.
+        MachineError: the port is not the server's own.
+    """
+    if knobs and build.identity.kind != "calibration":
+        raise ParameterError(
+            f"calibration = {dict(knobs)!r}: only the calibration server has knobs, "
+            f"and build is {build.identity.label!r}; remove one of the two"
+        )
+    executable = machine.install(build.path)
+    data, tmp = machine.fresh_folders()
+    port = machine.free_port()
+    secret = secrets.token_urlsafe(24)
+    store_private(machine.folder / SECRET_FILE, secret)
+    environment = {
+        "PATH": os.defpath,
+        "HOME": data,
+        "PORT": str(port),
+        "TMPDIR": tmp,
+        "PS_SHARED_SECRET": secret,
+    }
+    argv = [executable, "-db", f"{data}/store.db"]
+    if build.identity.kind == "calibration":
+        # Isolated from the user's Python settings, and without the slow scan of site-packages.
+        argv = [machine.python, "-I", "-S", *argv]
+        environment["PICOLAB_CALIBRATION"] = json.dumps(dict(knobs))
+    status = machine.start_process(ProcessSpec(argv, environment, log))
+    return _await_ready(machine, port, status, ready_limit_s)
+
+
+def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer:
+    base_url = f"http://{machine.address}:{port}"
+    begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
+    with PicoShareClient(base_url) as client:
+        while status.running and time.monotonic() - begun < limit_s:
+            listener = machine.listener(port)
+            if listener == "other":
+                raise MachineError(
+                    f"port {port} of the machine {machine.name!r} is served by another program, not by the server "
+                    f"that was started; run the trial again, a new port will be chosen"
+                )
+            if listener == "server" and client.is_ready():
+                return StartedServer(base_url, port, time.monotonic() - begun, machine.process_status())
+            if _LISTEN_FAILED in machine.process_log():
+                raise MachineError(
+                    f"the server runs without a listener because it could not have port {port} of the machine "
+                    f"{machine.name!r} (its log says so); run the trial again, a new port will be chosen"
+                )
+            time.sleep(READY_POLL_S)
+            status = machine.process_status()
+    return StartedServer(base_url, port, None, status)
+
+
+def store_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, also while it is being written."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,330 @@
+"""A campaign in plain words and tables: what the analysis notebook shows besides charts."""
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import altair as alt
+
+from picolab.chart_style import build_label, grouped, labelled, mib, outcome_words, plain_rows
+from picolab.figures import Figure
+from picolab.markup import Column, Html, code, commands, definitions, escape, paragraph, table
+from picolab.parameters import MIB
+from picolab.record import Record
+from picolab.scraps import CampaignData
+from picolab.statistics import median, median_interval
+
+LOUD_CAVEATS: dict[str, tuple[Callable[[Record], bool], str, str]] = {
+    "calibration_server": (
+        lambda record: record.build is not None and record.build.kind == "calibration",
+        "The server under test was picolab's own calibration server, a stand-in with known behaviour: "
+        "these are not numbers of PicoShare.",
+        "Use them to judge the instrument. To measure PicoShare, set build to a release or an executable.",
+    ),
+    "memory_limit_none": (
+        lambda record: record.machine is not None and record.machine.memory_limit.method == "none",
+        "Nothing limited the server's memory, whatever the RAM level says.",
+        "Do not compare these trials with limited ones; `picolab doctor` tells how to make limits possible.",
+    ),
+}
+"""Caveats that come first and in a box, whether or not a trial stored them: when, what, advice."""
+
+
+def figure(panels: Sequence[alt.LayerChart], caption: str, empty: str) -> Figure | Html:
+    """Return charts as a figure, or the sentence `empty` when there are none."""
+    return Figure(panels, caption) if panels else paragraph(empty, "empty")
+
+
+def summary(data: CampaignData) -> Html:
+    """Say in one sentence what the campaign found, and what is not as it should be."""
+    planned, done = len(data.plan.get("trials", [])), len(data.trials)
+    counts = Counter(data.trials["outcome"])
+    words = outcome_words(counts)
+    if done == 0:
+        headline = f"None of {planned} trials has a result yet." if planned else "There is no result yet."
+    elif done < planned:
+        headline = f"{done} of {planned} trials done: {words}."
+    else:
+        ok = counts.pop("ok", 0)
+        others = outcome_words(counts)
+        headline = f"{ok} of {done} trials ok{', ' + others if others else ''}."
+    parts = [f'<p class="headline">{escape(headline)}</p>']
+    if done < planned:
+        parts.append(
+            f'<p class="warning">This campaign is unfinished: {planned - done} trials have no result yet.</p>'
+        )
+    if len(data.faults):
+        what = "attempt" if len(data.faults) == 1 else "attempts"
+        parts.append(
+            f'<p class="note">{len(data.faults)} {what} ended in a fault of the instrument and '
+            'entered no figure: <a href="#Faults-of-the-instrument">which</a>.</p>'
+        )
+    if len(data.problems):
+        what = "thing" if len(data.problems) == 1 else "things"
+        parts.append(
+            f'<p class="warning">{len(data.problems)} {what} could not be read or are missing: '
+            '<a href="#What-could-not-be-read">which</a>.</p>'
+        )
+    return Html("".join(parts), headline)
+
+
+def heading(data: CampaignData) -> Html:
+    """Name the campaign and what it is for."""
+    name, description = data.plan.get("campaign", data.folder.name), data.plan.get("description", "")
+    builds = (
+        ", ".join(dict.fromkeys(row["group"] for row in labelled(data.trials))) or "no build measured yet"
+    )
+    lead = f'<p class="lead">{escape(description)}</p>' if description else ""
+    return Html(
+        f'<p class="kicker">picolab benchmark report</p><h1 id="campaign">{escape(name)}</h1>{lead}'
+        f'<p class="byline">{escape(builds)} · begun {escape(_moment(data.plan.get("created_at")))}</p>',
+        str(name),
+    )
+
+
+def caveats(data: CampaignData) -> Html:
+    """List every caveat once with how many trials have it; those that change what numbers mean come first."""
+    trials: dict[str, set[str]] = {}
+    texts: dict[str, tuple[str, str]] = {}
+    values: dict[str, list[Any]] = {}
+    for code_, (applies, message, advice) in LOUD_CAVEATS.items():
+        having = {trial_id for trial_id, record in data.records.items() if applies(record)}
+        if having:
+            trials[code_], texts[code_] = having, (message, advice)
+    for trial_id, record in data.records.items():
+        for caveat in record.caveats:
+            trials.setdefault(caveat.code, set()).add(trial_id)
+            message, advice = texts.setdefault(caveat.code, (caveat.message, caveat.advice))
+            if message != caveat.message and caveat.code not in LOUD_CAVEATS:
+                texts[caveat.code] = (f"For example: {message.removeprefix('For example: ')}", advice)
+            values.setdefault(caveat.code, []).append(caveat.value)
+    if not trials:
+        what = (
+            "No trial has a caveat."
+            if data.records
+            else "No trial has a result, so there is no caveat either."
+        )
+        return paragraph(what)
+    boxes = []
+    for code_ in sorted(trials, key=lambda code_: (code_ not in LOUD_CAVEATS, code_)):
+        message, advice = texts[code_]
+        loud = " loud" if code_ in LOUD_CAVEATS else ""
+        boxes.append(
+            f'<div class="caveat{loud}"><p><strong>{escape(message)}</strong></p><p>{escape(advice)}</p>'
+            f'<p class="small"><code>{escape(code_)}</code> · '
+            f"{len(trials[code_])} of {len(data.records)} trials"
+            f"{_value_range(values.get(code_, []))}</p></div>"
+        )
+    return Html(
+        "".join(boxes), ", ".join(f"{code_} ({len(having)} trials)" for code_, having in trials.items())
+    )
+
+
+def _value_range(values: Iterable[Any]) -> str:
+    numbers = sorted(value for value in values if isinstance(value, int | float))
+    if not numbers:
+        return ""
+    low, high = f"{numbers[0]:.4g}", f"{numbers[-1]:.4g}"
+    return f" · value {low}" if low == high else f" · values {low} to {high}"
+
+
+def provenance(data: CampaignData) -> Html:
+    """Say where, when and with what the numbers were made."""
+    records = list(data.records.values())
+    hosts = [record.provenance.host for record in records]
+    plan = data.plan
+    facts: list[tuple[str, Html | str]] = [
+        (
+            "Host",
+            _same(f"{host.get('hostname', '?')}, {host.get('operating_system') or '?'}" for host in hosts),
+        ),
+        ("CPU", _same(f"{host.get('cpu_model', '?')}, {host.get('cpu_count', '?')} cores" for host in hosts)),
+        ("Kernel", _same(str(host.get("kernel", "?")) for host in hosts)),
+        ("RAM of the host", _same(_gib(host.get("ram_bytes")) for host in hosts)),
+        ("Virtualisation", _same(host.get("virtualisation") or "none seen" for host in hosts)),
+        ("Frequency governor", _same(host.get("governor") or "not shown by this host" for host in hosts)),
+        ("Load when trials began", _load(hosts)),
+        (
+            "Disk of the data folder",
+            _same(
+                f"{row['data_folder_file_system']} on {row['data_folder_disk'] or 'no block device'}"
+                for row in plain_rows(data.trials)
+                if row["data_folder_file_system"]
+            ),
+        ),
+        (
+            "Memory limit by",
+            _same(
+                str(row["memory_limit_method"])
+                for row in plain_rows(data.trials)
+                if row["memory_limit_method"]
+            ),
+        ),
+        *(("Build under test", build) for build in _builds(data)),
+        ("picolab", _same(_picolab(record) for record in records)),
+        ("Python", _same(record.provenance.versions.get("python", "?") for record in records)),
+        ("Parameters", str(plan.get("source", "unknown"))),
+        ("Repeats of each case", str(plan.get("repeats", "unknown"))),
+        ("Order of trials", str(plan.get("order", "unknown"))),
+        ("Seed", str(plan.get("seed", "unknown"))),
+    ]
+    return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
+
+
+def _same(values: Iterable[str]) -> str:
+    """Return the one value that all trials have, or all values with their counts."""
+    counts = Counter(values)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({count} trials)" for value, count in counts.items())
+
+
+def _gib(size_bytes: int | None) -> str:
+    return f"{size_bytes / MIB / 1024:.1f} GiB" if size_bytes else "unknown"
+
+
+def _load(hosts: Sequence[dict[str, Any]]) -> str:
+    loads = [host["load_1min_at_start"] for host in hosts if host.get("load_1min_at_start") is not None]
+    return f"{min(loads):.2f} to {max(loads):.2f} (1 minute average)" if loads else ""
+
+
+def _builds(data: CampaignData) -> list[Html]:
+    seen = {row["build_sha256"]: row for row in plain_rows(data.trials) if row["build_sha256"]}
+    return [
+        Html(
+            f"{escape(build_label(row['build'], row['build_kind']))}, "
+            f"{row['build_size_bytes']:,} bytes, sha256 {code(sha256).markup}"
+        )
+        for sha256, row in seen.items()
+    ]
+
+
+def _picolab(record: Record) -> str:
+    origin = record.provenance
+    commit = f", commit {origin.picolab_commit[:12]}" if origin.picolab_commit else ", commit unknown"
+    return f"{origin.picolab_version}{commit}{' with uncommitted changes' if origin.picolab_dirty else ''}"
+
+
+def _moment(text: Any) -> str:
+    return str(text or "at an unknown time").replace("T", " ")[:16] + (" UTC" if text else "")
+
+
+def case_table(data: CampaignData) -> Html:
+    """Show each case in one row: medians and intervals of its ok trials."""
+    rows = []
+    for (build, ram, size), cell in grouped(labelled(data.trials), "group", "ram", "file_size").items():
+        peaks = [row["peak_anon_bytes"] for row in cell if row["peak_anon_bytes"] is not None]
+        good = [row for row in cell if row["outcome"] == "ok"]
+        rates = [row["throughput_mib_s"] for row in good if row["throughput_mib_s"] is not None]
+        interval = median_interval(rates)
+        rows.append(
+            {"build": build, "ram": ram, "file_size": size}
+            | {"trials": outcome_words(Counter(row["outcome"] for row in cell))}
+            | {name: _median(good, name) for name in _MEDIANS}
+            | {"interval": f"{interval.low:.1f} to {interval.high:.1f}" if interval else None}
+            | {"coverage": f"{interval.coverage:.0%}" if interval else None}
+            | {"peak": mib(max(peaks)) if peaks else None}
+        )
+    if not rows:
+        return paragraph("No trial has a result, so there is no table.", "empty")
+    return table(rows, _CASE_COLUMNS)
+
+
+_MEDIANS = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "download_mib_s", "ready_s")
+_CASE_COLUMNS = (
+    Column("build", "build"),
+    Column("RAM", "ram"),
+    Column("file", "file_size"),
+    Column("trials", "trials"),
+    Column("throughput, MiB/s", "throughput_mib_s", 1),
+    Column("interval", "interval", 0),
+    Column("coverage", "coverage", 0),
+    Column("transfer, MiB/s", "transfer_mib_s", 1),
+    Column("commit, MiB/s", "commit_mib_s", 1),
+    Column("download, MiB/s", "download_mib_s", 1),
+    Column("highest anonymous memory, MiB", "peak", 1),
+    Column("ready after, s", "ready_s", 3),
+)
+
+
+def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row[name] is not None]
+    return median(values) if values else None
+
+
+_TRIAL_COLUMNS = (
+    Column("trial", "trial_id"),
+    Column("block", "block", 0),
+    Column("outcome", "outcome"),
+    Column("throughput, MiB/s", "throughput_mib_s", 1),
+    Column("upload, s", "duration_s", 3),
+    Column("transfer, s", "transfer_s", 3),
+    Column("commit, s", "commit_s", 3),
+    Column("download, MiB/s", "download_mib_s", 1),
+    Column("anonymous memory, MiB", "peak_anon_mib", 1),
+    Column("VmHWM, MiB", "vm_hwm_mib", 1),
+    Column("samples a second", "samples_per_s", 1),
+    Column("what was seen", "outcome_detail"),
+)
+
+
+def trial_table(data: CampaignData) -> Html:
+    """Show each trial in one row, in the order in which they ran."""
+    rows = [
+        row | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
+        for row in plain_rows(data.trials)
+    ]
+    if not rows:
+        return paragraph("No trial has a result, so there is no table.", "empty")
+    return table(rows, _TRIAL_COLUMNS)
+
+
+def missing_table(data: CampaignData) -> Html:
+    """Show which measurements are missing, and why."""
+    reasons = Counter(pair for record in data.records.values() for pair in record.missing.items())
+    rows = [{"field": code(name), "reason": why, "trials": n} for (name, why), n in sorted(reasons.items())]
+    if not rows:
+        return paragraph("No measurement is missing.")
+    return table(
+        rows, (Column("field", "field"), Column("why it is missing", "reason"), Column("trials", "trials", 0))
+    )
+
+
+def fault_table(data: CampaignData) -> Html:
+    """Show the attempts that ended in a fault of the instrument."""
+    if not len(data.faults):
+        return paragraph("No attempt ended in a fault of the instrument.")
+    columns = (
+        Column("trial", "trial_id"),
+        Column("attempt", "attempt", 0),
+        Column("outcome", "outcome"),
+        Column("what was seen", "outcome_detail"),
+        Column("notebook", "notebook"),
+    )
+    return table(plain_rows(data.faults), columns)
+
+
+def problem_table(data: CampaignData) -> Html:
+    """Show everything that could not be read, is not valid or is not there."""
+    if not len(data.problems):
+        return paragraph(
+            "Every planned trial has a result, and every notebook, record and ledger line could be read."
+        )
+    return table(plain_rows(data.problems), (Column("file", "path"), Column("what is the matter", "problem")))
+
+
+def how_to_repeat(data: CampaignData) -> Html:
+    """Give the commands that repeat the campaign and each case of it."""
+    plan, name = data.plan, data.plan.get("campaign", data.folder.name)
+    lines = ["# the whole campaign, in the same order"]
+    source = shlex.quote(str(plan.get("source", "PARAMETERS.yaml")))
+    lines.append(f"picolab matrix {source} --seed {plan.get('seed', 'SEED')}")
+    if len(data.trials) < len(plan.get("trials", [])):
+        lines += ["# what this campaign has not done yet", f"picolab resume {shlex.quote(name)}"]
+    first: dict[str, str] = {}
+    for row in plain_rows(data.trials):
+        first.setdefault(row["case"], row["repeat_command"])
+    if first:
+        lines += ["# one trial of each case", *first.values()]
+    return commands(lines)

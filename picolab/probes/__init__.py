@@ -1,0 +1,1 @@
+"""Probes: what is sent (payload) and what is watched meanwhile (memory)."""

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""The memory probe: samples a process, its cgroup and its host many times a second.
+
+One file without any import from picolab, so that it can be copied to a machine and run by its python3:
+
+    memory.py --pid PID --interval 0.05 [--cgroup FOLDER] [--disk NAME]
+
+It writes lines of JSON to standard output, each flushed as it is made:
+
+    {"columns": [...], "missing": {column: reason}}     once, first
+    [value, ...]                                        a sample; null where the kernel had no value
+    {"end": {"samples": n, "cpu_s": x, "lifetime_s": y}}    once, last, when standard input was closed
+
+Closing standard input ends it. That also happens when the process that started it is killed, so the probe
+never outlives its purpose. The clock is CLOCK_MONOTONIC of the machine that it runs on.
+
+Sources: proc(5) for status, stat, meminfo and diskstats; the kernel's accounting/psi.rst,
+admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
+"""
+
+import argparse
+import json
+import os
+import select
+import sys
+import time
+
+COLUMNS = (
+    "t_s",
+    "rss_bytes",
+    "anon_bytes",
+    "vm_hwm_bytes",
+    "swap_bytes",
+    "cgroup_bytes",
+    "cgroup_anon_bytes",
+    "oom_kills",
+    "mem_available_bytes",
+    "cached_bytes",
+    "dirty_bytes",
+    "writeback_bytes",
+    "psi_memory_some_us",
+    "psi_memory_full_us",
+    "server_cpu_s",
+    "host_cpu_busy_s",
+    "host_cpu_steal_s",
+    "disk_read_bytes",
+    "disk_written_bytes",
+)
+"""What a sample holds. Bytes are levels at that moment; `_us` and `_s` (but for `t_s`) and `disk_` are counters
+since boot or since the process started; `host_cpu_` adds up all processors."""
+
+SECTOR_BYTES = 512
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class KernelFile:
+    """A file of /proc or /sys that is opened once and read again and again."""
+
+    def __init__(self, path):
+        self.path = path
+        self.reason = None
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.pread(self.descriptor, 1, 0)
+        except OSError as error:
+            self.descriptor = None
+            self.reason = f"{path}: {error.strerror}"
+
+    def read(self):
+        """Return the text as it is now; empty when the file or what it describes is gone."""
+        if self.descriptor is None:
+            return ""
+        try:
+            return os.pread(self.descriptor, 1 << 16, 0).decode("ascii", "replace")
+        except OSError:
+            return ""
+
+
+def named_kib(text, wanted):
+    """Pick `Name:   123 kB` lines; return {name: bytes}."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name in wanted:
+            found[wanted[name]] = int(rest.split()[0]) * 1024
+    return found
+
+
+class Sampler:
+    """Reads one sample after the other.
+
+    Args:
+        pid: the process.
+        cgroup: folder of its memory cgroup, v1 or v2, or None.
+        disk: name in /proc/diskstats, or None.
+    """
+
+    def __init__(self, pid, cgroup, disk):
+        self.disk = disk
+        self.status = KernelFile(f"/proc/{pid}/status")
+        self.stat = KernelFile(f"/proc/{pid}/stat")
+        self.meminfo = KernelFile("/proc/meminfo")
+        self.pressure = KernelFile("/proc/pressure/memory")
+        self.host_stat = KernelFile("/proc/stat")
+        self.diskstats = KernelFile("/proc/diskstats")
+        v1 = cgroup is not None and os.path.exists(f"{cgroup}/memory.usage_in_bytes")
+        names = ("usage_in_bytes", "stat", "oom_control") if v1 else ("current", "stat", "events")
+        files = [KernelFile(f"{cgroup}/memory.{name}") if cgroup else None for name in names]
+        self.usage, self.group_stat, self.group_events = files
+        self.anon_name = "rss" if v1 else "anon"
+
+    def missing(self):
+        """Return {column: why it can have no value on this host}."""
+        reasons = {}
+
+        def lacks(columns, file, otherwise):
+            reason = otherwise if file is None else file.reason
+            if reason is not None:
+                reasons.update(dict.fromkeys(columns, reason))
+
+        no_cgroup = "the server runs in no memory cgroup"
+        lacks(("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes"), self.status, None)
+        lacks(("server_cpu_s",), self.stat, None)
+        lacks(("cgroup_bytes",), self.usage, no_cgroup)
+        lacks(("cgroup_anon_bytes",), self.group_stat, no_cgroup)
+        lacks(("oom_kills",), self.group_events, no_cgroup)
+        lacks(("mem_available_bytes", "cached_bytes", "dirty_bytes", "writeback_bytes"), self.meminfo, None)
+        lacks(("psi_memory_some_us", "psi_memory_full_us"), self.pressure, None)
+        lacks(("host_cpu_busy_s", "host_cpu_steal_s"), self.host_stat, None)
+        lacks(("disk_read_bytes", "disk_written_bytes"), self.diskstats if self.disk else None, "no block device")
+        first = self.sample()
+        if first["psi_memory_some_us"] is not None and first["psi_memory_full_us"] is None:
+            reasons["psi_memory_full_us"] = "/proc/pressure/memory has no line `full`"
+        if self.disk and first["disk_read_bytes"] is None:
+            reasons.update(
+                dict.fromkeys(
+                    ("disk_read_bytes", "disk_written_bytes"), f"/proc/diskstats does not list {self.disk}"
+                )
+            )
+        if self.group_events is not None and first["oom_kills"] is None:
+            reasons.setdefault("oom_kills", "this kernel does not count OOM kills of a cgroup")
+        return reasons
+
+    def sample(self):
+        """Return {column: value or None} for this moment."""
+        values = dict.fromkeys(COLUMNS)
+        values["t_s"] = time.monotonic()
+        values.update(
+            named_kib(
+                self.status.read(),
+                {
+                    "VmRSS": "rss_bytes",
+                    "RssAnon": "anon_bytes",
+                    "VmHWM": "vm_hwm_bytes",
+                    "VmSwap": "swap_bytes",
+                },
+            )
+        )
+        fields = self.stat.read().rpartition(")")[2].split()
+        if fields:
+            values["server_cpu_s"] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        if self.usage is not None:
+            usage = self.usage.read()
+            values["cgroup_bytes"] = int(usage) if usage else None
+        if self.group_stat is not None:
+            values["cgroup_anon_bytes"] = self._named(self.group_stat.read(), self.anon_name)
+        if self.group_events is not None:
+            values["oom_kills"] = self._named(self.group_events.read(), "oom_kill")
+        values.update(
+            named_kib(
+                self.meminfo.read(),
+                {
+                    "MemAvailable": "mem_available_bytes",
+                    "Cached": "cached_bytes",
+                    "Dirty": "dirty_bytes",
+                    "Writeback": "writeback_bytes",
+                },
+            )
+        )
+        for line in self.pressure.read().splitlines():
+            kind, _, rest = line.partition(" ")
+            if kind in ("some", "full"):
+                values[f"psi_memory_{kind}_us"] = int(rest.rpartition("total=")[2])
+        ticks = self.host_stat.read().partition("\n")[0].split()[1:9]
+        if len(ticks) == 8:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(tick) for tick in ticks)
+            values["host_cpu_busy_s"] = (user + nice + system + irq + softirq) / TICKS_PER_S
+            values["host_cpu_steal_s"] = steal / TICKS_PER_S
+        if self.disk:
+            for line in self.diskstats.read().splitlines():
+                fields = line.split()
+                if fields[2] == self.disk:
+                    values["disk_read_bytes"] = int(fields[5]) * SECTOR_BYTES
+                    values["disk_written_bytes"] = int(fields[9]) * SECTOR_BYTES
+        return values
+
+    @staticmethod
+    def _named(text, wanted):
+        for line in text.splitlines():
+            name, _, value = line.partition(" ")
+            if name == wanted:
+                return int(value)
+        return None
+
+
+def main():
+    """Sample until standard input is closed."""
+    parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
+    parser.add_argument("--pid", type=int, required=True, help="the process to watch")
+    parser.add_argument("--interval", type=float, required=True, help="seconds between two samples")
+    parser.add_argument("--cgroup", help="folder of its memory cgroup")
+    parser.add_argument("--disk", help="name of its disk in /proc/diskstats")
+    wanted = parser.parse_args()
+
+    sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk)
+    write = sys.stdout.write
+    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}) + "\n")
+    begun = due = time.monotonic()
+    samples = 0
+    while True:
+        write(json.dumps(list(sampler.sample().values())) + "\n")
+        sys.stdout.flush()
+        samples += 1
+        due += wanted.interval
+        late = time.monotonic() - due
+        if late > 0:
+            # After a pause go on from now: a burst of samples would tell nothing about the time that is lost.
+            due += late
+        if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+            break
+    # One more, so that the last state is on file whatever the interval was.
+    write(json.dumps(list(sampler.sample().values())) + "\n")
+    end = {"samples": samples + 1, "cpu_s": time.process_time(), "lifetime_s": time.monotonic() - begun}
+    write(json.dumps({"end": end}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

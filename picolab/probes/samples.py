@@ -1,0 +1,148 @@
+"""What the memory probe wrote: read, summed up for the record, and shaped into the samples scrap."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import ProbeError
+from picolab.record import Gap, MemoryRecord
+
+SAMPLES_VERSION = 1
+MOST_SCRAP_SAMPLES = 6000
+GAP_INTERVALS = 3
+_GAPS_KEPT = 10
+
+Value = float | int | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of one upload.
+
+    Attributes:
+        columns: names in the order of a row; the first is `t_s` on the host's monotonic clock.
+        rows: a list of values a sample, None where the kernel had none.
+        missing: column -> why it has no value at all.
+        end: what the probe said of itself when it ended; None when it was killed.
+    """
+
+    columns: list[str]
+    rows: list[list[Value]]
+    missing: dict[str, str]
+    end: dict[str, float] | None
+
+    def column(self, name: str) -> list[Value]:
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+    def peak(self, name: str) -> int | None:
+        values = [value for value in self.column(name) if value is not None]
+        return int(max(values)) if values else None
+
+    def lowest(self, name: str) -> int | None:
+        values = [value for value in self.column(name) if value is not None]
+        return int(min(values)) if values else None
+
+
+def read_samples(path: Path) -> Samples:
+    """Read a samples file, also one whose last line is torn because the probe was killed.
+
+    Raises:
+        ProbeError: there is no file or it has no head: the probe did not start.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        head = json.loads(lines[0])
+    except (OSError, ValueError, IndexError):
+        raise ProbeError(f"the memory probe wrote nothing to {path.name}: it did not start or was killed") from None
+    rows: list[list[Value]] = []
+    end = None
+    for line in lines[1:]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(value, dict):
+            end = value["end"]
+        else:
+            rows.append(value)
+    return Samples(head["columns"], rows, head["missing"], end)
+
+
+def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[MemoryRecord, dict[str, str]]:
+    """Return the record of a probe's samples and the reasons for what is missing in it.
+
+    Args:
+        interval_s: seconds between two samples that were asked for.
+        zero_s: the moment that counts as zero, on the samples' clock.
+    """
+    times = [float(t) for t in samples.column("t_s") if t is not None]
+    steps = [(later - earlier, earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = sorted((step for step in steps if step[0] > GAP_INTERVALS * interval_s), reverse=True)
+    lasted_s = times[-1] - times[0] if len(times) > 1 else 0.0
+    record = MemoryRecord(
+        samples=len(times),
+        interval_s=interval_s,
+        samples_per_s=(len(times) - 1) / lasted_s if lasted_s > 0 else None,
+        gaps=[Gap(t_s=start - zero_s, duration_s=duration) for duration, start in gaps[:_GAPS_KEPT]],
+        gap_count=len(gaps),
+        probe_cpu_share=samples.end["cpu_s"] / samples.end["lifetime_s"]
+        if samples.end and samples.end["lifetime_s"] > 0
+        else None,
+        peak_rss_bytes=samples.peak("rss_bytes"),
+        peak_anon_bytes=samples.peak("anon_bytes"),
+        vm_hwm_bytes=samples.peak("vm_hwm_bytes"),
+        peak_swap_bytes=samples.peak("swap_bytes"),
+        peak_cgroup_bytes=samples.peak("cgroup_bytes"),
+        oom_kills=samples.peak("oom_kills"),
+        min_mem_available_bytes=samples.lowest("mem_available_bytes"),
+    )
+    columns = {
+        "peak_rss_bytes": "rss_bytes",
+        "peak_anon_bytes": "anon_bytes",
+        "vm_hwm_bytes": "vm_hwm_bytes",
+        "peak_swap_bytes": "swap_bytes",
+        "peak_cgroup_bytes": "cgroup_bytes",
+        "oom_kills": "oom_kills",
+        "min_mem_available_bytes": "mem_available_bytes",
+    }
+    missing = {
+        f"memory.{field}": samples.missing.get(column, "the server had ended before the first sample")
+        for field, column in columns.items()
+        if getattr(record, field) is None
+    }
+    if record.samples_per_s is None:
+        missing["memory.samples_per_s"] = "fewer than two samples"
+    if record.probe_cpu_share is None:
+        missing["memory.probe_cpu_share"] = "the probe was killed before it could say"
+    return record, missing
+
+
+def samples_scrap(samples: Samples, trial_id: str, zero_s: float) -> dict[str, Any]:
+    """Return the samples scrap: a list a column, with times relative to `zero_s`.
+
+    More than `MOST_SCRAP_SAMPLES` are thinned so that notebooks stay small. In each stretch the sample with the
+    highest anonymous memory is kept, so that no peak is lost; the side file keeps every sample.
+    """
+    rows = samples.rows
+    thinned_from = None
+    if len(rows) > MOST_SCRAP_SAMPLES:
+        thinned_from = len(rows)
+        anon = samples.columns.index("anon_bytes")
+        edges = [i * len(rows) // MOST_SCRAP_SAMPLES for i in range(MOST_SCRAP_SAMPLES + 1)]
+        rows = [
+            max(rows[start:stop], key=lambda row: row[anon] or 0)
+            for start, stop in zip(edges, edges[1:], strict=False)
+        ]
+    columns: dict[str, list[Value]] = {
+        name: [row[index] for row in rows] for index, name in enumerate(samples.columns)
+    }
+    columns["t_s"] = [None if t is None else round(t - zero_s, 4) for t in columns["t_s"]]
+    return {
+        "samples_version": SAMPLES_VERSION,
+        "trial_id": trial_id,
+        "columns": columns,
+        "missing": samples.missing,
+        "thinned_from": thinned_from,
+    }

@@ -1,0 +1,153 @@
+"""The report of a campaign: run the analysis notebook and write one HTML file that needs nothing else."""
+
+import base64
+import contextlib
+import hashlib
+import html
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from picolab import slow_imports  # noqa: F401  (before papermill, which imports jsonschema)
+from picolab.errors import CampaignNotFound, PicolabError
+from picolab.paths import project_root, write_atomically
+
+TEMPLATE_DIR = Path(__file__).with_name("report_template")
+_HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
+
+
+def analysis_notebook() -> Path:
+    """Return the notebook that a report is made from."""
+    return project_root() / "notebooks" / "analysis.ipynb"
+
+
+def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
+    """Run the analysis notebook over a campaign, finished or not, and write its report.
+
+    Leaves the executed notebook as `analysis.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `report.html` in the campaign's folder.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        PicolabError: the notebook failed; the message names the file that holds the traceback.
+    """
+    folder = campaign_folder.resolve()
+    if not folder.is_dir():
+        raise CampaignNotFound(
+            f"{campaign_folder}: there is no such campaign; `picolab status` lists those there are"
+        )
+    notebook = _execute(analysis_notebook(), folder)
+    target = output.resolve() if output else folder / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    page = _to_html(notebook, folder.name)
+    import nbformat
+
+    write_atomically(folder / "analysis.ipynb", nbformat.writes(notebook))
+    write_atomically(target, page)
+    return target
+
+
+def _execute(source: Path, folder: Path) -> Any:
+    import papermill
+
+    # papermill writes while it runs, and not atomically: it gets a name of its own until all is well.
+    working = folder / f".analysis.{os.getpid()}.ipynb"
+    failed = folder / "analysis.failed.ipynb"
+    try:
+        with _ipc_kernel() as config:
+            notebook = papermill.execute_notebook(
+                str(source),
+                str(working),
+                parameters={"campaign": str(folder)},
+                kernel_name="python3",
+                progress_bar=False,
+                config=config,
+            )
+    except papermill.PapermillExecutionError as error:
+        working.replace(failed)
+        raise PicolabError(
+            f"{source.name}: the analysis failed: {error.ename}: {error.evalue}; the traceback is in {failed}"
+        ) from None
+    finally:
+        working.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    notebook.metadata.papermill["output_path"] = str(folder / "analysis.ipynb")
+    return notebook
+
+
+@contextlib.contextmanager
+def _ipc_kernel() -> Iterator[Any]:
+    """Kernel settings with sockets in a folder that only this user can enter."""
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="picolab-kernel-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
+def _to_html(notebook: Any, title: str) -> str:
+    import vl_convert
+    from nbconvert import HTMLExporter
+
+    from picolab.figures import FIGURE_MIME
+
+    bundle = _inside_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    boot = _inside_script((TEMPLATE_DIR / "report.js").read_text(encoding="utf-8"))
+    exporter = HTMLExporter(
+        template_name=TEMPLATE_DIR.name, extra_template_basedirs=[str(TEMPLATE_DIR.parent)]
+    )
+    exporter.register_filter("in_script", _json_in_script)
+    exporter.register_filter("data_uri", _svg_uri)
+    resources = {
+        "report": {
+            "title": title,
+            "figure_mime": FIGURE_MIME,
+            "contents": _contents(notebook),
+            "style": (TEMPLATE_DIR / "report.css").read_text(encoding="utf-8"),
+            "bundle": bundle,
+            "boot": boot,
+            # Only these two scripts may run, and nothing may be loaded: whatever a server's message holds.
+            "policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src {_digest(bundle)} {_digest(boot)}",
+        }
+    }
+    page, _ = exporter.from_notebook_node(notebook, resources=resources)
+    return str(page)
+
+
+def _contents(notebook: Any) -> list[dict[str, str]]:
+    """Sections of the notebook with the ids that nbconvert gives to headings."""
+    titles = [
+        title
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for title in _HEADING.findall(cell.source)
+    ]
+    return [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
+
+
+def _inside_script(script: str) -> str:
+    """Return JavaScript that cannot end the script element it stands in."""
+    return re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
+
+
+def _json_in_script(data: Any) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _digest(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _svg_uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -1,0 +1,191 @@
+"""Records and samples as tidy rows: which columns there are, and of which type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from picolab.record import Record
+
+if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
+    import pandas as pd
+
+ROW_COLUMNS = {
+    "trial_id": "string",
+    "campaign": "string",
+    "block": "Int64",
+    "position": "Int64",
+    "attempt": "Int64",
+    "started_at": "string",
+    "case": "string",
+    "machine": "string",
+    "machine_name": "string",
+    "machine_reused": "boolean",
+    "ram_mb": "Int64",
+    "file_size": "string",
+    "file_size_bytes": "Int64",
+    "build": "string",
+    "build_kind": "string",
+    "build_version": "string",
+    "build_sha256": "string",
+    "build_size_bytes": "Int64",
+    "memory_limit": "string",
+    "memory_limit_method": "string",
+    "memory_limit_bytes": "Int64",
+    "swap": "string",
+    "data_folder_file_system": "string",
+    "data_folder_disk": "string",
+    "free_disk_bytes": "Int64",
+    "outcome": "string",
+    "outcome_stage": "string",
+    "outcome_detail": "string",
+    "throughput_mib_s": "Float64",
+    "transfer_mib_s": "Float64",
+    "commit_mib_s": "Float64",
+    "download_mib_s": "Float64",
+    "duration_s": "Float64",
+    "transfer_s": "Float64",
+    "commit_s": "Float64",
+    "download_s": "Float64",
+    "upload_limit_s": "Float64",
+    "delivered_bytes": "Int64",
+    "received_bytes": "Int64",
+    "http_status": "Int64",
+    "server_message": "string",
+    "download_matched": "boolean",
+    "peak_anon_bytes": "Int64",
+    "vm_hwm_bytes": "Int64",
+    "peak_rss_bytes": "Int64",
+    "peak_swap_bytes": "Int64",
+    "peak_cgroup_bytes": "Int64",
+    "idle_anon_bytes": "Int64",
+    "oom_kills": "Int64",
+    "min_mem_available_bytes": "Int64",
+    "client_peak_rss_bytes": "Int64",
+    "ready_s": "Float64",
+    "stop_s": "Float64",
+    "exit_code": "Int64",
+    "exit_signal": "string",
+    "samples": "Int64",
+    "samples_per_s": "Float64",
+    "gap_count": "Int64",
+    "probe_cpu_share": "Float64",
+    "seed": "Int64",
+    "caveats": "string",
+    "repeat_command": "string",
+}
+"""Columns of a tidy row and their pandas types, in the order of `results.csv`."""
+
+CASE_COLUMNS = (
+    "case",
+    "machine",
+    "ram_mb",
+    "file_size",
+    "file_size_bytes",
+    "build",
+    "memory_limit_method",
+    "memory_limit_bytes",
+    "block",
+    "outcome",
+)
+"""Columns of a trial that each of its samples carries too."""
+
+SAMPLE_COLUMNS = (
+    "t_s",
+    "rss_bytes",
+    "anon_bytes",
+    "vm_hwm_bytes",
+    "swap_bytes",
+    "cgroup_bytes",
+    "cgroup_anon_bytes",
+    "oom_kills",
+    "mem_available_bytes",
+    "cached_bytes",
+    "dirty_bytes",
+    "writeback_bytes",
+    "psi_memory_some_us",
+    "psi_memory_full_us",
+    "server_cpu_s",
+    "host_cpu_busy_s",
+    "host_cpu_steal_s",
+    "disk_read_bytes",
+    "disk_written_bytes",
+)
+
+FAULT_COLUMNS = ("trial_id", "attempt", "outcome", "outcome_detail", "started_at", "duration_s", "notebook")
+
+
+def record_row(record: Record) -> dict[str, Any]:
+    """Return a record as one flat row with the keys `ROW_COLUMNS`; what is missing is None."""
+    identity, parameters = record.identity, record.parameters
+    build, machine, server = record.build, record.machine, record.server
+    limit = machine.memory_limit if machine else None
+    named = {
+        **identity.model_dump(),
+        "case": parameters.case_label,
+        "machine": parameters.machine,
+        "machine_name": machine.name if machine else None,
+        "machine_reused": machine.reused if machine else None,
+        "ram_mb": parameters.ram_mb,
+        "file_size": parameters.file_size,
+        "file_size_bytes": parameters.file_size_bytes,
+        "build": build.label if build else parameters.build_label,
+        "build_kind": build.kind if build else None,
+        "build_version": build.version if build else None,
+        "build_sha256": build.sha256 if build else None,
+        "build_size_bytes": build.size_bytes if build else None,
+        "memory_limit": parameters.memory_limit,
+        "memory_limit_method": limit.method if limit else None,
+        "memory_limit_bytes": limit.limit_bytes if limit else None,
+        "swap": limit.swap if limit else None,
+        "data_folder_file_system": machine.data_folder_file_system if machine else None,
+        "data_folder_disk": machine.data_folder_disk if machine else None,
+        "free_disk_bytes": machine.free_disk_bytes if machine else None,
+        "outcome": record.outcome.value,
+        "outcome_stage": record.outcome_stage,
+        "outcome_detail": record.outcome_detail,
+        "upload_limit_s": record.upload_limit_s,
+        "download_matched": record.verify.matched if record.verify else None,
+        "seed": parameters.seed,
+        "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
+    }
+    # Fields that keep their own name in the row.
+    parts = [part.model_dump() for part in (record.upload, record.verify, server, record.memory) if part]
+    merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
+    return {name: merged.get(name) for name in ROW_COLUMNS}
+
+
+def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows of `record_row` as a frame with the types of `ROW_COLUMNS`, in the order of the plan."""
+    import pandas as pd
+
+    columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in ROW_COLUMNS.items()}
+    trials = pd.DataFrame(columns).sort_values(["position", "trial_id"], ignore_index=True)
+    trials["build"] = _unambiguous_builds(trials)
+    return trials
+
+
+def _unambiguous_builds(trials: pd.DataFrame) -> pd.Series:
+    """Tell two executables apart that have one label."""
+    several = trials.groupby("build")["build_sha256"].transform("nunique") > 1
+    return trials["build"].mask(
+        several, trials["build"] + " " + trials["build_sha256"].str[:8].fillna("unknown")
+    )
+
+
+def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of the samples scraps as one frame.
+
+    Args:
+        samples: by trial_id, column name -> values.
+        trials: rows of the same trials, for `CASE_COLUMNS`.
+    """
+    import pandas as pd
+
+    kinds = {"trial_id": "string", **dict.fromkeys(SAMPLE_COLUMNS, "Float64")}
+    frames = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})]
+    for trial_id, columns in samples.items():
+        nothing = [None] * len(columns.get("t_s", []))
+        frame = pd.DataFrame({name: columns.get(name, nothing) for name in SAMPLE_COLUMNS}, dtype="Float64")
+        frame.insert(0, "trial_id", pd.Series([trial_id] * len(frame), dtype="string"))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True).merge(trials[["trial_id", *CASE_COLUMNS]], on="trial_id")

@@ -1,0 +1,94 @@
+"""One trial from the command line: a campaign of one, without a campaign's files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from picolab.errors import RecordError
+from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
+from picolab.exit_codes import ExitCode
+from picolab.machines import local
+from picolab.parameters import TrialParameters
+from picolab.paths import outputs_dir
+from picolab.picoshare.build import find_build
+from picolab.machines.cgroup import find_method
+from picolab.processes import this_process
+from picolab.progress import last_line
+from picolab.record import Outcome, Record, validate_record
+from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState
+
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """What a single trial left.
+
+    Attributes:
+        record: None when the trial's process ended without one.
+        reason: why there is none.
+        kept_machine: name of the machine that is still up, or None.
+    """
+
+    folder: Path
+    record: Record | None
+    reason: str
+    kept_machine: str | None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.record is None:
+            return ExitCode.INSTRUMENT_FAULT
+        if self.record.outcome is Outcome.INTERRUPTED:
+            return ExitCode.INTERRUPTED
+        if self.record.outcome.is_fault:
+            return ExitCode.INSTRUMENT_FAULT
+        return ExitCode.OK if self.record.outcome is Outcome.OK else ExitCode.TRIALS_FAILED
+
+
+def run_single_trial(
+    parameters: TrialParameters, stop_requested: Callable[[], bool], live: Callable[[str], None]
+) -> FinishedTrial:
+    """Run the trial notebook once, in a folder of its own under `outputs/single-trials/`.
+
+    Args:
+        stop_requested: asked a few times a second.
+        live: gets the trial's line of progress.
+
+    Raises:
+        BuildError, MemoryLimitUnavailable: known before anything is started.
+        MachineBusy: somebody holds a machine of that name.
+    """
+    find_build(parameters.build, parameters.build_label, parameters.release_base_url)
+    if parameters.memory_limit == "enforced":
+        find_method()
+    local.sweep()
+    name = parameters.machine_name or parameters.machine
+    local.refuse_if_held(name)
+    local.release_by_name(name)
+    state = TrialState.begin(parameters, None)
+    folder = outputs_dir() / "single-trials" / state.identity.trial_id
+    context = TrialContext(folder=folder, trial_id=state.identity.trial_id, owner=this_process().to_json())
+    process = TrialProcess(parameters, context)
+    try:
+        while not process.wait(POLL_S):
+            live(last_line(folder / PROGRESS_FILE))
+            if stop_requested():
+                process.interrupt()
+                break
+    finally:
+        process.kill()
+        machine = local.LocalMachine.attach(name)
+        kept = machine is not None and machine.kept
+        if not kept:
+            local.release_by_name(name)
+            (folder / STATE_FILE).unlink(missing_ok=True)
+        live("")
+    record, reason = None, ""
+    try:
+        record = validate_record(json.loads((folder / RECORD_FILE).read_text()), str(folder / RECORD_FILE))
+    except (OSError, ValueError):
+        reason = f"the trial ended without a record; see {folder / PROCESS_LOG_FILE} and {folder / NOTEBOOK_FILE}"
+    except RecordError as error:
+        reason = str(error)
+    return FinishedTrial(folder, record, reason, name if kept else None)

@@ -1,0 +1,622 @@
+"""One trial: its stages, each of which can be run again, also from another kernel.
+
+    provision -> start -> authenticate -> upload -> verify -> collect -> release
+
+A *result* (the server was killed, the upload stalled, ...) is not an error: the stage says it in a line, later
+stages have nothing to do, and `collect` makes the record. A *fault of the instrument* is an error: the stage
+publishes the record, then raises. What a stage has done is kept in the trial's folder and in the machine, so
+that running a finished stage again changes nothing, and a new kernel goes on where another one was.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from picolab import caveats
+from picolab.errors import MachineError, ParameterError, PicolabError, ProbeError, StageError
+from picolab.machines.base import Holder, MachineWish, ProcessStatus
+from picolab.machines.local import LocalMachine
+from picolab.parameters import MIB, TrialParameters
+from picolab.paths import write_atomically
+from picolab.picoshare.build import Build, find_build
+from picolab.picoshare.client import (
+    DownloadMeasurement,
+    Limits,
+    PicoShareClient,
+    TransferProgress,
+    UploadMeasurement,
+    peak_rss_bytes,
+)
+from picolab.picoshare.server import SECRET_FILE, start_server, store_private
+from picolab.probes.samples import read_samples, samples_scrap, summarise
+from picolab.processes import this_process
+from picolab.progress import LiveLine
+from picolab.record import (
+    RECORD_SCRAP,
+    SAMPLES_SCRAP,
+    STAGES,
+    Outcome,
+    Progress,
+    Record,
+    ServerRecord,
+    Stage,
+    UploadRecord,
+    VerifyRecord,
+)
+from picolab.trial_state import (
+    PROGRESS_FILE,
+    RECORD_FILE,
+    SAMPLES_FILE,
+    SERVER_LOG_FILE,
+    TrialContext,
+    TrialState,
+    new_folder,
+)
+
+TRIAL_FILE = "trial.json"
+COOKIE_FILE = "cookie"
+SERVER_END_LIMIT_S = 3.0
+STOP_GRACE_S = 10.0
+_DISK_FULL_SENTENCES = ("database or disk is full", "no space left on device")
+_END_POLL_S = 0.01
+
+
+class _Found(Exception):
+    """A result other than ok: ends the stage, not the trial."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+class Trial:
+    """One measured execution of a case. Make one with `Trial.open`, then call the stages in order."""
+
+    def __init__(self, state: TrialState, folder: Path, context: TrialContext | None) -> None:
+        self.state = state
+        self.folder = folder
+        self._context = context
+        self._machine: LocalMachine | None = None
+
+    @classmethod
+    def open(cls, parameters: TrialParameters) -> "Trial":
+        """Begin a trial, or go on with the one of the same parameters whose machine is still up.
+
+        Raises:
+            ParameterError: the machine is up with an unfinished trial of other parameters in this campaign.
+        """
+        context = TrialContext.from_environment()
+        machine = LocalMachine.attach(_machine_name(parameters))
+        folder = context.folder if context else None
+        if machine is not None and folder is None:
+            folder = _trial_folder_of(machine)
+        state = TrialState.load(folder) if folder is not None and machine is not None else None
+        if state is not None and state.parameters == parameters and folder is not None:
+            trial = cls(state, folder, context)
+            trial._machine = machine
+            trial._say(f"Re-attached to trial {state.identity.trial_id}: {trial._summary()}")
+            return trial
+        state = TrialState.begin(parameters, context)
+        trial = cls(state, context.folder if context else new_folder(state), context)
+        trial.state.save(trial.folder)
+        trial._say(f"New trial {state.identity.trial_id}; its files go to {trial.folder}")
+        return trial
+
+    # The stages
+
+    def provision(self) -> None:
+        """Reach a machine with the wanted memory and find the build; what is already there is used."""
+        self._run("provision", self._provision)
+
+    def start(self) -> None:
+        """Start the server with fresh folders and a fresh secret, and wait until it answers.
+
+        When the server of a failed upload is gone, this starts a new one, and the later stages begin again.
+        """
+        if self.state.stages["start"].done and self._wants_new_server():
+            self.state.begins_again_at("start")
+        self._run("start", self._start)
+
+    def authenticate(self) -> None:
+        """Log in."""
+        self._run("authenticate", self._authenticate)
+
+    def upload(self) -> None:
+        """Upload the file while the memory probe samples the server."""
+        self._run("upload", self._upload)
+
+    def verify(self) -> None:
+        """Download the file and compare it with what was sent."""
+        self._run("verify", self._verify)
+
+    def collect(self) -> Record:
+        """Stop the server (unless it will be kept), make the record, write it and glue it into the notebook."""
+        self._run("collect", self._collect)
+        record = self.state.record()
+        self._publish(record)
+        return record
+
+    def release(self) -> None:
+        """Give the machine back: take it down, or leave it up when `keep_machine` says so."""
+        self._run("release", self._release)
+
+    # What may be asked in between
+
+    def samples(self) -> dict[str, Any]:
+        """Return the samples as they are glued: `columns` holds a list a column; `t_s` counts from the first byte.
+
+        Raises:
+            ProbeError: there are none.
+        """
+        samples = read_samples(self.folder / SAMPLES_FILE)
+        upload = self.state.upload
+        zero_s = upload.first_byte_monotonic_s if upload else None
+        first = samples.rows[0][0] if samples.rows else None
+        return samples_scrap(samples, self.state.identity.trial_id, zero_s if zero_s is not None else first or 0.0)
+
+    def chart(self) -> Any:
+        """Return the chart of the server's memory over time, or a sentence when there are no samples."""
+        from picolab.figures import Figure
+        from picolab.memory_charts import memory_over_time
+
+        try:
+            samples = self.samples()
+        except ProbeError as error:
+            return f"No chart: {error}"
+        limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
+        chart = memory_over_time(samples, limit, str(self.state.outcome or "not finished"))
+        return Figure([chart], "Memory of the server over time")
+
+    # How a stage is run
+
+    def _run(self, stage: Stage, action: Callable[[], str]) -> None:
+        progress = self.state.stages[stage]
+        later_than_finding = (
+            self.state.outcome_stage is not None
+            and STAGES.index(stage) > STAGES.index(self.state.outcome_stage)
+            and stage in ("start", "authenticate", "upload", "verify")
+        )
+        if later_than_finding:
+            self._say(f"{stage}: nothing to do, because {self.state.outcome_stage} found {self.state.outcome}")
+            return
+        if progress.done and self.state.outcome_stage != stage:
+            self._say(f"{stage}: already done")
+            return
+        if self.state.outcome_stage == stage:
+            self.state.begins_again_at(stage)
+        progress.attempts += 1
+        begun = time.monotonic()
+        try:
+            line = action()
+            progress.done = True
+        except _Found as finding:
+            self.state.found(finding.outcome, stage, finding.detail)
+            line = f"{finding.outcome}: {finding.detail}"
+        except KeyboardInterrupt:
+            self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
+            raise
+        except (StageError, ParameterError):
+            # The user's order of cells or a value: nothing was measured, so nothing was found.
+            progress.attempts -= 1
+            self.state.save(self.folder)
+            raise
+        except ProbeError as error:
+            self._fault(Outcome.INVALID, stage, str(error), begun)
+            raise
+        except PicolabError as error:
+            self._fault(Outcome.MACHINE_FAILED, stage, str(error), begun)
+            raise
+        except Exception as error:
+            self._fault(Outcome.INVALID, stage, f"{type(error).__name__}: {error}", begun)
+            raise
+        progress.duration_s += time.monotonic() - begun
+        # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
+        self.state.save(self.folder)
+        self._say(f"{stage}: {line}")
+
+    def _fault(self, outcome: Outcome, stage: Stage, detail: str, begun: float) -> None:
+        """Keep what was found out before a fault, in the notebook and on disk; the caller raises."""
+        self.state.stages[stage].duration_s += time.monotonic() - begun
+        self.state.found(outcome, stage, detail)
+        self.state.save(self.folder)
+        self._publish(self.state.record())
+        if outcome is Outcome.INTERRUPTED and self._context is not None and self._machine is not None:
+            self._machine.release()
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def _summary(self) -> str:
+        done = [stage for stage in STAGES if self.state.stages[stage].done]
+        found = f", {self.state.outcome_stage} found {self.state.outcome}" if self.state.outcome_stage else ""
+        return f"{', '.join(done) or 'nothing'} done{found}"
+
+    # What each stage does; each returns a line for the reader
+
+    def _holder(self) -> Holder:
+        if self._context is not None:
+            return Holder(self._context.owner_process, keep=False)
+        return Holder(this_process(), keep=self.state.parameters.keep_machine != "never")
+
+    def _reach(self) -> LocalMachine:
+        """Return the machine, re-attaching to it if this kernel has not done so yet.
+
+        Raises:
+            MachineError, MachineBusy: it cannot be reached, or somebody else holds it.
+        """
+        if self._machine is None:
+            wish = MachineWish(
+                name=_machine_name(self.state.parameters),
+                ram_mb=self.state.parameters.ram_mb,
+                memory_limit=self.state.parameters.memory_limit,
+                work_dir=self.state.parameters.work_dir,
+            )
+            self._machine = LocalMachine.obtain(wish, self._holder())
+        else:
+            self._machine.hold(self._holder())
+        return self._machine
+
+    def _provision(self) -> str:
+        parameters = self.state.parameters
+        self.state.caveats = caveats.of_parameters(parameters)
+        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
+        self.state.build, self.state.build_path = build.identity, build.path
+        self.state.caveats += caveats.of_build(build.identity)
+        machine = self._reach()
+        write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(self.folder)}))
+        self.state.machine = machine.describe()
+        self.state.caveats += caveats.of_machine(self.state.machine)
+        limit = self.state.machine.memory_limit
+        enforced = f"{parameters.ram_mb} MiB enforced by {limit.method}" if limit.limit_bytes else "NO memory limit"
+        return (
+            f"machine {machine.name!r} {'re-used' if machine.reused else 'made'}, {enforced}; "
+            f"build {build.identity.label} (sha256 {build.identity.sha256[:12]})"
+        )
+
+    def _wants_new_server(self) -> bool:
+        if self.state.stages["collect"].done or self._machine is None:
+            return False
+        return not self._machine.process_status().running and not self.state.stages["verify"].done
+
+    def _start(self) -> str:
+        machine = self._attached("provision")
+        build = self.state.build
+        assert build is not None and self.state.build_path is not None
+        machine.stop_process(STOP_GRACE_S)
+        started = start_server(
+            machine,
+            Build(self.state.build_path, build),
+            self.state.parameters.calibration,
+            self.folder / SERVER_LOG_FILE,
+            self.state.parameters.ready_limit_s,
+        )
+        self.state.base_url = started.base_url
+        self.state.server = ServerRecord(
+            ready_s=started.ready_s, idle_anon_bytes=None, exit_code=None, exit_signal=None, stop_s=None
+        )
+        if started.ready_s is None:
+            self.state.missing["server.ready_s"] = "the server never answered"
+            self.state.missing["server.idle_anon_bytes"] = "the server never answered"
+            if started.status.running:
+                raise _Found(
+                    Outcome.TIMEOUT,
+                    f"the server did not answer within ready_limit_s = {self.state.parameters.ready_limit_s:g} s",
+                )
+            raise self._server_ended(started.status, "before it answered")
+        self.state.server.idle_anon_bytes = machine.process_anon_bytes()
+        if self.state.server.idle_anon_bytes is None:
+            self.state.missing["server.idle_anon_bytes"] = "the kernel shows no RssAnon of the process"
+        return f"the server answers at {started.base_url} after {started.ready_s:.3f} s"
+
+    def _authenticate(self) -> str:
+        machine = self._attached("start")
+        secret = (machine.folder / SECRET_FILE).read_text()
+        try:
+            with PicoShareClient(self._base_url()) as client:
+                status, answer = client.authenticate(secret)
+        except httpx.TransportError as error:
+            raise self._lost(f"the log-in was cut off ({error})") from None
+        if status != 200:
+            raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {status}: {answer}")
+        store_private(machine.folder / COOKIE_FILE, answer)
+        return "logged in"
+
+    def _upload(self) -> str:
+        parameters = self.state.parameters
+        machine = self._attached("authenticate")
+        self._require_running(machine)
+        self._put_aside(SAMPLES_FILE)
+        with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
+            if self.state.entry_id is not None:
+                # A file of an earlier attempt would only fill the disk.
+                client.delete(self.state.entry_id)
+                self.state.entry_id = None
+            probe = machine.probe(parameters.sample_interval_s, self.folder / SAMPLES_FILE)
+            try:
+                with LiveLine("upload", self.folder / PROGRESS_FILE) as live:
+
+                    def report(progress: TransferProgress) -> None:
+                        live.show(progress.line())
+
+                    measurement = client.upload(
+                        parameters.seed,
+                        parameters.file_size_bytes,
+                        Limits(parameters.stall_limit_s, parameters.upload_limit_s),
+                        report=report,
+                    )
+            finally:
+                probe_exit = probe.finish()
+        self.state.entry_id = measurement.entry_id
+        self.state.upload = self._upload_record(measurement)
+        samples = read_samples(self.folder / SAMPLES_FILE)
+        zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
+        self.state.memory, missing = summarise(samples, parameters.sample_interval_s, zero_s)
+        self.state.missing.update(missing)
+        self.state.caveats += caveats.of_memory(self.state.memory)
+        if samples.end is None:
+            raise ProbeError(
+                f"the memory probe ended too early (exit code {probe_exit}) after {len(samples.rows)} samples, so "
+                f"the memory of this upload is not known; run the cell again"
+            )
+        self._judge_upload(measurement)
+        upload = self.state.upload
+        return (
+            f"{parameters.file_size} in {upload.duration_s:.2f} s = {upload.throughput_mib_s:.1f} MiB/s "
+            f"(transfer {upload.transfer_s:.2f} s, commit {upload.commit_s:.2f} s), "
+            f"peak anonymous memory {(self.state.memory.peak_anon_bytes or 0) / MIB:.1f} MiB"
+        )
+
+    def _upload_record(self, measured: UploadMeasurement) -> UploadRecord:
+        size_mib = self.state.parameters.file_size_bytes / MIB
+        answered = measured.http_status == 200 and measured.entry_id is not None
+        first, last, response = measured.first_byte_s, measured.last_byte_s, measured.response_s
+        transfer_s = last - first if first is not None and last is not None else None
+        commit_s = response - last if answered and last is not None and response is not None else None
+        duration_s = response - first if answered and first is not None and response is not None else None
+        why = {
+            "first_byte_monotonic_s": "no byte was sent",
+            "transfer_s": "not every byte was delivered",
+            "commit_s": "the upload was not answered with success",
+            "duration_s": "the upload was not answered with success",
+            "throughput_mib_s": "the upload was not answered with success",
+            "transfer_mib_s": "not every byte was delivered",
+            "commit_mib_s": "the upload was not answered with success",
+            "http_status": "the server gave no answer",
+        }
+        record = UploadRecord(
+            file_size_bytes=self.state.parameters.file_size_bytes,
+            first_byte_monotonic_s=first,
+            transfer_s=transfer_s,
+            commit_s=commit_s,
+            duration_s=duration_s,
+            throughput_mib_s=size_mib / duration_s if duration_s else None,
+            transfer_mib_s=size_mib / transfer_s if transfer_s else None,
+            commit_mib_s=size_mib / commit_s if commit_s else None,
+            delivered_bytes=measured.delivered_bytes,
+            http_status=measured.http_status,
+            server_message=measured.server_message,
+            client_peak_rss_bytes=peak_rss_bytes(),
+            progress=Progress(
+                t_s=[round(t - (first or 0.0), 4) for t, _ in measured.progress],
+                delivered_bytes=[delivered for _, delivered in measured.progress],
+            ),
+        )
+        for name, reason in why.items():
+            if getattr(record, name) is None:
+                self.state.missing[f"upload.{name}"] = reason
+        return record
+
+    def _judge_upload(self, measured: UploadMeasurement) -> None:
+        """Raise _Found unless the upload was answered with success."""
+        if measured.entry_id is not None:
+            return
+        delivered = f"after {measured.delivered_bytes / MIB:.1f} of {self.state.parameters.file_size_bytes / MIB:.1f} MiB"
+        status = self._settled_status(wait=measured.ending == "connection_lost")
+        if not status.running:
+            raise self._server_ended(status, delivered)
+        if measured.ending == "timeout":
+            limit = f"{self.state.parameters.upload_limit_s:g} s"
+            raise _Found(Outcome.TIMEOUT, f"the upload took longer than its limit of {limit}, {delivered}")
+        if measured.ending == "stalled":
+            limit = f"{self.state.parameters.stall_limit_s:g} s"
+            raise _Found(Outcome.STALLED, f"no byte was delivered for stall_limit_s = {limit}, {delivered}")
+        if measured.http_status is not None:
+            sentence = measured.server_message or ""
+            full = any(words in sentence.lower() for words in _DISK_FULL_SENTENCES)
+            raise _Found(
+                Outcome.DISK_FULL if full else Outcome.HTTP_ERROR,
+                f"the server answered {measured.http_status}: {sentence}",
+            )
+        raise _Found(
+            Outcome.HTTP_ERROR,
+            f"the server closed the connection without an answer, {delivered} ({measured.ending_detail})",
+        )
+
+    def _verify(self) -> str:
+        parameters = self.state.parameters
+        machine = self._attached("upload")
+        if self.state.entry_id is None:
+            raise StageError("there is nothing to verify yet; run the upload cell first")
+        self._require_running(machine)
+        with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
+            measured = client.download(
+                self.state.entry_id,
+                parameters.seed,
+                parameters.file_size_bytes,
+                Limits(parameters.stall_limit_s, parameters.upload_limit_s),
+            )
+        self.state.verify_record = VerifyRecord(
+            matched=measured.matched,
+            sent_sha256=measured.sent_sha256,
+            received_sha256=measured.received_sha256,
+            first_difference_byte=measured.first_difference_byte,
+            received_bytes=measured.received_bytes,
+            download_s=measured.download_s,
+            download_mib_s=parameters.file_size_bytes / MIB / measured.download_s if measured.download_s else None,
+        )
+        for name, value in self.state.verify_record.model_dump().items():
+            if value is None and name != "first_difference_byte":
+                self.state.missing[f"verify.{name}"] = "the download did not get to its end"
+        self._judge_download(measured)
+        return f"every byte came back, {self.state.verify_record.download_mib_s:.1f} MiB/s"
+
+    def _judge_download(self, measured: DownloadMeasurement) -> None:
+        if measured.matched:
+            return
+        status = self._settled_status(wait=measured.ending == "connection_lost")
+        if not status.running:
+            raise self._server_ended(status, "in the download")
+        if measured.matched is False:
+            raise _Found(
+                Outcome.CORRUPTED,
+                f"the download differs from byte {measured.first_difference_byte} on "
+                f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)",
+            )
+        if measured.http_status not in (None, 200):
+            raise _Found(
+                Outcome.HTTP_ERROR,
+                f"the download was answered with {measured.http_status}: {measured.server_message}",
+            )
+        if measured.ending in ("stalled", "timeout"):
+            raise _Found(
+                Outcome(measured.ending), f"the download ended after {measured.received_bytes / MIB:.1f} MiB"
+            )
+        raise _Found(Outcome.HTTP_ERROR, f"the server closed the download ({measured.ending_detail})")
+
+    def _collect(self) -> str:
+        missing_stages = [stage for stage in STAGES[:5] if not self.state.stages[stage].done]
+        if self.state.outcome is None and missing_stages:
+            raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
+        if self.state.outcome is None:
+            self.state.found(Outcome.OK, None, "every byte was stored and came back")
+        server = self.state.server
+        if server is not None and self._machine is not None:
+            if self._keeps():
+                status = self._machine.process_status()
+                self.state.missing["server.stop_s"] = "the server was kept running"
+            else:
+                status = self._machine.stop_process(STOP_GRACE_S)
+            server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
+            if status.stop_s is not None:
+                server.stop_s = status.stop_s
+            else:
+                self.state.missing.setdefault("server.stop_s", "the server ended by itself")
+        (self.folder / PROGRESS_FILE).unlink(missing_ok=True)
+        return f"{self.state.outcome}: {self.state.outcome_detail}"
+
+    def _keeps(self) -> bool:
+        keep = self.state.parameters.keep_machine
+        return keep == "always" or (keep == "on_failure" and self.state.outcome not in (None, Outcome.OK))
+
+    def _release(self) -> str:
+        machine = self._machine or LocalMachine.attach(_machine_name(self.state.parameters))
+        if machine is None:
+            return "the machine is already gone"
+        if self._keeps():
+            machine.hold(Holder(self._holder().process, keep=True))
+            return (
+                f"machine {machine.name!r} is kept (keep_machine: {self.state.parameters.keep_machine}). Its server: "
+                f"{self.state.base_url}, log: {self.folder / SERVER_LOG_FILE}. Mend the cause and run the cells again "
+                f"from the failing one; to take the machine down: picolab machines remove {machine.name}"
+            )
+        machine.release()
+        self._machine = None
+        return f"machine {machine.name!r} taken down"
+
+    # Small things that several stages need
+
+    def _attached(self, earlier: Stage) -> LocalMachine:
+        """Return the machine, if the stage before was done and the machine still exists.
+
+        Raises:
+            StageError: it was not, or it does not.
+        """
+        if not self.state.stages[earlier].done:
+            raise StageError(f"the stage {earlier} has not been done yet; run its cell first")
+        if self._machine is None and LocalMachine.attach(_machine_name(self.state.parameters)) is None:
+            raise StageError("the machine of this trial is gone; run the notebook again from its first cell")
+        return self._reach()
+
+    def _require_running(self, machine: LocalMachine) -> None:
+        status = machine.process_status()
+        if not status.running:
+            ended = status.exit_signal or f"exit code {status.exit_code}"
+            raise StageError(f"the server is not running any more ({ended}); run the start cell again, then go on")
+
+    def _base_url(self) -> str:
+        assert self.state.base_url is not None
+        return self.state.base_url
+
+    def _settled_status(self, wait: bool) -> ProcessStatus:
+        """Return how the server is; after a lost connection give a dying process a moment to be dead."""
+        assert self._machine is not None
+        deadline = time.monotonic() + (SERVER_END_LIMIT_S if wait else 0.0)
+        status = self._machine.process_status()
+        while status.running and time.monotonic() < deadline:
+            time.sleep(_END_POLL_S)
+            status = self._machine.process_status()
+        return status
+
+    def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
+        if status.oom_kills and status.exit_signal == "SIGKILL":
+            return _Found(
+                Outcome.OOM_KILLED,
+                f"the kernel killed the server at the limit of {self.state.parameters.ram_mb} MiB, {when}",
+            )
+        ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
+        last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []
+        said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
+        return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
+
+    def _lost(self, what: str) -> _Found:
+        status = self._settled_status(wait=True)
+        if not status.running:
+            return self._server_ended(status, what)
+        return _Found(Outcome.HTTP_ERROR, what)
+
+    def _put_aside(self, name: str) -> None:
+        """Keep a file of an earlier attempt under another name: nothing that was measured is overwritten."""
+        path = self.folder / name
+        if path.exists():
+            number = 1
+            while (aside := path.with_name(f"{path.stem}.attempt{number}{path.suffix}")).exists():
+                number += 1
+            path.rename(aside)
+
+    def _publish(self, record: Record) -> None:
+        """Write the record beside the samples, and glue both when this is a notebook."""
+        write_atomically(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        if _in_notebook():
+            from picolab import slow_imports  # noqa: F401  # before scrapbook
+
+            import scrapbook
+
+            scrapbook.glue(RECORD_SCRAP, json.loads(record.model_dump_json()), "json")
+            if (self.folder / SAMPLES_FILE).exists():
+                scrapbook.glue(SAMPLES_SCRAP, self.samples(), "json")
+
+
+def _machine_name(parameters: TrialParameters) -> str:
+    return parameters.machine_name or parameters.machine
+
+
+def _trial_folder_of(machine: LocalMachine) -> Path | None:
+    try:
+        return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _in_notebook() -> bool:
+    if "JPY_PARENT_PID" not in os.environ:
+        return False
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None

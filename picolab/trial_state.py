@@ -1,0 +1,198 @@
+"""What a trial has done and found so far: a draft of its record that survives the kernel.
+
+It is written to `state.json` in the trial's folder after every step, so that another kernel can go on.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from picolab.errors import RecordError
+from picolab.host import provenance
+from picolab.parameters import TrialParameters
+from picolab.paths import outputs_dir, write_atomically
+from picolab.processes import ProcessIdentity
+from picolab.record import (
+    STAGES,
+    BuildUnderTest,
+    Caveat,
+    MachineRecord,
+    MemoryRecord,
+    Outcome,
+    Provenance,
+    Record,
+    ServerRecord,
+    Stage,
+    StageTime,
+    TrialIdentity,
+    UploadRecord,
+    VerifyRecord,
+    nulls_without_reason,
+)
+
+CONTEXT_VARIABLE = "PICOLAB_TRIAL"
+STATE_FILE = "state.json"
+RECORD_FILE = "record.json"
+SAMPLES_FILE = "samples.jsonl"
+SERVER_LOG_FILE = "server.log"
+PROGRESS_FILE = "progress.json"
+
+
+class TrialContext(BaseModel):
+    """Who asked for a trial. A campaign and the command line pass it in the environment, not as a parameter:
+    a notebook that somebody opens and runs again later must not write into the campaign's files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path
+    trial_id: str
+    owner: dict[str, Any] = Field(description="the process that answers for the machine, as ProcessIdentity")
+    campaign: str | None = None
+    block: int | None = None
+    position: int | None = None
+    attempt: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "TrialContext | None":
+        text = os.environ.get(CONTEXT_VARIABLE)
+        return cls.model_validate_json(text) if text else None
+
+    @property
+    def owner_process(self) -> ProcessIdentity:
+        return ProcessIdentity.from_json(self.owner)
+
+
+class StageState(BaseModel):
+    """How far a stage is."""
+
+    done: bool = False
+    attempts: int = 0
+    duration_s: float = 0.0
+
+
+class TrialState(BaseModel):
+    """The draft of a record, and what a later kernel must know to go on."""
+
+    parameters: TrialParameters
+    identity: TrialIdentity
+    stages: dict[str, StageState] = Field(default_factory=lambda: {stage: StageState() for stage in STAGES})
+    outcome: Outcome | None = None
+    outcome_stage: Stage | None = None
+    outcome_detail: str = ""
+    build: BuildUnderTest | None = None
+    build_path: Path | None = None
+    machine: MachineRecord | None = None
+    server: ServerRecord | None = None
+    base_url: str | None = None
+    upload: UploadRecord | None = None
+    entry_id: str | None = None
+    verify_record: VerifyRecord | None = None
+    memory: MemoryRecord | None = None
+    caveats: list[Caveat] = []
+    missing: dict[str, str] = {}
+    provenance: Provenance = Field(default_factory=provenance)
+
+    @classmethod
+    def begin(cls, parameters: TrialParameters, context: TrialContext | None) -> "TrialState":
+        """Return the state of a trial that has not done anything yet."""
+        now = datetime.now(UTC)
+        identity = TrialIdentity(
+            trial_id=context.trial_id if context else f"{now:%Y%m%dT%H%M%S}-{parameters.case_label}",
+            campaign=context.campaign if context else None,
+            block=context.block if context else None,
+            position=context.position if context else None,
+            attempt=context.attempt if context else 1,
+            started_at=now.isoformat(timespec="milliseconds"),
+            repeat_command=repeat_command(parameters),
+        )
+        return cls(parameters=parameters, identity=identity)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrialState | None":
+        """Return the state kept in a trial's folder, or None when there is none that can be used."""
+        try:
+            return cls.model_validate_json((folder / STATE_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / STATE_FILE, self.model_dump_json())
+
+    def found(self, outcome: Outcome, stage: Stage | None, detail: str) -> None:
+        self.outcome, self.outcome_stage, self.outcome_detail = outcome, stage, detail
+
+    def begins_again_at(self, stage: Stage) -> None:
+        """Forget what this stage and the later ones did and found: they will be run again."""
+        later = STAGES[STAGES.index(stage) :]
+        for name in later:
+            self.stages[name].done = False
+        if self.outcome_stage is None or self.outcome_stage in later:
+            self.outcome, self.outcome_stage, self.outcome_detail = None, None, ""
+        results = {"start": "server", "upload": "upload", "verify": "verify_record", "collect": "memory"}
+        for name, attribute in results.items():
+            if name in later:
+                setattr(self, attribute, None)
+        if "upload" in later:
+            self.memory = None
+        kept = {result.removesuffix("_record") for name, result in results.items() if name not in later}
+        self.missing = {path: why for path, why in self.missing.items() if path.split(".")[0] in kept}
+
+    def record(self) -> Record:
+        """Return the record of what was found so far; a stage that has not run is null with a reason.
+
+        Raises:
+            RecordError: there is no outcome yet.
+        """
+        if self.outcome is None:
+            raise RecordError(f"trial {self.identity.trial_id} has no outcome yet; run its stages first")
+        missing = dict(self.missing)
+        why = f"not reached: {self.outcome}" + (f" in stage {self.outcome_stage}" if self.outcome_stage else "")
+        record = Record(
+            outcome=self.outcome,
+            outcome_stage=self.outcome_stage,
+            outcome_detail=self.outcome_detail,
+            identity=self.identity,
+            parameters=self.parameters,
+            upload_limit_s=self.parameters.upload_limit_s,
+            stages=[
+                StageTime(stage=stage, duration_s=state.duration_s, attempts=state.attempts)
+                for stage, state in self.stages.items()
+                if state.attempts
+            ],
+            build=self.build,
+            machine=self.machine,
+            server=self.server,
+            upload=self.upload,
+            verify=self.verify_record,
+            memory=self.memory,
+            caveats=self.caveats,
+            missing=missing,
+            provenance=self.provenance,
+        )
+        for path in nulls_without_reason(json.loads(record.model_dump_json())):
+            missing[path] = why
+        return record.model_copy(update={"missing": missing})
+
+
+def repeat_command(parameters: TrialParameters) -> str:
+    """Return the shell command that runs a trial with these parameters again."""
+    import shlex
+
+    words = ["picolab", "trial", "--ram", str(parameters.ram_mb), "--file-size", parameters.file_size]
+    for name, field in TrialParameters.model_fields.items():
+        value = getattr(parameters, name)
+        default = field.get_default(call_default_factory=True)
+        if name in ("ram_mb", "file_size", "machine_name") or value == default:
+            continue
+        words += ["-p", name, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return shlex.join(words)
+
+
+def new_folder(state: TrialState) -> Path:
+    """Return the folder of a trial that runs by hand, not yet made."""
+    return outputs_dir() / "single-trials" / state.identity.trial_id

@@ -1,0 +1,230 @@
+"""Charts: what is in their data and marks, and that the real Vega-Lite compiler takes them without a warning."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pytest
+import vl_convert
+from campaign_factory import FakeTrial, make_samples, quick_matrix, trial_id, write_campaign
+
+from picolab import charts
+from picolab.chart_style import CONFIG, OUTCOME_COLOURS, OUTCOME_LABELS, value_scale
+from picolab.figures import FIGURE_MIME, Figure
+from picolab.memory_charts import LINE_POINTS
+from picolab.parameters import MIB
+from picolab.record import Outcome
+from picolab.scraps import CampaignData, read_campaign
+
+
+def campaign(tmp_path: Path, trials: list[FakeTrial], planned: list[FakeTrial] | None = None) -> CampaignData:
+    return read_campaign(write_campaign(tmp_path / "c", trials, planned))
+
+
+def rows_of(panel: alt.LayerChart, layer: int) -> list[dict[str, Any]]:
+    spec = panel.to_dict()
+    name = (spec["layer"][layer].get("data") or spec["data"])["name"]
+    return list(spec["datasets"][name])
+
+
+def all_panels(data: CampaignData) -> list[alt.LayerChart]:
+    return [
+        *charts.outcome_matrix(data.trials, data.plan["trials"]),
+        *charts.throughput(data.trials),
+        *charts.phases(data.trials),
+        *charts.memory_panels(data.samples, data.trials),
+        *charts.peak_memory(data.trials),
+    ]
+
+
+def texts(panel: alt.LayerChart) -> str:
+    """Return all words that the drawn chart shows."""
+    spec = panel.to_dict() | {"width": 500, "config": CONFIG}
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def test_every_outcome_has_a_label_and_a_colour_of_its_own() -> None:
+    assert set(OUTCOME_LABELS) == set(OUTCOME_COLOURS) == set(Outcome)
+    assert len(set(OUTCOME_LABELS.values())) == len(set(OUTCOME_COLOURS.values())) == 11
+
+
+@pytest.mark.parametrize("colour", [*OUTCOME_COLOURS.values()])
+def test_white_words_can_be_read_on_every_outcome(colour: str) -> None:
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+def test_the_compiler_takes_every_chart(tmp_path: Path) -> None:
+    trials = quick_matrix()
+    trials[0].outcome, trials[1].outcome = Outcome.OOM_KILLED, Outcome.TIMEOUT
+    panels = all_panels(campaign(tmp_path, trials[:11], planned=trials[11:]))
+    assert len(panels) == 1 + 1 + 2 + 4 + 1
+    for panel in panels:
+        assert panel.to_dict()["width"] == "container"
+        assert "NaN" not in texts(panel)
+        assert "undefined" not in texts(panel)
+
+
+def test_outcome_matrix_says_what_is_in_each_cell(tmp_path: Path) -> None:
+    trials = quick_matrix()
+    trials[0].outcome = Outcome.OOM_KILLED
+    data = campaign(tmp_path, trials[:11], planned=trials[11:])
+    (panel,) = charts.outcome_matrix(data.trials, data.plan["trials"])
+    assert len(rows_of(panel, 0)) == 12
+    assert sorted(row["words"] for row in rows_of(panel, 1)) == [
+        ["2 ok", "1 OOM-killed"],
+        ["2 ok", "1 no result"],
+        ["3 ok"],
+        ["3 ok"],
+    ]
+    svg = texts(panel)
+    for words in ("25M", "100M", "512 MiB", "256 MiB", "1 OOM-killed", "not PicoShare"):
+        assert words in svg
+
+
+def test_outcome_matrix_has_a_panel_a_build(tmp_path: Path) -> None:
+    trials = [FakeTrial(build=build) for build in ("calibration", "1.5.4")]
+    data = campaign(tmp_path, trials, planned=[FakeTrial(build="1.5.4"), FakeTrial(build="calibration")])
+    panels = charts.outcome_matrix(data.trials, data.plan["trials"])
+    assert [panel.title for panel in panels] == ["1.5.4", "calibration server (not PicoShare)"]
+    assert [row["words"] for panel in panels for row in rows_of(panel, 1)] == [["1 ok", "1 no result"]] * 2
+
+
+def test_throughput_shows_every_ok_trial_its_median_and_interval(tmp_path: Path) -> None:
+    trials = quick_matrix()
+    trials[0].outcome = Outcome.OOM_KILLED
+    data = campaign(tmp_path, trials)
+    (panel,) = charts.throughput(data.trials)
+    points = rows_of(panel, 2)
+    assert {point["trial_id"] for point in points} == set(data.trials["trial_id"]) - {trial_id(1, trials[0])}
+    medians = {(row["ram"], row["file_size"]): row for row in rows_of(panel, 1)}
+    values = sorted(p["value"] for p in points if (p["ram"], p["file_size"]) == ("256 MiB", "100M"))
+    assert len(values) == 3
+    cell = medians["256 MiB", "100M"]
+    assert (cell["median"], cell["low"], cell["high"]) == (values[1], values[0], values[2])
+    assert cell["coverage"] == 0.75
+    assert medians["512 MiB", "25M"]["coverage"] == 0.5
+
+
+def test_one_trial_has_a_point_and_no_interval(tmp_path: Path) -> None:
+    (panel,) = charts.throughput(campaign(tmp_path, [FakeTrial()]).trials)
+    assert len(rows_of(panel, 2)) == 1
+    assert "low" not in rows_of(panel, 1)[0]
+    assert "NaN" not in texts(panel)
+
+
+def test_phases_share_their_axis(tmp_path: Path) -> None:
+    transfer, commit = charts.phases(campaign(tmp_path, quick_matrix()).trials)
+    assert len(rows_of(transfer, 2)) == len(rows_of(commit, 2)) == 12
+    domains = [
+        panel.to_dict()["layer"][2]["encoding"]["y"]["scale"]["domain"] for panel in (transfer, commit)
+    ]
+    assert domains[0] == domains[1]
+
+
+def test_memory_has_a_panel_a_case_a_line_a_trial_and_the_limit(tmp_path: Path) -> None:
+    data = campaign(tmp_path, quick_matrix())
+    panels = charts.memory_panels(data.samples, data.trials)
+    titles = [panel.title for panel in panels]
+    assert [title.split(" · c")[0] for title in titles] == [
+        "512 MiB · 25M",
+        "512 MiB · 100M",
+        "256 MiB · 25M",
+        "256 MiB · 100M",
+    ]
+    for panel, limit in zip(panels, (512, 512, 256, 256), strict=True):
+        assert len({row["trial_id"] for row in rows_of(panel, 0)}) == 3
+        assert f"limit {limit} MiB" in texts(panel)
+
+
+def test_a_trial_without_a_limit_is_labelled_so_everywhere(tmp_path: Path) -> None:
+    data = campaign(tmp_path, [FakeTrial(memory_limit="none"), FakeTrial()])
+    for panel in all_panels(data):
+        shown = texts(panel)
+        assert "no limit" in shown or "512 MiB · 100M" in shown
+    (unlimited, limited) = sorted(
+        charts.memory_panels(data.samples, data.trials), key=lambda p: "no" not in p.title
+    )
+    assert "no limit was enforced" in texts(unlimited)
+    assert "limit 512 MiB" not in texts(unlimited)
+    assert "limit 512 MiB" in texts(limited)
+
+
+def test_thinning_keeps_the_peak() -> None:
+    samples = make_samples(FakeTrial(), 1)
+    count = 5000
+    columns = {name: [None] * count for name in samples["columns"]}
+    anon = [10 * MIB] * count
+    anon[4321] = 400 * MIB
+    columns |= {"t_s": [index / 20 for index in range(count)], "anon_bytes": anon, "cgroup_bytes": anon}
+    panel = charts.memory_over_time(samples | {"columns": columns}, 512 * MIB)
+    line = [row for row in rows_of(panel, 0) if row["series"] == "anonymous memory"]
+    assert len(line) <= LINE_POINTS
+    assert max(row["value"] for row in line) == 400
+    assert max(row["value"] for row in rows_of(panel, 1)) == 400
+
+
+def test_memory_of_one_trial() -> None:
+    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, "oom_killed")
+    assert "limit 512 MiB" in texts(panel)
+    assert "OOM-killed" in texts(panel)
+    assert "no limit was enforced" in texts(charts.memory_over_time(make_samples(FakeTrial(), 1), None))
+
+
+def test_memory_of_a_trial_that_delivered_no_sample() -> None:
+    samples = make_samples(FakeTrial(), 1)
+    empty = samples | {"columns": {name: [] for name in samples["columns"]}}
+    assert "limit 512 MiB" in texts(charts.memory_over_time(empty, 512 * MIB))
+
+
+def test_peak_memory_shows_both_peaks_and_the_limit(tmp_path: Path) -> None:
+    data = campaign(tmp_path, quick_matrix())
+    (panel,) = charts.peak_memory(data.trials)
+    assert len(rows_of(panel, 0)) == 4
+    kinds = [row["kind"] for row in rows_of(panel, 1)]
+    assert kinds.count("anonymous memory") == kinds.count("VmHWM") == 12
+    largest = max(row["value"] for row in rows_of(panel, 1) if row["kind"] == "anonymous memory")
+    assert largest == pytest.approx(data.trials["peak_anon_bytes"].max() / MIB, abs=0.01)
+
+
+def test_nothing_to_show_is_an_empty_list(tmp_path: Path) -> None:
+    data = campaign(tmp_path, [])
+    assert all_panels(data) == []
+    failed = campaign(tmp_path / "b", [FakeTrial(outcome=Outcome.STALLED)])
+    assert charts.throughput(failed.trials) == []
+    assert charts.phases(failed.trials) == []
+
+
+def test_axes_are_logarithmic_only_when_they_must_be() -> None:
+    assert value_scale([100.0, 20.0]).to_dict()["domain"][0] == 0
+    logarithmic = value_scale([2048.0, 14.0]).to_dict()
+    assert logarithmic["type"] == "log"
+    assert 0 < logarithmic["domain"][0] <= 14
+    assert logarithmic["domain"][1] > 2048
+
+
+def test_the_whole_matrix_stays_small_enough_for_a_page(tmp_path: Path) -> None:
+    trials = [
+        FakeTrial(ram_mb=ram_mb, file_size=file_size, block=block)
+        for block, ram_mb, file_size in itertools.product(
+            (1, 2, 3), (2048, 1024, 512, 256), ("100M", "500M", "1G", "2G", "5G")
+        )
+    ]
+    panels = all_panels(campaign(tmp_path, trials))
+    assert len(panels) == 25
+    assert sum(len(json.dumps(panel.to_dict())) for panel in panels) < 4_000_000
+
+
+def test_a_figure_has_specs_and_a_picture(tmp_path: Path) -> None:
+    figure = Figure(charts.phases(campaign(tmp_path, quick_matrix()).trials), "two phases")
+    bundle = figure._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(figure) == "two phases"
+    assert bundle["image/png"].startswith("iVBOR")
+    panels = bundle[FIGURE_MIME]["panels"]
+    assert len(panels) == 2
+    assert all(panel["svg"].startswith("<svg") for panel in panels)
+    json.dumps(bundle)

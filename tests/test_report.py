@@ -1,0 +1,335 @@
+"""The report, opened in a real browser that may reach nothing but the file itself."""
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from campaign_factory import (
+    BUSY_CAVEAT,
+    CALIBRATION_CAVEAT,
+    UNLIMITED_CAVEAT,
+    FakeTrial,
+    quick_matrix,
+    write_campaign,
+)
+from playwright.sync_api import Page, Route, sync_playwright
+
+from picolab.errors import CampaignNotFound, PicolabError
+from picolab.paths import project_root
+from picolab.record import Outcome
+from picolab.report import render_report
+
+EVIL = "</script><script>document.title = 'taken over'</script><img src=http://192.0.2.1/x onerror=alert(1)>"
+SOURCE = project_root() / "notebooks" / "analysis.ipynb"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of an unfinished campaign in which all sorts of things went wrong."""
+    trials = quick_matrix()
+    for trial in trials:
+        trial.caveats = [CALIBRATION_CAVEAT]
+    trials[2].memory_limit = "none"
+    trials[2].caveats = [BUSY_CAVEAT, UNLIMITED_CAVEAT, CALIBRATION_CAVEAT]
+    trials[5].outcome, trials[5].server_message, trials[5].detail = Outcome.HTTP_ERROR, EVIL, EVIL
+    trials[6].outcome = Outcome.OOM_KILLED
+    trials[9].outcome = Outcome.INVALID
+    folder = write_campaign(
+        tmp_path_factory.mktemp("outputs") / "demo & more", trials[:11], planned=trials[11:]
+    )
+    broken = sorted((folder / "trials").glob("*.ipynb"))[0]
+    broken.write_text(broken.read_text()[:1000])
+    return render_report(folder)
+
+
+@pytest.fixture(scope="module")
+def empty_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a campaign in which nothing has run yet, rendered to another place."""
+    folder = write_campaign(tmp_path_factory.mktemp("outputs") / "empty", [], planned=quick_matrix())
+    return render_report(folder, folder / "elsewhere" / "page.html")
+
+
+class Visit:
+    """A page and what went wrong in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.route("**/*", self._route)
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _route(self, route: Route) -> None:
+        if route.request.url == self.url:
+            route.continue_()
+            return
+        self.requests.append(route.request.url)
+        route.abort()
+
+
+@contextmanager
+def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
+    chromium = shutil.which("chromium")
+    assert chromium, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            page = browser.new_context(viewport={"width": width, "height": 800}, **options).new_page()
+            visited = Visit(page, report.as_uri())
+            page.goto(report.as_uri())
+            if options.get("java_script_enabled", True):
+                page.wait_for_selector("html[data-charts]", state="attached")
+            yield visited
+            assert visited.requests == []
+            assert visited.complaints == []
+        finally:
+            browser.close()
+
+
+def test_charts_are_interactive_without_any_request(report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        panels = page.locator(".panel").count()
+        assert panels == 1 + 1 + 2 + 5 + 1
+        assert page.evaluate("picolabViews.length") == panels
+        assert page.evaluate("picolabViews.every(({ view }) => view.width() > 200)")
+        assert page.locator(".panel.interactive .chart svg").count() == panels
+        assert page.locator(".panel .still:visible").count() == 0
+
+
+def test_a_trial_tells_its_numbers_on_hover(report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        figures = page.locator("figure")
+        for index, words in (
+            (0, "outcome"),
+            (1, "MiB/s"),
+            (2, "transfer, s"),
+            (3, "anonymous memory"),
+            (4, "VmHWM"),
+        ):
+            marks = figures.nth(index).locator(".chart .mark-symbol path, .chart .mark-rect path")
+            marks.last.scroll_into_view_if_needed()
+            shown = []
+            for mark in marks.all():
+                mark.hover(force=True)
+                tooltip.wait_for(state="visible")
+                shown.append(tooltip.inner_text())
+                if words in shown[-1]:
+                    break
+            assert words in shown[-1], shown
+
+
+def test_the_page_stands_still_on_a_phone(report: Path) -> None:
+    with visit(report, width=390, has_touch=True, is_mobile=True) as visited:
+        page = visited.page
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.evaluate("window.scrollTo(200, 0)")
+        assert page.evaluate("window.scrollX") == 0
+        boxes = page.locator(".table-box")
+        widest = boxes.evaluate_all("all => Math.max(...all.map(box => box.scrollWidth - box.clientWidth))")
+        assert widest > 0, "no table is wide enough to prove that tables scroll in their box"
+        assert page.evaluate("picolabViews.every(({ view }) => view.width() < 390)")
+        assert page.locator("nav details[open]").count() == 0
+
+
+def test_without_javascript_every_chart_is_a_picture(report: Path) -> None:
+    with visit(report, java_script_enabled=False) as visited:
+        page = visited.page
+        stills = page.locator(".panel .still")
+        assert stills.count() == page.locator(".panel").count() == 10
+        for still in stills.all():
+            assert still.is_visible()
+            box = still.bounding_box()
+            assert box is not None
+            assert box["width"] > 300
+            assert box["height"] > 100
+
+
+def test_print_shows_the_pictures_on_white(report: Path) -> None:
+    with visit(report, color_scheme="dark") as visited:
+        page = visited.page
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(media="print", color_scheme="dark")
+        assert (
+            page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
+        )
+        assert page.locator(".panel .still:visible").count() == 10
+        assert page.locator(".panel .chart:visible").count() == 0
+
+
+def test_what_stands_at_the_top(report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        assert page.title() == "demo & more · picolab benchmark report"
+        assert page.locator("html[lang=en]").count() == 1
+        assert page.locator("meta[name=viewport]").count() == 1
+        assert page.locator("h1").inner_text() == "demo & more"
+        assert (
+            page.locator(".headline").inner_text() == "9 of 12 trials done: 7 ok, 1 OOM-killed, 1 HTTP error."
+        )
+        text = page.locator("main").inner_text()
+        assert "unfinished: 3 trials have no result yet" in text
+        assert "1 attempt ended in a fault of the instrument" in text
+        loud = page.locator(".caveat.loud").all_inner_texts()
+        assert len(loud) == 2
+        assert "not numbers of PicoShare" in loud[0]
+        assert "calibration_server · 9 of 9 trials" in loud[0]
+        assert "Nothing limited the server's memory" in loud[1]
+        assert "memory_limit_none · 1 of 9 trials" in loud[1]
+        assert "value 1.7" in page.locator(".caveat:not(.loud)").inner_text()
+        places = [page.locator(name).first.bounding_box() for name in (".headline", ".caveat.loud", "figure")]
+        assert all(place is not None for place in places)
+        assert [place["y"] for place in places if place] == sorted(place["y"] for place in places if place)
+
+
+def test_nothing_is_dropped_silently(report: Path) -> None:
+    with visit(report) as visited:
+        text = visited.page.locator("main").inner_text()
+        assert "trials/001-local-512mb-25M-calibration.ipynb" in text
+        assert "cut off or damaged" in text
+        assert "no result yet: planned and not run" in text
+        assert "no result: only faults of the instrument (invalid)" in text
+        assert "faults/010-local-512mb-100M-calibration.attempt1.ipynb" in text
+
+
+def test_no_code_and_working_contents(report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        text = page.locator("body").inner_text()
+        assert "read_campaign" not in text
+        assert "import " not in text
+        assert page.locator(".input, .code_cell, .jp-Cell").count() == 0
+        links = page.locator("a[href^='#']").evaluate_all("all => all.map(link => link.getAttribute('href'))")
+        assert len(links) > 20
+        missing = [link for link in links if page.locator(f"[id='{link[1:]}']").count() != 1]
+        assert missing == []
+
+
+def test_words_of_a_server_are_words(report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        assert page.title() != "taken over"
+        assert EVIL in page.locator("main").inner_text()
+        assert page.locator("script").evaluate_all("all => all.filter(one => !one.type).length") == 2
+
+
+def test_provenance_and_how_to_repeat(report: Path) -> None:
+    with visit(report) as visited:
+        text = visited.page.locator("main").inner_text()
+    for words in (
+        "Some CPU",
+        "6.1.0",
+        "c" * 64,
+        "0.1.0, commit 0123456789ab",
+        "drawn at random",
+        "picolab matrix parameters/quick.yaml --seed 42",
+        "picolab resume 'demo & more'",
+        "picolab trial --ram 256 --file-size 100M",
+    ):
+        assert words in text
+
+
+def test_an_empty_campaign_says_so_in_sentences(empty_report: Path) -> None:
+    assert empty_report.name == "page.html"
+    with visit(empty_report) as visited:
+        page = visited.page
+        assert page.locator(".headline").inner_text() == "None of 12 trials has a result yet."
+        text = page.locator("main").inner_text()
+        for words in (
+            "No trial ended ok, so there is no throughput to show.",
+            "There are no samples, so memory over time cannot be shown.",
+            "No trial has a memory measurement",
+            "No attempt ended in a fault of the instrument.",
+        ):
+            assert words in text
+        assert "12 no result" not in text
+        assert page.locator(".panel").count() == 1
+
+
+def test_the_executed_notebook_is_valid_and_shows_pictures_in_jupyter(report: Path) -> None:
+    notebook = nbformat.read(report.parent / "analysis.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
+
+
+def test_nothing_is_left_beside_the_report(report: Path) -> None:
+    assert sorted(path.name for path in report.parent.iterdir()) == [
+        "analysis.ipynb",
+        "faults",
+        "ledger.jsonl",
+        "plan.json",
+        "report.html",
+        "trials",
+    ]
+
+
+def test_the_report_names_no_other_host(report: Path) -> None:
+    # Namespaces of SVG and the names of schemas are identifiers, and the vega bundle quotes its documentation;
+    # whether anything is loaded is for the browser to say. Here: no element that could.
+    page = re.sub(r"<script\b.*?</script>", "", report.read_text(), flags=re.DOTALL)
+    assert not re.search(r"<(link|iframe|object|embed)\b", page)
+    assert not re.search(r"\b(src|srcset|action)\s*=\s*[\"']?(?!data:)", page.replace(EVIL, ""))
+    assert not re.search(r"url\(", page)
+
+
+def test_no_such_campaign(tmp_path: Path) -> None:
+    with pytest.raises(CampaignNotFound, match="no such campaign"):
+        render_report(tmp_path / "none")
+
+
+def test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_campaign(tmp_path / "c", [])
+    (folder / "report.html").write_text("old")
+    broken = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell('campaign = ""', metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell("1 / 0"),
+        ]
+    )
+    nbformat.write(broken, tmp_path / "analysis.ipynb")
+    monkeypatch.setattr("picolab.report.analysis_notebook", lambda: tmp_path / "analysis.ipynb")
+    with pytest.raises(PicolabError, match=r"ZeroDivisionError: division by zero.*analysis\.failed\.ipynb"):
+        render_report(folder)
+    assert (folder / "report.html").read_text() == "old"
+    assert "ZeroDivisionError" in (folder / "analysis.failed.ipynb").read_text()
+    assert not list(folder.glob(".*"))
+
+
+def test_the_notebook_is_thin_and_without_outputs() -> None:
+    notebook = nbformat.read(SOURCE, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) <= 16
+    assert cells[0].metadata.tags == ["parameters"]
+    for cell in cells:
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 10
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.MULTILINE)
+
+
+def test_campaigns_of_one_name_part_do_not_share_ids(report: Path) -> None:
+    ids = re.findall(
+        r'\sid="([^"]+)"', re.sub(r"<script\b.*?</script>", "", report.read_text(), flags=re.DOTALL)
+    )
+    assert [name for name, same in itertools.groupby(sorted(ids)) if len(list(same)) > 1] == []
+
+
+def test_specs_in_the_page_are_json(report: Path) -> None:
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', report.read_text(), re.DOTALL)
+    assert len(specs) == 10
+    assert all("layer" in json.loads(spec) for spec in specs)

@@ -7,6 +7,11 @@ VENV := .venv
 RUN := $(VENV)/bin
 CAMPAIGN ?= demo-$(shell date +%Y%m%dT%H%M%S)
 
+# Installs a Debian package when that is possible without asking, else says how.
+debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+  else echo "$(2) is missing. Install it with: sudo apt-get install $(1)"; exit 1; fi
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint lab benchmark lock clean
 
@@ -16,7 +21,7 @@ help: ## show this list
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "picolab needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/install-venv-module $(PYTHON)
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call debian,python3-venv,Python's venv module); }
 	@echo "Making the environment in $(VENV) (about a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
 
@@ -26,6 +31,8 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@command -v chromium >/dev/null || { $(call debian,chromium fonts-dejavu-core,Chromium (it opens the report in the tests)); }
+	@command -v openssl >/dev/null || { $(call debian,openssl,openssl (it checks the payload in the tests)); }
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 

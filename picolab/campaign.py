@@ -40,8 +40,8 @@ from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
-from picolab.scraps import read_record, record_row
 from picolab.salvage import salvage_notebook
+from picolab.scraps import read_record, record_row
 from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, SAMPLES_FILE, SERVER_LOG_FILE, TrialContext
 
 RESULTS_FILE = "results.csv"
@@ -231,8 +231,10 @@ class Campaign:
         for _ in range(1 + self.plan.fault_retries):
             entry = self._attempt(trial, self.ledger.attempts(trial.trial_id) + 1)
             kept = trial.parameters.keep_machine == "on_failure" and entry.outcome is not Outcome.OK
-            if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested() or (
-                kept and local.LocalMachine.attach(self.machine_name) is not None
+            if (
+                entry.outcome is Outcome.INTERRUPTED
+                or self.watcher.stop_requested()
+                or (kept and local.LocalMachine.attach(self.machine_name) is not None)
             ):
                 raise Interrupted
             if not entry.outcome.is_fault:

@@ -80,9 +80,7 @@ def build_label(build: str, build_kind: str | None) -> str:
 
 def outcome_words(counts: Mapping[str, int]) -> str:
     """Return counts of outcomes in words, such as `2 ok, 1 OOM-killed`."""
-    return ", ".join(
-        f"{counts[outcome]} {label}" for outcome, label in OUTCOME_LABELS.items() if counts.get(outcome)
-    )
+    return ", ".join(f"{counts[outcome]} {label}" for outcome, label in OUTCOME_LABELS.items() if counts.get(outcome))
 
 
 def labelled(trials: pd.DataFrame) -> list[dict[str, Any]]:
@@ -147,9 +145,7 @@ def value_scale(values: Sequence[float]) -> alt.Scale:
     """Return a linear scale from zero, or a logarithmic one when the values span more than `LOG_RATIO`."""
     positive = [value for value in values if value > 0]
     if positive and max(positive) > LOG_RATIO * min(positive):
-        return alt.Scale(
-            type="log", domain=[_round_down(min(positive)), _round_up(max(positive))], nice=False
-        )
+        return alt.Scale(type="log", domain=[_round_down(min(positive)), _round_up(max(positive))], nice=False)
     # Room above the largest value for what is written there.
     return alt.Scale(domain=[0, max([*positive, 1e-9]) * 1.08], nice=False)
 

@@ -39,6 +39,7 @@ from picolab.statistics import median, median_interval
 __all__ = ["memory_over_time", "memory_panels", "outcome_matrix", "peak_memory", "phases", "throughput"]
 
 _TILE_GAP = 0.03
+_LINE_HEIGHT = 15
 _OUTCOME_ORDER = [*OUTCOME_LABELS.values(), NO_RESULT_LABEL]
 
 
@@ -108,12 +109,15 @@ def _outcome_panel(
             ],
         )
     )
-    text = chart(words).mark_text(color="white", fontWeight="bold", lineHeight=15, tooltip=None)
+    text = chart(words).mark_text(color="white", fontWeight="bold", lineHeight=_LINE_HEIGHT, tooltip=None)
     layers = [rectangles, text.encode(x="x:Q", y="y:Q", text="words:N")]
-    height = len(rams) * (28 + 15 * max(len(word["words"]) for word in words))
+    row_height = 28 + _LINE_HEIGHT * max(len(word["words"]) for word in words)
+    for word in words:
+        # Vega centres the first line on y, not the whole text.
+        word["y"] -= (len(word["words"]) - 1) / 2 * _LINE_HEIGHT / row_height
     # The words of a tile need their room: on a narrow page the chart scrolls in its box.
     room = {"minWidth": 90 + 85 * len(sizes)}
-    return alt.LayerChart(layer=layers, title=group, width="container", height=height, usermeta=room)
+    return alt.LayerChart(layer=layers, title=group, width="container", height=row_height * len(rams), usermeta=room)
 
 
 def throughput(trials: pd.DataFrame) -> list[alt.LayerChart]:
@@ -141,20 +145,14 @@ def _rate_panels(trials: pd.DataFrame, columns: dict[str, str]) -> list[alt.Laye
     return panels
 
 
-def _rate_panel(
-    rows: list[dict[str, Any]], title: str, quantity: str, every: list[dict[str, Any]]
-) -> alt.LayerChart:
+def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: list[dict[str, Any]]) -> alt.LayerChart:
     """Args: every: the rows of all panels, which share their scales."""
     rams, sizes = levels(every, "ram"), levels(every, "file_size")
     scale = value_scale([row["value"] for row in every])
     place: dict[str, Any] = {
-        "x": alt.X(
-            "file_size:O", title="file size", axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=sizes)
-        ),
+        "x": alt.X("file_size:O", title="file size", axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=sizes)),
         "xOffset": alt.XOffset("ram:N", scale=alt.Scale(domain=rams, paddingOuter=0.3)),
-        "color": alt.Color(
-            "ram:N", title="RAM", scale=_level_scale(rams, LEVEL_COLOURS), legend=alt.Legend(symbolOpacity=1)
-        ),
+        "color": alt.Color("ram:N", title="RAM", scale=_level_scale(rams, LEVEL_COLOURS), legend=_level_legend(rams)),
     }
     case = [tip("ram:N", "RAM"), tip("file_size:O", "file size")]
     cells = chart(_medians(rows)).encode(
@@ -166,10 +164,8 @@ def _rate_panel(
             tip("trials:Q", "trials"),
         ],
     )
-    spread = cells.mark_rule(strokeWidth=10, opacity=0.28, strokeCap="round").transform_filter(
-        "isValid(datum.low)"
-    )
-    middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=26)
+    spread = cells.mark_rule(strokeWidth=10, opacity=0.28, strokeCap="round").transform_filter("isValid(datum.low)")
+    middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=max(9, min(26, 240 // (len(rams) * len(sizes)))))
     fields = ("trial_id", "ram", "file_size", "value", "duration_s", "transfer_s", "commit_s", "block")
     points = (
         chart(rows, *fields)
@@ -191,6 +187,11 @@ def _rate_panel(
     )
     layers = [spread.encode(y="low:Q", y2="high:Q"), middle.encode(y="median:Q"), points]
     return alt.LayerChart(layer=layers, title=title, width="container", height=280)
+
+
+def _level_legend(names: list[str]) -> alt.Legend:
+    # A phone has room for about 40 characters beside each other.
+    return alt.Legend(symbolOpacity=1, columns=max(1, 40 // (4 + max(map(len, names)))))
 
 
 def _level_scale(names: list[str], values: Sequence[str]) -> alt.Scale:
@@ -232,9 +233,7 @@ def _peak_panel(rows: list[dict[str, Any]], title: str, kinds: list[str], scale:
     order = list(dict.fromkeys(row["row"] for row in rows))
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),
-        "y": alt.Y(
-            "row:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=200)
-        ),
+        "y": alt.Y("row:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=200)),
         "color": alt.Color(
             "kind:N", title=None, scale=alt.Scale(domain=kinds, range=[ANON_COLOUR, HWM_COLOUR, LIMIT_COLOUR])
         ),
@@ -243,14 +242,10 @@ def _peak_panel(rows: list[dict[str, Any]], title: str, kinds: list[str], scale:
     limits = [cell[0] for cell in grouped((row for row in rows if row["kind"] == "limit"), "row").values()]
     limit_ticks = chart(limits, "row", "kind", "value").mark_tick(thickness=3, size=20).encode(**place)
     place["tooltip"] += [tip("trial_id:N", "trial"), tip("label:N", "outcome")]
-    points = chart(
-        [row for row in rows if row["kind"] != "limit"], "row", "kind", "value", "trial_id", "label"
-    )
+    points = chart([row for row in rows if row["kind"] != "limit"], "row", "kind", "value", "trial_id", "label")
     circles = points.mark_point(filled=True, size=60, opacity=0.75).encode(
         **place,
-        shape=alt.Shape(
-            "kind:N", title=None, scale=alt.Scale(domain=kinds, range=["circle", "diamond", "square"])
-        ),
+        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=["circle", "diamond", "square"])),
     )
     height = 34 * max(2, len(order))
     return alt.LayerChart(layer=[limit_ticks, circles], title=title, width="container", height=height)

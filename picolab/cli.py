@@ -15,9 +15,7 @@ from picolab import __version__
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
 
-EXIT_CODE_HELP = "Exit codes: " + ", ".join(
-    f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode
-)
+EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
 
 class _Group(click.Group):
@@ -40,7 +38,7 @@ class _Group(click.Group):
             sys.exit(int(error.exit_code))
         except BrokenPipeError:
             # Somebody piped us into `head`: that is no error, and Python must not complain at exit either.
-            sys.stdout = None  # type: ignore[assignment]
+            sys.stdout = None
             sys.exit(0)
 
 
@@ -116,7 +114,7 @@ def matrix(
       picolab matrix parameters/full.yaml --plan
     """
     from picolab import console
-    from picolab.campaign import Campaign, Watcher, check_host, check_name
+    from picolab.campaign import Campaign, check_host, check_name
     from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
     from picolab.plan import make_plan
 
@@ -238,7 +236,11 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
     help="Any other parameter of the trial notebook; VALUE is YAML.",
 )
 def trial(
-    ram_mb: int | None, file_size: str | None, build: str | None, keep_machine: bool, others: tuple[tuple[str, str], ...]
+    ram_mb: int | None,
+    file_size: str | None,
+    build: str | None,
+    keep_machine: bool,
+    others: tuple[tuple[str, str], ...],
 ) -> ExitCode:
     """Run one trial, and say what it found.
 
@@ -321,5 +323,3 @@ def doctor() -> ExitCode:
     findings = examine()
     console.show_findings(findings)
     return ExitCode.HOST_UNFIT if any(finding.blocks for finding in findings) else ExitCode.OK
-
-

@@ -125,7 +125,9 @@ def outcome_table(campaign: Campaign) -> Table:
         outcomes = Counter(results[name].outcome for name in planned if name in results)
         words = Text(", ").join(Text(f"{n} {word}", style=_colour(word)) for word, n in outcomes.most_common())
         if len(planned) > outcomes.total():
-            words = Text(", ").join([*([words] if outcomes else []), Text(f"{len(planned) - outcomes.total()} not run")])
+            words = Text(", ").join(
+                [*([words] if outcomes else []), Text(f"{len(planned) - outcomes.total()} not run")]
+            )
         rows = trials[trials["trial_id"].isin(planned)]
         good = rows[rows["outcome"] == Outcome.OK]
         rates = [
@@ -148,7 +150,8 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     )
     if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
         _console.print(
-            "These are numbers of the calibration server, a test instrument, not of PicoShare.", style="yellow"
+            "These are numbers of the calibration server, a test instrument, not of PicoShare.",
+            style="yellow",
         )
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")

@@ -18,7 +18,7 @@ from typing import Any
 
 from picolab.parameters import TrialParameters
 from picolab.paths import project_root, write_atomically
-from picolab.processes import ProcessIdentity, descendants
+from picolab.processes import ProcessIdentity, descendants, kill_and_wait
 from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
@@ -50,6 +50,7 @@ class TrialProcess:
 
     def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
         self.folder = context.folder
+        self._kernels: list[ProcessIdentity] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "notebook": str(project_root() / "notebooks" / "trial.ipynb"),
@@ -71,6 +72,9 @@ class TrialProcess:
 
     def wait(self, limit_s: float) -> bool:
         """Wait at most `limit_s` seconds; tell whether the process has ended."""
+        if not self._kernels:
+            # Remembered, because a kernel whose papermill was killed is nobody's descendant any more.
+            self._kernels = self._find_kernels()
         try:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -80,20 +84,19 @@ class TrialProcess:
 
     def interrupt(self) -> None:
         """Interrupt the running cell, as the stop button does, and give the trial time to publish what it has."""
-        for kernel in self._kernels():
+        for kernel in self._kernels or self._find_kernels():
             kernel.signal(signal.SIGINT)
         self.wait(INTERRUPT_PATIENCE_S)
 
     def kill(self) -> None:
-        """End papermill and its kernel at once."""
-        doomed = self._kernels()
+        """End papermill and its kernel at once; return when both are gone."""
+        doomed = {*self._kernels, *self._find_kernels()}
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        for process in doomed:
-            process.signal(signal.SIGKILL)
         self._process.wait()
+        kill_and_wait(doomed)
 
-    def _kernels(self) -> list[ProcessIdentity]:
+    def _find_kernels(self) -> list[ProcessIdentity]:
         identities = (ProcessIdentity.of(pid) for pid in descendants(self._process.pid))
         return [identity for identity in identities if identity is not None and _KERNEL_WORD in identity.command]
 
@@ -107,9 +110,9 @@ def main() -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     request = json.loads(Path(sys.argv[1]).read_text())
 
-    from picolab import slow_imports  # noqa: F401  # before papermill, which imports what it speeds up
-
     import papermill
+
+    from picolab import slow_imports  # noqa: F401  # before papermill, which imports what it speeds up
 
     try:
         with ipc_kernel() as config:

@@ -15,10 +15,25 @@ from typing import Any
 from picolab import __version__
 from picolab.record import Provenance
 
-PACKAGES = (
-    "altair asyncssh cryptography httpx ipykernel jsonschema jupyterlab nbclient nbconvert nbformat "
-    "pandas papermill pyarrow pydantic python-vagrant scrapbook vl-convert-python"
-).split()
+PACKAGES = [
+    "altair",
+    "asyncssh",
+    "cryptography",
+    "httpx",
+    "ipykernel",
+    "jsonschema",
+    "jupyterlab",
+    "nbclient",
+    "nbconvert",
+    "nbformat",
+    "pandas",
+    "papermill",
+    "pyarrow",
+    "pydantic",
+    "python-vagrant",
+    "scrapbook",
+    "vl-convert-python",
+]
 """The packages whose versions a record keeps."""
 
 FILE_SYSTEMS_IN_MEMORY = ("tmpfs", "ramfs")
@@ -43,8 +58,7 @@ class Disk:
 
     Attributes:
         file_system: such as `ext4` or `tmpfs`.
-        device: kernel name such as `vda1`; None when the file system has no block device.
-        counters: name in /proc/diskstats to read; None likewise.
+        device: kernel name such as `vda1`, as in /proc/diskstats; None when the file system has no block device.
         rotational: True for a spinning disk as far as the kernel knows; None when it does not know.
         free_bytes: available to this user.
     """
@@ -130,9 +144,7 @@ def _commit() -> tuple[str | None, bool | None]:
         return None, None
 
     def git(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=False
-        )
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=False)
 
     head = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--untracked-files=no")

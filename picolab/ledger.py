@@ -38,7 +38,8 @@ class Ledger:
         if not self._path.exists():
             return []
         entries = []
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Not splitlines(): it also splits at characters that may stand inside a JSON text, such as U+2028.
+        for line in self._path.read_bytes().split(b"\n"):
             try:
                 entries.append(LedgerEntry.model_validate_json(line))
             except ValueError:

@@ -37,12 +37,8 @@ def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.Layer
     by_trial = grouped(plain_rows(samples[["trial_id", "t_s", *_SERIES]]), "trial_id")
     panels = []
     rows = [row for row in labelled(trials) if (row["trial_id"],) in by_trial]
-    lines = {
-        row["trial_id"]: _line(by_trial[row["trial_id"],], row["trial_id"], row["outcome"]) for row in rows
-    }
-    scale = _scale(
-        [point for line in lines.values() for point in line], [row["memory_limit_bytes"] for row in rows]
-    )
+    lines = {row["trial_id"]: _line(by_trial[row["trial_id"],], row["trial_id"], row["outcome"]) for row in rows}
+    scale = _scale([point for line in lines.values() for point in line], [row["memory_limit_bytes"] for row in rows])
     for (group, case), members in grouped(rows, "group", "row").items():
         points = [point for row in members for point in lines[row["trial_id"]]]
         if points:
@@ -96,9 +92,7 @@ def _scale(points: list[dict[str, Any]], limits: list[int | None]) -> alt.Scale:
     return value_scale([*main, *(mib(limit) or 0.0 for limit in limits if limit)])
 
 
-def _panel(
-    points: list[dict[str, Any]], limit_bytes: int | None, title: str, scale: alt.Scale
-) -> alt.LayerChart:
+def _panel(points: list[dict[str, Any]], limit_bytes: int | None, title: str, scale: alt.Scale) -> alt.LayerChart:
     names, colours = list(_SERIES.values()), [CGROUP_COLOUR, ANON_COLOUR]
     is_main = f"datum.series === '{_SERIES['anon_bytes']}'"
     lines = (
@@ -157,9 +151,7 @@ def _limit(limit_bytes: int | None) -> list[alt.Chart]:
     if limit_bytes is None:
         note = chart([{"words": "no limit was enforced"}]).mark_text(baseline="top", dy=4, **style)
         return [note.encode(x=alt.value(0), y=alt.value(0), text="words:N")]
-    limit = chart([{"value": mib(limit_bytes), "words": f"limit {mib(limit_bytes):g} MiB"}]).encode(
-        y="value:Q"
-    )
+    limit = chart([{"value": mib(limit_bytes), "words": f"limit {mib(limit_bytes):g} MiB"}]).encode(y="value:Q")
     rule = limit.mark_rule(color=LIMIT_COLOUR, strokeDash=[6, 3], strokeWidth=1.5)
     words = limit.mark_text(baseline="top", dy=4, **style)
     return [rule, words.encode(x=alt.value(0), text="words:N")]

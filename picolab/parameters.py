@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,10 +15,19 @@ from picolab.errors import ParameterError
 
 MIB = 1 << 20
 _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE)
+# Bounded digits, ASCII alone: no number that overflows, no letter that only looks like a unit.
+_SIZE = re.compile(r"^\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE | re.ASCII)
 LARGEST_FILE_BYTES = 1 << 40
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 4, 12, 12
+_SHORT.maxstring = _SHORT.maxother = 100
 
 RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is shown in a message: never long, whatever somebody has put into a file."""
+    return _SHORT.repr(value)
 
 
 def parse_size(text: str | int) -> int:
@@ -28,13 +38,14 @@ def parse_size(text: str | int) -> int:
     Raises:
         ParameterError: not a size, not a whole number of bytes, zero, or more than 1 TiB.
     """
-    match = _SIZE.match(str(text))
+    match = None if isinstance(text, bool) else _SIZE.match(str(text))
     if not match:
         hint = ""
         if re.match(r"^\s*\d+(\.\d+)?\s*[KMGT]B\s*$", str(text), re.IGNORECASE):
             hint = " (MB and GB mean different things to different people, so they are not taken)"
         raise ParameterError(
-            f"file size {text!r} is not a size{hint}: write a number and K, M, G or T, binary, such as 100M or 1.5G"
+            f"file size {shown(text)} is not a size{hint}: write a number and K, M, G or T, binary, "
+            f"such as 100M or 1.5G"
         )
     size = float(match[1]) * _UNIT_BYTES[match[2].upper()]
     if size != int(size):
@@ -45,27 +56,35 @@ def parse_size(text: str | int) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """Return the shortest exact text for a size, in the form that `parse_size` reads (`104857600` -> `100M`)."""
+    """Return the shortest exact text for a size, such as `100M` for 104857600; `parse_size` reads it."""
     for unit in ("T", "G", "M", "K"):
         if size_bytes >= _UNIT_BYTES[unit] and size_bytes % _UNIT_BYTES[unit] == 0:
             return f"{size_bytes // _UNIT_BYTES[unit]}{unit}"
     return str(size_bytes)
 
 
-class TrialParameters(BaseModel):
-    """Everything that may be set for one trial; the names are those of the trial notebook's parameters cell."""
+def _no_truth_value(value: Any) -> Any:
+    """Refuse a bool, which Python would take for 0 or 1; no parameter is a bool."""
+    if isinstance(value, bool):
+        raise ValueError(
+            f"{value} is a yes or a no, and neither makes sense here (YAML takes yes, no, on and off for such "
+            f"a value; put quotes around a text)"
+        )
+    return value
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+class TrialParameters(BaseModel):
+    """Everything that may be set for one trial; the trial notebook's parameters cell has the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
     machine: Literal["local"] = Field(
         "local", description="where PicoShare runs: local (a process under a memory limit on this host)"
     )
-    machine_name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,60}$")] = Field(
+    machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$")] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
     )
-    ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(
-        512, description="memory of the machine in MiB, swap off"
-    )
+    ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(512, description="memory of the machine in MiB, swap off")
     file_size: str = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
     build: Annotated[str, Field(min_length=1)] = Field(
         "calibration",
@@ -91,15 +110,25 @@ class TrialParameters(BaseModel):
     stall_limit_s: Annotated[float, Field(gt=0, le=86400)] = Field(
         60.0, description="seconds without a delivered byte after which a transfer counts as stalled"
     )
-    floor_rate_mib_s: Annotated[float, Field(gt=0)] = Field(
+    floor_rate_mib_s: Annotated[float, Field(ge=0.001)] = Field(
         1.0, description="slowest rate worth waiting for, MiB/s; gives the default of total_limit_s"
     )
-    total_limit_s: Annotated[float, Field(gt=0)] | None = Field(
+    total_limit_s: Annotated[float, Field(gt=0, le=30 * 86400)] | None = Field(
         None, description="seconds for a whole upload; None: 60 s plus the file size at floor_rate_mib_s"
     )
     sample_interval_s: Annotated[float, Field(ge=0.005, le=0.1)] = Field(
         0.05, description="seconds between two memory samples, at most 0.1"
     )
+
+    _no_truth_values = field_validator("*", mode="before")(_no_truth_value)
+
+    @field_validator("build", "work_dir", "release_base_url")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        # Such a character cannot be part of a path, or would tear the lines that it is shown in.
+        if not value.isprintable():
+            raise ValueError(f"{shown(value)} holds a character that cannot be printed; remove it")
+        return value
 
     @field_validator("file_size")
     @classmethod
@@ -115,7 +144,7 @@ class TrialParameters(BaseModel):
 
     @property
     def upload_limit_s(self) -> float:
-        """Seconds that the whole upload may take: `total_limit_s`, or 60 s plus the size at the floor rate."""
+        """Seconds for the whole upload: `total_limit_s`, or 60 s plus the size at the floor rate."""
         if self.total_limit_s is not None:
             return self.total_limit_s
         return 60.0 + self.file_size_bytes / MIB / self.floor_rate_mib_s
@@ -123,11 +152,11 @@ class TrialParameters(BaseModel):
     @property
     def build_label(self) -> str:
         """A short name of the build for labels and file names: `calibration`, `1.5.4`, or a file's name."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name) or "build"
+        return re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name)[:60] or "build"
 
     @property
     def case_label(self) -> str:
-        """The case in a few characters that are safe in a file name, such as `local-512mb-100M-calibration`."""
+        """The case in a few characters, safe in a file name, such as `local-512mb-100M-calibration`."""
         unlimited = "-unlimited" if self.memory_limit == "none" else ""
         return f"{self.machine}-{self.ram_mb}mb-{self.file_size}-{self.build_label}{unlimited}"
 
@@ -159,6 +188,10 @@ class CampaignParameters(BaseModel):
     """What a file in `parameters/` says."""
 
     model_config = ConfigDict(extra="forbid")
+
+    _no_truth_values = field_validator("description", "repeats", "seed", "fault_retries", mode="before")(
+        _no_truth_value
+    )
 
     description: str = Field("", description="what the campaign is for, one sentence for the report")
     matrix: Matrix = Field(description="factors and their levels; `include` adds cases, `exclude` removes them")
@@ -195,8 +228,23 @@ def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
 def unknown_name(name: str, known: list[str]) -> str:
     """Return a sentence about a name that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    return f"there is no {name!r}; {hint}"
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+    return f"there is no {shown(name)}; {hint}"
+
+
+_KINDS = {
+    "dict_type": "a mapping (name: value)",
+    "model_type": "a mapping (name: value)",
+    "list_type": "a list, such as [a, b]",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+}
+"""pydantic's error types in our words."""
 
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
@@ -207,10 +255,27 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         return f"{where} is missing and has no default"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
-    reason = error["msg"].removeprefix("Input should be ").removeprefix("a ")
+    if error["msg"] == "Keys should be strings" or error["loc"][-1] == "[key]":
+        return f"{shown(error['input'])} cannot be a name; put quotes around it if it is meant as one"
+    reason = _KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a ")
     field = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
     meaning = f" ({field.description})" if field and field.description else ""
-    return f"{where or 'the whole'} = {error['input']!r} should be {reason}{meaning}"
+    return f"{where or 'the whole'} = {shown(error['input'])} should be {reason}{meaning}"
+
+
+class _UniqueNamesLoader(yaml.SafeLoader):
+    """YAML without the trap that a name given twice silently hides its first value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for name, _ in node.value:
+            if name.value in seen and name.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the name {shown(name.value)} is there twice", problem_mark=name.start_mark
+                )
+            if isinstance(name.value, str):
+                seen.add(name.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_campaign_parameters(path: Path) -> CampaignParameters:
@@ -228,11 +293,18 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
     except UnicodeDecodeError:
         raise ParameterError(f"{path}: is not a text file in UTF-8; name a YAML file") from None
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _UniqueNamesLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise ParameterError(f"{path}: is not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ParameterError(f"{path}: is not valid YAML{line}: {problem}; mend it there") from None
+    except (RecursionError, ValueError) as error:
+        # ValueError: a scalar that looks like a number or a date and is none, such as 2020-13-45.
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ParameterError(
+            f"{path}: cannot be understood: {why}; start from a copy of parameters/quick.yaml"
+        ) from None
     if not isinstance(data, dict):
         raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
     return validate(CampaignParameters, data, str(path))

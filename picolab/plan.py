@@ -1,21 +1,24 @@
 """From a matrix to a plan: every trial in the order in which it will run, frozen in `plan.json`."""
 
+import hashlib
 import itertools
 import json
+import math
 import random
+import re
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from picolab.errors import CampaignNotFound, ParameterError
 from picolab.parameters import (
     CampaignParameters,
     Matrix,
     TrialParameters,
-    format_size,
-    parse_size,
+    shown,
     unknown_name,
     validate,
 )
@@ -26,7 +29,13 @@ ORDER = (
     "Each block holds every case once; the order of cases inside a block is random, drawn from the seed; "
     "every trial has a fresh server, data folder and TMPDIR."
 )
+MOST_TRIALS = 10_000
+_LONGEST_LABEL = 120
 _NOT_A_FACTOR = ("machine_name", "seed", "keep_machine")
+_SET_BY_CAMPAIGN = {
+    "seed": "is set by the campaign's own seed",
+    "machine_name": "is set by the campaign: its machine has the campaign's name",
+}
 _LABELLED = ("machine", "ram_mb", "file_size", "build", "memory_limit")
 
 
@@ -57,7 +66,7 @@ class Plan(BaseModel):
     fault_retries: int
     factors: dict[str, list[Any]]
     order: str
-    trials: list[PlannedTrial]
+    trials: Annotated[list[PlannedTrial], Field(min_length=1)]
 
     @property
     def cases(self) -> list[str]:
@@ -79,13 +88,18 @@ class Plan(BaseModel):
             ParameterError: its plan cannot be read.
         """
         try:
-            return cls.model_validate_json((folder / PLAN_FILE).read_text())
+            return cls.model_validate_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise CampaignNotFound(
-                f"{folder}: there is no campaign; `picolab status` lists those there are"
-            ) from None
+            raise CampaignNotFound(f"{folder}: there is no campaign; `picolab status` lists those there are") from None
         except (OSError, ValueError) as error:
-            raise ParameterError(f"{folder / PLAN_FILE}: is not a plan that this picolab can read ({error})") from None
+            why = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+            raise ParameterError(
+                f"{folder / PLAN_FILE}: is not a plan that this picolab can read ({why}); "
+                f"the notebooks beside it are still good, and a new campaign gets a new plan"
+            ) from None
 
 
 def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
@@ -101,7 +115,12 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         ParameterError: a factor does not exist, a level makes no sense, or no case is left.
     """
     cases = [_case(levels, wanted, source) for levels in expand(wanted.matrix, source)]
-    labels = _labels(cases)
+    if len(cases) * wanted.repeats > MOST_TRIALS:
+        raise ParameterError(
+            f"{source}: {len(cases)} cases x {wanted.repeats} repeats are more than {MOST_TRIALS} trials; "
+            f"remove levels or repeats"
+        )
+    labels = _labels(cases, source)
     chance = random.Random(wanted.seed)
     digits = max(3, len(str(len(cases) * wanted.repeats)))
     trials: list[PlannedTrial] = []
@@ -138,8 +157,8 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
     """Return the cases of a matrix as {factor: level}, by GitHub Actions' rules for `include` and `exclude`.
 
     All levels of all factors are combined; an `exclude` entry removes every combination that has all its
-    values; an `include` entry adds its values to every combination whose factors it does not contradict, or else
-    is a case of its own.
+    values; an `include` entry adds its values to every combination whose factors it does not contradict, or
+    else is a case of its own. Stricter than there: an entry that changes nothing is refused as a mistake.
     Source: "Using a matrix for your jobs" in GitHub's Actions documentation.
 
     Raises:
@@ -149,32 +168,38 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
     for name, levels in factors.items():
         _require_parameter(name, f"{source}: matrix")
         if not isinstance(levels, list) or not levels:
-            raise ParameterError(f"{source}: matrix: {name} = {levels!r} should be a list of levels, such as [512]")
-        spelled = [_comparable(name, level) for level in levels]
-        if len(set(map(repr, spelled))) < len(spelled):
-            raise ParameterError(f"{source}: matrix: {name} = {levels!r} names a level twice; remove one")
-    combinations = [
-        dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())
-    ]
+            raise ParameterError(
+                f"{source}: matrix: {name} = {shown(levels)} should be a list of levels, such as [512]"
+            )
+        meant = [_meaning(name, level, f"{source}: matrix") for level in levels]
+        if any(level in meant[:index] for index, level in enumerate(meant)):
+            raise ParameterError(f"{source}: matrix: {name} = {shown(levels)} names a level twice; remove one")
+    if math.prod(map(len, factors.values())) > MOST_TRIALS:
+        raise ParameterError(f"{source}: matrix: gives more than {MOST_TRIALS} cases; remove levels")
+    combinations = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
     if not factors:
         combinations = []
     for entry in matrix.exclude:
         for name in entry:
             if name not in factors:
                 raise ParameterError(f"{source}: matrix.exclude: {unknown_name(name, sorted(factors))}")
-        if not any(_has(case, entry) for case in combinations):
-            raise ParameterError(f"{source}: matrix.exclude: {entry!r} excludes no case; remove or mend it")
-        combinations = [case for case in combinations if not _has(case, entry)]
+        place = f"{source}: matrix.exclude"
+        if not entry or not any(_has(case, entry, place) for case in combinations):
+            raise ParameterError(f"{place}: {shown(entry)} excludes no case; remove or mend it")
+        combinations = [case for case in combinations if not _has(case, entry, place)]
     added: list[dict[str, Any]] = []
     for entry in matrix.include:
-        for name in entry:
-            _require_parameter(name, f"{source}: matrix.include")
+        place = f"{source}: matrix.include"
+        for name, value in entry.items():
+            _require_parameter(name, place)
+            _meaning(name, value, place)
         shared = {name: value for name, value in entry.items() if name in factors}
-        fitting = [case for case in combinations if _has(case, shared)]
-        if fitting and len(shared) < len(entry):
-            for case in fitting:
-                case.update(entry)
-        elif not fitting:
+        fitting = [case for case in combinations if _has(case, shared, place)]
+        if len(shared) == len(entry) and (fitting or not entry):
+            raise ParameterError(f"{place}: {shown(entry)} adds nothing: these cases are there; remove or mend it")
+        for case in fitting:
+            case.update(entry)
+        if not fitting:
             added.append(dict(entry))
     cases = combinations + added
     if not cases:
@@ -188,14 +213,13 @@ def _require_parameter(name: str, place: str) -> None:
         raise ParameterError(f"{place}: {unknown_name(name, known)}")
 
 
-def _comparable(name: str, level: Any) -> Any:
-    return parse_size(level) if name == "file_size" else level
+def _meaning(name: str, level: Any, place: str) -> Any:
+    """Return what a level means, however it is spelled: `1G` is `1024M`, 512 is "512"."""
+    return getattr(validate(TrialParameters, {name: level}, place), name)
 
 
-def _has(case: dict[str, Any], values: dict[str, Any]) -> bool:
-    return all(
-        name in case and _comparable(name, case[name]) == _comparable(name, value) for name, value in values.items()
-    )
+def _has(case: dict[str, Any], values: dict[str, Any], place: str) -> bool:
+    return all(_meaning(name, case[name], place) == _meaning(name, value, place) for name, value in values.items())
 
 
 def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> TrialParameters:
@@ -204,9 +228,11 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
             raise ParameterError(f"{source}: parameters: {name} is a factor of the matrix too; remove one of the two")
     # Nobody waits beside a campaign, so its machines are taken down unless the file says otherwise.
     merged = {"keep_machine": "never", **wanted.parameters, **levels}
-    if "seed" in merged:
-        raise ParameterError(f"{source}: parameters: seed is set by the campaign's own seed; remove it here")
-    parameters = validate(TrialParameters, merged, source)
+    for name, why in _SET_BY_CAMPAIGN.items():
+        if name in merged:
+            raise ParameterError(f"{source}: parameters: {name} {why}; remove it here")
+    # Levels have been looked at by now: what is wrong here stands under `parameters`.
+    parameters = validate(TrialParameters, merged, f"{source}: parameters")
     if parameters.keep_machine == "always":
         raise ParameterError(
             f"{source}: keep_machine = 'always' would keep a machine for every trial; use never, or "
@@ -214,33 +240,54 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
         )
     if parameters.calibration and parameters.build != "calibration":
         raise ParameterError(
-            f"{source}: calibration = {parameters.calibration!r} needs build: calibration, "
+            f"{source}: calibration = {shown(parameters.calibration)} needs build: calibration, "
             f"but build is {parameters.build!r}; remove one of the two"
         )
+    _check_knobs(parameters.calibration, source)
     return parameters
 
 
-def _labels(cases: list[TrialParameters]) -> list[str]:
-    """Return a label a case: the usual words, and whatever else tells two cases apart."""
+def _check_knobs(knobs: dict[str, Any], source: str) -> None:
+    """Refuse knobs that would end the server of every trial at its start."""
+    if not knobs:
+        return
+    from picolab.calibration.server import Knobs
+
+    try:
+        Knobs.parse(json.dumps(knobs, default=str))
+    except ValueError as error:
+        sentence = str(error).replace("PICOLAB_CALIBRATION", "calibration")
+        raise ParameterError(f"{source}: {sentence}") from None
+
+
+def _labels(cases: list[TrialParameters], source: str) -> list[str]:
+    """Return a label a case, safe in a file name: the usual words, and what else tells cases apart."""
     varying = [
         name
         for name in TrialParameters.model_fields
-        if name not in _LABELLED and len({repr(getattr(case, name)) for case in cases}) > 1
+        if name not in _LABELLED and any(getattr(case, name) != getattr(cases[0], name) for case in cases)
     ]
     labels = []
     for case in cases:
-        extra = "".join(f"-{name}_{_short(getattr(case, name))}" for name in varying)
-        labels.append(case.case_label + extra)
-    for label in labels:
-        if labels.count(label) > 1:
-            twins = [f"{case.build} ({format_size(case.file_size_bytes)})" for case in cases if label in case.case_label]
-            raise ParameterError(
-                f"two cases have the label {label!r} ({', '.join(twins)}); "
-                f"remove the one that is there twice, or rename one of the build files"
-            )
+        label = case.case_label + "".join(f"-{name}_{_short(getattr(case, name))}" for name in varying)
+        if len(label) > _LONGEST_LABEL:
+            label = f"{label[: _LONGEST_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+        labels.append(label)
+    label, count = Counter(labels).most_common(1)[0]
+    if count > 1:
+        one, other = [case for case, its_label in zip(cases, labels, strict=True) if its_label == label][:2]
+        names = [name for name in TrialParameters.model_fields if getattr(one, name) != getattr(other, name)]
+        if not names:
+            raise ParameterError(f"{source}: matrix: the case {label} is there twice; remove one of the two")
+        name = names[0]
+        raise ParameterError(
+            f"{source}: matrix: two cases cannot be told apart by their label {label}: {name} is "
+            f"{shown(getattr(one, name))} and {shown(getattr(other, name))}; rename one of the two"
+        )
     return labels
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
-    return "".join(character if character.isalnum() or character in "._" else "" for character in text)[:40] or "none"
+    text = json.dumps(value, sort_keys=True, separators=(",", "_")) if isinstance(value, dict) else str(value)
+    words = re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r'[{}"]', "", text)).strip("-")
+    return words[:40] or "none"

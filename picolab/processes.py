@@ -1,7 +1,9 @@
 """Which process is meant: process identity that survives the re-use of pids, from /proc."""
 
 import os
+import select
 import signal
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,23 @@ class ProcessIdentity:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 return
+
+
+def kill_and_wait(processes: Iterable[ProcessIdentity], patience_s: float = 10.0) -> None:
+    """SIGKILL processes and return when they are gone (or, after `patience_s` each, when the kernel is stuck)."""
+    for process in processes:
+        try:
+            watch = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if process.alive:
+                signal.pidfd_send_signal(watch, signal.SIGKILL)
+                select.select([watch], [], [], patience_s)
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(watch)
 
 
 def this_process() -> ProcessIdentity:

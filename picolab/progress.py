@@ -26,9 +26,9 @@ class LiveLine:
 
     def __enter__(self) -> "LiveLine":
         if "JPY_PARENT_PID" in os.environ:
-            from IPython.display import display
+            from IPython import display
 
-            self._handle = display(
+            self._handle = display.display(  # type: ignore[no-untyped-call]
                 {"text/plain": f"{self._what} begins"}, raw=True, display_id=f"progress-{time.monotonic_ns()}"
             )
         return self

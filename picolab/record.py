@@ -8,14 +8,13 @@ import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from picolab.errors import RecordError
 from picolab.parameters import TrialParameters
 
-RECORD_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("record.schema.json")
 
 RECORD_SCRAP = "record"
@@ -59,12 +58,13 @@ OUTCOME_MEANINGS = {
     Outcome.INVALID: "fault of the instrument: what was measured is not complete or not consistent",
 }
 
-STAGES = ("provision", "start", "authenticate", "upload", "verify", "collect", "release")
 Stage = Literal["provision", "start", "authenticate", "upload", "verify", "collect", "release"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # JSON has no NaN and no infinity: a measurement that is missing is null, with a reason.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Caveat(_Model):
@@ -83,7 +83,7 @@ class TrialIdentity(_Model):
     campaign: str | None = Field(description="name of the campaign; null for a trial run by hand")
     block: int | None = Field(description="number of the block, from 1; null for a trial run by hand")
     position: int | None = Field(description="place in the plan, from 1; null for a trial run by hand")
-    attempt: int = Field(description="1, or more after a fault of the instrument or a stage run again by hand")
+    attempt: int = Field(description="1, or more after a fault of the instrument")
     started_at: str = Field(description="wall clock time of the first stage, ISO 8601, UTC")
     repeat_command: str = Field(description="the shell command that runs this trial again")
 
@@ -131,7 +131,7 @@ class MachineRecord(_Model):
 class ServerRecord(_Model):
     """The life of the server's process."""
 
-    ready_s: float | None = Field(description="seconds from the start of the process to the first good answer")
+    ready_s: float | None = Field(description="seconds from the process's start to the first good answer")
     idle_anon_bytes: int | None = Field(description="anonymous memory when ready, before the upload")
     exit_code: int | None = Field(description="exit code; null when a signal ended it or it runs on")
     exit_signal: str | None = Field(description="such as `SIGKILL`; null when it ended by itself or runs on")
@@ -142,7 +142,7 @@ class Progress(_Model):
     """Bytes delivered over time; both lists have the same length."""
 
     t_s: list[float] = Field(description="seconds since the first byte was sent")
-    delivered_bytes: list[int] = Field(description="bytes of the body that the receiving kernel had acknowledged")
+    delivered_bytes: list[int] = Field(description="bytes of the file that the receiving kernel had acknowledged")
 
 
 class UploadRecord(_Model):
@@ -158,7 +158,7 @@ class UploadRecord(_Model):
     throughput_mib_s: float | None = Field(description="file size over duration")
     transfer_mib_s: float | None = Field(description="file size over transfer")
     commit_mib_s: float | None = Field(description="file size over commit")
-    delivered_bytes: int = Field(description="bytes of the body delivered when the upload ended, however it ended")
+    delivered_bytes: int = Field(description="bytes of the file delivered when the upload ended")
     http_status: int | None
     server_message: str | None = Field(description="the server's own sentence, when it answered with an error")
     client_peak_rss_bytes: int = Field(description="peak memory of the process that uploads")
@@ -215,7 +215,7 @@ class Provenance(_Model):
 class Record(_Model):
     """The result of one trial."""
 
-    record_version: Literal[1] = RECORD_VERSION
+    record_version: Literal[1] = 1
     outcome: Outcome
     outcome_stage: Stage | None = Field(description="the stage in which the outcome was found; null when ok")
     outcome_detail: str = Field(description="one sentence with what was seen")
@@ -258,7 +258,7 @@ def nulls_without_reason(record: dict[str, Any]) -> list[str]:
     return [
         path
         for path in _null_paths(record)
-        if path not in explained and path not in MAY_BE_NULL_WITHOUT_REASON and not path.startswith("provenance.")
+        if not explained.get(path) and path not in MAY_BE_NULL_WITHOUT_REASON and not path.startswith("provenance.")
     ]
 
 
@@ -292,7 +292,33 @@ def validate_record(data: Any, place: str) -> Record:
     unexplained = nulls_without_reason(data)
     if unexplained:
         raise RecordError(f"{place}: the record is not valid: {unexplained[0]} is null and `missing` has no reason")
-    return Record.model_validate(data)
+    try:
+        record = Record.model_validate(data)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{place}: the record is not valid: {where}: {first['msg']}") from None
+    contradiction = _contradiction(record)
+    if contradiction:
+        raise RecordError(f"{place}: the record is not valid: {contradiction}")
+    return record
+
+
+def _contradiction(record: Record) -> str | None:
+    """Return what cannot be true at the same time in a record, if there is such a thing."""
+    if (record.outcome is Outcome.OK) != (record.outcome_stage is None):
+        return f"outcome is {record.outcome} and outcome_stage is {record.outcome_stage}"
+    if record.upload is not None:
+        if record.upload.file_size_bytes != record.parameters.file_size_bytes:
+            return f"upload.file_size_bytes is {record.upload.file_size_bytes}, not {record.parameters.file_size}"
+        if len(record.upload.progress.t_s) != len(record.upload.progress.delivered_bytes):
+            return "the two lists of upload.progress differ in length"
+    if record.outcome is Outcome.OK:
+        if record.upload is None or record.upload.duration_s is None or record.memory is None:
+            return "outcome is ok, and upload or memory is not complete"
+        if record.verify is None or not record.verify.matched:
+            return "outcome is ok, and verify.matched is not true"
+    return None
 
 
 def record_schema() -> dict[str, Any]:

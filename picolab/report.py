@@ -1,19 +1,17 @@
 """The report of a campaign: run the analysis notebook and write one HTML file that needs nothing else."""
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from picolab import slow_imports  # noqa: F401  (before papermill, which imports jsonschema)
 from picolab.errors import CampaignNotFound, PicolabError
+from picolab.execution import ipc_kernel
 from picolab.paths import project_root, write_atomically
 
 TEMPLATE_DIR = Path(__file__).with_name("report_template")
@@ -42,9 +40,7 @@ def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
     """
     folder = campaign_folder.resolve()
     if not folder.is_dir():
-        raise CampaignNotFound(
-            f"{campaign_folder}: there is no such campaign; `picolab status` lists those there are"
-        )
+        raise CampaignNotFound(f"{campaign_folder}: there is no such campaign; `picolab status` lists those there are")
     notebook = _execute(analysis_notebook(), folder)
     target = output.resolve() if output else folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +59,7 @@ def _execute(source: Path, folder: Path) -> Any:
     working = folder / f".analysis.{os.getpid()}.ipynb"
     failed = folder / "analysis.failed.ipynb"
     try:
-        with _ipc_kernel() as config:
+        with ipc_kernel() as config:
             notebook = papermill.execute_notebook(
                 str(source),
                 str(working),
@@ -84,15 +80,6 @@ def _execute(source: Path, folder: Path) -> Any:
     return notebook
 
 
-@contextlib.contextmanager
-def _ipc_kernel() -> Iterator[Any]:
-    """Kernel settings with sockets in a folder that only this user can enter."""
-    from traitlets.config import Config
-
-    with tempfile.TemporaryDirectory(prefix="picolab-kernel-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-
-
 def _to_html(notebook: Any, title: str) -> str:
     import vl_convert
     from nbconvert import HTMLExporter
@@ -101,9 +88,7 @@ def _to_html(notebook: Any, title: str) -> str:
 
     bundle = _inside_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     boot = _inside_script((TEMPLATE_DIR / "report.js").read_text(encoding="utf-8"))
-    exporter = HTMLExporter(
-        template_name=TEMPLATE_DIR.name, extra_template_basedirs=[str(TEMPLATE_DIR.parent)]
-    )
+    exporter = HTMLExporter(template_name=TEMPLATE_DIR.name, extra_template_basedirs=[str(TEMPLATE_DIR.parent)])
     exporter.register_filter("in_script", _json_in_script)
     exporter.register_filter("data_uri", _svg_uri)
     resources = {
@@ -126,10 +111,7 @@ def _to_html(notebook: Any, title: str) -> str:
 def _contents(notebook: Any) -> list[dict[str, str]]:
     """Sections of the notebook with the ids that nbconvert gives to headings."""
     titles = [
-        title
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for title in _HEADING.findall(cell.source)
+        title for cell in notebook.cells if cell.cell_type == "markdown" for title in _HEADING.findall(cell.source)
     ]
     return [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
 

@@ -167,9 +167,7 @@ def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _unambiguous_builds(trials: pd.DataFrame) -> pd.Series:
     """Tell two executables apart that have one label."""
     several = trials.groupby("build")["build_sha256"].transform("nunique") > 1
-    return trials["build"].mask(
-        several, trials["build"] + " " + trials["build_sha256"].str[:8].fillna("unknown")
-    )
+    return trials["build"].mask(several, trials["build"] + " " + trials["build_sha256"].str[:8].fillna("unknown"))
 
 
 def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:

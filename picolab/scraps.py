@@ -116,10 +116,12 @@ def read_campaign(folder: Path) -> CampaignData:
     be read, is not valid or is not there becomes a row of `problems`.
 
     Raises:
-        CampaignNotFound: no such folder.
+        CampaignNotFound: no such folder, or one without a campaign in it.
     """
     if not folder.is_dir():
         raise CampaignNotFound(f"{folder}: there is no such campaign; `picolab status` lists those there are")
+    if not (folder / "plan.json").exists() and not (folder / "trials").is_dir():
+        raise CampaignNotFound(f"{folder}: is no campaign: it has neither plan.json nor trials/")
     reader = _CampaignReader(folder)
     return reader.read()
 
@@ -160,9 +162,7 @@ class _CampaignReader:
             plan = json.loads(path.read_text(encoding="utf-8"))
             [trial["trial_id"] for trial in plan["trials"]]
         except OSError as error:
-            self._problem(
-                path, f"the plan cannot be read ({error.strerror}): nobody can tell what is not done yet"
-            )
+            self._problem(path, f"the plan cannot be read ({error.strerror}): nobody can tell what is not done yet")
         except (ValueError, KeyError, TypeError) as error:
             self._problem(path, f"the plan is damaged ({error!r}): nobody can tell what is not done yet")
         else:
@@ -186,9 +186,7 @@ class _CampaignReader:
                 entry = json.loads(line)
                 entries.append({"trial_id": entry["trial_id"], "outcome": entry["outcome"], **entry})
             except (ValueError, KeyError, TypeError):
-                torn = (
-                    "torn: the campaign was killed while it wrote it" if number == len(lines) else "damaged"
-                )
+                torn = "torn: the campaign was killed while it wrote it" if number == len(lines) else "damaged"
                 self._problem(path, f"line {number} is {torn}")
         return entries
 

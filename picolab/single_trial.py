@@ -9,15 +9,14 @@ from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
 from picolab.exit_codes import ExitCode
 from picolab.machines import local
+from picolab.machines.cgroup import find_method
 from picolab.parameters import TrialParameters
 from picolab.paths import outputs_dir
 from picolab.picoshare.build import find_build
-from picolab.machines.cgroup import find_method
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState
-
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,16 @@ from typing import Any
 import httpx
 
 from picolab import caveats
-from picolab.errors import MachineError, ParameterError, PicolabError, ProbeError, StageError
+from picolab.errors import (
+    BuildError,
+    HostUnfit,
+    MachineBusy,
+    ParameterError,
+    PicolabError,
+    ProbeError,
+    StageError,
+)
+from picolab.machines import local
 from picolab.machines.base import Holder, MachineWish, ProcessStatus
 from picolab.machines.local import LocalMachine
 from picolab.parameters import MIB, TrialParameters
@@ -33,13 +42,14 @@ from picolab.picoshare.client import (
     peak_rss_bytes,
 )
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
-from picolab.probes.samples import read_samples, samples_scrap, summarise
+from picolab.probes.samples import await_first_sample, read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine
 from picolab.record import (
     RECORD_SCRAP,
     SAMPLES_SCRAP,
     STAGES,
+    Caveat,
     Outcome,
     Progress,
     Record,
@@ -89,9 +99,10 @@ class Trial:
         """Begin a trial, or go on with the one of the same parameters whose machine is still up.
 
         Raises:
-            ParameterError: the machine is up with an unfinished trial of other parameters in this campaign.
+            MachineBusy: somebody else who is alive holds the machine of that name.
         """
         context = TrialContext.from_environment()
+        local.refuse_if_held(_machine_name(parameters))
         machine = LocalMachine.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
@@ -101,6 +112,8 @@ class Trial:
             trial = cls(state, folder, context)
             trial._machine = machine
             trial._say(f"Re-attached to trial {state.identity.trial_id}: {trial._summary()}")
+            if all(stage.done for stage in state.stages.values()) and state.outcome is Outcome.OK:
+                trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
         state = TrialState.begin(parameters, context)
         trial = cls(state, context.folder if context else new_folder(state), context)
@@ -161,7 +174,12 @@ class Trial:
         return samples_scrap(samples, self.state.identity.trial_id, zero_s if zero_s is not None else first or 0.0)
 
     def chart(self) -> Any:
-        """Return the chart of the server's memory over time, or a sentence when there are no samples."""
+        """Return the chart of the server's memory over time, or a sentence when there is none.
+
+        In a campaign there is none: drawing takes more than a second a trial, and the report has it for all.
+        """
+        if self.state.identity.campaign is not None:
+            return f"Not drawn in a campaign; see: picolab report {self.state.identity.campaign}"
         from picolab.figures import Figure
         from picolab.memory_charts import memory_over_time
 
@@ -196,13 +214,17 @@ class Trial:
             line = action()
             progress.done = True
         except _Found as finding:
+            if self._context is not None and not self._context.owner_process.alive:
+                # Then the keeper ended the server, and what looks like a result is none.
+                self._fault(Outcome.INTERRUPTED, stage, "the process that this trial belonged to is gone", begun)
+                raise StageError("the process that this trial belonged to is gone; run the trial again") from None
             self.state.found(finding.outcome, stage, finding.detail)
             line = f"{finding.outcome}: {finding.detail}"
         except KeyboardInterrupt:
             self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
             raise
-        except (StageError, ParameterError):
-            # The user's order of cells or a value: nothing was measured, so nothing was found.
+        except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy):
+            # The order of the cells, a value, or the host: nothing was measured, so nothing was found.
             progress.attempts -= 1
             self.state.save(self.folder)
             raise
@@ -264,14 +286,14 @@ class Trial:
 
     def _provision(self) -> str:
         parameters = self.state.parameters
-        self.state.caveats = caveats.of_parameters(parameters)
+        self._add_caveats(caveats.of_parameters(parameters))
         build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
         self.state.build, self.state.build_path = build.identity, build.path
-        self.state.caveats += caveats.of_build(build.identity)
+        self._add_caveats(caveats.of_build(build.identity))
         machine = self._reach()
         write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(self.folder)}))
         self.state.machine = machine.describe()
-        self.state.caveats += caveats.of_machine(self.state.machine)
+        self._add_caveats(caveats.of_machine(self.state.machine))
         limit = self.state.machine.memory_limit
         enforced = f"{parameters.ram_mb} MiB enforced by {limit.method}" if limit.limit_bytes else "NO memory limit"
         return (
@@ -339,6 +361,7 @@ class Trial:
                 self.state.entry_id = None
             probe = machine.probe(parameters.sample_interval_s, self.folder / SAMPLES_FILE)
             try:
+                await_first_sample(self.folder / SAMPLES_FILE)
                 with LiveLine("upload", self.folder / PROGRESS_FILE) as live:
 
                     def report(progress: TransferProgress) -> None:
@@ -358,7 +381,7 @@ class Trial:
         zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
         self.state.memory, missing = summarise(samples, parameters.sample_interval_s, zero_s)
         self.state.missing.update(missing)
-        self.state.caveats += caveats.of_memory(self.state.memory)
+        self._add_caveats(caveats.of_memory(self.state.memory))
         if samples.end is None:
             raise ProbeError(
                 f"the memory probe ended too early (exit code {probe_exit}) after {len(samples.rows)} samples, so "
@@ -416,7 +439,9 @@ class Trial:
         """Raise _Found unless the upload was answered with success."""
         if measured.entry_id is not None:
             return
-        delivered = f"after {measured.delivered_bytes / MIB:.1f} of {self.state.parameters.file_size_bytes / MIB:.1f} MiB"
+        delivered = (
+            f"after {measured.delivered_bytes / MIB:.1f} of {self.state.parameters.file_size_bytes / MIB:.1f} MiB"
+        )
         status = self._settled_status(wait=measured.ending == "connection_lost")
         if not status.running:
             raise self._server_ended(status, delivered)
@@ -451,7 +476,7 @@ class Trial:
                 parameters.file_size_bytes,
                 Limits(parameters.stall_limit_s, parameters.upload_limit_s),
             )
-        self.state.verify_record = VerifyRecord(
+        self.state.verify = VerifyRecord(
             matched=measured.matched,
             sent_sha256=measured.sent_sha256,
             received_sha256=measured.received_sha256,
@@ -460,11 +485,11 @@ class Trial:
             download_s=measured.download_s,
             download_mib_s=parameters.file_size_bytes / MIB / measured.download_s if measured.download_s else None,
         )
-        for name, value in self.state.verify_record.model_dump().items():
+        for name, value in self.state.verify.model_dump().items():
             if value is None and name != "first_difference_byte":
                 self.state.missing[f"verify.{name}"] = "the download did not get to its end"
         self._judge_download(measured)
-        return f"every byte came back, {self.state.verify_record.download_mib_s:.1f} MiB/s"
+        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s"
 
     def _judge_download(self, measured: DownloadMeasurement) -> None:
         if measured.matched:
@@ -484,9 +509,7 @@ class Trial:
                 f"the download was answered with {measured.http_status}: {measured.server_message}",
             )
         if measured.ending in ("stalled", "timeout"):
-            raise _Found(
-                Outcome(measured.ending), f"the download ended after {measured.received_bytes / MIB:.1f} MiB"
-            )
+            raise _Found(Outcome(measured.ending), f"the download ended after {measured.received_bytes / MIB:.1f} MiB")
         raise _Found(Outcome.HTTP_ERROR, f"the server closed the download ({measured.ending_detail})")
 
     def _collect(self) -> str:
@@ -580,6 +603,11 @@ class Trial:
             return self._server_ended(status, what)
         return _Found(Outcome.HTTP_ERROR, what)
 
+    def _add_caveats(self, new: list[Caveat]) -> None:
+        """Add caveats; of a stage that is run again, the new ones count."""
+        codes = {caveat.code for caveat in new}
+        self.state.caveats = [caveat for caveat in self.state.caveats if caveat.code not in codes] + new
+
     def _put_aside(self, name: str) -> None:
         """Keep a file of an earlier attempt under another name: nothing that was measured is overwritten."""
         path = self.folder / name
@@ -593,9 +621,9 @@ class Trial:
         """Write the record beside the samples, and glue both when this is a notebook."""
         write_atomically(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
         if _in_notebook():
-            from picolab import slow_imports  # noqa: F401  # before scrapbook
-
             import scrapbook
+
+            from picolab import slow_imports  # noqa: F401  # before scrapbook
 
             scrapbook.glue(RECORD_SCRAP, json.loads(record.model_dump_json()), "json")
             if (self.folder / SAMPLES_FILE).exists():

@@ -42,6 +42,15 @@ SERVER_LOG_FILE = "server.log"
 PROGRESS_FILE = "progress.json"
 
 
+_RESULTS: tuple[tuple[Stage, str], ...] = (
+    ("start", "server"),
+    ("upload", "upload"),
+    ("upload", "memory"),
+    ("verify", "verify"),
+)
+"""Which part of the record each stage fills."""
+
+
 class TrialContext(BaseModel):
     """Who asked for a trial. A campaign and the command line pass it in the environment, not as a parameter:
     a notebook that somebody opens and runs again later must not write into the campaign's files."""
@@ -79,7 +88,7 @@ class TrialState(BaseModel):
 
     parameters: TrialParameters
     identity: TrialIdentity
-    stages: dict[str, StageState] = Field(default_factory=lambda: {stage: StageState() for stage in STAGES})
+    stages: dict[Stage, StageState] = Field(default_factory=lambda: {stage: StageState() for stage in STAGES})
     outcome: Outcome | None = None
     outcome_stage: Stage | None = None
     outcome_detail: str = ""
@@ -90,7 +99,7 @@ class TrialState(BaseModel):
     base_url: str | None = None
     upload: UploadRecord | None = None
     entry_id: str | None = None
-    verify_record: VerifyRecord | None = None
+    verify: VerifyRecord | None = None
     memory: MemoryRecord | None = None
     caveats: list[Caveat] = []
     missing: dict[str, str] = {}
@@ -133,14 +142,10 @@ class TrialState(BaseModel):
             self.stages[name].done = False
         if self.outcome_stage is None or self.outcome_stage in later:
             self.outcome, self.outcome_stage, self.outcome_detail = None, None, ""
-        results = {"start": "server", "upload": "upload", "verify": "verify_record", "collect": "memory"}
-        for name, attribute in results.items():
-            if name in later:
-                setattr(self, attribute, None)
-        if "upload" in later:
-            self.memory = None
-        kept = {result.removesuffix("_record") for name, result in results.items() if name not in later}
-        self.missing = {path: why for path, why in self.missing.items() if path.split(".")[0] in kept}
+        forgotten = [result for stage, result in _RESULTS if stage in later]
+        for result in forgotten:
+            setattr(self, result, None)
+        self.missing = {path: why for path, why in self.missing.items() if path.split(".")[0] not in forgotten}
 
     def record(self) -> Record:
         """Return the record of what was found so far; a stage that has not run is null with a reason.
@@ -168,7 +173,7 @@ class TrialState(BaseModel):
             machine=self.machine,
             server=self.server,
             upload=self.upload,
-            verify=self.verify_record,
+            verify=self.verify,
             memory=self.memory,
             caveats=self.caveats,
             missing=missing,

@@ -179,9 +179,10 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "host": {
                 "hostname": "bench",
                 "kernel": "6.1.0",
-                "cpu": "Some CPU",
-                "cores": 2,
+                "cpu_model": "Some CPU",
+                "cpu_count": 2,
                 "ram_bytes": 8 << 30,
+                "load_1min_at_start": 0.1 * position,
             },
             "versions": {"python": "3.11.7", "httpx": "0.28.1"},
             "picolab_version": "0.1.0",

@@ -167,6 +167,8 @@ def test_a_whole_campaign(tmp_path: Path) -> None:
 def test_no_such_campaign(tmp_path: Path) -> None:
     with pytest.raises(CampaignNotFound, match="no such campaign"):
         read_campaign(tmp_path / "none")
+    with pytest.raises(CampaignNotFound, match="is no campaign"):
+        read_campaign(tmp_path)
 
 
 def test_an_unfinished_campaign_names_each_trial_that_is_missing(tmp_path: Path) -> None:

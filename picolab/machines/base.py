@@ -66,7 +66,7 @@ class ProcessStatus:
         pid: in the machine; None when none was started.
         started_monotonic_s, ended_monotonic_s: on the host's monotonic clock.
         stop_s: seconds from SIGTERM to its end, when it was stopped.
-        oom_kills: of the machine's memory limit since it was made; None when nobody counts them.
+        oom_kills: at the machine's memory limit since this process was started; None when nobody counts them.
     """
 
     pid: int | None
@@ -131,13 +131,13 @@ class Machine(Protocol):
         """Return the server's anonymous memory at this moment; None when the kernel does not say."""
 
     def process_log(self) -> str:
-        """Return what the server has printed so far (its last 64 KiB)."""
+        """Return what this server has printed so far (its last 64 KiB)."""
 
     def stop_process(self, grace_s: float) -> ProcessStatus:
         """SIGTERM, after `grace_s` seconds SIGKILL; return when the process is gone."""
 
     def probe(self, interval_s: float, output: Path) -> Stream:
-        """Start the memory probe on the server process; its lines go to `output` as they arrive."""
+        """Start the memory probe on the server process; return when its first sample is in `output`."""
 
     def hold(self, holder: Holder) -> None:
         """Say who answers for the machine from now on."""

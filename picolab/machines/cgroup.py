@@ -9,8 +9,8 @@ Sources: the kernel's admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2
 
 import contextlib
 import os
-import signal
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,17 @@ class MemoryCgroup:
         Raises:
             MachineError: the kernel refused.
         """
+        # An empty one is what a machine left whose state somebody has deleted.
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
         try:
             self.path.mkdir()
+        except OSError as error:
+            raise MachineError(
+                f"the cgroup {self.path} could not be made ({error.strerror}); "
+                f"look at the processes in {self.path / 'cgroup.procs'}"
+            ) from None
+        try:
             if self._v1:
                 self._write("memory.limit_in_bytes", limit_bytes)
                 if (self.path / "memory.memsw.limit_in_bytes").exists():
@@ -201,7 +210,7 @@ def find_method() -> Method:
 
 
 def plan_cgroup(method: Method, name: str) -> MemoryCgroup | None:
-    """Return the cgroup that `name` will have, not yet made; None for no limit.
+    """Return the cgroup of that name, not yet made; None for no limit.
 
     With `cgroup_v2_systemd_user` the caller must already run in the delegated scope: the caller is moved
     into a leaf of its own, because a v2 cgroup with children may hold no process itself.
@@ -223,8 +232,8 @@ def plan_cgroup(method: Method, name: str) -> MemoryCgroup | None:
             raise MemoryLimitUnavailable(
                 f"systemd did not delegate the memory controller in {scope} ({error.strerror}): {REMEDIES}"
             ) from None
-        return MemoryCgroup(method, scope / f"picolab-{name}")
+        return MemoryCgroup(method, scope / name)
     parent = v1_parent() if method == "cgroup_v1" else v2_parent()
     if parent is None:
         raise MemoryLimitUnavailable(f"{method} does not work on this host (any more): {REMEDIES}")
-    return MemoryCgroup(method, parent / f"picolab-{name}")
+    return MemoryCgroup(method, parent / name)

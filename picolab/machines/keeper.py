@@ -39,7 +39,6 @@ from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
 from picolab.processes import ProcessIdentity, this_process
 
 KEEP_LEASE_S = 12 * 3600.0
-STOP_GRACE_S = 10.0
 _POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -65,6 +64,7 @@ class Keeper:
         self.started_monotonic_s: float | None = None
         self.ended_monotonic_s: float | None = None
         self.stop_s: float | None = None
+        self.oom_kills_before = 0
         self.holder = ProcessIdentity.from_json(self.spec["holder"])
         self.keep: bool = self.spec["keep"]
         self.lease_ends_s: float | None = None
@@ -72,12 +72,13 @@ class Keeper:
 
     def set_up(self) -> socket.socket:
         """Make cgroup, work folder and socket, in an order in which a sweep can always find them."""
-        self.cgroup = plan_cgroup(self.spec["method"], self.spec["name"])
-        state = {"process": this_process().to_json(), "cgroup": str(self.cgroup.path) if self.cgroup else None}
+        cgroup = plan_cgroup(self.spec["method"], self.spec["place"])
+        state = {"process": this_process().to_json(), "cgroup": str(cgroup.path) if cgroup else None}
         (self.folder / f"{KEEPER}.new").write_text(json.dumps(state))
         (self.folder / f"{KEEPER}.new").replace(self.folder / KEEPER)
-        if self.cgroup is not None:
-            self.cgroup.create(self.spec["limit_bytes"])
+        if cgroup is not None:
+            cgroup.create(self.spec["limit_bytes"])
+            self.cgroup = cgroup
         self.work.mkdir(mode=0o700, parents=True)
         # Relative, because the path of a unix socket may not be longer than 107 bytes.
         os.chdir(self.folder)
@@ -102,7 +103,10 @@ class Keeper:
                 self._look_after_holder()
 
     def _look_after_holder(self) -> None:
-        if self.holder.alive:
+        if not (self.folder / SPEC).exists():
+            # Somebody has deleted the state folder: nobody can find this machine any more.
+            self.released = True
+        elif self.holder.alive:
             self.lease_ends_s = None
         elif not self.keep:
             self.released = True
@@ -119,7 +123,7 @@ class Keeper:
                 try:
                     request = json.loads(stream.readline() or "{}")
                     answer = {"ok": True, **self._do(request)}
-                except (PicolabError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
+                except (PicolabError, OSError, subprocess.SubprocessError, LookupError, TypeError, ValueError) as error:
                     answer = {"ok": False, "error": str(error) or type(error).__name__}
                 stream.write(json.dumps(answer) + "\n")
                 stream.flush()
@@ -157,9 +161,9 @@ class Keeper:
             # If the keeper is killed, the server must not live on without a watcher.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-        self.ended_monotonic_s = self.stop_s = None
+        oom_kills_before = (cgroup.oom_kills or 0) if cgroup else 0
+        begun = time.monotonic()
         with Path(request["log"]).open("ab") as log:
-            self.started_monotonic_s = time.monotonic()
             self.server = subprocess.Popen(
                 request["argv"],
                 env=request["env"],
@@ -171,11 +175,16 @@ class Keeper:
                 preexec_fn=enter_machine,
             )
         self.server_pidfd = os.pidfd_open(self.server.pid)
+        self.started_monotonic_s, self.oom_kills_before = begun, oom_kills_before
+        self.ended_monotonic_s = self.stop_s = None
 
     def _reap(self) -> None:
         if self.server is None or self.server_pidfd is None:
             return
         self.ended_monotonic_s = time.monotonic()
+        # What it has started ends with it. Its number cannot mean anybody else before it is waited for.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
         os.close(self.server_pidfd)
         self.server_pidfd = None
@@ -192,15 +201,16 @@ class Keeper:
 
     def _status(self) -> dict[str, Any]:
         code = self.server.returncode if self.server else None
+        oom_kills = self.cgroup.oom_kills if self.cgroup else None
         return {
             "pid": self.server.pid if self.server else None,
             "running": self.server is not None and self.ended_monotonic_s is None,
             "exit_code": code if code is not None and code >= 0 else None,
-            "exit_signal": signal.Signals(-code).name if code is not None and code < 0 else None,
+            "exit_signal": _signal_name(-code) if code is not None and code < 0 else None,
             "started_monotonic_s": self.started_monotonic_s,
             "ended_monotonic_s": self.ended_monotonic_s,
             "stop_s": self.stop_s,
-            "oom_kills": self.cgroup.oom_kills if self.cgroup else None,
+            "oom_kills": oom_kills - self.oom_kills_before if oom_kills is not None else None,
             "limit_bytes": self.cgroup.limit_bytes if self.cgroup else None,
             "swap_is_off": self.cgroup.swap_is_off if self.cgroup else None,
             "cgroup": str(self.cgroup.path) if self.cgroup else None,
@@ -208,11 +218,19 @@ class Keeper:
 
     def take_down(self) -> None:
         """End the server and remove cgroup, work folder and the machine's folder. May be called twice."""
-        self._stop(STOP_GRACE_S)
+        # Without patience: nothing that the server could still save is kept.
+        self._stop(grace_s=0)
         if self.cgroup is not None:
             self.cgroup.remove()
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"SIG{number}"
 
 
 def main() -> None:
@@ -228,10 +246,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         keeper.run(listener)
-    except PicolabError as error:
-        print(str(error), flush=True)
+    except (PicolabError, OSError) as error:
+        with contextlib.suppress(OSError):
+            print(str(error), flush=True)
         sys.exit(1)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         keeper.take_down()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +28,21 @@ from picolab.record import MachineRecord, MemoryLimit
 _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
 _LOG_TAIL_BYTES = 1 << 16
+_PROBE_START_LIMIT_S = 10.0
 
 
 def machines_dir() -> Path:
     """Return the folder that holds a folder for each machine."""
     return state_dir() / "machines"
+
+
+def state_mark(machines: Path) -> str:
+    """Return what tells the machines of one state folder from those of another, which may have the same names.
+
+    Cgroups and work folders lie in places that all checkouts on a host share: without it, two of them would
+    take down each other's machines.
+    """
+    return hashlib.sha256(os.fsencode(machines)).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -87,13 +99,12 @@ def _spec_of(folder: Path) -> dict[str, Any] | None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a machine whose keeper was killed has left: processes in its cgroup, cgroup, folders."""
+    spec = _spec_of(folder)
     with contextlib.suppress(OSError, ValueError, KeyError):
         cgroup = json.loads((folder / KEEPER).read_text())["cgroup"]
-        spec = _spec_of(folder)
-        if cgroup is not None and spec is not None and Path(cgroup).name == f"picolab-{spec['name']}":
+        if cgroup is not None and spec is not None and Path(cgroup).name == spec["place"]:
             MemoryCgroup(spec["method"], Path(cgroup)).remove()
-    spec = _spec_of(folder)
-    if spec is not None and Path(spec["work"]).name == f"picolab-{spec['name']}":
+    if spec is not None and Path(spec["work"]).name == spec["place"]:
         shutil.rmtree(spec["work"], ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,14 +150,19 @@ def release_by_name(name: str) -> bool:
     with _exclusive():
         if not folder.is_dir():
             return False
-        if _keeper_of(folder) is not None:
-            with contextlib.suppress(MachineError):
-                _ask(folder, {"do": "release"})
-        if folder.is_dir():
-            _end_keeper(folder)
-            _sweep(folder)
+        _take_down(folder)
     _reap_own_keepers()
     return True
+
+
+def _take_down(folder: Path) -> None:
+    """Have the keeper take its machine down; when it is gone or does not, end it and do so from here."""
+    if _keeper_of(folder) is not None:
+        with contextlib.suppress(MachineError):
+            _ask(folder, {"do": "release"})
+    if folder.is_dir():
+        _end_keeper(folder)
+        _sweep(folder)
 
 
 def refuse_if_held(name: str) -> None:
@@ -183,17 +199,17 @@ def _end_keeper(folder: Path) -> None:
             os.close(watch)
 
 
-_own_keepers: list[subprocess.Popen[str]] = []
+_own_keepers: list[tuple[Path, subprocess.Popen[str]]] = []
 """Keepers that this process started. They outlive it on purpose; those that ended are reaped here."""
 
 
 def _reap_own_keepers() -> None:
-    for keeper in [*_own_keepers]:
+    for folder, keeper in [*_own_keepers]:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if _keeper_of(Path(keeper.args[-1])) is None:  # type: ignore[index]
+            if _keeper_of(folder) is None:
                 keeper.wait(_REQUEST_TIMEOUT_S)
             if keeper.poll() is not None:
-                _own_keepers.remove(keeper)
+                _own_keepers.remove((folder, keeper))
 
 
 class LocalMachine:
@@ -224,13 +240,14 @@ class LocalMachine:
         """
         folder = machines_dir() / wish.name
         work_parent = Path(wish.work_dir).expanduser().resolve() if wish.work_dir else state_dir() / "work"
-        work = work_parent / f"picolab-{wish.name}"
+        place = f"picolab-{wish.name}-{state_mark(machines_dir())}"
         spec = {
             "name": wish.name,
+            "place": place,
             "ram_mb": wish.ram_mb,
             "memory_limit": wish.memory_limit,
             "limit_bytes": wish.ram_mb << 20,
-            "work": str(work),
+            "work": str(work_parent / place),
         }
         with _exclusive():
             if folder.is_dir():
@@ -238,11 +255,13 @@ class LocalMachine:
                 if old is not None and _keeper_of(folder) is not None:
                     _refuse_if_held(old)
                     if all(old.get(name) == value for name, value in spec.items()):
-                        machine = cls(folder, reused=True)
-                        machine.hold(holder)
-                        return machine
-                    _ask(folder, {"do": "release"})
-                _sweep(folder)
+                        # A keeper whose holder has just gone may be taking its machine down: then a new one is made.
+                        with contextlib.suppress(MachineError):
+                            machine = cls(folder, reused=True)
+                            machine.hold(holder)
+                            return machine
+                _take_down(folder)
+                _reap_own_keepers()
             method = "none" if wish.memory_limit == "none" else find_method()
             cls._make(folder, {**spec, "method": method}, holder)
             return cls(folder, reused=False)
@@ -290,7 +309,7 @@ class LocalMachine:
             keeper.wait()
             _sweep(folder)
             raise MachineError(f"the machine {spec['name']!r} could not be made: {said or 'its keeper ended'}")
-        _own_keepers.append(keeper)
+        _own_keepers.append((folder, keeper))
 
     def describe(self) -> MachineRecord:
         status = _ask(self.folder, {"do": "status"})
@@ -341,7 +360,9 @@ class LocalMachine:
             "cwd": str(self._work),
             "log": str(spec.log.resolve()),
         }
-        self._write_spec(log=request["log"])
+        # The log may hold what an earlier server has printed.
+        begins_at = spec.log.stat().st_size if spec.log.exists() else 0
+        self._write_spec(log=request["log"], log_begins_at=begins_at)
         return self._status(request)
 
     def process_anon_bytes(self) -> int | None:
@@ -354,7 +375,7 @@ class LocalMachine:
     def process_log(self) -> str:
         try:
             with Path(self._spec["log"]).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+                file.seek(max(self._spec["log_begins_at"], file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
                 return file.read().decode(errors="replace")
         except (KeyError, OSError):
             return ""
@@ -381,8 +402,13 @@ class LocalMachine:
             *(("--disk", disk.device) if disk.device else ()),
         ]
         with output.open("ab") as file:
+            before = file.tell()
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, start_new_session=True)
         assert process.stdin is not None
+        # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
+        deadline = time.monotonic() + _PROBE_START_LIMIT_S
+        while output.stat().st_size == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
         return _LocalStream(process.stdin, process.pid, process)
 
     def hold(self, holder: Holder) -> None:
@@ -429,7 +455,7 @@ def _sockets_of(pid: int) -> set[str]:
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                target = os.readlink(descriptor)
+                target = str(descriptor.readlink())
                 if target.startswith("socket:["):
                     inodes.add(target[len("socket:[") : -1])
     return inodes

@@ -1,5 +1,7 @@
 """Which executable is measured: the calibration server, a file, a release archive or a release."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -7,6 +9,8 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
 _FIRST_TAG_WITH_V = (1, 5, 3)
 """Release tags are bare numbers up to 1.5.2 and begin with `v` from 1.5.3 on."""
 _EXECUTABLE = "picoshare"
+_CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ def find_build(wanted: str, label: str, release_base_url: str) -> Build:
         version = wanted.removeprefix("v")
         return _identify(_released(version, release_base_url), label, "release", version)
     path = Path(wanted).expanduser()
+    if path.is_dir():
+        raise BuildError(f"build {wanted!r}: that is a folder; give the path of the executable in it")
     if not path.is_file():
         raise BuildError(
             f"build {wanted!r}: there is no such file; give `calibration`, a release such as 1.5.4, "
@@ -86,10 +93,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache() -> Path:
+@contextlib.contextmanager
+def _cache() -> Iterator[Path]:
+    """Lend the folder of unpacked builds to one process at a time, so that nothing is downloaded twice."""
     folder = state_dir() / "builds"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether an unpacked build is there and is what it was when it was unpacked."""
+    executable, checksum = folder / _EXECUTABLE, folder / _CHECKSUM
+    return executable.is_file() and checksum.is_file() and checksum.read_text() == sha256_of(executable)
 
 
 def _released(version: str, base_url: str) -> Path:
@@ -102,22 +119,17 @@ def _released(version: str, base_url: str) -> Path:
         )
     # Two servers of releases may hold different files of one version: each has its own place.
     source = hashlib.sha256(base_url.encode()).hexdigest()[:8]
-    folder = _cache() / f"{version}-{architecture}-{source}"
-    executable, checksum = folder / _EXECUTABLE, folder / "sha256"
-    if executable.is_file() and checksum.is_file() and checksum.read_text() == sha256_of(executable):
-        return executable
     numbers = tuple(int(part) for part in version.split("."))
     tag = f"v{version}" if numbers >= _FIRST_TAG_WITH_V else version
     url = f"{base_url.rstrip('/')}/{tag}/picoshare-v{version}-linux-{architecture}.tar.gz"
-    with tempfile.TemporaryDirectory(dir=_cache(), prefix=".new-") as new:
-        archive = Path(new) / "archive.tar.gz"
-        _download(url, archive, version)
-        executable_new = _extract(archive, Path(new) / "release")
-        (executable_new.parent / "sha256").write_text(sha256_of(executable_new))
-        if folder.exists():
-            shutil.rmtree(folder)
-        executable_new.parent.replace(folder)
-    return executable
+    with _cache() as cache:
+        folder = cache / f"{version}-{architecture}-{source}"
+        if not _is_whole(folder):
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
+                archive = Path(new) / Path(url).name
+                _download(url, archive, version)
+                _unpack(archive, Path(new) / "build", folder)
+    return folder / _EXECUTABLE
 
 
 def _download(url: str, target: Path, version: str) -> None:
@@ -132,7 +144,7 @@ def _download(url: str, target: Path, version: str) -> None:
                 raise BuildError(f"build {version}: {url} answered {answer.status_code}; try again later")
             for chunk in answer.iter_bytes():
                 file.write(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise BuildError(
             f"build {version}: cannot be downloaded from {url} ({error}); "
             f"download it elsewhere and give the path of the archive as build"
@@ -141,25 +153,30 @@ def _download(url: str, target: Path, version: str) -> None:
 
 def _unpacked(archive: Path) -> Path:
     """Return the executable in a release archive, unpacked once into the cache."""
-    folder = _cache() / f"archive-{sha256_of(archive)[:16]}"
-    executable = folder / _EXECUTABLE
-    if not executable.is_file():
-        with tempfile.TemporaryDirectory(dir=_cache(), prefix=".new-") as new:
-            _extract(archive, Path(new) / "release").parent.replace(folder)
-    return executable
+    with _cache() as cache:
+        folder = cache / f"archive-{sha256_of(archive)[:16]}"
+        if not _is_whole(folder):
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
+                _unpack(archive, Path(new) / "build", folder)
+    return folder / _EXECUTABLE
 
 
-def _extract(archive: Path, folder: Path) -> Path:
-    folder.mkdir()
+def _unpack(archive: Path, new: Path, folder: Path) -> None:
+    """Make `folder` hold the executable of an archive and its checksum; all at once, by way of `new`."""
+    new.mkdir()
+    executable = new / _EXECUTABLE
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             member = next((m for m in tar if Path(m.name).name == _EXECUTABLE and m.isfile()), None)
             content = tar.extractfile(member) if member else None
             if content is None:
                 raise BuildError(f"build {archive.name}: the archive holds no file `{_EXECUTABLE}`")
-            with content, (folder / _EXECUTABLE).open("wb") as target:
+            with content, executable.open("wb") as target:
                 shutil.copyfileobj(content, target)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise BuildError(f"build {archive.name}: is not a whole tar.gz archive ({error})") from None
-    (folder / _EXECUTABLE).chmod(0o755)
-    return folder / _EXECUTABLE
+    executable.chmod(0o755)
+    (new / _CHECKSUM).write_text(sha256_of(executable))
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.replace(folder)

@@ -177,6 +177,9 @@ class _Body:
             self.socket = info["return_value"].get_extra_info("socket")
         elif event == "http11.send_request_body.complete":
             self._await_delivery()
+        elif event.endswith(".failed"):
+            # The last moment at which the kernel can be asked.
+            self.delivered_bytes()
 
     def _acked(self) -> int:
         assert self.socket is not None
@@ -222,11 +225,16 @@ class _Body:
             if delivered > measurement.delivered_bytes:
                 moved_s = now
                 measurement.delivered_bytes = delivered
-            if not measurement.progress or now - measurement.progress[-1][0] >= _PROGRESS_INTERVAL_S:
+            recorded_s = measurement.progress[-1][0] if measurement.progress else 0.0
+            if self.last_byte_s is None and now - recorded_s >= _PROGRESS_INTERVAL_S:
                 measurement.progress.append((now, measurement.delivered_bytes))
             if report is not None and now - reported_s >= _PROGRESS_INTERVAL_S:
-                report(TransferProgress(measurement.delivered_bytes, self.size_bytes, now - self.first_byte_s))
                 reported_s = now
+                try:
+                    report(TransferProgress(measurement.delivered_bytes, self.size_bytes, now - self.first_byte_s))
+                except Exception:
+                    # A full disk, a closed terminal: nobody sees the progress then, but the limits must hold.
+                    report = None
             if self.cut is None:
                 if now - self.first_byte_s > self._limits.total_s:
                     self._cut("timeout")
@@ -265,7 +273,12 @@ class PicoShareClient:
             ],
         )
         return httpx.Client(
-            base_url=self._base_url, transport=transport, cookies=self._cookies, trust_env=False
+            base_url=self._base_url,
+            transport=transport,
+            cookies=self._cookies,
+            # What is stored is what is measured and compared, so nobody shall compress it on the way.
+            headers={"Accept-Encoding": "identity"},
+            trust_env=False,
         )
 
     def __enter__(self) -> "PicoShareClient":
@@ -278,7 +291,7 @@ class PicoShareClient:
         """Tell whether `GET /` is answered with 200."""
         try:
             return self._http.get("/", timeout=2).status_code == 200
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def authenticate(self, secret: str) -> tuple[int, str]:
@@ -289,7 +302,9 @@ class PicoShareClient:
         """
         answer = self._http.post("/api/auth", json={"sharedSecretKey": secret}, timeout=30)
         if answer.status_code == 200:
-            return 200, answer.cookies.get("sharedSecret") or ""
+            cookie = answer.cookies.get("sharedSecret") or ""
+            self._cookies = {"sharedSecret": cookie}
+            return 200, cookie
         return answer.status_code, _sentence(answer.text)
 
     def upload(
@@ -333,14 +348,13 @@ class PicoShareClient:
             measurement.ending = "response"
             measurement.http_status = answer.status_code
             if answer.status_code == 200:
-                measurement.entry_id = answer.json()["id"]
-            else:
-                measurement.server_message = _sentence(answer.text)
-        except httpx.TransportError as error:
+                measurement.entry_id = _entry_id(answer)
+            if measurement.entry_id is None:
+                missing = "an answer without an id: " if answer.status_code == 200 else ""
+                measurement.server_message = missing + _sentence(answer.text)
+        except httpx.RequestError as error:
             measurement.ending = body.cut or "connection_lost"
             measurement.ending_detail = str(error) or type(error).__name__
-        except (ValueError, KeyError, TypeError):
-            measurement.server_message = f"an answer without an id: {_sentence(answer.text)}"
         finally:
             measurement.ended_s = time.monotonic()
             body.finish()
@@ -391,7 +405,7 @@ class PicoShareClient:
         except httpx.ReadTimeout:
             measurement.ending = "stalled"
             return measurement
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             measurement.ending_detail = str(error) or type(error).__name__
             return measurement
         if measurement.received_bytes < size_bytes:
@@ -414,6 +428,15 @@ class PicoShareClient:
             httpx.TransportError: the server cannot be reached.
         """
         return self._http.delete(f"/api/entry/{entry_id}", timeout=60).status_code
+
+
+def _entry_id(answer: httpx.Response) -> str | None:
+    """Return the id in the answer to an upload, or None when it is not what PicoShare would say."""
+    try:
+        entry_id = answer.json()["id"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return entry_id if isinstance(entry_id, str) and entry_id else None
 
 
 def _sentence(text: str) -> str:

@@ -18,6 +18,8 @@ Sources: proc(5) for status, stat, meminfo and diskstats; the kernel's accountin
 admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -56,9 +58,10 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class KernelFile:
     """A file of /proc or /sys that is opened once and read again and again."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
-        self.reason = None
+        self.reason: str | None = None
+        self.descriptor: int | None
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             os.pread(self.descriptor, 1, 0)
@@ -66,7 +69,7 @@ class KernelFile:
             self.descriptor = None
             self.reason = f"{path}: {error.strerror}"
 
-    def read(self):
+    def read(self) -> str:
         """Return the text as it is now; empty when the file or what it describes is gone."""
         if self.descriptor is None:
             return ""
@@ -76,7 +79,7 @@ class KernelFile:
             return ""
 
 
-def named_kib(text, wanted):
+def named_kib(text: str, wanted: dict[str, str]) -> dict[str, int]:
     """Pick `Name:   123 kB` lines; return {name: bytes}."""
     found = {}
     for line in text.splitlines():
@@ -95,7 +98,7 @@ class Sampler:
         disk: name in /proc/diskstats, or None.
     """
 
-    def __init__(self, pid, cgroup, disk):
+    def __init__(self, pid: int, cgroup: str | None, disk: str | None) -> None:
         self.disk = disk
         self.status = KernelFile(f"/proc/{pid}/status")
         self.stat = KernelFile(f"/proc/{pid}/stat")
@@ -103,17 +106,17 @@ class Sampler:
         self.pressure = KernelFile("/proc/pressure/memory")
         self.host_stat = KernelFile("/proc/stat")
         self.diskstats = KernelFile("/proc/diskstats")
-        v1 = cgroup is not None and os.path.exists(f"{cgroup}/memory.usage_in_bytes")
+        v1 = cgroup is not None and os.access(f"{cgroup}/memory.usage_in_bytes", os.R_OK)
         names = ("usage_in_bytes", "stat", "oom_control") if v1 else ("current", "stat", "events")
         files = [KernelFile(f"{cgroup}/memory.{name}") if cgroup else None for name in names]
         self.usage, self.group_stat, self.group_events = files
         self.anon_name = "rss" if v1 else "anon"
 
-    def missing(self):
+    def missing(self) -> dict[str, str]:
         """Return {column: why it can have no value on this host}."""
-        reasons = {}
+        reasons: dict[str, str] = {}
 
-        def lacks(columns, file, otherwise):
+        def lacks(columns: tuple[str, ...], file: KernelFile | None, otherwise: str | None) -> None:
             reason = otherwise if file is None else file.reason
             if reason is not None:
                 reasons.update(dict.fromkeys(columns, reason))
@@ -133,17 +136,15 @@ class Sampler:
             reasons["psi_memory_full_us"] = "/proc/pressure/memory has no line `full`"
         if self.disk and first["disk_read_bytes"] is None:
             reasons.update(
-                dict.fromkeys(
-                    ("disk_read_bytes", "disk_written_bytes"), f"/proc/diskstats does not list {self.disk}"
-                )
+                dict.fromkeys(("disk_read_bytes", "disk_written_bytes"), f"/proc/diskstats does not list {self.disk}")
             )
         if self.group_events is not None and first["oom_kills"] is None:
             reasons.setdefault("oom_kills", "this kernel does not count OOM kills of a cgroup")
         return reasons
 
-    def sample(self):
+    def sample(self) -> dict[str, float | int | None]:
         """Return {column: value or None} for this moment."""
-        values = dict.fromkeys(COLUMNS)
+        values: dict[str, float | int | None] = dict.fromkeys(COLUMNS)
         values["t_s"] = time.monotonic()
         values.update(
             named_kib(
@@ -195,7 +196,7 @@ class Sampler:
         return values
 
     @staticmethod
-    def _named(text, wanted):
+    def _named(text: str, wanted: str) -> int | None:
         for line in text.splitlines():
             name, _, value = line.partition(" ")
             if name == wanted:
@@ -203,7 +204,7 @@ class Sampler:
         return None
 
 
-def main():
+def main() -> None:
     """Sample until standard input is closed."""
     parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
     parser.add_argument("--pid", type=int, required=True, help="the process to watch")
@@ -216,6 +217,7 @@ def main():
     write = sys.stdout.write
     write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}) + "\n")
     begun = due = time.monotonic()
+    cpu_begun = time.process_time()
     samples = 0
     while True:
         write(json.dumps(list(sampler.sample().values())) + "\n")
@@ -230,7 +232,7 @@ def main():
             break
     # One more, so that the last state is on file whatever the interval was.
     write(json.dumps(list(sampler.sample().values())) + "\n")
-    end = {"samples": samples + 1, "cpu_s": time.process_time(), "lifetime_s": time.monotonic() - begun}
+    end = {"samples": samples + 1, "cpu_s": time.process_time() - cpu_begun, "lifetime_s": time.monotonic() - begun}
     write(json.dumps({"end": end}) + "\n")
     sys.stdout.flush()
 

@@ -1,6 +1,8 @@
 """What the memory probe wrote: read, summed up for the record, and shaped into the samples scrap."""
 
+import itertools
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000
 GAP_INTERVALS = 3
 _GAPS_KEPT = 10
+FIRST_SAMPLE_LIMIT_S = 10.0
+_LINES_WITH_FIRST_SAMPLE = 2
 
 Value = float | int | None
 
@@ -40,9 +44,27 @@ class Samples:
         values = [value for value in self.column(name) if value is not None]
         return int(max(values)) if values else None
 
+    def growth(self, name: str) -> int | None:
+        """Return by how much a counter grew; what it had counted before is not of this upload."""
+        values = [value for value in self.column(name) if value is not None]
+        return int(max(values) - values[0]) if values else None
+
     def lowest(self, name: str) -> int | None:
         values = [value for value in self.column(name) if value is not None]
         return int(min(values)) if values else None
+
+
+def await_first_sample(path: Path) -> None:
+    """Return when the probe has written its first sample: what is measured from then on is watched from its start.
+
+    Raises:
+        ProbeError: it wrote none within `FIRST_SAMPLE_LIMIT_S`.
+    """
+    deadline = time.monotonic() + FIRST_SAMPLE_LIMIT_S
+    while path.read_bytes().count(b"\n") < _LINES_WITH_FIRST_SAMPLE:
+        if time.monotonic() > deadline:
+            raise ProbeError(f"the memory probe wrote no sample to {path.name} within {FIRST_SAMPLE_LIMIT_S:g} s")
+        time.sleep(0.002)
 
 
 def read_samples(path: Path) -> Samples:
@@ -64,7 +86,7 @@ def read_samples(path: Path) -> Samples:
         except ValueError:
             break
         if isinstance(value, dict):
-            end = value["end"]
+            end = value.get("end")
         else:
             rows.append(value)
     return Samples(head["columns"], rows, head["missing"], end)
@@ -78,7 +100,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         zero_s: the moment that counts as zero, on the samples' clock.
     """
     times = [float(t) for t in samples.column("t_s") if t is not None]
-    steps = [(later - earlier, earlier) for earlier, later in zip(times, times[1:], strict=False)]
+    steps = [(later - earlier, earlier) for earlier, later in itertools.pairwise(times)]
     gaps = sorted((step for step in steps if step[0] > GAP_INTERVALS * interval_s), reverse=True)
     lasted_s = times[-1] - times[0] if len(times) > 1 else 0.0
     record = MemoryRecord(
@@ -95,7 +117,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         vm_hwm_bytes=samples.peak("vm_hwm_bytes"),
         peak_swap_bytes=samples.peak("swap_bytes"),
         peak_cgroup_bytes=samples.peak("cgroup_bytes"),
-        oom_kills=samples.peak("oom_kills"),
+        oom_kills=samples.growth("oom_kills"),
         min_mem_available_bytes=samples.lowest("mem_available_bytes"),
     )
     columns = {
@@ -132,12 +154,9 @@ def samples_scrap(samples: Samples, trial_id: str, zero_s: float) -> dict[str, A
         anon = samples.columns.index("anon_bytes")
         edges = [i * len(rows) // MOST_SCRAP_SAMPLES for i in range(MOST_SCRAP_SAMPLES + 1)]
         rows = [
-            max(rows[start:stop], key=lambda row: row[anon] or 0)
-            for start, stop in zip(edges, edges[1:], strict=False)
+            max(rows[start:stop], key=lambda row: row[anon] or 0) for start, stop in itertools.pairwise(edges)
         ]
-    columns: dict[str, list[Value]] = {
-        name: [row[index] for row in rows] for index, name in enumerate(samples.columns)
-    }
+    columns: dict[str, list[Value]] = {name: [row[index] for row in rows] for index, name in enumerate(samples.columns)}
     columns["t_s"] = [None if t is None else round(t - zero_s, 4) for t in columns["t_s"]]
     return {
         "samples_version": SAMPLES_VERSION,

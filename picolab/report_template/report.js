@@ -23,6 +23,7 @@
     spec.autosize = { type: "fit-x", contains: "padding" };
     const chart = panel.querySelector(".chart");
     chart.style.minWidth = `${spec.usermeta?.minWidth ?? 0}px`;
+    panel.classList.add("interactive"); // shown first: what is hidden has no width to fill
     const result = await vegaEmbed(chart, spec, {
       mode: "vega-lite",
       renderer: "svg",
@@ -31,13 +32,19 @@
       config: pageColours(),
       tooltip: { theme: dark.matches ? "dark" : "light" },
     });
-    panel.classList.add("interactive");
     return result;
   };
 
   const embedAll = async () => {
     for (const { finalize } of views.splice(0)) finalize();
-    for (const panel of document.querySelectorAll(".panel")) views.push(await embed(panel));
+    for (const panel of document.querySelectorAll(".panel")) {
+      try {
+        views.push(await embed(panel));
+      } catch (error) {
+        panel.classList.remove("interactive");
+        throw error;
+      }
+    }
     document.documentElement.dataset.charts = String(views.length);
   };
 

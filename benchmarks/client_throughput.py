@@ -1,0 +1,175 @@
+"""Measure picolab's upload client against a null sink, beside curl in the same run.
+
+    client_throughput.py                    rounds of 1 GiB: the client, curl -F and curl -T take turns; medians
+    client_throughput.py --size 5G          the same with 5 GiB, and the client's peak memory
+    client_throughput.py --send-buffers     the client with several sizes of the socket's send buffer
+
+The sink is a process of its own that reads a request into one buffer and throws it away. The client makes its
+payload while it sends; curl reads a file, which is sparse, so that no disk slows it down.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from picolab.parameters import MIB, parse_size
+from picolab.picoshare import client as client_module
+from picolab.picoshare.client import Limits, PicoShareClient, peak_rss_bytes
+
+LIMITS = Limits(stall_s=60, total_s=3600)
+SEND_BUFFERS_KIB = (128, 256, 512, 1024, 4096)
+
+
+def sink() -> None:
+    """Answer every upload with success without keeping a byte of it, until the process is ended."""
+    buffer = memoryview(bytearray(MIB))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                _swallow(connection, buffer)
+
+
+def _swallow(connection: socket.socket, buffer: memoryview) -> None:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        received = connection.recv(65536)
+        if not received:
+            return
+        head += received
+    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    left = int(length[1]) if length else 0
+    left -= len(head) - head.index(b"\r\n\r\n") - 4
+    while left > 0:
+        count = connection.recv_into(buffer)
+        if not count:
+            return
+        left -= count
+    body = b'{"id":"abcdefghij"}'
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+
+
+@contextmanager
+def running_sink() -> Iterator[str]:
+    """Run the sink in a process of its own and yield its address."""
+    process = subprocess.Popen([sys.executable, __file__, "--sink"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def upload(url: str, size_bytes: int, send_buffer_bytes: int) -> dict[str, float]:
+    """Upload once in this process; return the rate and the peak memory of the process."""
+    client_module.SEND_BUFFER_BYTES = send_buffer_bytes
+    with PicoShareClient(url, cookie="none") as client:
+        measured = client.upload(1, size_bytes, LIMITS)
+    assert measured.entry_id is not None, measured
+    assert measured.response_s is not None and measured.first_byte_s is not None
+    rate = size_bytes / MIB / (measured.response_s - measured.first_byte_s)
+    return {"rate_mib_s": rate, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def client_in_a_process(url: str, size_bytes: int, send_buffer_bytes: int) -> dict[str, float]:
+    """Do `upload` in a fresh process, so that its peak memory is its own."""
+    command = [sys.executable, __file__, "--upload", url, str(size_bytes), str(send_buffer_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def curl(url: str, how: list[str], size_bytes: int) -> float:
+    """Upload once with curl; return the rate from the first byte to the response, as for the client."""
+    # Without `Expect:` curl would wait for a permission that the sink does not give.
+    command = ["curl", "-sS", "-o", os.devnull, "-H", "Expect:", "-w", "%{time_pretransfer} %{time_total}", *how, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    begun, ended = map(float, done.stdout.split())
+    return size_bytes / MIB / (ended - begun)
+
+
+def compare(size_bytes: int, rounds: int) -> None:
+    """Print the medians of interleaved rounds."""
+    if shutil.which("curl") is None:
+        sys.exit("curl is needed for the comparison: install it with your system's package manager")
+    rates: dict[str, list[float]] = {}
+    peaks = []
+    with running_sink() as url, tempfile.NamedTemporaryFile(dir="/var/tmp", prefix="picolab-sparse-") as file:
+        file.truncate(size_bytes)
+
+        def client() -> float:
+            result = client_in_a_process(url, size_bytes, client_module.SEND_BUFFER_BYTES)
+            peaks.append(result["peak_rss_bytes"])
+            return result["rate_mib_s"]
+
+        contestants: dict[str, Callable[[], float]] = {
+            "picolab": client,
+            "curl -F": lambda: curl(url, ["-F", f"file=@{file.name}"], size_bytes),
+            "curl -T": lambda: curl(url, ["-T", file.name], size_bytes),
+        }
+        for _ in range(rounds):
+            for name, run in contestants.items():
+                rates.setdefault(name, []).append(run())
+    print(f"upload of {size_bytes / MIB:.0f} MiB to a null sink, {rounds} interleaved rounds, curl reads a sparse file")
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print(f"  {name:8}  median {median:6.0f} MiB/s  (from {min(values):.0f} to {max(values):.0f})")
+    for other in ("curl -F", "curl -T"):
+        ratio = statistics.median(rates["picolab"]) / statistics.median(rates[other])
+        print(f"  picolab / {other} = {ratio:.2f}")
+    print(f"  client's peak memory {max(peaks) / MIB:.1f} MiB")
+
+
+def try_send_buffers(size_bytes: int, rounds: int) -> None:
+    """Print the client's rate with several sizes of the send buffer."""
+    rates: dict[int, list[float]] = {}
+    with running_sink() as url:
+        for _ in range(rounds):
+            for kib in SEND_BUFFERS_KIB:
+                rates.setdefault(kib, []).append(client_in_a_process(url, size_bytes, kib * 1024)["rate_mib_s"])
+    for kib, values in rates.items():
+        print(f"  send buffer {kib:5} KiB  median {statistics.median(values):6.0f} MiB/s  (best {max(values):.0f})")
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="1G", help="of an upload")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--send-buffers", action="store_true", help="compare send buffers instead")
+    parser.add_argument("--sink", action="store_true", help="be the sink: print the port, then serve")
+    parser.add_argument("--upload", nargs=3, metavar=("URL", "BYTES", "BUFFER"), help="upload once, print JSON")
+    wanted = parser.parse_args()
+    if wanted.sink:
+        sink()
+    elif wanted.upload:
+        url, size, buffer = wanted.upload
+        print(json.dumps(upload(url, int(size), int(buffer))))
+    elif wanted.send_buffers:
+        try_send_buffers(parse_size(wanted.size), wanted.rounds)
+    else:
+        begun = time.monotonic()
+        compare(parse_size(wanted.size), wanted.rounds)
+        print(f"  took {time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

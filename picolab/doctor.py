@@ -1,0 +1,62 @@
+"""The doctor: what this host can and cannot do for a benchmark, and the command that mends each gap.
+
+Nothing is changed: a tiny cgroup is made and removed again to prove that memory can be limited here.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from picolab import doctor_host, doctor_tools
+from picolab.finding import Finding
+
+__all__ = ["Finding", "examine"]
+
+TIME_LIMIT_S = 2.0
+"""For all checks together; one that hangs becomes a finding of its own."""
+
+_CHECKS: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
+    ("memory limit", doctor_host.memory_limit),
+    ("swap", doctor_host.swap),
+    ("RAM", doctor_host.ram),
+    ("work disk", doctor_host.work_disk),
+    ("outputs", doctor_host.outputs),
+    ("processors", doctor_host.processors),
+    ("CPU governor", doctor_host.governor),
+    ("memory probe", doctor_host.counters),
+    ("Jupyter kernel", doctor_tools.jupyter_kernel),
+    ("notebooks", doctor_tools.notebooks),
+    ("machines", doctor_tools.machines),
+    ("leftovers", doctor_tools.leftovers),
+    ("KVM", doctor_tools.kvm),
+    ("virtual machines", doctor_tools.vm_tools),
+)
+"""Each check returns its findings; they are run side by side."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything, and return what was found in the order of importance. Raises nothing."""
+    results: list[list[Finding]] = [[] for _ in _CHECKS]
+    threads = [
+        # Daemons: a check that hangs (a dead network disk, a keeper that was stopped) must not hold anybody up.
+        threading.Thread(target=_run, args=(what, check, found), daemon=True)
+        for (what, check), found in zip(_CHECKS, results, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + TIME_LIMIT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    unknown = f"is not known: the host gave no answer within {TIME_LIMIT_S:g} s"
+    return [
+        finding
+        for (what, _), found in zip(_CHECKS, results, strict=True)
+        for finding in tuple(found) or (Finding(what, "gap", unknown),)
+    ]
+
+
+def _run(what: str, check: Callable[[], list[Finding]], found: list[Finding]) -> None:
+    try:
+        found.extend(check())
+    except Exception as error:
+        found.append(Finding(what, "gap", f"is not known: {type(error).__name__}: {error}"))

@@ -1,0 +1,235 @@
+"""Shared fixtures: every test has state, outputs and temporary files of its own on disk, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from picolab.calibration import SERVER_PATH
+from picolab.host import disk_of
+from picolab.processes import ProcessIdentity, descendants
+
+MIB = 1 << 20
+SECRET = "correct-horse-battery-staple"
+GIVE_UP_S = 60.0
+"""After this a poll gives up: only something broken takes so long, however busy the host is."""
+END_PATIENCE_S = 15.0
+"""What a process that was told to end may take until it counts as left behind."""
+
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], what: str, give_up_s: float = GIVE_UP_S) -> T:
+    """Poll until `condition` is true and return its value; fail after a time that only broken code needs."""
+    deadline = time.monotonic() + give_up_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.005)
+    return value
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    return ProcessIdentity.of(pid) is not None
+
+
+def folder_on_disk() -> Path:
+    """Return a folder for temporary files that does not lie in memory."""
+    candidates = [Path("/var/tmp"), Path(tempfile.gettempdir()), Path(__file__).resolve().parent.parent]
+    for candidate in candidates:
+        if os.access(candidate, os.W_OK) and not disk_of(candidate).in_memory:
+            return candidate
+    pytest.exit(f"the tests need a folder on a disk; all of {', '.join(map(str, candidates))} lie in memory")
+
+
+def _mentions(pid: int, text: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        for file in ("cmdline", "environ"):
+            if text in Path(f"/proc/{pid}/{file}").read_bytes():
+                return True
+    return False
+
+
+def _ours(scratch: Path, before: set[int]) -> list[ProcessIdentity]:
+    """Return the processes of a test: its descendants, and whatever mentions its folder; no zombies.
+
+    Args:
+        before: children of longer-lived fixtures; they and what they start belong to no test.
+    """
+    elsewhere = {os.getpid(), *before, *(pid for old in before for pid in descendants(old))}
+    mention = os.fsencode(scratch)
+    pids = set(descendants(os.getpid()))
+    pids |= {
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _mentions(int(entry.name), mention)
+    }
+    identities = (ProcessIdentity.of(pid) for pid in sorted(pids - elsewhere))
+    return [identity for identity in identities if identity is not None]
+
+
+def _cgroups(state: Path) -> list[Path]:
+    """Return the cgroups of machines whose state is in `state`: the end of a cgroup's name says so."""
+    from picolab.machines.local import state_mark
+
+    mark = state_mark(state / "machines")
+    roots = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
+    found: set[Path] = set()
+    for root in roots:
+        for folder, names, _ in os.walk(root):
+            found |= {Path(folder, name) for name in names if name.startswith("picolab-") and name.endswith(mark)}
+    return sorted(found)
+
+
+def _mounts(scratch: Path) -> list[Path]:
+    places = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [place for place in places if scratch in place.parents]
+
+
+def _folders(scratch: Path) -> list[Path]:
+    return [
+        folder
+        for pattern in ("state/machines/*/", "state/work/*/", "tmp/picolab-kernel-*/")
+        for folder in scratch.glob(pattern)
+    ]
+
+
+def _clean_up(scratch: Path, before: set[int]) -> None:
+    for process in _ours(scratch, before):
+        process.signal(signal.SIGKILL)
+    for cgroup in _cgroups(scratch / "state"):
+        deadline = time.monotonic() + GIVE_UP_S
+        while cgroup.exists() and time.monotonic() < deadline:
+            for pid in (cgroup / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                cgroup.rmdir()
+    for mount in reversed(_mounts(scratch)):
+        subprocess.run(["umount", str(mount)], check=False, timeout=GIVE_UP_S)
+
+
+@pytest.fixture(autouse=True)
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give a test its own state, outputs and TMPDIR in a folder on disk; fail it if it leaves anything there.
+
+    What counts as left behind: a process that descends from the test or mentions its folder, a machine's cgroup,
+    a machine's folder or work folder, a kernel's folder, a mount.
+    """
+    before = set(descendants(os.getpid()))
+    folder = Path(tempfile.mkdtemp(prefix="picolab-test-", dir=folder_on_disk()))
+    (folder / "tmp").mkdir()
+    monkeypatch.setenv("PICOLAB_STATE_DIR", str(folder / "state"))
+    monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(folder / "outputs"))
+    monkeypatch.setenv("TMPDIR", str(folder / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("PICOLAB_TRIAL", raising=False)
+    yield folder
+    deadline = time.monotonic() + END_PATIENCE_S
+    while (processes := _ours(folder, before)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    left = [
+        *(f"process {process.pid}: {process.command}" for process in processes),
+        *(f"cgroup {path}" for path in _cgroups(folder / "state")),
+        *(f"folder {path}" for path in _folders(folder)),
+        *(f"mount {path}" for path in _mounts(folder)),
+    ]
+    _clean_up(folder, before)
+    shutil.rmtree(folder, ignore_errors=True)
+    if left:
+        pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def tmp_path(scratch: Path) -> Path:
+    """Replace pytest's own: on a disk, and gone after the test."""
+    folder = scratch / "tmp_path"
+    folder.mkdir()
+    return folder
+
+
+@dataclass
+class RunningServer:
+    """A calibration server of a test, and where it keeps things."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    port: int = 0
+    secret: str = SECRET
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def cookie(self) -> str:
+        from picolab.calibration.server import derive_cookie
+
+        return derive_cookie(self.secret).decode()
+
+
+StartCalibrationServer = Callable[..., RunningServer]
+
+
+@pytest.fixture
+def calibration_server(scratch: Path) -> Iterator[StartCalibrationServer]:
+    """Start calibration servers with knobs, each on a free port; end them by their pids.
+
+    Call it as `calibration_server(transfer_mib_s=8)`; `tmp_dir=` is the server's TMPDIR, if not one of its own.
+    """
+    started: list[RunningServer] = []
+
+    def start(*, tmp_dir: Path | None = None, **knobs: Any) -> RunningServer:
+        folder = scratch / f"calibration-server-{len(started)}"
+        (folder / "tmp").mkdir(parents=True)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PORT": "0",
+            "PS_SHARED_SECRET": SECRET,
+            "TMPDIR": str(tmp_dir or folder / "tmp"),
+            "PICOLAB_CALIBRATION": json.dumps(knobs),
+        }
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(SERVER_PATH), "-db", str(folder / "data" / "store.db")],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        server = RunningServer(process, folder)
+        started.append(server)
+        listening = re.compile(r"listening on \S+:(\d+)\n")
+        eventually(lambda: listening.search(server.log) or process.poll() is not None, "the server listens")
+        found = listening.search(server.log)
+        assert found, server.log
+        server.port = int(found[1])
+        return server
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()

@@ -51,8 +51,12 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$")
 _LIMIT_MARGIN_S = 120.0
 
 
-class Interrupted(Exception):
+class _Interrupted(Exception):
     """Somebody asked the campaign to stop."""
+
+
+class _MachineKept(Exception):
+    """A trial failed and its machine is to stay up: the next trial would need the same machine."""
 
 
 @dataclass
@@ -196,8 +200,10 @@ class Campaign:
                 for trial in self.plan.trials:
                     if trial.trial_id not in self.ledger.results():
                         self._run_trial(trial)
-            except Interrupted:
+            except _Interrupted:
                 return ExitCode.INTERRUPTED
+            except _MachineKept:
+                pass
             finally:
                 self._write_results()
                 with suppress(OSError):
@@ -230,13 +236,10 @@ class Campaign:
     def _run_trial(self, trial: PlannedTrial) -> None:
         for _ in range(1 + self.plan.fault_retries):
             entry = self._attempt(trial, self.ledger.attempts(trial.trial_id) + 1)
-            kept = trial.parameters.keep_machine == "on_failure" and entry.outcome is not Outcome.OK
-            if (
-                entry.outcome is Outcome.INTERRUPTED
-                or self.watcher.stop_requested()
-                or (kept and local.LocalMachine.attach(self.machine_name) is not None)
-            ):
-                raise Interrupted
+            if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested():
+                raise _Interrupted
+            if self._machine_is_kept():
+                raise _MachineKept
             if not entry.outcome.is_fault:
                 return
 
@@ -246,7 +249,7 @@ class Campaign:
 
     def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
         if self.watcher.stop_requested():
-            raise Interrupted
+            raise _Interrupted
         folder = self.folder / "running" / trial.trial_id
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})

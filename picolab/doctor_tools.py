@@ -5,19 +5,18 @@ import json
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 from picolab.finding import Finding, as_root
 from picolab.machines import local
 from picolab.machines.cgroup import v1_parent, v2_parent
-from picolab.machines.keeper import KEEPER
+from picolab.machines.keeper import KEEPER, SPEC
 from picolab.paths import project_root, state_dir
 from picolab.processes import ProcessIdentity
 
 _LATER = "needed only for machine: vagrant, which this version does not have yet"
 _DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
-_NEW_S = 60.0
 
 
 def jupyter_kernel() -> list[Finding]:
@@ -65,38 +64,44 @@ def machines() -> list[Finding]:
 def leftovers() -> list[Finding]:
     """Report what dead keepers have left: state, work folders, cgroups."""
     machines, work = local.machines_dir(), state_dir() / "work"
-    folders = [folder for folder in machines.iterdir() if folder.is_dir()] if machines.is_dir() else []
+    mark = local.state_mark(machines)
+    # Before the machines are read: one that is being made meanwhile writes its names down first.
+    work_folders = sorted(work.glob(f"picolab-*-{mark}"))
+    cgroups = sorted(
+        path for parent in (v1_parent(), v2_parent()) if parent for path in parent.glob(f"picolab-*-{mark}")
+    )
+    folders = sorted(folder for folder in machines.glob("*") if folder.is_dir())
+    known = {path for folder in folders for path in _places_of(folder)}
     findings = []
-    dead = sorted(folder.name for folder in folders if not _keeper_alive(folder))
+    dead = [folder.name for folder in folders if not _keeper_alive(folder)]
     if dead:
         text = f"machines without a keeper: {', '.join(dead)}"
         findings.append(Finding("leftovers", "gap", text, "picolab machines list"))
-    known = {f"picolab-{folder.name}" for folder in folders}
-    for stray in sorted(work.glob("picolab-*")) if work.is_dir() else ():
-        if stray.name not in known:
-            text = f"a work folder of no machine: {stray}"
-            findings.append(Finding("leftovers", "gap", text, f"rm -r {stray}"))
-    for parent in {v1_parent(), v2_parent()} - {None}:
-        assert parent is not None
-        for cgroup in sorted(parent.glob("picolab-*")):
-            # Other checkouts have machines of their own: only one with nobody in it is left over.
-            with contextlib.suppress(OSError):
-                if cgroup.name not in known and not (cgroup / "cgroup.procs").read_text() and not _is_new(cgroup):
-                    text = f"an empty cgroup of no machine: {cgroup}"
-                    findings.append(Finding("leftovers", "gap", text, f"rmdir {cgroup}"))
+    for path in work_folders:
+        if path not in known:
+            findings.append(Finding("leftovers", "gap", f"a work folder of no machine: {path}", f"rm -r {path}"))
+    for path in cgroups:
+        if path not in known:
+            findings.append(Finding("leftovers", "gap", f"a cgroup of no machine: {path}", f"rmdir {path}"))
     return findings or [Finding("leftovers", "good", "none")]
 
 
-def _is_new(folder: Path) -> bool:
-    """Tell whether a folder was made within the last minute: its machine may be about to start."""
-    return time.time() - folder.stat().st_mtime < _NEW_S
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _places_of(folder: Path) -> list[Path]:
+    """Return the work folder and the cgroup of a machine."""
+    places = (_json_of(folder / SPEC).get("work"), _json_of(folder / KEEPER).get("cgroup"))
+    return [Path(place) for place in places if place]
 
 
 def _keeper_alive(folder: Path) -> bool:
-    try:
-        return ProcessIdentity.from_json(json.loads((folder / KEEPER).read_text())["process"]).alive
-    except (OSError, ValueError, KeyError):
-        return False
+    keeper = _json_of(folder / KEEPER).get("process")
+    return keeper is not None and ProcessIdentity.from_json(keeper).alive
 
 
 def kvm() -> list[Finding]:

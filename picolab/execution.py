@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,24 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def _new_kernel_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="picolab-kernel-"))
+
+
+def _ipc_settings(folder: Path) -> Any:
+    from traitlets.config import Config
+
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}})
+
+
 @contextlib.contextmanager
 def ipc_kernel() -> Iterator[Any]:
     """Yield kernel settings with sockets in a folder that only this user can enter, instead of open TCP ports."""
-    from traitlets.config import Config
-
-    with tempfile.TemporaryDirectory(prefix="picolab-kernel-") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    folder = _new_kernel_folder()
+    try:
+        yield _ipc_settings(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class TrialProcess:
@@ -51,11 +63,14 @@ class TrialProcess:
     def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
         self.folder = context.folder
         self._kernels: list[ProcessIdentity] = []
+        # Made and removed here too: papermill may be killed before it can.
+        self._kernel_folder = _new_kernel_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "notebook": str(project_root() / "notebooks" / "trial.ipynb"),
             "output": str(self.folder / NOTEBOOK_FILE),
             "parameters": parameters.model_dump(),
+            "kernel_folder": str(self._kernel_folder),
         }
         write_atomically(self.folder / _REQUEST_FILE, json.dumps(request))
         with (self.folder / PROCESS_LOG_FILE).open("ab") as log:
@@ -79,8 +94,12 @@ class TrialProcess:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return False
-        (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
+        self._tidy()
         return True
+
+    def _tidy(self) -> None:
+        (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self._kernel_folder, ignore_errors=True)
 
     def interrupt(self) -> None:
         """Interrupt the running cell, as the stop button does, and give the trial time to publish what it has."""
@@ -95,6 +114,7 @@ class TrialProcess:
             self._process.kill()
         self._process.wait()
         kill_and_wait(doomed)
+        self._tidy()
 
     def _find_kernels(self) -> list[ProcessIdentity]:
         identities = (ProcessIdentity.of(pid) for pid in descendants(self._process.pid))
@@ -104,30 +124,32 @@ class TrialProcess:
 def main() -> None:
     """Execute the notebook that the request file (the first argument) names; exit 1 when a cell failed."""
     prctl = ctypes.CDLL(None).prctl
-    # If the campaign is killed, nobody waits for this trial any more.
+    # If the campaign is killed, nobody waits for this trial any more: end in an orderly way, kernel and all.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # A keeper whose kernel is gone comes to this process, which reaps it below.
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     request = json.loads(Path(sys.argv[1]).read_text())
+    kernel_folder = Path(request["kernel_folder"])
 
     import papermill
 
     from picolab import slow_imports  # noqa: F401  # before papermill, which imports what it speeds up
 
     try:
-        with ipc_kernel() as config:
-            papermill.execute_notebook(
-                request["notebook"],
-                request["output"],
-                parameters=request["parameters"],
-                kernel_name="python3",
-                progress_bar=False,
-                config=config,
-            )
+        papermill.execute_notebook(
+            request["notebook"],
+            request["output"],
+            parameters=request["parameters"],
+            kernel_name="python3",
+            progress_bar=False,
+            config=_ipc_settings(kernel_folder),
+        )
     except papermill.PapermillExecutionError as error:
         print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
         sys.exit(1)
     finally:
+        shutil.rmtree(kernel_folder, ignore_errors=True)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -19,15 +19,17 @@ _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"^\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE | re.ASCII)
 LARGEST_FILE_BYTES = 1 << 40
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 4, 12, 12
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
+_LONGEST_SHOWN = 200
 
 RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
 
 
 def shown(value: Any) -> str:
     """Return a value as it is shown in a message: never long, whatever somebody has put into a file."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def parse_size(text: str | int) -> int:
@@ -255,7 +257,7 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         return f"{where} is missing and has no default"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
-    if error["msg"] == "Keys should be strings" or error["loc"][-1] == "[key]":
+    if error["msg"] == "Keys should be strings" or error["loc"][-1:] == ("[key]",):
         return f"{shown(error['input'])} cannot be a name; put quotes around it if it is meant as one"
     reason = _KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a ")
     field = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None

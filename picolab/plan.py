@@ -289,5 +289,4 @@ def _labels(cases: list[TrialParameters], source: str) -> list[str]:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", "_")) if isinstance(value, dict) else str(value)
-    words = re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r'[{}"]', "", text)).strip("-")
-    return words[:40] or "none"
+    return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r'[{}"]', "", text)).strip("-") or "none"

@@ -60,7 +60,7 @@ def test_results_and_their_files() -> None:
         assert record.parameters.seed == trial.parameters.seed
         for suffix in (".record.json", ".samples.jsonl", ".server.log"):
             assert (campaign.folder / "trials" / f"{trial.trial_id}{suffix}").exists()
-    rows = list(csv.DictReader((campaign.folder / "results.csv").open()))
+    rows = list(csv.DictReader((campaign.folder / "results.csv").read_text().splitlines()))
     assert [row["trial_id"] for row in rows] == [trial.trial_id for trial in plan.trials]
     assert not (campaign.folder / "running").exists()
     data = read_campaign(campaign.folder)
@@ -141,7 +141,7 @@ def parameters_file(tmp_path: Path) -> Path:
     path = tmp_path / "slow.yaml"
     content = {
         "matrix": {"ram_mb": [128], "file_size": ["8M"]},
-        "repeats": 3,
+        "repeats": 2,
         "parameters": {"calibration": SLOW},
     }
     path.write_text(json.dumps(content))
@@ -176,7 +176,7 @@ def check_complete() -> None:
     results = [entry for entry in campaign.ledger.entries() if not entry.outcome.is_fault]
     assert sorted(entry.trial_id for entry in results) == sorted(trial.trial_id for trial in campaign.plan.trials)
     assert {entry.outcome for entry in results} == {Outcome.OK}
-    assert len(read_campaign(campaign.folder).trials) == 3
+    assert len(read_campaign(campaign.folder).trials) == 2
 
 
 def test_ctrl_c_stops_in_order_and_resume_goes_on(
@@ -244,7 +244,7 @@ def test_a_killed_server_is_a_result(command: Callable[..., subprocess.Popen[str
 
     assert process.returncode == ExitCode.TRIALS_FAILED, output
     outcomes = [entry.outcome for entry in Campaign.load(outputs_dir() / "slow").ledger.entries()]
-    assert outcomes == [Outcome.OK, Outcome.SERVER_DIED, Outcome.OK]
+    assert outcomes == [Outcome.OK, Outcome.SERVER_DIED]
 
 
 @pytest.mark.parametrize("lost", ["the ledger's line", "the notebook", "the renames"])

@@ -102,6 +102,10 @@ class Keeper:
             elif not self.released:
                 self._look_after_holder()
 
+    def end(self, *_: object) -> None:
+        """Have `run` end within a second. A signal handler may do no more: an exception can get lost from there."""
+        self.released = True
+
     def _look_after_holder(self) -> None:
         if not (self.folder / SPEC).exists():
             # Somebody has deleted the state folder: nobody can find this machine any more.
@@ -121,7 +125,9 @@ class Keeper:
             connection.settimeout(10)
             with connection.makefile("rw", encoding="utf-8") as stream:
                 try:
-                    request = json.loads(stream.readline() or "{}")
+                    request = json.loads(stream.readline())
+                    if not isinstance(request, dict):
+                        raise MachineError("the keeper takes JSON objects only")
                     answer = {"ok": True, **self._do(request)}
                 except (PicolabError, OSError, subprocess.SubprocessError, LookupError, TypeError, ValueError) as error:
                     answer = {"ok": False, "error": str(error) or type(error).__name__}
@@ -237,8 +243,8 @@ def main() -> None:
     """Run the keeper of the machine whose folder is the first argument."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keeper = Keeper(Path(sys.argv[1]))
+    signal.signal(signal.SIGTERM, keeper.end)
     try:
         listener = keeper.set_up()
         print("ready", flush=True)
@@ -251,7 +257,6 @@ def main() -> None:
             print(str(error), flush=True)
         sys.exit(1)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         keeper.take_down()
 
 

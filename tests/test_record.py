@@ -1,0 +1,170 @@
+"""The record: its schema equals the models, nulls need reasons, and contradictions do not count."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+from campaign_factory import FakeTrial, make_record
+
+from picolab.errors import RecordError
+from picolab.record import (
+    FAULTS,
+    MAY_BE_NULL_WITHOUT_REASON,
+    OUTCOME_MEANINGS,
+    SCHEMA_PATH,
+    STAGES,
+    Outcome,
+    Record,
+    nulls_without_reason,
+    record_schema,
+    validate_record,
+)
+
+Spoil = Callable[[dict[str, Any]], Any]
+
+
+def good(outcome: Outcome = Outcome.OK) -> dict[str, Any]:
+    return make_record(FakeTrial(outcome=outcome), 1)
+
+
+def complaint(spoil: Spoil, outcome: Outcome = Outcome.OK) -> str:
+    data = good(outcome)
+    spoil(data)
+    with pytest.raises(RecordError) as caught:
+        validate_record(data, "a place")
+    message = str(caught.value)
+    assert message.startswith("a place: the record is not valid: ") and len(message) < 500
+    return message.removeprefix("a place: the record is not valid: ")
+
+
+def test_schema_file_equals_the_models() -> None:
+    assert json.loads(SCHEMA_PATH.read_text()) == record_schema(), "renew it with: python -m picolab.record"
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(record_schema())
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_record_of_each_outcome_survives_json(outcome: Outcome) -> None:
+    record = validate_record(good(outcome), "a place")
+    again = validate_record(json.loads(record.model_dump_json()), "a place")
+
+    assert again == record and again.outcome is outcome
+
+
+def test_every_outcome_has_a_meaning_and_three_are_faults() -> None:
+    assert set(OUTCOME_MEANINGS) == set(Outcome)
+    assert {outcome.value for outcome in FAULTS} == {"machine_failed", "interrupted", "invalid"}
+    for outcome, meaning in OUTCOME_MEANINGS.items():
+        assert meaning.startswith("fault of the instrument: ") == outcome.is_fault
+
+
+def test_stages_are_those_of_the_models() -> None:
+    stages = record_schema()["$defs"]["StageTime"]["properties"]["stage"]["enum"]
+    assert tuple(stages) == STAGES
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda r: r.pop("outcome"), "'outcome' is a required property"),
+        (lambda r: r.update(outcome="great"), "outcome: 'great' is not one of"),
+        (lambda r: r.update(record_version=2), "record_version: 1 was expected"),
+        (lambda r: r.update(score=3), "'score' was unexpected"),
+        (lambda r: r["upload"].update(speed=3), "upload: "),
+        (lambda r: r["upload"].update(transfer_s="fast"), "upload"),
+        (lambda r: r["upload"].update(delivered_bytes=1.5), "upload"),
+        (lambda r: r["identity"].pop("repeat_command"), "identity: 'repeat_command' is a required property"),
+        (lambda r: r["parameters"].update(ram_mb=1), "parameters.ram_mb: "),
+        (lambda r: r["parameters"].update(file_size="100MB"), "parameters.file_size: "),
+        (lambda r: r["parameters"].update(surprise=1), "parameters: "),
+        (lambda r: r["upload"].update(throughput_mib_s=float("nan")), "throughput_mib_s: Input should be a finite"),
+        (lambda r: r["verify"].update(download_s=float("inf")), "download_s: Input should be a finite number"),
+        (lambda r: r.update(caveats=["slow"]), "caveats.0: "),
+        (lambda r: r["missing"].update(upload=3), "missing.upload: "),
+    ],
+)
+def test_record_of_another_shape(spoil: Spoil, words: str) -> None:
+    assert words in complaint(spoil)
+
+
+@pytest.mark.parametrize("data", [None, [], "record", 3, {}])
+def test_whatever_is_no_record(data: Any) -> None:
+    with pytest.raises(RecordError, match="a place: the record is not valid: the whole: "):
+        validate_record(data, "a place")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "upload.first_byte_monotonic_s",
+        "server.ready_s",
+        "server.stop_s",
+        "memory.peak_anon_bytes",
+        "memory.oom_kills",
+        "machine.data_folder_disk",
+        "build",
+    ],
+)
+def test_null_needs_a_reason(path: str) -> None:
+    def clear(record: dict[str, Any]) -> None:
+        *parents, name = path.split(".")
+        place = record
+        for parent in parents:
+            place = place[parent]
+        place[name] = None
+        record["missing"].pop(path, None)
+
+    assert complaint(clear) == f"{path} is null and `missing` has no reason"
+    data = good()
+    clear(data)
+    data["missing"][path] = ""
+    assert nulls_without_reason(data) == [path], "an empty reason is none"
+    data["missing"][path] = "the kernel does not say"
+    assert validate_record(data, "a place").missing[path] == "the kernel does not say"
+
+
+def test_fields_that_may_be_null_exist() -> None:
+    properties = record_schema()["$defs"]
+    models = {
+        "identity": "TrialIdentity",
+        "parameters": "TrialParameters",
+        "build": "BuildUnderTest",
+        "server": "ServerRecord",
+        "upload": "UploadRecord",
+        "verify": "VerifyRecord",
+        "machine.memory_limit": "MemoryLimit",
+    }
+    for path in MAY_BE_NULL_WITHOUT_REASON - {"outcome_stage"}:
+        place, _, name = path.rpartition(".")
+        field = properties[models[place]]["properties"][name]
+        assert {"type": "null"} in field["anyOf"], path
+    assert "outcome_stage" in Record.model_fields
+
+
+@pytest.mark.parametrize(
+    ("outcome", "spoil", "words"),
+    [
+        (Outcome.OK, lambda r: r.update(outcome_stage="upload"), "outcome is ok and outcome_stage is upload"),
+        (Outcome.TIMEOUT, lambda r: r.update(outcome_stage=None), "outcome is timeout and outcome_stage is None"),
+        (Outcome.OK, lambda r: r["verify"].update(matched=False), "outcome is ok, and verify.matched is not true"),
+        (Outcome.OK, lambda r: (r.update(verify=None), r["missing"].update(verify="lost")), "verify.matched"),
+        (Outcome.OK, lambda r: (r.update(upload=None), r["missing"].update(upload="lost")), "upload or memory"),
+        (Outcome.OK, lambda r: (r.update(memory=None), r["missing"].update(memory="lost")), "upload or memory"),
+        (Outcome.OK, lambda r: r["upload"].update(file_size_bytes=5), "upload.file_size_bytes is 5, not 100M"),
+        (Outcome.OK, lambda r: r["upload"]["progress"]["t_s"].append(1.0), "differ in length"),
+    ],
+)
+def test_contradiction_does_not_count(outcome: Outcome, spoil: Spoil, words: str) -> None:
+    assert words in complaint(spoil, outcome)
+
+
+def test_validation_changes_nothing() -> None:
+    data = good(Outcome.OOM_KILLED)
+    before = copy.deepcopy(data)
+    validate_record(data, "a place")
+    assert data == before

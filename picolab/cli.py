@@ -303,7 +303,7 @@ def machines_remove(name: str) -> None:
     """
     from picolab.machines import local
 
-    if not local.release_by_name(name):
+    if name not in {machine["name"] for machine in local.existing()} or not local.release_by_name(name):
         names = ", ".join(machine["name"] for machine in local.existing()) or "none"
         raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
     click.echo(f"Machine {name!r} taken down.")

@@ -45,6 +45,17 @@ def state_mark(machines: Path) -> str:
     return hashlib.sha256(os.fsencode(machines)).hexdigest()[:8]
 
 
+def _folder_of(name: str) -> Path:
+    """Return the folder of a machine. A name is never a path: what lies in the folder may be removed as a whole.
+
+    Raises:
+        MachineError: it is a path, or empty.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise MachineError(f"machine {name!r}: there is no such machine; a name has no slashes and is not a path")
+    return machines_dir() / name
+
+
 @contextlib.contextmanager
 def _exclusive() -> Iterator[None]:
     """Let only one process at a time make, take or sweep machines; the kernel frees the lock of a dead one."""
@@ -146,7 +157,7 @@ def existing() -> list[dict[str, Any]]:
 
 def release_by_name(name: str) -> bool:
     """Take a machine down, whoever holds it; return False when there is none of that name."""
-    folder = machines_dir() / name
+    folder = _folder_of(name)
     with _exclusive():
         if not folder.is_dir():
             return False
@@ -171,8 +182,8 @@ def refuse_if_held(name: str) -> None:
     Raises:
         MachineBusy: it exists, and a process that is alive and no ancestor of this one holds it.
     """
-    spec = _spec_of(machines_dir() / name)
-    if spec is not None and _keeper_of(machines_dir() / name) is not None:
+    spec = _spec_of(_folder_of(name))
+    if spec is not None and _keeper_of(_folder_of(name)) is not None:
         _refuse_if_held(spec)
 
 
@@ -238,7 +249,7 @@ class LocalMachine:
             MemoryLimitUnavailable: this host cannot limit memory.
             MachineError: it could not be made.
         """
-        folder = machines_dir() / wish.name
+        folder = _folder_of(wish.name)
         work_parent = Path(wish.work_dir).expanduser().resolve() if wish.work_dir else state_dir() / "work"
         place = f"picolab-{wish.name}-{state_mark(machines_dir())}"
         spec = {
@@ -269,7 +280,7 @@ class LocalMachine:
     @classmethod
     def attach(cls, name: str) -> "LocalMachine | None":
         """Return the machine of that name if it exists and its keeper is alive, without taking hold of it."""
-        folder = machines_dir() / name
+        folder = _folder_of(name)
         return cls(folder, reused=True) if _keeper_of(folder) is not None else None
 
     @property

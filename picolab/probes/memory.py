@@ -226,8 +226,8 @@ def main() -> None:
         due += wanted.interval
         late = time.monotonic() - due
         if late > 0:
-            # After a pause go on from now: a burst of samples would tell nothing about the time that is lost.
-            due += late
+            # Skip what was missed: a burst of samples would tell nothing about the time that is lost.
+            due += (late // wanted.interval + 1) * wanted.interval
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
     # One more, so that the last state is on file whatever the interval was.

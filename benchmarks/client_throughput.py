@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from picolab.parameters import MIB, parse_size
 from picolab.picoshare import client as client_module

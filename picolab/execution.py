@@ -20,6 +20,7 @@ from typing import Any
 from picolab.parameters import TrialParameters
 from picolab.paths import project_root, write_atomically
 from picolab.processes import ProcessIdentity, descendants, kill_and_wait
+from picolab.slow_imports import decline_slow_imports
 from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
@@ -132,9 +133,8 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text())
     kernel_folder = Path(request["kernel_folder"])
 
+    decline_slow_imports()
     import papermill
-
-    from picolab import slow_imports  # noqa: F401  # before papermill, which imports what it speeds up
 
     try:
         papermill.execute_notebook(

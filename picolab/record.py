@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from picolab.errors import RecordError
 from picolab.parameters import TrialParameters
+from picolab.slow_imports import decline_slow_imports
 
 SCHEMA_PATH = Path(__file__).with_name("record.schema.json")
 
@@ -281,8 +282,9 @@ def validate_record(data: Any, place: str) -> Record:
     Raises:
         RecordError: not valid; the message names the first field that is wrong.
     """
+    decline_slow_imports()
     # Imported here: slow, and not needed inside a trial's kernel.
-    from picolab.slow_imports import jsonschema
+    import jsonschema
 
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
     error = jsonschema.exceptions.best_match(validator.iter_errors(data))

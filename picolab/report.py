@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from picolab import slow_imports  # noqa: F401  (before papermill, which imports jsonschema)
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.execution import ipc_kernel
 from picolab.paths import project_root, write_atomically
+from picolab.slow_imports import decline_slow_imports
 
 TEMPLATE_DIR = Path(__file__).with_name("report_template")
 _HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
@@ -53,6 +53,7 @@ def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
 
 
 def _execute(source: Path, folder: Path) -> Any:
+    decline_slow_imports()
     import papermill
 
     # papermill writes while it runs, and not atomically: it gets a name of its own until all is well.

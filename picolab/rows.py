@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from picolab.probes.memory import COLUMNS
 from picolab.record import Record
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
@@ -89,28 +90,6 @@ CASE_COLUMNS = (
 )
 """Columns of a trial that each of its samples carries too."""
 
-SAMPLE_COLUMNS = (
-    "t_s",
-    "rss_bytes",
-    "anon_bytes",
-    "vm_hwm_bytes",
-    "swap_bytes",
-    "cgroup_bytes",
-    "cgroup_anon_bytes",
-    "oom_kills",
-    "mem_available_bytes",
-    "cached_bytes",
-    "dirty_bytes",
-    "writeback_bytes",
-    "psi_memory_some_us",
-    "psi_memory_full_us",
-    "server_cpu_s",
-    "host_cpu_busy_s",
-    "host_cpu_steal_s",
-    "disk_read_bytes",
-    "disk_written_bytes",
-)
-
 FAULT_COLUMNS = ("trial_id", "attempt", "outcome", "outcome_detail", "started_at", "duration_s", "notebook")
 
 
@@ -179,11 +158,11 @@ def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd
     """
     import pandas as pd
 
-    kinds = {"trial_id": "string", **dict.fromkeys(SAMPLE_COLUMNS, "Float64")}
+    kinds = {"trial_id": "string", **dict.fromkeys(COLUMNS, "Float64")}
     frames = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})]
     for trial_id, columns in samples.items():
         nothing = [None] * len(columns.get("t_s", []))
-        frame = pd.DataFrame({name: columns.get(name, nothing) for name in SAMPLE_COLUMNS}, dtype="Float64")
+        frame = pd.DataFrame({name: columns.get(name, nothing) for name in COLUMNS}, dtype="Float64")
         frame.insert(0, "trial_id", pd.Series([trial_id] * len(frame), dtype="string"))
         frames.append(frame)
     return pd.concat(frames, ignore_index=True).merge(trials[["trial_id", *CASE_COLUMNS]], on="trial_id")

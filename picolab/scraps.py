@@ -36,7 +36,7 @@ class CampaignData:
     faults: pd.DataFrame
     """One row an attempt that ended in a fault of the instrument, columns `FAULT_COLUMNS`."""
     samples: pd.DataFrame
-    """One row a sample of the trials above: `trial_id`, `CASE_COLUMNS`, `SAMPLE_COLUMNS`."""
+    """One row a sample of the trials above: `trial_id`, `CASE_COLUMNS`, `picolab.probes.memory.COLUMNS`."""
     problems: pd.DataFrame
     """Everything that could not be read or is not there: `path` (relative to the folder) and `problem`."""
     records: dict[str, Record] = field(default_factory=dict)

@@ -58,6 +58,7 @@ from picolab.record import (
     UploadRecord,
     VerifyRecord,
 )
+from picolab.slow_imports import decline_slow_imports
 from picolab.trial_state import (
     PROGRESS_FILE,
     RECORD_FILE,
@@ -621,9 +622,8 @@ class Trial:
         """Write the record beside the samples, and glue both when this is a notebook."""
         write_atomically(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
         if _in_notebook():
+            decline_slow_imports()
             import scrapbook
-
-            from picolab import slow_imports  # noqa: F401  # before scrapbook
 
             scrapbook.glue(RECORD_SCRAP, json.loads(record.model_dump_json()), "json")
             if (self.folder / SAMPLES_FILE).exists():

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from picolab.parameters import MIB, TrialParameters
+from picolab.probes.memory import COLUMNS
 from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
-from picolab.rows import SAMPLE_COLUMNS
 
 SHA = {"calibration": "c" * 64}
 
@@ -200,7 +200,7 @@ def make_samples(trial: FakeTrial, position: int) -> dict[str, Any]:
     t_s = [round(-0.5 + (duration + 1) * step / 59, 4) for step in range(60)]
     anon = [int(15 * MIB + (peak - 15 * MIB) * min(max(t / duration, 0), 1)) for t in t_s]
     cache = [int(0.6 * trial.ram_mb * MIB * min(max(t / duration, 0), 1)) for t in t_s]
-    columns: dict[str, list[Any]] = {name: [None] * len(t_s) for name in SAMPLE_COLUMNS}
+    columns: dict[str, list[Any]] = {name: [None] * len(t_s) for name in COLUMNS}
     columns |= {
         "t_s": t_s,
         "anon_bytes": anon,

@@ -311,9 +311,7 @@ def test_a_corrupt_byte_is_found_where_it_is(calibration_server: StartCalibratio
 
 
 @pytest.mark.parametrize(("stored", "difference"), [(900_000, 900_000), (1_100_000, 1_000_000), (0, 0)])
-def test_a_download_of_another_length_is_corrupted(
-    fake_server: StartFakeServer, stored: int, difference: int
-) -> None:
+def test_a_download_of_another_length_is_corrupted(fake_server: StartFakeServer, stored: int, difference: int) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % stored + b"".join(pieces(1, stored)))
 

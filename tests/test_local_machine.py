@@ -314,9 +314,7 @@ def test_a_kept_machine_outlives_its_holder(obtain: Obtain, other_process: subpr
     assert obtain().reused and pid_of(machine) == server
 
 
-def test_holding_anew_decides_what_happens_at_the_end(
-    obtain: Obtain, other_process: subprocess.Popen[bytes]
-) -> None:
+def test_holding_anew_decides_what_happens_at_the_end(obtain: Obtain, other_process: subprocess.Popen[bytes]) -> None:
     machine = obtain(keep=False)
     machine.hold(Holder(identity_of(other_process), keep=False))
     keeper = keeper_of(machine)

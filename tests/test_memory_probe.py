@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually
 
+from picolab.errors import MemoryLimitUnavailable
 from picolab.host import disk_of
 from picolab.machines.cgroup import MemoryCgroup, find_method, plan_cgroup
-from picolab.errors import MemoryLimitUnavailable
 from picolab.probes import memory
 from picolab.probes.samples import Samples, read_samples, summarise
 
@@ -184,7 +184,7 @@ def test_the_cgroup_and_its_oom_kills(
         samples = running.finish()
         process.kill()
     usage = [v for v in samples.column("cgroup_bytes") if v is not None]
-    assert len(usage) == len(samples.rows) and 0 < min(usage) and max(usage) <= 64 * MIB
+    assert len(usage) == len(samples.rows) and min(usage) > 0 and max(usage) <= 64 * MIB
     anon = samples.column("cgroup_anon_bytes")[0]
     assert anon is not None and 32 * MIB <= anon < 64 * MIB
     kills = [v for v in samples.column("oom_kills") if v is not None]
@@ -237,7 +237,7 @@ def test_it_ends_when_its_input_is_closed_and_says_how_it_fared(probe: StartProb
     samples = running.finish()
     # One at the start and one at the end, however long the interval is.
     assert samples.end is not None and samples.end["samples"] == len(samples.rows) == 2
-    assert 0 <= samples.end["cpu_s"] and 0 < samples.end["lifetime_s"] < 30
+    assert samples.end["cpu_s"] >= 0 and 0 < samples.end["lifetime_s"] < 30
 
 
 def test_it_ends_when_its_parent_is_killed(scratch: Path) -> None:
@@ -292,9 +292,7 @@ def test_a_lone_copy_runs_under_the_systems_python(probe: StartProbe, scratch: P
     copy.parent.mkdir()
     shutil.copy(PROBE, copy)
     output = scratch / "lone.jsonl"
-    running = RunningProbe(
-        output, [python, "-I", "-S", str(copy), "--pid", str(os.getpid()), "--interval", "0.02"]
-    )
+    running = RunningProbe(output, [python, "-I", "-S", str(copy), "--pid", str(os.getpid()), "--interval", "0.02"])
     running.until(4)
     samples = running.finish()
     assert samples.peak("rss_bytes") and samples.end

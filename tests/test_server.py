@@ -93,7 +93,7 @@ def test_ready_and_usable(machine: LocalMachine, log: Path) -> None:
     assert started.status.running and started.base_url == f"http://127.0.0.1:{started.port}"
     assert machine.listener(started.port) == "server"
     with PicoShareClient(started.base_url) as client:
-        status, cookie = client.authenticate(secret_of(machine))
+        status, _ = client.authenticate(secret_of(machine))
         assert status == 200
         measured = client.upload(3, 2_000_000, Limits(30, 60))
         assert measured.entry_id is not None
@@ -135,9 +135,7 @@ def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Pa
     assert start(machine, log).ready_s is not None
 
 
-def test_another_program_on_the_port_is_not_the_server(
-    machine: LocalMachine, log: Path, other_server: int
-) -> None:
+def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, log: Path, other_server: int) -> None:
     with PicoShareClient(f"http://127.0.0.1:{other_server}") as client:
         assert client.is_ready()
     with pytest.raises(MachineError, match=f"port {other_server} .* served by another program"):

@@ -153,9 +153,7 @@ def samples_scrap(samples: Samples, trial_id: str, zero_s: float) -> dict[str, A
         thinned_from = len(rows)
         anon = samples.columns.index("anon_bytes")
         edges = [i * len(rows) // MOST_SCRAP_SAMPLES for i in range(MOST_SCRAP_SAMPLES + 1)]
-        rows = [
-            max(rows[start:stop], key=lambda row: row[anon] or 0) for start, stop in itertools.pairwise(edges)
-        ]
+        rows = [max(rows[start:stop], key=lambda row: row[anon] or 0) for start, stop in itertools.pairwise(edges)]
     columns: dict[str, list[Value]] = {name: [row[index] for row in rows] for index, name in enumerate(samples.columns)}
     columns["t_s"] = [None if t is None else round(t - zero_s, 4) for t in columns["t_s"]]
     return {

@@ -47,7 +47,7 @@ from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, SAMPLES_FILE, SERVER
 RESULTS_FILE = "results.csv"
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
 _LIMIT_MARGIN_S = 120.0
 
 
@@ -107,7 +107,7 @@ def check_name(name: str) -> str:
     Raises:
         ParameterError: it cannot.
     """
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ParameterError(
             f"campaign {name!r}: a name has up to 51 letters, digits, dots, dashes and underscores, "
             f"and begins with a letter or digit"

@@ -246,6 +246,10 @@ class Trial:
     def _fault(self, outcome: Outcome, stage: Stage, detail: str, begun: float) -> None:
         """Keep what was found out before a fault, in the notebook and on disk; the caller raises."""
         self.state.stages[stage].duration_s += time.monotonic() - begun
+        if stage == "release" and self.state.outcome is not None:
+            # The measurement is complete and published: what goes wrong now does not change what was found.
+            self.state.save(self.folder)
+            return
         self.state.found(outcome, stage, detail)
         self.state.save(self.folder)
         self._publish(self.state.record())

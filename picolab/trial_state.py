@@ -5,10 +5,12 @@ It is written to `state.json` in the trial's folder after every step, so that an
 
 import json
 import os
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from picolab.errors import RecordError
@@ -186,16 +188,21 @@ class TrialState(BaseModel):
 
 def repeat_command(parameters: TrialParameters) -> str:
     """Return the shell command that runs a trial with these parameters again."""
-    import shlex
-
     words = ["picolab", "trial", "--ram", str(parameters.ram_mb), "--file-size", parameters.file_size]
+    if parameters.build != TrialParameters.model_fields["build"].default:
+        words += ["--build", parameters.build]
     for name, field in TrialParameters.model_fields.items():
         value = getattr(parameters, name)
         default = field.get_default(call_default_factory=True)
-        if name in ("ram_mb", "file_size", "machine_name") or value == default:
-            continue
-        words += ["-p", name, json.dumps(value) if isinstance(value, dict) else str(value)]
+        if name not in ("ram_mb", "file_size", "build", "machine_name") and value != default:
+            words += ["-p", name, _as_yaml(value)]
     return shlex.join(words)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a text that YAML reads as this value: as it is when that will do, else as JSON."""
+    plain = str(value)
+    return plain if yaml.safe_load(plain) == value else json.dumps(value)
 
 
 def new_folder(state: TrialState) -> Path:

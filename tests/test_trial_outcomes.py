@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -9,14 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from conftest import eventually
 
-from picolab.errors import MachineError, ProbeError, StageError
+from picolab.cli import main
+from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import local
 from picolab.machines.keeper import KEEPER
 from picolab.parameters import MIB, TrialParameters
 from picolab.record import Outcome, Record, validate_record
 from picolab.trial import Trial
-from picolab.trial_state import RECORD_FILE
+from picolab.trial_state import RECORD_FILE, repeat_command
 
 
 @pytest.fixture
@@ -129,6 +133,7 @@ def test_a_killed_server_is_oom_killed_only_when_the_kernel_did_it(run_trial: Ca
         pid = machine.process_status().pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not machine.process_status().running, "the keeper knows that the server has ended")
 
     with pytest.raises(StageError, match="not running any more \\(SIGKILL\\); run the start cell again"):
         run_trial(before_upload=kill_server)
@@ -254,3 +259,29 @@ def test_the_secret_is_nowhere(run_trial: Callable[..., Record]) -> None:
     texts = [path.read_text(errors="replace") for path in Path(seen["folder"]).iterdir()] + [seen["argv"]]
     assert len(seen["secret"]) >= 24 and seen["cookie"]
     assert not [text for text in texts if seen["secret"] in text or seen["cookie"] in text]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"build": "1.10"},
+        {"build": "null", "work_dir": "~"},
+        {"work_dir": "/a folder/with 'quotes'", "calibration": {"status": 500, "status_message": "a: b"}},
+        {"total_limit_s": 12.5, "memory_limit": "none", "seed": 7},
+    ],
+)
+def test_the_repeat_command_means_the_same_trial(
+    parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = TrialParameters.model_validate({"ram_mb": 64, "file_size": "3M"} | parameters)
+    given: list[TrialParameters] = []
+
+    def note(read: TrialParameters, *_: object) -> None:
+        given.append(read)
+        raise ParameterError("noted")
+
+    monkeypatch.setattr("picolab.single_trial.run_single_trial", note)
+    program, *words = shlex.split(repeat_command(wanted))
+    CliRunner().invoke(main, words)
+
+    assert program == "picolab" and given == [wanted]

@@ -172,9 +172,7 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "min_mem_available_bytes": 3 << 30,
         },
         "caveats": trial.caveats,
-        "missing": missing
-        | ({} if ok else {"verify": "not reached"})
-        | ({} if started else {"upload": "not reached"}),
+        "missing": missing | ({} if ok else {"verify": "not reached"}) | ({} if started else {"upload": "not reached"}),
         "provenance": {
             "host": {
                 "hostname": "bench",

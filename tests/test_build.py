@@ -23,6 +23,8 @@ from picolab.picoshare.build import find_build, sha256_of
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}.get(platform.machine())
 PROGRAM = b"#!/bin/sh\necho picoshare\n" + bytes(range(256)) * 400
 
+WORDS = " ".join(map(str, range(60_000))).encode()
+
 needs_releases = pytest.mark.skipif(ARCHITECTURE is None, reason="there are no releases for this processor")
 
 
@@ -34,6 +36,12 @@ def archive_of(content: bytes = PROGRAM, name: str = "picoshare") -> bytes:
         member.mode = 0o644
         tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def damaged(archive: bytes) -> bytes:
+    """Return an archive of the same length with 100 wrong bytes in the middle."""
+    middle = len(archive) // 2
+    return archive[:middle] + b"\xff" * 100 + archive[middle + 100 :]
 
 
 class Releases:
@@ -171,6 +179,7 @@ def test_an_archive_cannot_write_elsewhere(scratch: Path, refused: Callable[...,
         pytest.param(archive_of()[:-200], "is not a whole tar.gz archive", id="truncated"),
         pytest.param(archive_of()[:15], "is not a whole tar.gz archive", id="hardly begun"),
         pytest.param(archive_of()[:60] + b"\x00" * 30 + archive_of()[90:], "is not a whole", id="damaged"),
+        pytest.param(damaged(archive_of(WORDS)), "is not a whole tar.gz archive", id="damaged in the middle"),
         pytest.param(b"<html>not found</html>", "is not a whole tar.gz archive", id="a web page"),
         pytest.param(b"", "is not a whole tar.gz archive", id="empty"),
         pytest.param(archive_of(name="README.md"), "holds no file `picoshare`", id="without picoshare"),

@@ -191,9 +191,7 @@ def inside(group: Path) -> list[str]:
 
 
 def cookie_value() -> str:
-    return base64.b64encode(
-        hashlib.pbkdf2_hmac("sha256", SECRET.encode(), bytes([1, 2, 3, 4]), 100, 32)
-    ).decode()
+    return base64.b64encode(hashlib.pbkdf2_hmac("sha256", SECRET.encode(), bytes([1, 2, 3, 4]), 100, 32)).decode()
 
 
 def content_of(size: int) -> bytes:
@@ -537,9 +535,7 @@ MULTIPART = "multipart/form-data; boundary=b"
 )
 def test_bad_multipart(start: StartServer, content_type: str, body: bytes, sentence: str) -> None:
     with start().client() as client:
-        answer = client.post(
-            f"/api/entry?expiration={FAR}", content=body, headers={"Content-Type": content_type}
-        )
+        answer = client.post(f"/api/entry?expiration={FAR}", content=body, headers={"Content-Type": content_type})
         assert (answer.status_code, answer.text) == (400, f"invalid request: {sentence}\n")
         assert client.get("/").status_code == 200
 
@@ -556,11 +552,7 @@ def test_body_shorter_than_its_content_length(start: StartServer) -> None:
 @pytest.mark.parametrize("piece", [1, 2, 3, 5, 7, 64, 1000])
 def test_boundaries_split_across_reads(piece: int) -> None:
     tricky = b"\r\n--\r\n--b\r\n-\r\n--bound\r\n--boundaryX\r\n--boundary-\r\r\n" * 3 + b"\r\n--boundar"
-    body = (
-        b"preamble\r\n--boundary  \r\nA: 1\r\n\r\n"
-        + tricky
-        + b"\r\n--boundary\r\n\r\n\r\n--boundary--\r\nepilogue"
-    )
+    body = b"preamble\r\n--boundary  \r\nA: 1\r\n\r\n" + tricky + b"\r\n--boundary\r\n\r\n\r\n--boundary--\r\nepilogue"
     left = memoryview(body)
 
     def readinto(view: memoryview) -> int:

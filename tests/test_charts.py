@@ -120,9 +120,7 @@ def test_one_trial_has_a_point_and_no_interval(tmp_path: Path) -> None:
 def test_phases_share_their_axis(tmp_path: Path) -> None:
     transfer, commit = charts.phases(campaign(tmp_path, quick_matrix()).trials)
     assert len(rows_of(transfer, 2)) == len(rows_of(commit, 2)) == 12
-    domains = [
-        panel.to_dict()["layer"][2]["encoding"]["y"]["scale"]["domain"] for panel in (transfer, commit)
-    ]
+    domains = [panel.to_dict()["layer"][2]["encoding"]["y"]["scale"]["domain"] for panel in (transfer, commit)]
     assert domains[0] == domains[1]
 
 

@@ -40,9 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trials[5].outcome, trials[5].server_message, trials[5].detail = Outcome.HTTP_ERROR, EVIL, EVIL
     trials[6].outcome = Outcome.OOM_KILLED
     trials[9].outcome = Outcome.INVALID
-    folder = write_campaign(
-        tmp_path_factory.mktemp("outputs") / "demo & more", trials[:11], planned=trials[11:]
-    )
+    folder = write_campaign(tmp_path_factory.mktemp("outputs") / "demo & more", trials[:11], planned=trials[11:])
     broken = sorted((folder / "trials").glob("*.ipynb"))[0]
     broken.write_text(broken.read_text()[:1000])
     return render_report(folder)
@@ -160,9 +158,7 @@ def test_print_shows_the_pictures_on_white(report: Path) -> None:
         page = visited.page
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.emulate_media(media="print", color_scheme="dark")
-        assert (
-            page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
-        )
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
         assert page.locator(".panel .still:visible").count() == 10
         assert page.locator(".panel .chart:visible").count() == 0
 
@@ -174,9 +170,7 @@ def test_what_stands_at_the_top(report: Path) -> None:
         assert page.locator("html[lang=en]").count() == 1
         assert page.locator("meta[name=viewport]").count() == 1
         assert page.locator("h1").inner_text() == "demo & more"
-        assert (
-            page.locator(".headline").inner_text() == "9 of 12 trials done: 7 ok, 1 OOM-killed, 1 HTTP error."
-        )
+        assert page.locator(".headline").inner_text() == "9 of 12 trials done: 7 ok, 1 OOM-killed, 1 HTTP error."
         text = page.locator("main").inner_text()
         assert "unfinished: 3 trials have no result yet" in text
         assert "1 attempt ended in a fault of the instrument" in text
@@ -323,9 +317,7 @@ def test_the_notebook_is_thin_and_without_outputs() -> None:
 
 
 def test_campaigns_of_one_name_part_do_not_share_ids(report: Path) -> None:
-    ids = re.findall(
-        r'\sid="([^"]+)"', re.sub(r"<script\b.*?</script>", "", report.read_text(), flags=re.DOTALL)
-    )
+    ids = re.findall(r'\sid="([^"]+)"', re.sub(r"<script\b.*?</script>", "", report.read_text(), flags=re.DOTALL))
     assert [name for name, same in itertools.groupby(sorted(ids)) if len(list(same)) > 1] == []
 
 

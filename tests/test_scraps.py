@@ -109,9 +109,7 @@ def test_a_notebook_that_is_not_there(tmp_path: Path) -> None:
 
 def test_read_record(tmp_path: Path) -> None:
     record = make_record(FakeTrial(), 1)
-    assert read_record(write(tmp_path / "n.ipynb", make_notebook(record=record))) == Record.model_validate(
-        record
-    )
+    assert read_record(write(tmp_path / "n.ipynb", make_notebook(record=record))) == Record.model_validate(record)
     with pytest.raises(RecordError, match="holds no record"):
         read_record(write(tmp_path / "n.ipynb", make_notebook()))
     record["outcome"] = "splendid"

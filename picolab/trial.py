@@ -42,7 +42,7 @@ from picolab.picoshare.client import (
     peak_rss_bytes,
 )
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
-from picolab.probes.samples import await_first_sample, read_samples, samples_scrap, summarise
+from picolab.probes.samples import read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine
 from picolab.record import (
@@ -366,7 +366,6 @@ class Trial:
                 self.state.entry_id = None
             probe = machine.probe(parameters.sample_interval_s, self.folder / SAMPLES_FILE)
             try:
-                await_first_sample(self.folder / SAMPLES_FILE)
                 with LiveLine("upload", self.folder / PROGRESS_FILE) as live:
 
                     def report(progress: TransferProgress) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000
 GAP_INTERVALS = 3
 _GAPS_KEPT = 10
-FIRST_SAMPLE_LIMIT_S = 10.0
-_LINES_WITH_FIRST_SAMPLE = 2
 
 Value = float | int | None
 
@@ -52,19 +49,6 @@ class Samples:
     def lowest(self, name: str) -> int | None:
         values = [value for value in self.column(name) if value is not None]
         return int(min(values)) if values else None
-
-
-def await_first_sample(path: Path) -> None:
-    """Return when the probe has written its first sample: what is measured from then on is watched from its start.
-
-    Raises:
-        ProbeError: it wrote none within `FIRST_SAMPLE_LIMIT_S`.
-    """
-    deadline = time.monotonic() + FIRST_SAMPLE_LIMIT_S
-    while path.read_bytes().count(b"\n") < _LINES_WITH_FIRST_SAMPLE:
-        if time.monotonic() > deadline:
-            raise ProbeError(f"the memory probe wrote no sample to {path.name} within {FIRST_SAMPLE_LIMIT_S:g} s")
-        time.sleep(0.002)
 
 
 def read_samples(path: Path) -> Samples:

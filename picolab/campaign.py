@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, ParameterError, RecordError
+from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, MachineBusy, ParameterError, RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
 from picolab.exit_codes import ExitCode
 from picolab.host import disk_of, memory_info
@@ -40,13 +40,17 @@ from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
-from picolab.salvage import salvage_notebook
+from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.scraps import read_record, record_row
 from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, SAMPLES_FILE, SERVER_LOG_FILE, TrialContext
 
 RESULTS_FILE = "results.csv"
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
+_FILES = ((SAMPLES_FILE, ".samples.jsonl"), (SERVER_LOG_FILE, ".server.log"))
+_FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
+_FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
+"""The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
 _LIMIT_MARGIN_S = 120.0
 
@@ -194,6 +198,7 @@ class Campaign:
         """
         with self._alone():
             local.sweep()
+            local.refuse_if_held(self.machine_name)
             self._recover()
             check_host(self.plan)
             try:
@@ -271,8 +276,14 @@ class Campaign:
         finally:
             process.kill()
             if not self._machine_is_kept():
-                local.release_by_name(self.machine_name)
+                self._release_machine()
         return self._settle(trial, attempt, started_at, time.monotonic() - begun, fault)
+
+    def _release_machine(self) -> None:
+        with suppress(MachineBusy):
+            # Somebody may have taken a machine of this name meanwhile: then it is theirs.
+            local.refuse_if_held(self.machine_name)
+            local.release_by_name(self.machine_name)
 
     def _machine_is_kept(self) -> bool:
         machine = local.LocalMachine.attach(self.machine_name)
@@ -297,11 +308,16 @@ class Campaign:
         self,
         trial: PlannedTrial,
         attempt: int,
-        started_at: datetime,
-        duration_s: float,
+        started_at: datetime | None,
+        duration_s: float | None,
         fault: tuple[Outcome, str] | None,
     ) -> LedgerEntry:
-        """Decide what an ended attempt was, put its files in their place and write the ledger."""
+        """Decide what an ended attempt was, put its files in their place and write the ledger.
+
+        Args:
+            started_at, duration_s: None for an attempt of a campaign that was killed: nobody timed it.
+            fault: what it was if its own record does not say that it has a result.
+        """
         folder = self.folder / "running" / trial.trial_id
         record, reason = self._valid_record(folder, trial)
         if record is not None and (fault is None or not record.outcome.is_fault):
@@ -314,9 +330,11 @@ class Campaign:
             attempt=attempt,
             outcome=outcome,
             outcome_detail=detail,
-            started_at=started_at.isoformat(timespec="milliseconds"),
+            started_at=started_at.isoformat(timespec="milliseconds")
+            if started_at is not None
+            else (record.identity.started_at if record is not None else None),
             ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            duration_s=round(duration_s, 3),
+            duration_s=None if duration_s is None else round(duration_s, 3),
             notebook=places.get(NOTEBOOK_FILE),
             record=places.get(RECORD_FILE),
         )
@@ -326,21 +344,24 @@ class Campaign:
         return entry
 
     def _valid_record(self, folder: Path, trial: PlannedTrial) -> tuple[Record | None, str]:
-        """Return the record of an ended trial, from its notebook or else from its folder; or why there is none."""
-        notebook, side_file = folder / NOTEBOOK_FILE, folder / RECORD_FILE
-        try:
-            return read_record(notebook), ""
-        except RecordError as error:
-            reason = str(error)
+        """Return the record of an ended trial, or why there is none. A notebook without it is made anew."""
+        side_file, notebook = folder / RECORD_FILE, folder / NOTEBOOK_FILE
         try:
             record = validate_record(json.loads(side_file.read_text()), str(side_file))
         except (OSError, ValueError):
             words = _last_line(folder / PROCESS_LOG_FILE)
             return None, f"the trial's process ended without a record{': ' + words if words else ''}"
+        except RecordError as error:
+            return None, str(error)
+        if (record.identity.trial_id, record.identity.campaign) != (trial.trial_id, self.plan.campaign):
+            return None, f"{side_file}: is the record of another trial, {record.identity.trial_id}"
+        try:
+            whole = read_record(notebook) == record
         except RecordError:
-            return None, reason
-        # The notebook was lost on the way (a killed kernel or papermill), the measurement was not.
-        salvage_notebook(folder, record)
+            whole = False
+        if not whole:
+            # The notebook was lost on the way (a killed kernel or papermill), the measurement was not.
+            salvage_notebook(folder, record)
         return record, ""
 
     def _move(self, folder: Path, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
@@ -348,15 +369,9 @@ class Campaign:
         target = self.folder / ("trials" if fault_attempt is None else "faults")
         target.mkdir(exist_ok=True)
         stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
-        keep_log = fault_attempt is not None
+        troubled = fault_attempt is not None or (folder / LOST_NOTEBOOK_FILE).exists()
         places = {}
-        for name, suffix in (
-            (SAMPLES_FILE, ".samples.jsonl"),
-            (SERVER_LOG_FILE, ".server.log"),
-            *(((PROCESS_LOG_FILE, ".papermill.log"),) if keep_log else ()),
-            (RECORD_FILE, ".record.json"),
-            (NOTEBOOK_FILE, ".ipynb"),
-        ):
+        for name, suffix in (*_FILES, *(_FILES_OF_TROUBLE if troubled else ()), *_FILES_LAST):
             if (folder / name).exists():
                 (folder / name).replace(target / f"{stem}{suffix}")
                 places[name] = f"{target.name}/{stem}{suffix}"
@@ -367,38 +382,22 @@ class Campaign:
         return places
 
     def _recover(self) -> None:
-        """Settle what a campaign that was killed has left in `running/`."""
+        """Settle what a campaign that was killed has left: trials that ran, and trials that were being filed."""
         running = self.folder / "running"
-        by_id = {trial.trial_id: trial for trial in self.plan.trials}
-        for folder in sorted(running.iterdir()) if running.is_dir() else ():
-            trial = by_id.get(folder.name)
-            if trial is None or trial.trial_id in self.ledger.results():
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            started = datetime.fromtimestamp(folder.stat().st_ctime, UTC)
-            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-            self._settle(trial, self.ledger.attempts(trial.trial_id) + 1, started, 0.0, fault)
-        # Killed between the renames and the ledger's line: the notebook is in its place, the line is missing.
+        results = self.ledger.results()
         for trial in self.plan.trials:
-            notebook = self.folder / "trials" / f"{trial.trial_id}.ipynb"
-            if notebook.exists() and trial.trial_id not in self.ledger.results():
-                running.joinpath(trial.trial_id).mkdir(parents=True, exist_ok=True)
-                notebook.replace(running / trial.trial_id / NOTEBOOK_FILE)
-                for name, suffix in (
-                    (RECORD_FILE, ".record.json"),
-                    (SAMPLES_FILE, ".samples.jsonl"),
-                    (SERVER_LOG_FILE, ".server.log"),
-                ):
-                    side_file = self.folder / "trials" / f"{trial.trial_id}{suffix}"
-                    if side_file.exists():
-                        side_file.replace(running / trial.trial_id / name)
-                self._settle(
-                    trial,
-                    self.ledger.attempts(trial.trial_id) + 1,
-                    datetime.now(UTC),
-                    0.0,
-                    (Outcome.INTERRUPTED, "the campaign was killed while this trial was filed"),
-                )
+            folder = running / trial.trial_id
+            if trial.trial_id in results:
+                continue
+            for name, suffix in (*_FILES, *_FILES_OF_TROUBLE, *_FILES_LAST):
+                filed = self.folder / "trials" / f"{trial.trial_id}{suffix}"
+                if filed.exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    filed.replace(folder / name)
+            if folder.is_dir():
+                fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
+                self._settle(trial, self.ledger.attempts(trial.trial_id) + 1, None, None, fault)
+        shutil.rmtree(running, ignore_errors=True)
 
     # What may be asked
 
@@ -409,7 +408,11 @@ class Campaign:
     def _eta_s(self, results: dict[str, LedgerEntry]) -> float | None:
         """Return the expected seconds for the trials that are left: each like its case so far, or by its size."""
         trials = {trial.trial_id: trial for trial in self.plan.trials}
-        taken = [(trials[name], entry.duration_s) for name, entry in results.items() if name in trials]
+        taken = [
+            (trials[name], entry.duration_s)
+            for name, entry in results.items()
+            if name in trials and entry.duration_s is not None
+        ]
         if not taken:
             return None
         total_s = sum(duration for _, duration in taken)

@@ -97,6 +97,43 @@ def of_machine(machine: MachineRecord) -> list[Caveat]:
     return caveats
 
 
+def of_neighbours(names: list[str]) -> list[Caveat]:
+    """Return what it means that other machines are in use on this host.
+
+    Args:
+        names: of those machines.
+    """
+    if not names:
+        return []
+    return [
+        Caveat(
+            code="other_machines",
+            value=", ".join(names),
+            message="Other machines were in use on this host when the trial began, and may have slowed it down.",
+            advice="Run one campaign or trial at a time.",
+        )
+    ]
+
+
+def of_attempts(attempts: int) -> list[Caveat]:
+    """Return what it means that an upload was tried before on the same server.
+
+    Args:
+        attempts: at the upload stage, this one included.
+    """
+    if attempts < 2:
+        return []
+    return [
+        Caveat(
+            code="upload_repeated",
+            value=attempts,
+            message=f"This is attempt {attempts} at the upload in one trial: server, data folder and page cache may "
+            "not be fresh, and VmHWM holds the earlier attempts too.",
+            advice="For a number that counts, run the whole trial again.",
+        )
+    ]
+
+
 def of_memory(memory: MemoryRecord) -> list[Caveat]:
     """Return what the memory probe knows against itself."""
     caveats = []

@@ -1,8 +1,11 @@
 """The command line: words to calls."""
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -36,10 +39,17 @@ class _Group(click.Group):
         except PicolabError as error:
             click.secho(f"Error: {error}", fg="red", err=True)
             sys.exit(int(error.exit_code))
+        except KeyboardInterrupt:
+            sys.exit(int(ExitCode.INTERRUPTED))
         except BrokenPipeError:
             # Somebody piped us into `head`: that is no error, and Python must not complain at exit either.
             sys.stdout = None
             sys.exit(0)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            more = "; free some, then go on with: picolab resume" if error.errno == errno.ENOSPC else ""
+            click.secho(f"Error: {place}{error.strerror or error}{more}", fg="red", err=True)
+            sys.exit(int(ExitCode.HOST_UNFIT))
 
 
 @click.group(cls=_Group, epilog=EXIT_CODE_HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,14 +74,18 @@ class _StopRequest:
 
     def install(self) -> "_StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._handle)
+            # What nohup (or a shell's `&`) has silenced stays silent.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
         return self
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        click.secho("\nStopping after cleaning up (again: at once) ...", fg="yellow", err=True)
+        with suppress(OSError):
+            # Nothing buffered in a signal handler, and nothing that fails when the terminal is gone.
+            os.write(2, b"\nStopping after cleaning up (again: at once) ...\n")
 
 
 def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
@@ -178,7 +192,7 @@ def status(campaign: str | None) -> None:
     from picolab.campaign import Campaign, all_campaigns, find_campaign
 
     if campaign is None:
-        console.show_campaigns([Campaign.load(folder) for folder in all_campaigns()])
+        console.show_campaigns(all_campaigns())
     else:
         console.show_status(Campaign.load(find_campaign(campaign)))
 

@@ -1,9 +1,11 @@
 """What the command line shows: progress with an ETA, plans, tables. Plain lines when nobody watches a terminal."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from picolab.campaign import Campaign, Progress, Watcher
+from picolab.errors import PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.ledger import LedgerEntry
 from picolab.machines import local
@@ -24,7 +27,16 @@ from picolab.single_trial import FinishedTrial
 if TYPE_CHECKING:
     from picolab.doctor import Finding
 
-_console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console that goes on silently when its reader is gone: a campaign does not end because of `| head`."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_console = _Console(highlight=False, soft_wrap=True)
 _BAR_CELLS = 24
 
 
@@ -62,16 +74,19 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
 
     def show_progress(progress: Progress) -> None:
         if live is not None:
-            live.update(_progress_text(progress))
+            with suppress(OSError):
+                live.update(_progress_text(progress))
 
     def show_ended(entry: LedgerEntry, progress: Progress) -> None:
         eta = f"ETA {format_duration(progress.eta_s)}" if progress.eta_s else ""
         line = Text(f"[{progress.done:>{len(str(progress.total))}}/{progress.total}] {entry.trial_id}  ")
         line.append(entry.outcome, style=_colour(entry.outcome))
-        line.append(f"  {format_duration(entry.duration_s)}  {eta}")
+        line.append(f"  {format_duration(entry.duration_s) if entry.duration_s is not None else 'not timed'}  {eta}")
         if entry.outcome is not Outcome.OK:
             line.append(f"\n    {entry.outcome_detail}", style="dim")
-        _console.print(line)
+        # The terminal may be gone: what matters is in the ledger.
+        with suppress(OSError):
+            _console.print(line)
 
     if live is not None:
         with live:
@@ -156,10 +171,11 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
     machine = local.LocalMachine.attach(campaign.machine_name)
-    if machine is not None:
+    if machine is not None and machine.kept:
         _console.print(
-            f"Stopped at a failure, with its machine still up: open the notebook of that trial in {campaign.folder}"
-            f" with JupyterLab and run it. Take the machine down with: picolab machines remove {machine.name}"
+            f"Stopped at a failure, with its machine still up. Copy the notebook of that trial from {campaign.folder}, "
+            f"open the copy in JupyterLab and run it: it re-attaches. What it finds does not change this campaign. "
+            f"Take the machine down with: picolab machines remove {machine.name}"
         )
     if code in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
         _console.print(f"Go on with: picolab resume {name}", style="bold")
@@ -180,13 +196,17 @@ def show_status(campaign: Campaign) -> None:
         _console.print(f"Go on with: picolab resume {campaign.plan.campaign}")
 
 
-def show_campaigns(campaigns: Sequence[Campaign]) -> None:
-    """Print a line a campaign."""
-    if not campaigns:
+def show_campaigns(folders: Sequence[Path]) -> None:
+    """Print a line a campaign; one that cannot be read says so."""
+    if not folders:
         _console.print("There are no campaigns yet. Begin with: picolab matrix parameters/quick.yaml")
-    for campaign in campaigns:
-        progress = campaign.progress()
-        _console.print(f"{campaign.plan.campaign}  {progress.done} of {progress.total} trials  {campaign.folder}")
+    for folder in folders:
+        try:
+            progress = Campaign.load(folder).progress()
+        except PicolabError as error:
+            _console.print(f"{folder.name}  {error}", style="red")
+        else:
+            _console.print(f"{folder.name}  {progress.done} of {progress.total} trials  {folder}")
 
 
 def show_trial(finished: FinishedTrial) -> None:

@@ -66,16 +66,24 @@ class TrialProcess:
         self._kernels: list[ProcessIdentity] = []
         # Made and removed here too: papermill may be killed before it can.
         self._kernel_folder = _new_kernel_folder()
+        try:
+            self._process = self._launch(parameters, context)
+        except BaseException:
+            self._tidy()
+            raise
+
+    def _launch(self, parameters: TrialParameters, context: TrialContext) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "notebook": str(project_root() / "notebooks" / "trial.ipynb"),
             "output": str(self.folder / NOTEBOOK_FILE),
             "parameters": parameters.model_dump(),
             "kernel_folder": str(self._kernel_folder),
+            "parent": os.getpid(),
         }
         write_atomically(self.folder / _REQUEST_FILE, json.dumps(request))
         with (self.folder / PROCESS_LOG_FILE).open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "picolab.execution", str(self.folder / _REQUEST_FILE)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -128,10 +136,14 @@ def main() -> None:
     # If the campaign is killed, nobody waits for this trial any more: end in an orderly way, kernel and all.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # A keeper whose kernel is gone comes to this process, which reaps it below.
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
     request = json.loads(Path(sys.argv[1]).read_text())
     kernel_folder = Path(request["kernel_folder"])
+    if os.getppid() != request["parent"]:
+        # It was killed before the prctl above: no signal will come.
+        shutil.rmtree(kernel_folder, ignore_errors=True)
+        sys.exit(128 + signal.SIGTERM)
+    # A keeper whose kernel is gone comes to this process, which reaps it below.
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     decline_slow_imports()
     import papermill

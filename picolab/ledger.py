@@ -20,9 +20,9 @@ class LedgerEntry(BaseModel):
     attempt: int
     outcome: Outcome
     outcome_detail: str
-    started_at: str
+    started_at: str | None
     ended_at: str
-    duration_s: float
+    duration_s: float | None
     notebook: str | None
     record: str | None
 

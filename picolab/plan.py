@@ -72,10 +72,6 @@ class Plan(BaseModel):
     def cases(self) -> list[str]:
         return list(dict.fromkeys(sorted(trial.case for trial in self.trials)))
 
-    @property
-    def largest_file_bytes(self) -> int:
-        return max(trial.parameters.file_size_bytes for trial in self.trials)
-
     def save(self, folder: Path) -> None:
         write_atomically(folder / PLAN_FILE, self.model_dump_json(indent=1) + "\n")
 

@@ -136,6 +136,7 @@ class ServerRecord(_Model):
     idle_anon_bytes: int | None = Field(description="anonymous memory when ready, before the upload")
     exit_code: int | None = Field(description="exit code; null when a signal ended it or it runs on")
     exit_signal: str | None = Field(description="such as `SIGKILL`; null when it ended by itself or runs on")
+    oom_kills: int | None = Field(description="OOM kills under the machine's memory limit while this server ran")
     stop_s: float | None = Field(description="seconds from SIGTERM to the end of the process")
 
 
@@ -199,7 +200,7 @@ class MemoryRecord(_Model):
     vm_hwm_bytes: int | None = Field(description="the kernel's own high-water mark of resident memory")
     peak_swap_bytes: int | None
     peak_cgroup_bytes: int | None = Field(description="with page cache: always touches the limit")
-    oom_kills: int | None = Field(description="OOM kills in the machine's cgroup during the trial")
+    oom_kills: int | None = Field(description="OOM kills under the machine's memory limit during the upload")
     min_mem_available_bytes: int | None = Field(description="lowest MemAvailable of the host")
 
 
@@ -258,18 +259,19 @@ def nulls_without_reason(record: dict[str, Any]) -> list[str]:
     explained = record.get("missing", {})
     return [
         path
-        for path in _null_paths(record)
+        for path in null_paths(record)
         if not explained.get(path) and path not in MAY_BE_NULL_WITHOUT_REASON and not path.startswith("provenance.")
     ]
 
 
-def _null_paths(value: Any, path: str = "") -> Iterator[str]:
+def null_paths(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the path of every null in a record, such as `upload.commit_s`."""
     if value is None:
         yield path
     elif isinstance(value, dict):
         for name, item in value.items():
             if path != "parameters.calibration" and path != "caveats":
-                yield from _null_paths(item, f"{path}.{name}" if path else name)
+                yield from null_paths(item, f"{path}.{name}" if path else name)
 
 
 def validate_record(data: Any, place: str) -> Record:

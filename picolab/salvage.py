@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import ProbeError
 from picolab.execution import NOTEBOOK_FILE
 from picolab.paths import write_atomically
-from picolab.probes.samples import read_samples, samples_scrap
 from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
+from picolab.scraps import samples_of
 from picolab.trial_state import SAMPLES_FILE
 
 LOST_NOTEBOOK_FILE = "trial.lost.ipynb"
@@ -26,14 +25,9 @@ def salvage_notebook(folder: Path, record: Record) -> None:
         folder: of the trial; a notebook that is there is kept beside the new one, under another name.
     """
     scraps: dict[str, Any] = {RECORD_SCRAP: json.loads(record.model_dump_json())}
-    try:
-        samples = read_samples(folder / SAMPLES_FILE)
-    except ProbeError:
-        samples = None
-    if samples is not None and samples.rows:
-        first = record.upload.first_byte_monotonic_s if record.upload else None
-        zero_s = first if first is not None else float(samples.rows[0][0] or 0.0)
-        scraps[SAMPLES_SCRAP] = samples_scrap(samples, record.identity.trial_id, zero_s)
+    samples = samples_of(folder / SAMPLES_FILE, record)
+    if samples is not None:
+        scraps[SAMPLES_SCRAP] = samples
     outputs = [
         {
             "output_type": "display_data",

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.errors import CampaignNotFound, RecordError
+from picolab.errors import CampaignNotFound, ProbeError, RecordError
+from picolab.probes.samples import read_samples, samples_scrap
 from picolab.record import FAULTS, RECORD_SCRAP, SAMPLES_SCRAP, Record, validate_record
 from picolab.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a r
 
 __all__ = ["CampaignData", "read_campaign", "read_record", "read_scraps", "record_row"]
 
+RECORD_SUFFIX = ".record.json"
 _SCRAP_MIME_PREFIX = "application/scrapbook.scrap."
 
 
@@ -112,8 +114,8 @@ def _record_of(scraps: dict[str, Any], path: Path) -> Record:
 def read_campaign(folder: Path) -> CampaignData:
     """Read everything that a campaign left: plan, ledger, notebooks.
 
-    A trial's notebook is the truth about it; the ledger adds the attempts that left no notebook. What cannot
-    be read, is not valid or is not there becomes a row of `problems`.
+    The files that a trial wrote itself are the truth about it, then its notebook; the ledger adds the attempts
+    that left neither. What cannot be read, is not valid, is not there or contradicts becomes a row of `problems`.
 
     Raises:
         CampaignNotFound: no such folder, or one without a campaign in it.
@@ -197,31 +199,71 @@ class _CampaignReader:
         said = {entry["trial_id"]: entry["outcome"] for entry in ledger}
         records: dict[str, Record] = {}
         samples: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.folder / "trials").glob("*.ipynb")):
-            try:
-                scraps = read_scraps(path)
-                record = _record_of(scraps, path)
-            except RecordError as error:
-                self._problem(path, str(error))
+        place = self.folder / "trials"
+        notebooks = {path.stem for path in place.glob("*.ipynb")}
+        side_files = {path.name.removesuffix(RECORD_SUFFIX) for path in place.glob(f"*{RECORD_SUFFIX}")}
+        for trial_id in sorted(notebooks | side_files):
+            path = place / f"{trial_id}.ipynb"
+            found = self._read_trial(trial_id, path)
+            if found is None:
                 continue
-            trial_id = record.identity.trial_id
-            if trial_id != path.stem:
-                self._problem(path, f"holds the record of another trial ({trial_id}): not counted")
-                continue
+            record, scrap = found
             if planned and trial_id not in planned:
                 self._problem(path, "is not in the plan: not counted")
                 continue
             if said.get(trial_id, record.outcome) != record.outcome:
-                self._problem(
-                    path, f"says {record.outcome} where the ledger says {said[trial_id]}: the notebook counts"
-                )
+                self._problem(path, f"says {record.outcome} where the ledger says {said[trial_id]}")
             records[trial_id] = record
             if record.outcome not in FAULTS:
-                columns, sentence = _sample_columns(scraps.get(SAMPLES_SCRAP))
+                columns, sentence = _sample_columns(scrap)
                 samples[trial_id] = columns
                 if sentence:
                     self._problem(path, sentence)
         return records, samples
+
+    def _read_trial(self, trial_id: str, path: Path) -> tuple[Record, Any] | None:
+        """Return the record and the samples scrap of a trial, or None when there is nothing that counts.
+
+        The files that the trial wrote itself are the truth: a notebook may have been run again by hand since.
+        """
+        in_notebook, scrap, sentence = None, None, ""
+        try:
+            scraps = read_scraps(path)
+            scrap = scraps.get(SAMPLES_SCRAP)
+            in_notebook = _record_of(scraps, path)
+        except RecordError as error:
+            sentence = str(error)
+        if in_notebook is not None and in_notebook.identity.trial_id != trial_id:
+            sentence = f"holds the record of another trial ({in_notebook.identity.trial_id}): not counted"
+            in_notebook = None
+        own = self._read_side_file(trial_id)
+        if own is None:
+            if sentence:
+                self._problem(path, sentence)
+            return None if in_notebook is None else (in_notebook, scrap)
+        if in_notebook == own:
+            return own, scrap
+        by_hand = "holds another record than the trial made (was it run again by hand?)"
+        reason = sentence.removeprefix(f"{path}: ") or by_hand
+        self._problem(path, f"{reason}; the trial's own files count")
+        return own, samples_of(path.with_name(f"{trial_id}.samples.jsonl"), own)
+
+    def _read_side_file(self, trial_id: str) -> Record | None:
+        path = self.folder / "trials" / f"{trial_id}{RECORD_SUFFIX}"
+        try:
+            record = validate_record(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self._problem(path, f"cannot be read ({error})")
+            return None
+        except RecordError as error:
+            self._problem(path, str(error))
+            return None
+        if record.identity.trial_id != trial_id:
+            self._problem(path, f"is the record of another trial ({record.identity.trial_id}): not counted")
+            return None
+        return record
 
     def _faults(self, ledger: list[dict[str, Any]], records: dict[str, Record]) -> list[dict[str, Any]]:
         rows: dict[tuple[str, int], dict[str, Any]] = {}
@@ -283,6 +325,17 @@ class _CampaignReader:
                 self._problem(path, f"no result: only faults of the instrument ({', '.join(attempts)})")
             else:
                 self._problem(path, "no result yet: planned and not run")
+
+
+def samples_of(path: Path, record: Record) -> Any:
+    """Return the samples scrap made anew from a trial's side file, or None when there is none."""
+    try:
+        samples = read_samples(path)
+    except ProbeError:
+        return None
+    first = record.upload.first_byte_monotonic_s if record.upload else None
+    zero_s = first if first is not None else float((samples.rows[0][0] if samples.rows else 0.0) or 0.0)
+    return samples_scrap(samples, record.identity.trial_id, zero_s)
 
 
 def _sample_columns(scrap: Any) -> tuple[dict[str, Any], str | None]:

@@ -11,12 +11,11 @@ from picolab.exit_codes import ExitCode
 from picolab.machines import local
 from picolab.machines.cgroup import find_method
 from picolab.parameters import TrialParameters
-from picolab.paths import outputs_dir
 from picolab.picoshare.build import find_build
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
-from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState
+from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def run_single_trial(
     local.refuse_if_held(name)
     local.release_by_name(name)
     state = TrialState.begin(parameters, None)
-    folder = outputs_dir() / "single-trials" / state.identity.trial_id
+    folder = claim_folder(state)
     context = TrialContext(folder=folder, trial_id=state.identity.trial_id, owner=this_process().to_json())
     process = TrialProcess(parameters, context)
     try:
@@ -86,6 +85,8 @@ def run_single_trial(
     record, reason = None, ""
     try:
         record = validate_record(json.loads((folder / RECORD_FILE).read_text()), str(folder / RECORD_FILE))
+        if record.identity.trial_id != context.trial_id:
+            record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
     except (OSError, ValueError):
         reason = f"the trial ended without a record; see {folder / PROCESS_LOG_FILE} and {folder / NOTEBOOK_FILE}"
     except RecordError as error:

@@ -66,7 +66,7 @@ from picolab.trial_state import (
     SERVER_LOG_FILE,
     TrialContext,
     TrialState,
-    new_folder,
+    claim_folder,
 )
 
 TRIAL_FILE = "trial.json"
@@ -117,7 +117,7 @@ class Trial:
                 trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
         state = TrialState.begin(parameters, context)
-        trial = cls(state, context.folder if context else new_folder(state), context)
+        trial = cls(state, context.folder if context else claim_folder(state), context)
         trial.state.save(trial.folder)
         trial._say(f"New trial {state.identity.trial_id}; its files go to {trial.folder}")
         return trial
@@ -253,8 +253,6 @@ class Trial:
         self.state.found(outcome, stage, detail)
         self.state.save(self.folder)
         self._publish(self.state.record())
-        if outcome is Outcome.INTERRUPTED and self._context is not None and self._machine is not None:
-            self._machine.release()
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
@@ -298,6 +296,8 @@ class Trial:
         machine = self._reach()
         write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(self.folder)}))
         self.state.machine = machine.describe()
+        others = [other["name"] for other in local.existing() if other["held"] and other["name"] != machine.name]
+        self._add_caveats(caveats.of_neighbours(others))
         self._add_caveats(caveats.of_machine(self.state.machine))
         limit = self.state.machine.memory_limit
         enforced = f"{parameters.ram_mb} MiB enforced by {limit.method}" if limit.limit_bytes else "NO memory limit"
@@ -325,7 +325,12 @@ class Trial:
         )
         self.state.base_url = started.base_url
         self.state.server = ServerRecord(
-            ready_s=started.ready_s, idle_anon_bytes=None, exit_code=None, exit_signal=None, stop_s=None
+            ready_s=started.ready_s,
+            idle_anon_bytes=None,
+            exit_code=None,
+            exit_signal=None,
+            stop_s=None,
+            oom_kills=None,
         )
         if started.ready_s is None:
             self.state.missing["server.ready_s"] = "the server never answered"
@@ -357,8 +362,9 @@ class Trial:
     def _upload(self) -> str:
         parameters = self.state.parameters
         machine = self._attached("authenticate")
-        self._require_running(machine)
+        self._require_running(machine, "before the upload")
         self._put_aside(SAMPLES_FILE)
+        self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
             if self.state.entry_id is not None:
                 # A file of an earlier attempt would only fill the disk.
@@ -472,7 +478,7 @@ class Trial:
         machine = self._attached("upload")
         if self.state.entry_id is None:
             raise StageError("there is nothing to verify yet; run the upload cell first")
-        self._require_running(machine)
+        self._require_running(machine, "after the upload was answered")
         with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
             measured = client.download(
                 self.state.entry_id,
@@ -487,7 +493,9 @@ class Trial:
             first_difference_byte=measured.first_difference_byte,
             received_bytes=measured.received_bytes,
             download_s=measured.download_s,
-            download_mib_s=parameters.file_size_bytes / MIB / measured.download_s if measured.download_s else None,
+            download_mib_s=parameters.file_size_bytes / MIB / measured.download_s
+            if measured.download_s and measured.received_bytes == parameters.file_size_bytes
+            else None,
         )
         for name, value in self.state.verify.model_dump().items():
             if value is None and name != "first_difference_byte":
@@ -524,12 +532,16 @@ class Trial:
             self.state.found(Outcome.OK, None, "every byte was stored and came back")
         server = self.state.server
         if server is not None and self._machine is not None:
+            self.state.missing.pop("server.stop_s", None)
             if self._keeps():
                 status = self._machine.process_status()
                 self.state.missing["server.stop_s"] = "the server was kept running"
             else:
                 status = self._machine.stop_process(STOP_GRACE_S)
             server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
+            server.oom_kills = status.oom_kills
+            if status.oom_kills is None:
+                self.state.missing["server.oom_kills"] = "nobody counts them: the server runs in no memory cgroup"
             if status.stop_s is not None:
                 server.stop_s = status.stop_s
             else:
@@ -570,11 +582,11 @@ class Trial:
             raise StageError("the machine of this trial is gone; run the notebook again from its first cell")
         return self._reach()
 
-    def _require_running(self, machine: LocalMachine) -> None:
+    def _require_running(self, machine: LocalMachine, when: str) -> None:
+        """Raise _Found when the server has ended since the stage before."""
         status = machine.process_status()
         if not status.running:
-            ended = status.exit_signal or f"exit code {status.exit_code}"
-            raise StageError(f"the server is not running any more ({ended}); run the start cell again, then go on")
+            raise self._server_ended(status, when)
 
     def _base_url(self) -> str:
         assert self.state.base_url is not None

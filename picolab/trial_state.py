@@ -3,6 +3,7 @@
 It is written to `state.json` in the trial's folder after every step, so that another kernel can go on.
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -33,6 +34,7 @@ from picolab.record import (
     TrialIdentity,
     UploadRecord,
     VerifyRecord,
+    null_paths,
     nulls_without_reason,
 )
 
@@ -181,9 +183,11 @@ class TrialState(BaseModel):
             missing=missing,
             provenance=self.provenance,
         )
-        for path in nulls_without_reason(json.loads(record.model_dump_json())):
+        data = json.loads(record.model_dump_json())
+        for path in nulls_without_reason(data):
             missing[path] = why
-        return record.model_copy(update={"missing": missing})
+        nulls = set(null_paths(data))
+        return record.model_copy(update={"missing": {path: why for path, why in missing.items() if path in nulls}})
 
 
 def repeat_command(parameters: TrialParameters) -> str:
@@ -205,6 +209,18 @@ def _as_yaml(value: Any) -> str:
     return plain if yaml.safe_load(plain) == value else json.dumps(value)
 
 
-def new_folder(state: TrialState) -> Path:
-    """Return the folder of a trial that runs by hand, not yet made."""
-    return outputs_dir() / "single-trials" / state.identity.trial_id
+def claim_folder(state: TrialState) -> Path:
+    """Make the folder of a trial that runs by hand and return it.
+
+    Two trials of one case may begin in the same second: the later one gets a number behind its `trial_id`.
+    """
+    base = state.identity.trial_id
+    for number in itertools.count(2):
+        folder = outputs_dir() / "single-trials" / state.identity.trial_id
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            state.identity.trial_id = f"{base}-{number}"
+        else:
+            return folder
+    raise AssertionError("unreachable: the count has no end")

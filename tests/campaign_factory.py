@@ -142,6 +142,7 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "idle_anon_bytes": 15 * MIB,
             "exit_code": 0,
             "exit_signal": None,
+            "oom_kills": 0,
             "stop_s": None,
         },
         "upload": upload if started else None,

@@ -23,6 +23,7 @@ from campaign_factory import (
 from picolab.errors import CampaignNotFound, ParameterError, RecordError
 from picolab.export import export_campaign
 from picolab.parameters import MIB
+from picolab.probes.memory import COLUMNS
 from picolab.record import FAULTS, Outcome, Record
 from picolab.rows import ROW_COLUMNS
 from picolab.scraps import read_campaign, read_record, read_scraps, record_row
@@ -289,13 +290,40 @@ def test_a_damaged_line_and_a_damaged_plan_are_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_notebook_that_was_finished_by_hand_counts_and_is_listed(tmp_path: Path) -> None:
-    folder = write_campaign(tmp_path / "c", [FakeTrial(outcome=Outcome.HTTP_ERROR)])
+def test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count(tmp_path: Path) -> None:
+    trial = FakeTrial(outcome=Outcome.HTTP_ERROR)
+    folder = write_campaign(tmp_path / "c", [trial])
     path = broken(folder, 0)
+    own = path.with_name(f"{path.stem}.record.json")
+    own.write_text(json.dumps(make_record(trial, 1)))
     write(path, make_notebook(record=make_record(FakeTrial(), 1), samples=make_samples(FakeTrial(), 1)))
+
     data = read_campaign(folder)
+
+    assert list(data.trials["outcome"]) == ["http_error"]
+    assert data.problems["problem"].iloc[0] == (
+        "holds another record than the trial made (was it run again by hand?); the trial's own files count"
+    )
+
+
+def test_a_lost_notebook_is_listed_and_the_trial_counts_by_its_own_files(tmp_path: Path) -> None:
+    folder = write_campaign(tmp_path / "c", [FakeTrial()])
+    path = broken(folder, 0)
+    record = make_record(FakeTrial(), 1)
+    path.with_name(f"{path.stem}.record.json").write_text(json.dumps(record))
+    zero_s = record["upload"]["first_byte_monotonic_s"]
+    rows = [[zero_s + t if name == "t_s" else 1 for name in COLUMNS] for t in (-0.05, 0.0, 0.05)]
+    lines = [{"columns": COLUMNS, "missing": {}}, *rows]
+    samples = path.with_name(f"{path.stem}.samples.jsonl")
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("{")
+
+    data = read_campaign(folder)
+
     assert list(data.trials["outcome"]) == ["ok"]
-    assert list(data.problems["problem"]) == ["says ok where the ledger says http_error: the notebook counts"]
+    assert list(data.samples["t_s"]) == [-0.05, 0.0, 0.05]
+    (problem,) = data.problems["problem"]
+    assert "is not a notebook" in problem and problem.endswith("; the trial's own files count")
 
 
 def test_two_executables_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -179,19 +179,35 @@ def v2_parent() -> Path | None:
     return mount
 
 
+def _runtime_dir() -> Path:
+    return Path(f"/run/user/{os.geteuid()}")
+
+
 def systemd_user_available() -> bool:
     """Tell whether systemd can delegate a memory cgroup to this user without root."""
     uid = os.geteuid()
     mount = _mount_of("cgroup2")
     if uid == 0 or mount is None or shutil.which("systemd-run") is None:
         return False
-    if not Path(f"/run/user/{uid}/systemd/private").exists():
+    if not (_runtime_dir() / "systemd" / "private").exists():
         return False
     controllers = mount / f"user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers"
     try:
         return "memory" in controllers.read_text().split()
     except OSError:
         return False
+
+
+def in_systemd_scope(command: list[str], *options: str) -> list[str]:
+    """Return the command that runs `command`, in the same process, in a scope that systemd delegates to this user.
+
+    Args:
+        options: further ones for systemd-run.
+    """
+    # A job of cron or `su` may have none, or another user's: then systemd-run would not find the user's manager.
+    runtime_dir = f"XDG_RUNTIME_DIR={_runtime_dir()}"
+    scope = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes")
+    return ["env", runtime_dir, *scope, *options, "--", *command]
 
 
 def find_method() -> Method:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from picolab.errors import MachineBusy, MachineError
 from picolab.host import disk_of
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
-from picolab.machines.cgroup import MemoryCgroup, find_method
+from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.keeper import KEEPER, SOCKET, SPEC
 from picolab.paths import state_dir, write_atomically
 from picolab.processes import ProcessIdentity, is_self_or_ancestor
@@ -299,10 +299,7 @@ class LocalMachine:
         command = [sys.executable, "-m", "picolab.machines.keeper", str(folder)]
         if spec["method"] == "cgroup_v2_systemd_user":
             unit = f"picolab-{spec['name']}-{os.urandom(4).hex()}"
-            command = [
-                *("systemd-run", "--user", "--scope", "--quiet", "--collect", f"--unit={unit}"),
-                *("--property=Delegate=yes", "--", *command),
-            ]
+            command = in_systemd_scope(command, f"--unit={unit}")
         keeper = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

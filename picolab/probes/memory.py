@@ -51,6 +51,9 @@ COLUMNS = (
 """What a sample holds. Bytes are levels at that moment; `_us` and `_s` (but for `t_s`) and `disk_` are counters
 since boot or since the process started; `host_cpu_` adds up all processors."""
 
+OF_PROCESS = ("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes", "server_cpu_s")
+ENDED = "the server had ended before the first sample"
+
 SECTOR_BYTES = 512
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -140,6 +143,11 @@ class Sampler:
             )
         if self.group_events is not None and first["oom_kills"] is None:
             reasons.setdefault("oom_kills", "this kernel does not count OOM kills of a cgroup")
+        gone = not self.status.read()
+        for column, value in first.items():
+            if value is None:
+                ended = gone and column in OF_PROCESS
+                reasons.setdefault(column, ENDED if ended else "this kernel does not show it")
         return reasons
 
     def sample(self) -> dict[str, float | int | None]:

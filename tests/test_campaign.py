@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from picolab.calibration import SERVER_PATH
 from picolab.campaign import Campaign, Watcher, check_host
-from picolab.errors import BuildError, CampaignBusy, HostUnfit, MemoryLimitUnavailable, ParameterError
+from picolab.errors import (
+    BuildError,
+    CampaignBusy,
+    HostUnfit,
+    MachineBusy,
+    MemoryLimitUnavailable,
+    ParameterError,
+)
 from picolab.exit_codes import ExitCode
 from picolab.ledger import LedgerEntry
 from picolab.machines import cgroup, local
+from picolab.machines.base import Holder, MachineWish
 from picolab.parameters import CampaignParameters
 from picolab.paths import outputs_dir
 from picolab.plan import Plan, make_plan
@@ -247,7 +256,7 @@ def test_a_killed_server_is_a_result(command: Callable[..., subprocess.Popen[str
     assert outcomes == [Outcome.OK, Outcome.SERVER_DIED]
 
 
-@pytest.mark.parametrize("lost", ["the ledger's line", "the notebook", "the renames"])
+@pytest.mark.parametrize("lost", ["the ledger's line", "the notebook", "the renames", "half of the renames"])
 def test_a_measured_trial_survives_a_kill_at_the_worst_moment(lost: str) -> None:
     campaign, _ = run(plan_of({}))
     (trial,) = campaign.plan.trials
@@ -262,6 +271,9 @@ def test_a_measured_trial_survives_a_kill_at_the_worst_moment(lost: str) -> None
             (".samples.jsonl", "samples.jsonl"),
         ):
             (campaign.folder / "trials" / f"{trial.trial_id}{suffix}").replace(running / name)
+        if lost == "half of the renames":
+            for suffix, name in ((".record.json", "record.json"), (".samples.jsonl", "samples.jsonl")):
+                (running / name).replace(campaign.folder / "trials" / f"{trial.trial_id}{suffix}")
         if lost == "the notebook":
             whole = (running / "trial.ipynb").read_text()
             (running / "trial.ipynb").write_text(whole[: len(whole) // 2])
@@ -270,8 +282,96 @@ def test_a_measured_trial_survives_a_kill_at_the_worst_moment(lost: str) -> None
 
     (entry,) = campaign.ledger.entries()
     assert entry.outcome is Outcome.OK and entry.attempt == 1
+    assert entry.duration_s is None, "nobody timed it"
+    assert entry.started_at == measured.identity.started_at
+    assert len((campaign.folder / "results.csv").read_text().splitlines()) == 2
     assert read_record(campaign.folder / str(entry.notebook)) == measured
     assert len(read_campaign(campaign.folder).samples) == measured.memory.samples  # type: ignore[union-attr]
+
+
+def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None:
+    build = tmp_path / "dies-after-its-answer"
+    build.write_text(
+        DIES_AFTER_ITS_ANSWER.format(
+            python=sys.executable, server=SERVER_PATH, samples=outputs_dir() / "test/running/*/samples.jsonl"
+        )
+    )
+    build.chmod(0o755)
+
+    campaign, code = run(plan_of({"build": [str(build)]}))
+
+    assert code is ExitCode.TRIALS_FAILED, campaign.ledger.entries()
+    (entry,) = campaign.ledger.entries()
+    record = read_record(campaign.folder / str(entry.notebook))
+    assert (record.outcome, record.outcome_stage) == (Outcome.SERVER_DIED, "verify")
+    assert record.upload and record.upload.duration_s, "the upload was measured and is kept"
+
+
+DIES_AFTER_ITS_ANSWER = """#!{python} -S
+import glob, importlib.util, os, sys, threading, time
+spec = importlib.util.spec_from_file_location("server", "{server}")
+server = importlib.util.module_from_spec(spec)
+sys.modules["server"] = server
+spec.loader.exec_module(server)
+def die_when_the_upload_is_over():
+    while not any(b'"end"' in open(path, "rb").read() for path in glob.glob("{samples}")):
+        time.sleep(0.001)
+    os._exit(7)
+class Log:
+    def write(self, text):
+        os.write(2, text.encode())
+        if "committed" in text:
+            threading.Thread(target=die_when_the_upload_is_over).start()
+        return len(text)
+    def flush(self):
+        pass
+sys.stderr = Log()
+sys.exit(server.main())
+"""
+
+
+def test_a_campaign_takes_no_machine_that_somebody_else_holds(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        identity = ProcessIdentity.of(other.pid)
+        assert identity is not None
+        machine = local.LocalMachine.obtain(MachineWish("test", 64, "enforced", ""), Holder(identity, keep=False))
+        campaign = Campaign.create(plan_of({}), Watcher())
+
+        with pytest.raises(MachineBusy, match=f"held by process {other.pid}"):
+            campaign.run()
+
+        assert [found["name"] for found in local.existing()] == ["test"]
+        assert campaign.ledger.entries() == []
+    finally:
+        other.kill()
+        other.wait()
+        machine.release()
+
+
+def test_hang_up_does_not_stop_what_nohup_started(
+    command: Callable[..., subprocess.Popen[str]], parameters_file: Path
+) -> None:
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = command("matrix", str(parameters_file), "--campaign", "slow", "--repeats", "1")
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    eventually(lambda: uploading(done=0), "the upload runs")
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=120)
+
+    assert process.returncode == ExitCode.OK, output
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_campaign(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(json.dumps({"matrix": {"file_size": ["1M"]}, "repeats": 2}))
+    words = f"{sys.executable} -m picolab matrix {path} --campaign c | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert len(Campaign.load(outputs_dir() / "c").ledger.results()) == 2
 
 
 # Refused before anything is started

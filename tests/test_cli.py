@@ -14,7 +14,9 @@ from picolab.cli import main
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
 from picolab.machines import local
+from picolab.parameters import TrialParameters
 from picolab.paths import outputs_dir
+from picolab.trial_state import TrialState, claim_folder
 
 QUICK = str(Path(__file__).parent.parent / "parameters" / "quick.yaml")
 
@@ -163,3 +165,37 @@ def test_a_machine_is_never_a_path(name: str, scratch: Path) -> None:
             call(name)
 
     assert precious.read_text() == "stays"
+
+
+@pytest.mark.parametrize("words", [("matrix", QUICK), ("trial", "--file-size", "1M"), ("machines", "list")])
+def test_a_folder_that_cannot_be_used_is_one_sentence(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    (scratch / "a-file").write_text("in the way")
+    monkeypatch.setenv("PICOLAB_STATE_DIR", str(scratch / "a-file" / "state"))
+    monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(scratch / "a-file" / "outputs"))
+
+    done = picolab(*words)
+
+    assert done.returncode == ExitCode.HOST_UNFIT, done.stderr
+    assert "a-file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_trials_of_one_case_in_one_second_have_folders_of_their_own() -> None:
+    first = TrialState.begin(TrialParameters(), None)
+    second = first.model_copy(deep=True)
+
+    folders = [claim_folder(first), claim_folder(second)]
+
+    assert folders[1].name == f"{folders[0].name}-2" == second.identity.trial_id
+
+
+def test_one_damaged_campaign_does_not_hide_the_others() -> None:
+    for name, text in (("broken", "{"), ("empty", "")):
+        (outputs_dir() / name).mkdir(parents=True)
+        (outputs_dir() / name / "plan.json").write_text(text)
+
+    done = picolab("status")
+
+    assert done.returncode == 0
+    assert "broken" in done.stdout and "empty" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -41,6 +42,26 @@ def eventually(condition: Callable[[], T], what: str, give_up_s: float = GIVE_UP
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.005)
     return value
+
+
+P = ParamSpec("P")
+
+
+def on_a_quiet_moment(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test of known truth up to three times: one run within the bounds proves the instrument.
+
+    The bounds are a few per cent of seconds. A host that is busy with something else at the wrong moment makes any
+    measurement late, never the instrument better than it is.
+    """
+
+    @functools.wraps(test)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> None:
+        for _ in range(2):
+            with contextlib.suppress(AssertionError):
+                return test(*args, **kwargs)
+        return test(*args, **kwargs)
+
+    return tried
 
 
 def alive(pid: int) -> bool:

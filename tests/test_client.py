@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import MIB, SECRET, RunningServer, StartCalibrationServer
+from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, on_a_quiet_moment
 
 from picolab.picoshare.client import (
     DownloadMeasurement,
@@ -67,6 +67,7 @@ def assert_truth(measured_s: float, promised_s: float, server: RunningServer, wo
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(8, 12), (50, 80), (200, 320)])
+@on_a_quiet_moment
 def test_transfer_rate_is_the_servers(
     calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int
 ) -> None:
@@ -77,6 +78,7 @@ def test_transfer_rate_is_the_servers(
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(20, 32), (100, 160)])
+@on_a_quiet_moment
 def test_commit_rate_is_the_servers(calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int) -> None:
     server = calibration_server(commit_mib_s=rate_mib_s)
     measured = upload(server, size_mib * MIB)
@@ -84,6 +86,7 @@ def test_commit_rate_is_the_servers(calibration_server: StartCalibrationServer, 
     assert_truth(commit_s(measured), size_mib / rate_mib_s, server, "committed", "commit_mib_s")
 
 
+@on_a_quiet_moment
 def test_both_phases_at_once_are_told_apart(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(transfer_mib_s=40, commit_mib_s=20)
     measured = upload(server, 32 * MIB)
@@ -91,6 +94,7 @@ def test_both_phases_at_once_are_told_apart(calibration_server: StartCalibration
     assert_truth(commit_s(measured), 32 / 20, server, "committed", "commit_mib_s")
 
 
+@on_a_quiet_moment
 def test_download_rate_is_the_servers(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(download_mib_s=30)
     entry = upload(server, 48 * MIB).entry_id

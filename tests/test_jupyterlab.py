@@ -82,6 +82,8 @@ def test_run_all(lab: str) -> None:
         page = browser.new_page(viewport={"width": 1200, "height": 4000})
         page.goto(f"{lab}/lab/tree/trial.ipynb?token={TOKEN}")
         page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000)
+        # A click on Run All before the kernel is there is lost.
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000, state="attached")
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):

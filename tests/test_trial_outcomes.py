@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import eventually
+from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli import main
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
@@ -70,6 +70,7 @@ def _peak_anon(record: Record) -> int:
     return record.memory.peak_anon_bytes
 
 
+@on_a_quiet_moment
 def test_the_truth_of_the_calibration_server_is_found(run_trial: Callable[..., Record]) -> None:
     paced = {"transfer_mib_s": 30, "commit_mib_s": 20}
     case = {"file_size": "60M", "ram_mb": 512}

@@ -36,7 +36,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_console = _Console(highlight=False, soft_wrap=True)
+_console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _BAR_CELLS = 24
 
 

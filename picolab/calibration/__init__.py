@@ -1,6 +1,7 @@
 """The calibration server: a program with known truth that speaks PicoShare's contract.
 
-It is started as a program of its own (`server.py` needs nothing but a Python >= 3.9), never imported.
+It is started as a program of its own: `server.py` needs nothing but a Python >= 3.9. Only its knobs are imported, so
+that a campaign can refuse a misspelt one before it starts.
 """
 
 from __future__ import annotations

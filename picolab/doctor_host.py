@@ -13,7 +13,7 @@ from picolab import host
 from picolab.campaign import DISK_FACTOR
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.finding import Finding, as_root
-from picolab.machines.cgroup import MemoryCgroup, find_method, plan_cgroup
+from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope, plan_cgroup
 from picolab.parameters import MIB
 from picolab.paths import outputs_dir, state_dir
 from picolab.probes import memory
@@ -34,7 +34,7 @@ def _tiny_cgroup() -> Iterator[MemoryCgroup | None]:
     """
     method = find_method()
     if method == "cgroup_v2_systemd_user":
-        command = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "true")
+        command = in_systemd_scope(["true"])
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False)
         if done.returncode:
             raise MachineError(f"systemd-run --user --scope failed: {done.stderr.strip()[:200]}")

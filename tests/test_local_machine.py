@@ -415,7 +415,10 @@ def test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest(o
     assert LocalMachine.attach("local") is None and local.existing() == []
     with pytest.raises(MachineError, match="does not answer"):
         machine.process_status()
-    assert work.exists() and (group is None or group.exists())
+    assert work.exists()
+    # systemd removes a scope in which nothing runs any more, and our cgroup with it.
+    if METHOD != "cgroup_v2_systemd_user":
+        assert group is None or group.exists()
     assert local.sweep() == ["local"]
     assert not work.exists() and not machine.folder.exists()
     assert group is None or not group.exists()

@@ -226,9 +226,10 @@ class Keeper:
         """End the server and remove cgroup, work folder and the machine's folder. May be called twice."""
         # Without patience: nothing that the server could still save is kept.
         self._stop(grace_s=0)
+        # The files first: when systemd ends a whole session there may be no time for the rest, which it removes itself.
+        shutil.rmtree(self.work, ignore_errors=True)
         if self.cgroup is not None:
             self.cgroup.remove()
-        shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -12,6 +12,9 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
   else echo "$(2) is missing. Install it with: sudo apt-get install $(1)"; exit 1; fi
 
+# Chromium opens the report and JupyterLab, its driver wants libatomic, and openssl checks the uploaded bytes.
+TEST_PACKAGES := chromium fonts-dejavu-core libatomic1 openssl
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint lab benchmark lock clean
 
@@ -31,8 +34,8 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@command -v chromium >/dev/null || { $(call debian,chromium fonts-dejavu-core,Chromium (it opens the report in the tests)); }
-	@command -v openssl >/dev/null || { $(call debian,openssl,openssl (it checks the payload in the tests)); }
+	@{ command -v chromium && command -v openssl && /sbin/ldconfig -p | grep libatomic.so.1; } >/dev/null || \
+	  { $(call debian,$(TEST_PACKAGES),Something that the tests use); }
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 

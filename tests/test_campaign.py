@@ -226,6 +226,23 @@ def test_a_killed_campaign_leaves_nothing_and_resumes(
     check_complete()
 
 
+@pytest.mark.parametrize("sign", ["request.json", "papermill.log", "state.json", "server.log"])
+def test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes(
+    command: Callable[..., subprocess.Popen[str]], parameters_file: Path, sign: str
+) -> None:
+    process = command("matrix", str(parameters_file), "--campaign", "slow", "--repeats", "1")
+    eventually(lambda: list((outputs_dir() / "slow").glob(f"running/*/{sign}")), f"the trial has written {sign}")
+    family = [identity for pid in descendants(process.pid) if (identity := ProcessIdentity.of(pid))]
+    process.kill()
+    process.wait()
+
+    eventually(lambda: not any(member.alive for member in family), "its processes end by themselves")
+    eventually(lambda: not local.machines_dir().joinpath("slow").exists(), "the machine is taken down")
+    code, output = finish(command, ("resume", "slow"))
+    assert code == ExitCode.OK, output
+    assert len(Campaign.load(outputs_dir() / "slow").ledger.results()) == 1
+
+
 @pytest.mark.parametrize("victim", ["ipykernel_launcher", "picolab.execution", "picolab.machines.keeper"])
 def test_a_killed_part_costs_one_attempt(
     command: Callable[..., subprocess.Popen[str]], parameters_file: Path, victim: str

@@ -232,7 +232,7 @@ class Campaign:
             except OSError:
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
-                    f"with: picolab status {self.plan.campaign}"
+                    f"with: picolab status {self.folder.name}"
                 ) from None
             yield
 

@@ -20,6 +20,7 @@ from picolab.ledger import LedgerEntry
 from picolab.machines import local
 from picolab.parameters import MIB
 from picolab.plan import Plan
+from picolab.progress import in_seconds
 from picolab.record import OUTCOME_MEANINGS, Outcome
 from picolab.scraps import read_campaign
 from picolab.single_trial import FinishedTrial
@@ -108,7 +109,7 @@ def say_begin(campaign: Campaign) -> None:
     done_text = f", {done} of them done" if done else ""
     _console.print(
         f"Campaign {plan.campaign}: {len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
-        f"{plan.repeats} repeats, seed {plan.seed}. Ctrl-C stops; `picolab resume {plan.campaign}` goes on."
+        f"{plan.repeats} repeats, seed {plan.seed}. Ctrl-C stops; `picolab resume {campaign.folder.name}` goes on."
     )
 
 
@@ -158,7 +159,7 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     """Print how a campaign ended and what can be done next."""
     _console.print()
     _console.print(outcome_table(campaign))
-    name, results = campaign.plan.campaign, campaign.ledger.results()
+    name, results = campaign.folder.name, campaign.ledger.results()
     _console.print(
         f"{len(results)} of {len(campaign.plan.trials)} trials have a result. Rates are medians of ok trials. "
         f"Everything is in {campaign.folder}"
@@ -193,7 +194,7 @@ def show_status(campaign: Campaign) -> None:
         if entry.outcome.is_fault:
             _console.print(f"  {entry.trial_id} attempt {entry.attempt}: {entry.outcome}: {entry.outcome_detail}")
     if progress.done < progress.total:
-        _console.print(f"Go on with: picolab resume {campaign.plan.campaign}")
+        _console.print(f"Go on with: picolab resume {campaign.folder.name}")
 
 
 def show_campaigns(folders: Sequence[Path]) -> None:
@@ -223,8 +224,8 @@ def show_trial(finished: FinishedTrial) -> None:
         upload, memory = record.upload, record.memory
         if upload is not None and upload.duration_s is not None:
             _console.print(
-                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s: transfer {upload.transfer_s:.2f} s, "
-                f"commit {upload.commit_s:.2f} s"
+                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s: transfer {in_seconds(upload.transfer_s)}, "
+                f"commit {in_seconds(upload.commit_s)}"
             )
         if record.verify is not None and record.verify.download_mib_s is not None:
             _console.print(f"  download  {record.verify.download_mib_s:,.1f} MiB/s")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _FILE_INTERVAL_S = 1.0
+_MIB = 1 << 20
 
 
 class LiveLine:
@@ -57,3 +58,13 @@ def last_line(file: Path) -> str:
         return str(json.loads(file.read_text())["line"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+def in_seconds(duration_s: float | None) -> str:
+    """Return a duration for a line of text: `1.25 s`, or `not known` when it is missing."""
+    return "not known" if duration_s is None else f"{duration_s:.2f} s"
+
+
+def in_mib(size_bytes: int | None) -> str:
+    """Return a size for a line of text: `18.6 MiB`, or `not known` when it is missing."""
+    return "not known" if size_bytes is None else f"{size_bytes / _MIB:,.1f} MiB"

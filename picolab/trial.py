@@ -44,7 +44,7 @@ from picolab.picoshare.client import (
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.probes.samples import read_samples, samples_scrap, summarise
 from picolab.processes import this_process
-from picolab.progress import LiveLine
+from picolab.progress import LiveLine, in_mib, in_seconds
 from picolab.record import (
     RECORD_SCRAP,
     SAMPLES_SCRAP,
@@ -401,8 +401,8 @@ class Trial:
         upload = self.state.upload
         return (
             f"{parameters.file_size} in {upload.duration_s:.2f} s = {upload.throughput_mib_s:.1f} MiB/s "
-            f"(transfer {upload.transfer_s:.2f} s, commit {upload.commit_s:.2f} s), "
-            f"peak anonymous memory {(self.state.memory.peak_anon_bytes or 0) / MIB:.1f} MiB"
+            f"(transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}), "
+            f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
 
     def _upload_record(self, measured: UploadMeasurement) -> UploadRecord:
@@ -412,14 +412,19 @@ class Trial:
         transfer_s = last - first if first is not None and last is not None else None
         commit_s = response - last if answered and last is not None and response is not None else None
         duration_s = response - first if answered and first is not None and response is not None else None
+        # A server may answer before it has acknowledged the end of the body: then nobody saw the phases part.
+        unseen = "the answer came before the last byte was acknowledged"
+        undelivered = unseen if answered else "not every byte was delivered"
+        unanswered = "the upload was not answered with success"
+        uncommitted = unseen if answered else unanswered
         why = {
             "first_byte_monotonic_s": "no byte was sent",
-            "transfer_s": "not every byte was delivered",
-            "commit_s": "the upload was not answered with success",
-            "duration_s": "the upload was not answered with success",
-            "throughput_mib_s": "the upload was not answered with success",
-            "transfer_mib_s": "not every byte was delivered",
-            "commit_mib_s": "the upload was not answered with success",
+            "transfer_s": undelivered,
+            "commit_s": uncommitted,
+            "duration_s": unanswered,
+            "throughput_mib_s": unanswered,
+            "transfer_mib_s": undelivered,
+            "commit_mib_s": uncommitted,
             "http_status": "the server gave no answer",
         }
         record = UploadRecord(

@@ -209,13 +209,9 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(
     check_complete()
 
 
-def test_a_killed_campaign_leaves_nothing_and_resumes(
-    command: Callable[..., subprocess.Popen[str]], parameters_file: Path
-) -> None:
-    process = command("matrix", str(parameters_file), "--campaign", "slow")
-    eventually(lambda: uploading(done=1), "the second upload runs")
+def kill_and_resume(process: subprocess.Popen[str], command: Callable[..., subprocess.Popen[str]]) -> int:
+    """SIGKILL a campaign, wait until nothing of it is left, finish it; return how many processes it had."""
     family = [identity for pid in descendants(process.pid) if (identity := ProcessIdentity.of(pid))]
-    assert len(family) >= 4, "papermill, kernel, keeper, server"
     process.kill()
     process.wait()
 
@@ -223,6 +219,15 @@ def test_a_killed_campaign_leaves_nothing_and_resumes(
     eventually(lambda: not local.machines_dir().joinpath("slow").exists(), "the machine is taken down")
     code, output = finish(command, ("resume", "slow"))
     assert code == ExitCode.OK, output
+    return len(family)
+
+
+def test_a_killed_campaign_leaves_nothing_and_resumes(
+    command: Callable[..., subprocess.Popen[str]], parameters_file: Path
+) -> None:
+    process = command("matrix", str(parameters_file), "--campaign", "slow")
+    eventually(lambda: uploading(done=1), "the second upload runs")
+    assert kill_and_resume(process, command) >= 4, "papermill, kernel, keeper, server"
     check_complete()
 
 
@@ -232,14 +237,7 @@ def test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes(
 ) -> None:
     process = command("matrix", str(parameters_file), "--campaign", "slow", "--repeats", "1")
     eventually(lambda: list((outputs_dir() / "slow").glob(f"running/*/{sign}")), f"the trial has written {sign}")
-    family = [identity for pid in descendants(process.pid) if (identity := ProcessIdentity.of(pid))]
-    process.kill()
-    process.wait()
-
-    eventually(lambda: not any(member.alive for member in family), "its processes end by themselves")
-    eventually(lambda: not local.machines_dir().joinpath("slow").exists(), "the machine is taken down")
-    code, output = finish(command, ("resume", "slow"))
-    assert code == ExitCode.OK, output
+    kill_and_resume(process, command)
     assert len(Campaign.load(outputs_dir() / "slow").ledger.results()) == 1
 
 

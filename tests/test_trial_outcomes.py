@@ -18,6 +18,8 @@ from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import local
 from picolab.machines.keeper import KEEPER
 from picolab.parameters import MIB, TrialParameters
+from picolab.picoshare.client import UploadMeasurement
+from picolab.progress import in_mib, in_seconds
 from picolab.record import Outcome, Record, validate_record
 from picolab.trial import Trial
 from picolab.trial_state import RECORD_FILE, repeat_command
@@ -289,3 +291,18 @@ def test_the_repeat_command_means_the_same_trial(
     CliRunner().invoke(main, words)
 
     assert program == "picolab" and given == [wanted]
+
+
+def test_an_answer_before_the_last_acknowledgement_leaves_the_phases_unknown() -> None:
+    """The moment is too short to provoke: the measurement is a fake at the boundary."""
+    trial = Trial.open(TrialParameters(file_size="1M"))
+    measured = UploadMeasurement(
+        ending="response", http_status=200, entry_id="x", first_byte_s=1.0, response_s=2.0, delivered_bytes=MIB - 1
+    )
+
+    record = trial._upload_record(measured)
+
+    assert (record.duration_s, record.transfer_s, record.commit_s) == (1.0, None, None)
+    for phase in ("transfer_s", "commit_s", "transfer_mib_s", "commit_mib_s"):
+        assert trial.state.missing[f"upload.{phase}"] == "the answer came before the last byte was acknowledged"
+    assert (in_seconds(record.transfer_s), in_mib(None)) == ("not known", "not known")

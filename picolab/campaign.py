@@ -31,7 +31,7 @@ from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProc
 from picolab.exit_codes import ExitCode
 from picolab.host import disk_of, memory_info
 from picolab.ledger import Ledger, LedgerEntry
-from picolab.machines import local
+from picolab.machines import registry, vagrant
 from picolab.machines.cgroup import find_method
 from picolab.parameters import MIB, format_size
 from picolab.paths import outputs_dir, state_dir, write_atomically
@@ -130,8 +130,12 @@ def check_host(plan: Plan) -> None:
         find_build(wanted[0], wanted[0], wanted[1])
     for trial in plan.trials:
         _check_disk(trial, plan.source)
-    if any(trial.parameters.memory_limit == "enforced" for trial in plan.trials):
+    if any(
+        trial.parameters.memory_limit == "enforced" and trial.parameters.machine == "local" for trial in plan.trials
+    ):
         find_method()
+    for provider in sorted({t.parameters.provider for t in plan.trials if t.parameters.machine == "vagrant"}):
+        vagrant.check_host(provider)
     largest = max(trial.parameters.ram_mb for trial in plan.trials) * MIB
     total = memory_info()["MemTotal"]
     if largest > total:
@@ -142,13 +146,18 @@ def check_host(plan: Plan) -> None:
 
 
 def _check_disk(trial: PlannedTrial, source: str) -> None:
-    work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
-    free, size = disk_of(work).free_bytes, trial.parameters.file_size_bytes
-    if free < DISK_FACTOR * size:
+    size = trial.parameters.file_size_bytes
+    if trial.parameters.machine == "vagrant":
+        place, free = "the storage of virtual machines", vagrant.free_disk_bytes(trial.parameters.provider)
+    else:
+        work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
+        place, free = str(work), disk_of(work).free_bytes
+    if free is not None and free < DISK_FACTOR * size:
+        elsewhere = ", or set work_dir to a folder on a larger disk" if trial.parameters.machine == "local" else ""
         raise HostUnfit(
             f"{source}: an upload of {format_size(size)} needs {DISK_FACTOR} times its size on disk, "
-            f"{DISK_FACTOR * size / MIB:,.0f} MiB, and {work} has {free / MIB:,.0f} MiB free; free some, choose "
-            f"smaller files, or set work_dir to a folder on a larger disk"
+            f"{DISK_FACTOR * size / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
+            f"smaller files{elsewhere}"
         )
 
 
@@ -197,8 +206,8 @@ class Campaign:
             HostUnfit: the host cannot do it.
         """
         with self._alone():
-            local.sweep()
-            local.refuse_if_held(self.machine_name)
+            registry.sweep()
+            registry.check_free(self.machine_name)
             self._recover()
             check_host(self.plan)
             try:
@@ -210,6 +219,8 @@ class Campaign:
             except _MachineKept:
                 pass
             finally:
+                if not self._machine_is_kept():
+                    self._release_machine()
                 self._write_results()
                 with suppress(OSError):
                     (self.folder / "running").rmdir()
@@ -270,29 +281,34 @@ class Campaign:
                 attempt=attempt,
             ),
         )
-        fault = None
         try:
             fault = self._wait(process, trial, attempt)
         finally:
             process.kill()
-            if not self._machine_is_kept():
-                self._release_machine()
-        return self._settle(trial, attempt, started_at, time.monotonic() - begun, fault)
+        entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault)
+        machine = registry.attach(self.machine_name)
+        # A virtual machine that gave a result is good for the next trial; after a fault it may have been the reason.
+        if machine is not None and not machine.kept and (entry.outcome.is_fault or machine.kind == "local"):
+            self._release_machine()
+        return entry
 
     def _release_machine(self) -> None:
         with suppress(MachineBusy):
             # Somebody may have taken a machine of this name meanwhile: then it is theirs.
-            local.refuse_if_held(self.machine_name)
-            local.release_by_name(self.machine_name)
+            registry.check_free(self.machine_name)
+            registry.release_by_name(self.machine_name)
 
     def _machine_is_kept(self) -> bool:
-        machine = local.LocalMachine.attach(self.machine_name)
+        machine = registry.attach(self.machine_name)
         return machine is not None and machine.kept
 
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
         limit_s = parameters.ready_limit_s + 2 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        if parameters.machine == "vagrant":
+            # A machine that does not come up is given up and made anew once.
+            limit_s += 2 * parameters.boot_limit_s
         deadline = time.monotonic() + limit_s
         while not process.wait(POLL_S):
             self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))

@@ -4,11 +4,13 @@ import os
 
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.parameters import TrialParameters
-from picolab.record import BuildUnderTest, Caveat, MachineRecord, MemoryRecord
+from picolab.record import BuildUnderTest, Caveat, MachineRecord, MemoryRecord, VirtualMachineRecord
 
 SPOOL_THRESHOLD_BYTES = 1 << 20
 """PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""
 LEAST_SAMPLES_PER_S = 10.0
+LARGEST_CLOCK_DRIFT_S = 0.05
+"""As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
 
 
 def of_parameters(parameters: TrialParameters) -> list[Caveat]:
@@ -53,15 +55,20 @@ def of_build(build: BuildUnderTest) -> list[Caveat]:
 
 def of_machine(machine: MachineRecord) -> list[Caveat]:
     """Return what is wrong with the place where the server runs, and with the host at this moment."""
-    caveats = []
+    virtual = machine.virtual_machine
+    caveats = [] if virtual is None else _of_virtual_machine(virtual)
     if machine.memory_limit.method != "none" and machine.memory_limit.swap != "off":
         caveats.append(
             Caveat(
                 code="swap_not_off",
                 value=None,
                 message="The host has swap and this kernel cannot keep the server out of it: memory that was "
-                "swapped out does not count against the limit.",
-                advice="Turn swap off for the benchmark: swapoff -a",
+                "swapped out does not count against the limit."
+                if virtual is None
+                else "The guest has swap: memory that was swapped out does not count against its RAM.",
+                advice="Turn swap off for the benchmark: swapoff -a"
+                if virtual is None
+                else "Use a box without swap, such as picolab's own.",
             )
         )
     if machine.data_folder_file_system in FILE_SYSTEMS_IN_MEMORY:
@@ -71,10 +78,13 @@ def of_machine(machine: MachineRecord) -> list[Caveat]:
                 value=machine.data_folder_file_system,
                 message="Data folder and TMPDIR lie in memory, so nothing was written to a disk and every file "
                 "counts against the memory limit.",
-                advice="Set work_dir to a folder on a disk.",
+                advice="Set work_dir to a folder on a disk."
+                if virtual is None
+                else "Use a box whose files lie on a disk, such as picolab's own.",
             )
         )
-    if machine.data_folder_disk is not None and "rotational" in machine.data_folder_disk:
+    # What a guest's kernel calls its virtual disk says nothing about the disk behind it.
+    if virtual is None and machine.data_folder_disk is not None and "rotational" in machine.data_folder_disk:
         caveats.append(
             Caveat(
                 code="rotational_disk",
@@ -95,6 +105,60 @@ def of_machine(machine: MachineRecord) -> list[Caveat]:
             )
         )
     return caveats
+
+
+def _of_virtual_machine(virtual: VirtualMachineRecord) -> list[Caveat]:
+    caveats = []
+    if virtual.acceleration == "emulation":
+        caveats.append(
+            Caveat(
+                code="emulated",
+                value=virtual.acceleration_reason,
+                message="The virtual machine's processor was emulated by software: rates and times say little about a "
+                "real machine; peaks of memory may differ too where they depend on how fast the server works.",
+                advice="Measure rates on a host with a usable /dev/kvm; `picolab doctor` tells what is missing here.",
+            )
+        )
+    if virtual.acceleration == "unknown":
+        caveats.append(
+            Caveat(
+                code="acceleration_unknown",
+                value=virtual.acceleration_reason,
+                message="It is not known whether the virtual machine's processor was emulated by software: if so, "
+                "rates and times say little about a real machine.",
+                advice="Use the provider libvirt, which tells.",
+            )
+        )
+    if virtual.route == "ssh_forward":
+        caveats.append(
+            Caveat(
+                code="measured_through_ssh",
+                value=None,
+                message="There was no direct route to the virtual machine, so everything went through an ssh "
+                "connection: rates are those of this connection, and transfer and commit cannot be told apart.",
+                advice="Use a network in which this host reaches the guest's own address, such as libvirt's default.",
+            )
+        )
+    return caveats
+
+
+def of_clock(drift_s: float | None) -> list[Caveat]:
+    """Return what it means that a guest's clock did not run like the host's during an upload.
+
+    Args:
+        drift_s: by how much it moved against the host's clock; None when it is the host's own clock.
+    """
+    if drift_s is None or abs(drift_s) <= LARGEST_CLOCK_DRIFT_S:
+        return []
+    return [
+        Caveat(
+            code="guest_clock_drifted",
+            value=round(drift_s, 3),
+            message=f"The guest's clock moved by {drift_s:+.2f} s against the host's during the upload: in memory over "
+            "time the samples are wrong by up to that. Rates are not affected: the host's clock alone measures them.",
+            advice="Repeat the trial on an idle host; do not suspend the virtual machine during an upload.",
+        )
+    ]
 
 
 def of_neighbours(names: list[str]) -> list[Caveat]:

@@ -78,6 +78,25 @@ def build_label(build: str, build_kind: str | None) -> str:
     return f"{build} server (not PicoShare)" if build_kind == "calibration" else build
 
 
+_ACCELERATION_WORDS = {"emulation": " (emulated)", "unknown": " (perhaps emulated)"}
+
+
+def machine_label(machine: str, acceleration: str | None) -> str:
+    """Return a kind of machine in words; an emulated one is never taken for a real one."""
+    return machine + _ACCELERATION_WORDS.get(acceleration or "", "")
+
+
+def group_label(build: str, machine: str, several: bool) -> str:
+    """Return the title of a panel: the build, and the machine where it is virtual or one of several.
+
+    Args:
+        build: from `build_label`.
+        machine: from `machine_label`.
+        several: true when there are panels of several machines.
+    """
+    return f"{build} on {machine}" if several or machine != "local" else build
+
+
 def outcome_words(counts: Mapping[str, int]) -> str:
     """Return counts of outcomes in words, such as `2 ok, 1 OOM-killed`."""
     return ", ".join(f"{counts[outcome]} {label}" for outcome, label in OUTCOME_LABELS.items() if counts.get(outcome))
@@ -88,14 +107,14 @@ def labelled(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
     Added are `group` (a panel), `ram`, `row` (a case inside a group), `label` and `colour` (of the outcome).
     """
-    machines = trials["machine"].nunique() > 1
+    several = trials["machine"].nunique() > 1
     rows = []
     for row in plain_rows(trials):
         ram = ram_label(row["ram_mb"], limited=row["memory_limit"] != "none")
-        group = build_label(row["build"], row["build_kind"])
+        machine = machine_label(row["machine"], row["acceleration"])
         outcome = Outcome(row["outcome"])
         words = {
-            "group": f"{group} on {row['machine']}" if machines else group,
+            "group": group_label(build_label(row["build"], row["build_kind"]), machine, several),
             "ram": ram,
             "row": f"{ram} · {row['file_size']}",
             "label": OUTCOME_LABELS[outcome],

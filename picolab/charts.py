@@ -23,6 +23,7 @@ from picolab.chart_style import (
     build_label,
     case_order,
     chart,
+    group_label,
     grouped,
     labelled,
     levels,
@@ -76,9 +77,10 @@ def _without_result(trial: dict[str, Any], rows: list[dict[str, Any]]) -> dict[s
     label = parameters.build_label
     known = (row["group"] for row in rows if row["build"] == label and row["machine"] == parameters.machine)
     kind = "calibration" if parameters.build == "calibration" else None
+    several = any(row["machine"] != parameters.machine for row in rows)
     return {
         "trial_id": trial["trial_id"],
-        "group": next(known, build_label(label, kind)),
+        "group": next(known, group_label(build_label(label, kind), parameters.machine, several)),
         "ram": ram_label(parameters.ram_mb, limited=parameters.memory_limit != "none"),
         "ram_mb": parameters.ram_mb,
         "file_size": parameters.file_size,

@@ -236,6 +236,7 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
 
 
 @main.command()
+@click.option("--machine", type=click.Choice(["local", "vagrant"]), help="Where PicoShare runs (machine).")
 @click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
 @click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
@@ -250,6 +251,7 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
     help="Any other parameter of the trial notebook; VALUE is YAML.",
 )
 def trial(
+    machine: str | None,
     ram_mb: int | None,
     file_size: str | None,
     build: str | None,
@@ -262,6 +264,7 @@ def trial(
     Examples:
       picolab trial --ram 512 --file-size 100M
       picolab trial --ram 256 --file-size 1G --build ./picoshare --keep-machine
+      picolab trial --machine vagrant --ram 256 --file-size 100M --keep-machine
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
     from picolab import console
@@ -274,7 +277,7 @@ def trial(
             values[name] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ParameterError(f"-p {name}: {text!r} is not valid YAML; quote it") from None
-    given = {"ram_mb": ram_mb, "file_size": file_size, "build": build}
+    given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build}
     values.update({name: value for name, value in given.items() if value is not None})
     if keep_machine:
         values["keep_machine"] = "always"
@@ -300,27 +303,80 @@ def machines_list() -> None:
       picolab machines list
     """
     from picolab import console
-    from picolab.machines import local
+    from picolab.machines import registry
 
-    local.sweep()
-    console.show_machines(local.existing())
+    registry.sweep()
+    console.show_machines(registry.existing())
 
 
 @machines.command("remove")
 @click.argument("name")
 def machines_remove(name: str) -> None:
-    """Take a machine down, with the server in it, whoever holds it.
+    """Take a machine down, with the server in it, whoever holds it. A virtual machine is destroyed.
 
     \b
     Example:
       picolab machines remove local
     """
-    from picolab.machines import local
+    from picolab.machines import registry
 
-    if name not in {machine["name"] for machine in local.existing()} or not local.release_by_name(name):
-        names = ", ".join(machine["name"] for machine in local.existing()) or "none"
+    if name not in {machine["name"] for machine in registry.existing()} or not registry.release_by_name(name):
+        names = ", ".join(machine["name"] for machine in registry.existing()) or "none"
         raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
     click.echo(f"Machine {name!r} taken down.")
+
+
+@main.group("box")
+def box_group() -> None:
+    """The box that virtual machines are made of: build one, list those there are, remove one."""
+
+
+@box_group.command("build")
+@click.option("--name", default="picolab", show_default=True, help="Name of the box in Vagrant.")
+@click.option("--mirror", help="Debian mirror; default: this host's own package sources.")
+@click.option("--suite", help="Debian release; default: bookworm.")
+def box_build(name: str, mirror: str | None, suite: str | None) -> None:
+    """Build a small box from Debian packages, in about a minute, and give it to Vagrant.
+
+    \b
+    Examples:
+      picolab box build
+      picolab box build --mirror http://deb.debian.org/debian
+    """
+    from picolab.box import build_box
+    from picolab.parameters import MIB
+
+    built = build_box(name=name, mirror=mirror, suite=suite, report=click.echo)
+    click.echo(f"Box {built.name!r} {built.version}: {built.size_bytes / MIB:,.0f} MiB in {built.duration_s:.0f} s")
+
+
+@box_group.command("list")
+def box_list() -> None:
+    """List the boxes that Vagrant has, with libvirt's copies of them (base volumes).
+
+    \b
+    Example:
+      picolab box list
+    """
+    from picolab import console
+    from picolab.box import list_boxes
+
+    console.show_boxes(list_boxes())
+
+
+@box_group.command("remove")
+@click.argument("name")
+def box_remove(name: str) -> None:
+    """Remove a box and libvirt's copy of it, which Vagrant would leave behind.
+
+    \b
+    Example:
+      picolab box remove picolab
+    """
+    from picolab.box import remove_box
+
+    remove_box(name)
+    click.echo(f"Box {name!r} removed.")
 
 
 @main.command()

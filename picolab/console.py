@@ -17,7 +17,7 @@ from picolab.campaign import Campaign, Progress, Watcher
 from picolab.errors import PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.ledger import LedgerEntry
-from picolab.machines import local
+from picolab.machines import registry
 from picolab.parameters import MIB
 from picolab.plan import Plan
 from picolab.progress import in_seconds
@@ -171,13 +171,15 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
         )
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
-    machine = local.LocalMachine.attach(campaign.machine_name)
+    machine = registry.attach(campaign.machine_name)
     if machine is not None and machine.kept:
         _console.print(
             f"Stopped at a failure, with its machine still up. Copy the notebook of that trial from {campaign.folder}, "
             f"open the copy in JupyterLab and run it: it re-attaches. What it finds does not change this campaign. "
             f"Take the machine down with: picolab machines remove {machine.name}"
         )
+        if machine.way_in:
+            _console.print(f"Get into it with: {machine.way_in}")
     if code in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
         _console.print(f"Go on with: picolab resume {name}", style="bold")
     else:
@@ -243,6 +245,8 @@ def show_trial(finished: FinishedTrial) -> None:
             f"The machine {finished.kept_machine!r} is still up. Look at it: open {finished.folder / 'trial.ipynb'} in "
             f"JupyterLab and run it. Take it down: picolab machines remove {finished.kept_machine}"
         )
+        if finished.way_in:
+            _console.print(f"Get into it: {finished.way_in}")
     _console.print(f"Files: {finished.folder}")
 
 
@@ -251,8 +255,11 @@ def show_machines(machines: Sequence[dict[str, Any]]) -> None:
     if not machines:
         _console.print("There are no machines.")
     for machine in machines:
-        server = f"server pid {machine['server_pid']}" if machine["server_pid"] else "no server running"
-        _console.print(f"{machine['name']}  {machine['ram_mb']} MiB  held by {machine['holder']}  {server}")
+        way_in = f"  get in: {machine['way_in']}" if machine["way_in"] else ""
+        _console.print(
+            f"{machine['name']}  {machine['kind']}  {machine['ram_mb']} MiB  held by {machine['holder']}  "
+            f"server: {machine['server']}{way_in}"
+        )
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from picolab.finding import Finding, as_root
-from picolab.machines import local
+from picolab.machines import folders, registry
 from picolab.machines.cgroup import v1_parent, v2_parent
-from picolab.machines.keeper import KEEPER, SPEC
+from picolab.machines.folders import KEEPER, SPEC
 from picolab.paths import project_root, state_dir
 from picolab.processes import ProcessIdentity
 
@@ -52,7 +52,7 @@ def notebooks() -> list[Finding]:
 def machines() -> list[Finding]:
     """List the machines that are up."""
     findings = []
-    for machine in local.existing():
+    for machine in registry.existing():
         text = f"{machine['name']!r} ({machine['ram_mb']} MiB) is up, held by {machine['holder']}"
         if machine["held"]:
             findings.append(Finding("machine", "good", text))
@@ -63,17 +63,17 @@ def machines() -> list[Finding]:
 
 def leftovers() -> list[Finding]:
     """Report what dead keepers have left: state, work folders, cgroups."""
-    machines, work = local.machines_dir(), state_dir() / "work"
-    mark = local.state_mark(machines)
+    machines, work = folders.machines_dir(), state_dir() / "work"
+    mark = folders.state_mark(machines)
     # Before the machines are read: one that is being made meanwhile writes its names down first.
     work_folders = sorted(work.glob(f"picolab-*-{mark}"))
     cgroups = sorted(
         path for parent in (v1_parent(), v2_parent()) if parent for path in parent.glob(f"picolab-*-{mark}")
     )
-    folders = sorted(folder for folder in machines.glob("*") if folder.is_dir())
-    known = {path for folder in folders for path in _places_of(folder)}
+    machine_folders = sorted(folder for folder in machines.glob("*") if folder.is_dir())
+    known = {path for folder in machine_folders for path in _places_of(folder)}
     findings = []
-    dead = [folder.name for folder in folders if not _keeper_alive(folder)]
+    dead = [folder.name for folder in machine_folders if not _keeper_alive(folder)]
     if dead:
         text = f"machines without a keeper: {', '.join(dead)}"
         findings.append(Finding("leftovers", "gap", text, "picolab machines list"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from picolab.errors import ParameterError
 
@@ -18,6 +18,8 @@ _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # Bounded digits, ASCII alone: no number that overflows, no letter that only looks like a unit.
 _SIZE = re.compile(r"^\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE | re.ASCII)
 LARGEST_FILE_BYTES = 1 << 40
+SMALLEST_GUEST_MB = 96
+"""The smallest guest that was seen to boot: a Debian with a trimmed systemd, under emulation."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -80,8 +82,9 @@ class TrialParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
-    machine: Literal["local"] = Field(
-        "local", description="where PicoShare runs: local (a process under a memory limit on this host)"
+    machine: Literal["local", "vagrant"] = Field(
+        "local",
+        description="where PicoShare runs: local (a process under a memory limit) or vagrant (a virtual machine)",
     )
     machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$")] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
@@ -103,11 +106,30 @@ class TrialParameters(BaseModel):
         "enforced", description="enforced, or none: an unlimited run that is labelled as such everywhere"
     )
     work_dir: str = Field(
-        "", description="folder for data folder and TMPDIR (choose a disk); empty: .picolab in the project"
+        "",
+        description="folder for data folder and TMPDIR (choose a disk); empty: .picolab in the project; "
+        "not for vagrant",
+    )
+    fresh_machine: Literal["per_trial", "per_block", "per_campaign"] = Field(
+        "per_campaign",
+        description="how often the VM is made fresh: per_trial, per_block, per_campaign (local ignores it)",
+    )
+    cpus: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="processors of the virtual machine (local ignores it)"
+    )
+    box: Annotated[str, Field(max_length=200)] = Field(
+        "",
+        description="box of the VM; empty: picolab's own if it was built, else debian/bookworm64 (local ignores it)",
+    )
+    provider: Literal["libvirt", "virtualbox"] = Field(
+        "libvirt", description="what makes the virtual machine: libvirt or virtualbox (local ignores it)"
+    )
+    boot_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        300.0, description="seconds that a virtual machine may take to boot (local ignores it)"
     )
     release_base_url: str = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
     ready_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        30.0, description="seconds that the server may take until it answers"
+        60.0, description="seconds that the server may take until it answers"
     )
     stall_limit_s: Annotated[float, Field(gt=0, le=86400)] = Field(
         60.0, description="seconds without a delivered byte after which a transfer counts as stalled"
@@ -124,7 +146,7 @@ class TrialParameters(BaseModel):
 
     _no_truth_values = field_validator("*", mode="before")(_no_truth_value)
 
-    @field_validator("build", "work_dir", "release_base_url")
+    @field_validator("build", "work_dir", "box", "release_base_url")
     @classmethod
     def _printable(cls, value: str) -> str:
         # Such a character cannot be part of a path, or would tear the lines that it is shown in.
@@ -139,6 +161,27 @@ class TrialParameters(BaseModel):
             return format_size(parse_size(value))
         except ParameterError as error:
             raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _fits_the_machine(self) -> "TrialParameters":
+        if self.machine != "vagrant":
+            return self
+        if self.ram_mb < SMALLEST_GUEST_MB:
+            raise ValueError(
+                f"ram_mb = {self.ram_mb} is too little for machine = 'vagrant': the smallest virtual machine that was "
+                f"seen to boot had {SMALLEST_GUEST_MB} MiB; give {SMALLEST_GUEST_MB} or more, or use machine local"
+            )
+        if self.memory_limit == "none":
+            raise ValueError(
+                "memory_limit = 'none' makes no sense with machine = 'vagrant', since the memory of a virtual machine "
+                "is always limited; remove it, or use machine local"
+            )
+        if self.work_dir:
+            raise ValueError(
+                f"work_dir = {shown(self.work_dir)} is a folder of this host, and with machine = 'vagrant' data folder "
+                f"and TMPDIR lie on the disk of the virtual machine; remove it, or use machine local"
+            )
+        return self
 
     @property
     def file_size_bytes(self) -> int:
@@ -256,7 +299,8 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{where} is missing and has no default"
     if error["type"] == "value_error":
-        return f"{where}: {error['ctx']['error']}"
+        # Without a place it is about several parameters at once, and names them itself.
+        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
     if error["msg"] == "Keys should be strings" or error["loc"][-1:] == ("[key]",):
         return f"{shown(error['input'])} cannot be a name; put quotes around it if it is meant as one"
     reason = _KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a ")

@@ -29,6 +29,11 @@ ORDER = (
     "Each block holds every case once; the order of cases inside a block is random, drawn from the seed; "
     "every trial has a fresh server, data folder and TMPDIR."
 )
+ORDER_WITH_VIRTUAL_MACHINES = (
+    "Each block holds every case once. Inside a block the cases that need the same virtual machine (RAM, processors, "
+    "box, provider) run one after the other in random order, since another one costs a boot; {groups} in random order "
+    "too, all drawn from the seed anew for each block. Every trial has a fresh server, data folder and TMPDIR."
+)
 MOST_TRIALS = 10_000
 _LONGEST_LABEL = 120
 _NOT_A_FACTOR = ("machine_name", "seed", "keep_machine")
@@ -101,7 +106,8 @@ class Plan(BaseModel):
 def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     """Build the plan of a campaign.
 
-    A block holds every case once; cases are shuffled inside each block. The same seed gives the same plan.
+    A block holds every case once; cases are shuffled inside each block, and those that need the same virtual machine
+    stay together. The same seed gives the same plan.
 
     Args:
         campaign: name of the campaign.
@@ -110,7 +116,10 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     Raises:
         ParameterError: a factor does not exist, a level makes no sense, or no case is left.
     """
-    cases = [_case(levels, wanted, source) for levels in expand(wanted.matrix, source)]
+    combinations = expand(wanted.matrix, source)
+    for name, value in wanted.parameters.items():
+        _meaning(name, value, f"{source}: parameters")
+    cases = [_case(levels, wanted, source) for levels in combinations]
     if len(cases) * wanted.repeats > MOST_TRIALS:
         raise ParameterError(
             f"{source}: {len(cases)} cases x {wanted.repeats} repeats are more than {MOST_TRIALS} trials; "
@@ -121,9 +130,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     digits = max(3, len(str(len(cases) * wanted.repeats)))
     trials: list[PlannedTrial] = []
     for block in range(1, wanted.repeats + 1):
-        order = list(range(len(cases)))
-        chance.shuffle(order)
-        for index in order:
+        for index in _shuffled(cases, chance):
             position = len(trials) + 1
             trials.append(
                 PlannedTrial(
@@ -144,9 +151,36 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         repeats=wanted.repeats,
         fault_retries=wanted.fault_retries,
         factors=wanted.matrix.factors,
-        order=ORDER,
+        order=_order_in_words(cases),
         trials=trials,
     )
+
+
+def _shuffled(cases: list[TrialParameters], chance: random.Random) -> list[int]:
+    """Return the numbers of the cases in the order of a block: groups in random order, random inside each."""
+    groups: dict[Any, list[int]] = {}
+    for index, case in enumerate(cases):
+        groups.setdefault(_virtual_machine(case) or index, []).append(index)
+    order = list(groups.values())
+    chance.shuffle(order)
+    for group in order:
+        chance.shuffle(group)
+    return [index for group in order for index in group]
+
+
+def _virtual_machine(case: TrialParameters) -> tuple[Any, ...] | None:
+    """Return what makes another virtual machine, or another boot of it, necessary; None for a local machine."""
+    if case.machine != "vagrant":
+        return None
+    return (case.ram_mb, case.cpus, case.box, case.provider)
+
+
+def _order_in_words(cases: list[TrialParameters]) -> str:
+    machines = {case.machine for case in cases}
+    if "vagrant" not in machines:
+        return ORDER
+    groups = "these groups and the other cases run" if len(machines) > 1 else "these groups run"
+    return ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)
 
 
 def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
@@ -227,8 +261,8 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
     for name, why in _SET_BY_CAMPAIGN.items():
         if name in merged:
             raise ParameterError(f"{source}: parameters: {name} {why}; remove it here")
-    # Levels have been looked at by now: what is wrong here stands under `parameters`.
-    parameters = validate(TrialParameters, merged, f"{source}: parameters")
+    # Each value has been looked at by now: what is wrong here is that they do not fit each other.
+    parameters = validate(TrialParameters, merged, f"{source}: case {shown(levels)}")
     if parameters.keep_machine == "always":
         raise ParameterError(
             f"{source}: keep_machine = 'always' would keep a machine for every trial; use never, or "

@@ -7,12 +7,18 @@ from typing import Any
 
 import altair as alt
 
-from picolab.chart_style import build_label, labelled, outcome_words, plain_rows
+from picolab.chart_style import build_label, labelled, machine_label, outcome_words, plain_rows
 from picolab.figures import Figure
 from picolab.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.parameters import MIB
-from picolab.record import Record
+from picolab.record import Record, VirtualMachineRecord
 from picolab.scraps import CampaignData
+
+
+def _virtual_machines(records: Iterable[Record]) -> list[VirtualMachineRecord]:
+    machines = [record.machine for record in records if record.machine is not None]
+    return [machine.virtual_machine for machine in machines if machine.virtual_machine is not None]
+
 
 LOUD_CAVEATS: dict[str, tuple[Callable[[Record], bool], str, str]] = {
     "calibration_server": (
@@ -25,6 +31,18 @@ LOUD_CAVEATS: dict[str, tuple[Callable[[Record], bool], str, str]] = {
         lambda record: record.machine is not None and record.machine.memory_limit.method == "none",
         "Nothing limited the server's memory, whatever the RAM level says.",
         "Do not compare these trials with limited ones; `picolab doctor` tells how to make limits possible.",
+    ),
+    "emulated": (
+        lambda record: any(virtual.acceleration == "emulation" for virtual in _virtual_machines([record])),
+        "The virtual machine was emulated by software: rates and times say little about a real machine, and peaks of "
+        "memory may differ too where they depend on how fast the server works.",
+        "Compare these trials with each other alone, and measure rates on a host with a usable /dev/kvm.",
+    ),
+    "measured_through_ssh": (
+        lambda record: any(virtual.route == "ssh_forward" for virtual in _virtual_machines([record])),
+        "Uploads went to the virtual machine through an ssh connection: rates are those of that connection, and "
+        "transfer and commit cannot be told apart.",
+        "Use a network in which this host reaches the guest's own address, such as libvirt's default.",
     ),
 }
 """Caveats that come first and in a box, whether or not a trial stored them: when, what, advice."""
@@ -51,6 +69,13 @@ def summary(data: CampaignData) -> Html:
     parts = [f'<p class="headline">{escape(headline)}</p>']
     if done < planned:
         parts.append(f'<p class="warning">This campaign is unfinished: {planned - done} trials have no result yet.</p>')
+    emulated = Counter(data.trials["acceleration"])["emulation"]
+    if emulated:
+        how_many = "Every trial" if emulated == done else f"{emulated} of {done} trials"
+        parts.append(
+            f'<p class="warning">{how_many} ran in a virtual machine that was emulated by software: '
+            '<a href="#Read-this-first">what that means</a>.</p>'
+        )
     if len(data.faults):
         what = "attempt" if len(data.faults) == 1 else "attempts"
         parts.append(
@@ -134,6 +159,8 @@ def provenance(data: CampaignData) -> Html:
         ("Virtualisation", _same(host.get("virtualisation") or "none seen" for host in hosts)),
         ("Frequency governor", _same(host.get("governor") or "not shown by this host" for host in hosts)),
         ("Load when trials began", _load(hosts)),
+        ("Machine", _same(_machine(row) for row in plain_rows(data.trials))),
+        *_virtual_machine_facts(data),
         (
             "Disk of the data folder",
             _same(
@@ -155,6 +182,46 @@ def provenance(data: CampaignData) -> Html:
         ("Seed", str(plan.get("seed", "unknown"))),
     ]
     return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
+
+
+def _machine(row: dict[str, Any]) -> str:
+    if row["machine"] == "local":
+        return "local: a process of the host"
+    what = f"{machine_label(row['machine'], row['acceleration'])}: a virtual machine"
+    if row["provider"] is None:
+        return what
+    version = f" {row['box_version']}" if row["box_version"] else ""
+    processors = "1 processor" if row["cpus"] == 1 else f"{row['cpus']} processors"
+    return f"{what} of {row['provider']}, box {row['box']}{version}, {processors}"
+
+
+def _virtual_machine_facts(data: CampaignData) -> list[tuple[str, Html | str]]:
+    """Return what there is to say about virtual machines; nothing when there was none."""
+    machines = _virtual_machines(data.records.values())
+    return [
+        ("Acceleration", _same(f"{virtual.acceleration}: {virtual.acceleration_reason}" for virtual in machines)),
+        ("RAM that the guest can use", _same(map(_usable, machines))),
+        ("Guest", _same(f"{virtual.operating_system}, kernel {virtual.kernel}" for virtual in machines)),
+        ("Made with", _same(", ".join(f"{name} {v}" for name, v in virtual.software.items()) for virtual in machines)),
+        ("Machine made ready by", _reached(machines)),
+        ("Mended before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
+    ]
+
+
+def _usable(virtual: VirtualMachineRecord) -> str:
+    return f"{virtual.usable_ram_bytes / MIB:.0f} of {virtual.nominal_ram_bytes / MIB:.0f} MiB"
+
+
+def _reached(machines: Sequence[VirtualMachineRecord]) -> str:
+    """Return how often each way was taken, and how long it took."""
+    seconds: dict[str, list[float]] = {}
+    for virtual in machines:
+        seconds.setdefault(virtual.reached_by, []).append(virtual.reached_s)
+    words = []
+    for how, times in seconds.items():
+        low, high = f"{min(times):.1f}", f"{max(times):.1f}"
+        words.append(f"{how} {len(times)} x ({low if low == high else f'{low} to {high}'} s)")
+    return ", ".join(words)
 
 
 def _same(values: Iterable[str]) -> str:

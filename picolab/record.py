@@ -110,23 +110,77 @@ class BuildUnderTest(_Model):
 class MemoryLimit(_Model):
     """The limit that the server ran under."""
 
-    method: Literal["cgroup_v1", "cgroup_v2", "cgroup_v2_systemd_user", "none"] = Field(
-        description="which kernel mechanism enforced the limit; `none`: nothing did"
+    method: Literal["cgroup_v1", "cgroup_v2", "cgroup_v2_systemd_user", "virtual_machine", "none"] = Field(
+        description="which kernel mechanism enforced the limit; `virtual_machine`: the size of the virtual machine's "
+        "RAM; `none`: nothing did"
     )
-    limit_bytes: int | None = Field(description="what the kernel says that the limit is; null when there is none")
+    limit_bytes: int | None = Field(
+        description="what the kernel says that the limit is (in a virtual machine what the guest's kernel can use, its "
+        "MemTotal); null when there is none"
+    )
     swap: Literal["off", "unlimited"] = Field(description="`off`: the kernel gives the server no swap")
+
+
+ReachedBy = Literal["created", "booted", "reloaded", "restored", "reset", "kept"]
+
+REACHED_BY_MEANINGS: dict[ReachedBy, str] = {
+    "created": "made anew from the box and booted",
+    "booted": "it existed and was off: booted",
+    "reloaded": "rebooted, with another RAM or because cleaning up did not bring it back to its baseline",
+    "restored": "put back to the snapshot of the state after its boot",
+    "reset": "it was running and was cleaned up; memory, disk and swap were verified to be back at their baseline",
+    "kept": "it was running and was left as it was: a new process attached to it again",
+}
+
+
+class VirtualMachineRecord(_Model):
+    """The virtual machine that the server ran in."""
+
+    provider: str = Field(description="what made it: `libvirt` or `virtualbox`")
+    software: dict[str, str] = Field(description="versions of Vagrant, its plugin, libvirt and QEMU, by name")
+    box: str = Field(description="name of the box that it was made of")
+    box_version: str | None = Field(description="version of the box")
+    acceleration: Literal["kvm", "emulation", "unknown"] = Field(
+        description="`kvm`: the host's processor ran the guest; `emulation`: software did, many times slower"
+    )
+    acceleration_reason: str = Field(description="how that is known, or why it is so, one sentence")
+    cpus: int = Field(description="processors of the guest")
+    nominal_ram_bytes: int = Field(description="RAM that the virtual machine was given")
+    usable_ram_bytes: int = Field(description="what the guest's kernel can use of it (MemTotal)")
+    available_ram_bytes: int = Field(description="MemAvailable of the guest before the server was started")
+    kernel: str = Field(description="kernel release of the guest")
+    operating_system: str = Field(description="of the guest, such as `Debian GNU/Linux 12 (bookworm)`")
+    launcher: Literal["screen", "systemd"] | None = Field(
+        description="what keeps the server running in the guest: a `screen` session, or a transient `systemd` unit"
+    )
+    route: Literal["direct", "ssh_forward"] | None = Field(
+        description="how the client reached the server: `direct`: at the guest's own address; `ssh_forward`: through "
+        "the ssh connection"
+    )
+    reached_by: ReachedBy = Field(description="how the state that the trial needed was reached, see below")
+    reached_s: float = Field(description="seconds that reaching it took")
+    mended: list[str] = Field(description="stale states that were found and mended before, one sentence each")
+    clock_uncertainty_s: float = Field(
+        description="half the round trip in which the guest's clock was mapped to the host's: the guest's times may be "
+        "wrong by this"
+    )
 
 
 class MachineRecord(_Model):
     """Where the server ran."""
 
-    kind: Literal["local"]
+    kind: Literal["local", "vagrant"] = Field(
+        description="`local`: a process under a memory limit on the host; `vagrant`: a virtual machine"
+    )
     name: str
     reused: bool = Field(description="true when a machine that was already running was re-used")
     memory_limit: MemoryLimit
     data_folder_file_system: str = Field(description="such as `ext4`")
     data_folder_disk: str | None = Field(description="block device and kind, such as `vda (ssd)`")
     free_disk_bytes: int = Field(description="free for data folder and TMPDIR before the upload")
+    virtual_machine: VirtualMachineRecord | None = Field(
+        None, description="the virtual machine; null for a local machine"
+    )
 
 
 class ServerRecord(_Model):
@@ -138,6 +192,9 @@ class ServerRecord(_Model):
     exit_signal: str | None = Field(description="such as `SIGKILL`; null when it ended by itself or runs on")
     oom_kills: int | None = Field(description="OOM kills under the machine's memory limit while this server ran")
     stop_s: float | None = Field(description="seconds from SIGTERM to the end of the process")
+    oom_evidence: str | None = Field(
+        None, description="the line of the kernel's log that says that it killed the server; null when there is none"
+    )
 
 
 class Progress(_Model):
@@ -201,7 +258,9 @@ class MemoryRecord(_Model):
     peak_swap_bytes: int | None
     peak_cgroup_bytes: int | None = Field(description="with page cache: always touches the limit")
     oom_kills: int | None = Field(description="OOM kills under the machine's memory limit during the upload")
-    min_mem_available_bytes: int | None = Field(description="lowest MemAvailable of the host")
+    min_mem_available_bytes: int | None = Field(
+        description="lowest MemAvailable of the machine: the host's, or the guest's in a virtual machine"
+    )
 
 
 class Provenance(_Model):
@@ -248,7 +307,9 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
         "server.exit_signal",
         "upload.server_message",
         "verify.first_difference_byte",
+        "server.oom_evidence",
         "machine.memory_limit.limit_bytes",
+        "machine.virtual_machine",
     }
 )
 """Fields in which null is itself the statement; every other null needs an entry in `missing`."""
@@ -312,6 +373,17 @@ def _contradiction(record: Record) -> str | None:
     """Return what cannot be true at the same time in a record, if there is such a thing."""
     if (record.outcome is Outcome.OK) != (record.outcome_stage is None):
         return f"outcome is {record.outcome} and outcome_stage is {record.outcome_stage}"
+    machine = record.machine
+    if machine is not None:
+        if machine.kind != record.parameters.machine:
+            return f"machine.kind is {machine.kind} and parameters.machine is {record.parameters.machine}"
+        is_virtual = machine.kind == "vagrant"
+        if is_virtual != (machine.virtual_machine is not None):
+            return (
+                f"machine.kind is {machine.kind}, and machine.virtual_machine {'is null' if is_virtual else 'is there'}"
+            )
+        if is_virtual != (machine.memory_limit.method == "virtual_machine"):
+            return f"machine.kind is {machine.kind}, and memory_limit.method is {machine.memory_limit.method}"
     if record.upload is not None:
         if record.upload.file_size_bytes != record.parameters.file_size_bytes:
             return f"upload.file_size_bytes is {record.upload.file_size_bytes}, not {record.parameters.file_size}"

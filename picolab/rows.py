@@ -21,7 +21,19 @@ ROW_COLUMNS = {
     "machine": "string",
     "machine_name": "string",
     "machine_reused": "boolean",
+    "provider": "string",
+    "box": "string",
+    "box_version": "string",
+    "acceleration": "string",
+    "cpus": "Int64",
+    "launcher": "string",
+    "route": "string",
+    "reached_by": "string",
+    "reached_s": "Float64",
+    "clock_uncertainty_s": "Float64",
     "ram_mb": "Int64",
+    "usable_ram_bytes": "Int64",
+    "available_ram_bytes": "Int64",
     "file_size": "string",
     "file_size_bytes": "Int64",
     "build": "string",
@@ -60,6 +72,7 @@ ROW_COLUMNS = {
     "peak_cgroup_bytes": "Int64",
     "idle_anon_bytes": "Int64",
     "oom_kills": "Int64",
+    "oom_evidence": "string",
     "min_mem_available_bytes": "Int64",
     "client_peak_rss_bytes": "Int64",
     "ready_s": "Float64",
@@ -74,11 +87,13 @@ ROW_COLUMNS = {
     "caveats": "string",
     "repeat_command": "string",
 }
-"""Columns of a tidy row and their pandas types, in the order of `results.csv`."""
+"""Columns of a tidy row and their pandas types, in the order of `results.csv`; null for a local machine: those of a
+virtual machine, from `provider` to `clock_uncertainty_s` and the RAM that its guest can use and had left."""
 
 CASE_COLUMNS = (
     "case",
     "machine",
+    "acceleration",
     "ram_mb",
     "file_size",
     "file_size_bytes",
@@ -98,6 +113,7 @@ def record_row(record: Record) -> dict[str, Any]:
     identity, parameters = record.identity, record.parameters
     build, machine, server = record.build, record.machine, record.server
     limit = machine.memory_limit if machine else None
+    virtual = machine.virtual_machine if machine else None
     named = {
         **identity.model_dump(),
         "case": parameters.case_label,
@@ -128,7 +144,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
     # Fields that keep their own name in the row.
-    parts = [part.model_dump() for part in (record.upload, record.verify, server, record.memory) if part]
+    parts = [part.model_dump() for part in (record.upload, record.verify, server, record.memory, virtual) if part]
     merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
     return {name: merged.get(name) for name in ROW_COLUMNS}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
 from picolab.exit_codes import ExitCode
-from picolab.machines import local
+from picolab.machines import registry, vagrant
 from picolab.machines.cgroup import find_method
 from picolab.parameters import TrialParameters
 from picolab.picoshare.build import find_build
@@ -26,12 +26,14 @@ class FinishedTrial:
         record: None when the trial's process ended without one.
         reason: why there is none.
         kept_machine: name of the machine that is still up, or None.
+        way_in: how a person gets into that machine, or None when it is this host.
     """
 
     folder: Path
     record: Record | None
     reason: str
     kept_machine: str | None
+    way_in: str | None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -58,12 +60,14 @@ def run_single_trial(
         MachineBusy: somebody holds a machine of that name.
     """
     find_build(parameters.build, parameters.build_label, parameters.release_base_url)
-    if parameters.memory_limit == "enforced":
+    if parameters.machine == "vagrant":
+        vagrant.check_host(parameters.provider)
+    elif parameters.memory_limit == "enforced":
         find_method()
-    local.sweep()
+    registry.sweep()
     name = parameters.machine_name or parameters.machine
-    local.refuse_if_held(name)
-    local.release_by_name(name)
+    registry.check_free(name)
+    registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)
     context = TrialContext(folder=folder, trial_id=state.identity.trial_id, owner=this_process().to_json())
@@ -76,10 +80,11 @@ def run_single_trial(
                 break
     finally:
         process.kill()
-        machine = local.LocalMachine.attach(name)
+        machine = registry.attach(name)
         kept = machine is not None and machine.kept
+        way_in = machine.way_in if machine is not None and kept else None
         if not kept:
-            local.release_by_name(name)
+            registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
         live("")
     record, reason = None, ""
@@ -91,4 +96,4 @@ def run_single_trial(
         reason = f"the trial ended without a record; see {folder / PROCESS_LOG_FILE} and {folder / NOTEBOOK_FILE}"
     except RecordError as error:
         reason = str(error)
-    return FinishedTrial(folder, record, reason, name if kept else None)
+    return FinishedTrial(folder, record, reason, name if kept else None, way_in)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from picolab.chart_style import grouped, labelled, mib, outcome_words, plain_rows
+from picolab.chart_style import grouped, labelled, machine_label, mib, outcome_words, plain_rows
 from picolab.markup import Column, Html, code, paragraph, table
 from picolab.scraps import CampaignData
 from picolab.statistics import median, median_interval
@@ -28,13 +28,14 @@ def case_table(data: CampaignData) -> Html:
         )
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    one_build = len({row["build"] for row in rows}) == 1
-    return table(rows, _CASE_COLUMNS[1:] if one_build else _CASE_COLUMNS)
+    if (data.trials["machine"] != "local").any():
+        return table(rows, (Column("build and machine", "build"), *_CASE_COLUMNS))
+    several = len({row["build"] for row in rows}) > 1
+    return table(rows, (Column("build", "build"), *_CASE_COLUMNS) if several else _CASE_COLUMNS)
 
 
 _MEDIANS = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "download_mib_s", "ready_s")
 _CASE_COLUMNS = (
-    Column("build", "build"),
     Column("RAM", "ram"),
     Column("file", "file_size"),
     Column("trials", "trials"),
@@ -55,7 +56,6 @@ def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
 
 
 _TRIAL_COLUMNS = (
-    Column("trial", "trial_id"),
     Column("block", "block", 0),
     Column("outcome", "outcome"),
     Column("throughput, MiB/s", "throughput_mib_s", 1),
@@ -66,19 +66,27 @@ _TRIAL_COLUMNS = (
     Column("anonymous memory, MiB", "peak_anon_mib", 1),
     Column("VmHWM, MiB", "vm_hwm_mib", 1),
     Column("samples a second", "samples_per_s", 1),
-    Column("what was seen", "outcome_detail"),
+)
+_READY_COLUMNS = (
+    Column("made ready by", "reached_by"),
+    Column("made ready in, s", "reached_s", 1),
 )
 
 
 def trial_table(data: CampaignData) -> Html:
     """Show each trial in one row, in the order in which they ran."""
     rows = [
-        row | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
+        row
+        | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
+        | {"machine_words": machine_label(row["machine"], row["acceleration"])}
         for row in plain_rows(data.trials)
     ]
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    return table(rows, _TRIAL_COLUMNS)
+    trial, seen = Column("trial", "trial_id"), Column("what was seen", "outcome_detail")
+    if all(row["machine"] == "local" for row in rows):
+        return table(rows, (trial, *_TRIAL_COLUMNS, seen))
+    return table(rows, (trial, Column("machine", "machine_words"), *_TRIAL_COLUMNS, *_READY_COLUMNS, seen))
 
 
 def missing_table(data: CampaignData) -> Html:

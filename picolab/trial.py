@@ -27,9 +27,8 @@ from picolab.errors import (
     ProbeError,
     StageError,
 )
-from picolab.machines import local
-from picolab.machines.base import Holder, MachineWish, ProcessStatus
-from picolab.machines.local import LocalMachine
+from picolab.machines import registry
+from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.parameters import MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
@@ -50,6 +49,7 @@ from picolab.record import (
     SAMPLES_SCRAP,
     STAGES,
     Caveat,
+    MachineRecord,
     Outcome,
     Progress,
     Record,
@@ -93,7 +93,7 @@ class Trial:
         self.state = state
         self.folder = folder
         self._context = context
-        self._machine: LocalMachine | None = None
+        self._machine: Machine | None = None
 
     @classmethod
     def open(cls, parameters: TrialParameters) -> "Trial":
@@ -103,8 +103,8 @@ class Trial:
             MachineBusy: somebody else who is alive holds the machine of that name.
         """
         context = TrialContext.from_environment()
-        local.refuse_if_held(_machine_name(parameters))
-        machine = LocalMachine.attach(_machine_name(parameters))
+        registry.check_free(_machine_name(parameters))
+        machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
             folder = _trial_folder_of(machine)
@@ -269,7 +269,7 @@ class Trial:
             return Holder(self._context.owner_process, keep=False)
         return Holder(this_process(), keep=self.state.parameters.keep_machine != "never")
 
-    def _reach(self) -> LocalMachine:
+    def _reach(self) -> Machine:
         """Return the machine, re-attaching to it if this kernel has not done so yet.
 
         Raises:
@@ -281,11 +281,27 @@ class Trial:
                 ram_mb=self.state.parameters.ram_mb,
                 memory_limit=self.state.parameters.memory_limit,
                 work_dir=self.state.parameters.work_dir,
+                kind=self.state.parameters.machine,
+                cpus=self.state.parameters.cpus,
+                box=self.state.parameters.box,
+                provider=self.state.parameters.provider,
+                boot_limit_s=self.state.parameters.boot_limit_s,
+                fresh_for=self._fresh_for(),
             )
-            self._machine = LocalMachine.obtain(wish, self._holder())
+            self._machine = registry.obtain(wish, self._holder())
         else:
             self._machine.hold(self._holder())
         return self._machine
+
+    def _fresh_for(self) -> str:
+        """Return what the machine shall be fresh for; the same name as at the trial before: it need not be."""
+        identity = self.state.identity
+        match self.state.parameters.fresh_machine:
+            case "per_trial":
+                return f"trial {identity.trial_id}, attempt {identity.attempt}"
+            case "per_block" if identity.block is not None:
+                return f"block {identity.block}"
+        return ""
 
     def _provision(self) -> str:
         parameters = self.state.parameters
@@ -296,15 +312,10 @@ class Trial:
         machine = self._reach()
         write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(self.folder)}))
         self.state.machine = machine.describe()
-        others = [other["name"] for other in local.existing() if other["held"] and other["name"] != machine.name]
+        others = [other["name"] for other in registry.existing() if other["held"] and other["name"] != machine.name]
         self._add_caveats(caveats.of_neighbours(others))
         self._add_caveats(caveats.of_machine(self.state.machine))
-        limit = self.state.machine.memory_limit
-        enforced = f"{parameters.ram_mb} MiB enforced by {limit.method}" if limit.limit_bytes else "NO memory limit"
-        return (
-            f"machine {machine.name!r} {'re-used' if machine.reused else 'made'}, {enforced}; "
-            f"build {build.identity.label} (sha256 {build.identity.sha256[:12]})"
-        )
+        return f"{_in_words(self.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"
 
     def _wants_new_server(self) -> bool:
         if self.state.stages["collect"].done or self._machine is None:
@@ -324,6 +335,8 @@ class Trial:
             self.state.parameters.ready_limit_s,
         )
         self.state.base_url = started.base_url
+        # How the server was started, and by which way it is reached, is known only now.
+        self.state.machine = machine.describe()
         self.state.server = ServerRecord(
             ready_s=started.ready_s,
             idle_anon_bytes=None,
@@ -331,6 +344,7 @@ class Trial:
             exit_signal=None,
             stop_s=None,
             oom_kills=None,
+            oom_evidence=None,
         )
         if started.ready_s is None:
             self.state.missing["server.ready_s"] = "the server never answered"
@@ -385,6 +399,7 @@ class Trial:
                     )
             finally:
                 probe_exit = probe.finish()
+                self._add_caveats(caveats.of_clock(probe.clock_drift_s))
         self.state.entry_id = measurement.entry_id
         self.state.upload = self._upload_record(measurement)
         samples = read_samples(self.folder / SAMPLES_FILE)
@@ -540,13 +555,14 @@ class Trial:
             self.state.missing.pop("server.stop_s", None)
             if self._keeps():
                 status = self._machine.process_status()
+                self._machine.save_log()
                 self.state.missing["server.stop_s"] = "the server was kept running"
             else:
                 status = self._machine.stop_process(STOP_GRACE_S)
             server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
-            server.oom_kills = status.oom_kills
+            server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
             if status.oom_kills is None:
-                self.state.missing["server.oom_kills"] = "nobody counts them: the server runs in no memory cgroup"
+                self.state.missing["server.oom_kills"] = "nobody counts OOM kills where this server ran"
             if status.stop_s is not None:
                 server.stop_s = status.stop_s
             else:
@@ -559,23 +575,28 @@ class Trial:
         return keep == "always" or (keep == "on_failure" and self.state.outcome not in (None, Outcome.OK))
 
     def _release(self) -> str:
-        machine = self._machine or LocalMachine.attach(_machine_name(self.state.parameters))
+        machine = self._machine or registry.attach(_machine_name(self.state.parameters))
         if machine is None:
             return "the machine is already gone"
         if self._keeps():
             machine.hold(Holder(self._holder().process, keep=True))
             return (
                 f"machine {machine.name!r} is kept (keep_machine: {self.state.parameters.keep_machine}). Its server: "
-                f"{self.state.base_url}, log: {self.folder / SERVER_LOG_FILE}. Mend the cause and run the cells again "
-                f"from the failing one; to take the machine down: picolab machines remove {machine.name}"
+                f"{self.state.base_url}, log: {self.folder / SERVER_LOG_FILE}. "
+                + (f"To get in: {machine.way_in}. " if machine.way_in else "")
+                + "Mend the cause and run the cells again from the failing one; to take the machine down: "
+                f"picolab machines remove {machine.name}"
             )
-        machine.release()
         self._machine = None
+        if self.state.identity.campaign is not None:
+            machine.hand_back()
+            return f"machine {machine.name!r} given back to the campaign"
+        machine.release()
         return f"machine {machine.name!r} taken down"
 
     # Small things that several stages need
 
-    def _attached(self, earlier: Stage) -> LocalMachine:
+    def _attached(self, earlier: Stage) -> Machine:
         """Return the machine, if the stage before was done and the machine still exists.
 
         Raises:
@@ -583,11 +604,16 @@ class Trial:
         """
         if not self.state.stages[earlier].done:
             raise StageError(f"the stage {earlier} has not been done yet; run its cell first")
-        if self._machine is None and LocalMachine.attach(_machine_name(self.state.parameters)) is None:
+        name = _machine_name(self.state.parameters)
+        if self._machine is None:
+            registry.check_free(name)
+            self._machine = registry.attach(name)
+        if self._machine is None:
             raise StageError("the machine of this trial is gone; run the notebook again from its first cell")
-        return self._reach()
+        self._machine.hold(self._holder())
+        return self._machine
 
-    def _require_running(self, machine: LocalMachine, when: str) -> None:
+    def _require_running(self, machine: Machine, when: str) -> None:
         """Raise _Found when the server has ended since the stage before."""
         status = machine.process_status()
         if not status.running:
@@ -609,9 +635,10 @@ class Trial:
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
         if status.oom_kills and status.exit_signal == "SIGKILL":
+            evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
-                f"the kernel killed the server at the limit of {self.state.parameters.ram_mb} MiB, {when}",
+                f"the kernel killed the server at the limit of {self.state.parameters.ram_mb} MiB, {when}{evidence}",
             )
         ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
         last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []
@@ -650,11 +677,25 @@ class Trial:
                 scrapbook.glue(SAMPLES_SCRAP, self.samples(), "json")
 
 
+def _in_words(machine: MachineRecord) -> str:
+    """Return what the provision cell says about the machine."""
+    limit, virtual = machine.memory_limit, machine.virtual_machine
+    if virtual is not None:
+        return (
+            f"machine {machine.name!r} {virtual.reached_by} in {virtual.reached_s:.1f} s: {virtual.box}, "
+            f"{virtual.nominal_ram_bytes // MIB} MiB of RAM, of which the guest can use "
+            f"{virtual.usable_ram_bytes / MIB:.0f} and has {virtual.available_ram_bytes / MIB:.0f} available, "
+            f"{virtual.acceleration}" + "".join(f"; {sentence}" for sentence in virtual.mended)
+        )
+    enforced = f"{in_mib(limit.limit_bytes)} enforced by {limit.method}" if limit.limit_bytes else "NO memory limit"
+    return f"machine {machine.name!r} {'re-used' if machine.reused else 'made'}, {enforced}"
+
+
 def _machine_name(parameters: TrialParameters) -> str:
     return parameters.machine_name or parameters.machine
 
 
-def _trial_folder_of(machine: LocalMachine) -> Path | None:
+def _trial_folder_of(machine: Machine) -> Path | None:
     try:
         return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
     except (OSError, ValueError, KeyError):

@@ -24,6 +24,12 @@ UNLIMITED_CAVEAT = {
     "message": "Nothing limited the server's memory.",
     "advice": "Do not compare this trial with limited ones.",
 }
+EMULATED_CAVEAT = {
+    "code": "emulated",
+    "value": "/dev/kvm is not there",
+    "message": "The virtual machine's processor was emulated by software.",
+    "advice": "Measure rates on a host with a usable /dev/kvm.",
+}
 BUSY_CAVEAT = {
     "code": "host_busy",
     "value": 1.7,
@@ -46,11 +52,18 @@ class FakeTrial:
     server_message: str | None = None
     detail: str | None = None
     build_sha256: str | None = None
+    machine: str = "local"
+    acceleration: str = "emulation"
+    """Of a virtual machine; a local one has none."""
 
     @property
     def parameters(self) -> TrialParameters:
         return TrialParameters(
-            ram_mb=self.ram_mb, file_size=self.file_size, build=self.build, memory_limit=self.memory_limit
+            machine=self.machine,
+            ram_mb=self.ram_mb,
+            file_size=self.file_size,
+            build=self.build,
+            memory_limit=self.memory_limit,
         )
 
 
@@ -64,6 +77,15 @@ def quick_matrix() -> list[FakeTrial]:
     ]
 
 
+def virtual_matrix(acceleration: str = "emulation") -> list[FakeTrial]:
+    """The matrix above in virtual machines."""
+    trials = quick_matrix()
+    for trial in trials:
+        trial.machine, trial.acceleration = "vagrant", acceleration
+        trial.caveats = [EMULATED_CAVEAT] if acceleration == "emulation" else []
+    return trials
+
+
 def trial_id(position: int, trial: FakeTrial) -> str:
     return f"{position:03d}-{trial.parameters.case_label}"
 
@@ -73,7 +95,6 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
     parameters = trial.parameters
     size = parameters.file_size_bytes
     ok = trial.outcome is Outcome.OK
-    limited = trial.memory_limit == "enforced"
     wobble = 1 + 0.04 * math.sin(position * 2.4)
     transfer_s = size / MIB / (180 * wobble)
     commit_s = size / MIB / (220 * wobble)
@@ -124,19 +145,7 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "sha256": trial.build_sha256 or SHA.get(build, "d" * 64),
             "size_bytes": 12345,
         },
-        "machine": {
-            "kind": "local",
-            "name": "local",
-            "reused": False,
-            "memory_limit": {
-                "method": "cgroup_v1" if limited else "none",
-                "limit_bytes": trial.ram_mb * MIB if limited else None,
-                "swap": "off" if limited else "unlimited",
-            },
-            "data_folder_file_system": "ext4",
-            "data_folder_disk": "vda (ssd)",
-            "free_disk_bytes": 50 << 30,
-        },
+        "machine": _machine(trial, position),
         "server": {
             "ready_s": 0.12,
             "idle_anon_bytes": 15 * MIB,
@@ -144,6 +153,9 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "exit_signal": None,
             "oom_kills": 0,
             "stop_s": None,
+            "oom_evidence": "Out of memory: Killed process 345 (picoshare)"
+            if trial.outcome is Outcome.OOM_KILLED
+            else None,
         },
         "upload": upload if started else None,
         "verify": {
@@ -188,6 +200,50 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "picolab_commit": "0123456789abcdef0123456789abcdef01234567",
             "picolab_dirty": False,
         },
+    }
+
+
+def _machine(trial: FakeTrial, position: int) -> dict[str, Any]:
+    machine: dict[str, Any] = {
+        "kind": trial.machine,
+        "name": trial.machine,
+        "reused": trial.machine == "vagrant" and position > 1,
+        "memory_limit": {"method": "none", "limit_bytes": None, "swap": "unlimited"},
+        "data_folder_file_system": "ext4",
+        "data_folder_disk": "vda (ssd)",
+        "free_disk_bytes": 50 << 30,
+        "virtual_machine": None,
+    }
+    if trial.memory_limit == "enforced":
+        machine["memory_limit"] = {"method": "cgroup_v1", "limit_bytes": trial.ram_mb * MIB, "swap": "off"}
+    if trial.machine == "vagrant":
+        virtual = _virtual_machine(trial, position)
+        machine["virtual_machine"] = virtual
+        machine["memory_limit"] |= {"method": "virtual_machine", "limit_bytes": virtual["usable_ram_bytes"]}
+    return machine
+
+
+def _virtual_machine(trial: FakeTrial, position: int) -> dict[str, Any]:
+    reasons = {"emulation": "/dev/kvm is not there", "kvm": "libvirt says kvm", "unknown": "virtualbox does not tell"}
+    return {
+        "provider": "virtualbox" if trial.acceleration == "unknown" else "libvirt",
+        "software": {"vagrant": "2.3.4", "vagrant-libvirt": "0.11.2", "libvirt": "9.0.0", "qemu": "7.2.13"},
+        "box": "picolab",
+        "box_version": "1",
+        "acceleration": trial.acceleration,
+        "acceleration_reason": reasons[trial.acceleration],
+        "cpus": 1,
+        "nominal_ram_bytes": trial.ram_mb * MIB,
+        "usable_ram_bytes": (trial.ram_mb - 38) * MIB,
+        "available_ram_bytes": (trial.ram_mb - 90) * MIB,
+        "kernel": "6.1.0-28-cloud-amd64",
+        "operating_system": "Debian GNU/Linux 12 (bookworm)",
+        "launcher": "screen",
+        "route": "direct",
+        "reached_by": "created" if position == 1 else "reset",
+        "reached_s": 31.5 if position == 1 else 1.0 + position / 10,
+        "mended": ["A truncated base volume of the box was removed."] if position == 1 else [],
+        "clock_uncertainty_s": 0.001,
     }
 
 

@@ -24,6 +24,8 @@ from picolab.calibration import SERVER_PATH
 from picolab.host import disk_of
 from picolab.processes import ProcessIdentity, descendants
 
+pytest_plugins = ["virtual_machines"]
+
 MIB = 1 << 20
 SECRET = "correct-horse-battery-staple"
 GIVE_UP_S = 60.0
@@ -106,7 +108,7 @@ def _ours(scratch: Path, before: set[int]) -> list[ProcessIdentity]:
 
 def _cgroups(state: Path) -> list[Path]:
     """Return the cgroups of machines whose state is in `state`: the end of a cgroup's name says so."""
-    from picolab.machines.local import state_mark
+    from picolab.machines.folders import state_mark
 
     mark = state_mark(state / "machines")
     roots = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]

@@ -23,7 +23,7 @@ from picolab.errors import (
 )
 from picolab.exit_codes import ExitCode
 from picolab.ledger import LedgerEntry
-from picolab.machines import cgroup, local
+from picolab.machines import cgroup, folders, local, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.parameters import CampaignParameters
 from picolab.paths import outputs_dir
@@ -74,7 +74,7 @@ def test_results_and_their_files() -> None:
     assert not (campaign.folder / "running").exists()
     data = read_campaign(campaign.folder)
     assert len(data.trials) == 2 and data.problems.empty
-    assert not local.existing()
+    assert not registry.existing()
 
 
 def test_a_fault_is_retried_listed_and_tried_again_on_resume() -> None:
@@ -116,10 +116,10 @@ def test_keep_machine_on_failure_stops_with_the_machine_up() -> None:
     campaign, code = run(plan)
     try:
         assert code is ExitCode.INSTRUMENT_FAULT, "the campaign is not complete"
-        assert [machine["name"] for machine in local.existing()] == ["test"]
+        assert [machine["name"] for machine in registry.existing()] == ["test"]
         assert len(campaign.ledger.results()) == 1
     finally:
-        local.release_by_name("test")
+        registry.release_by_name("test")
 
 
 # Killed from outside
@@ -202,7 +202,7 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(
     assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.OK, Outcome.INTERRUPTED]
     interrupted = read_record(campaign.folder / str(campaign.ledger.entries()[1].notebook))
     assert interrupted.outcome is Outcome.INTERRUPTED, "the trial itself published what it had"
-    assert not local.existing()
+    assert not registry.existing()
 
     code, output = finish(command, ("resume", "slow"))
     assert code == ExitCode.OK, output
@@ -216,7 +216,7 @@ def kill_and_resume(process: subprocess.Popen[str], command: Callable[..., subpr
     process.wait()
 
     eventually(lambda: not any(member.alive for member in family), "its processes end by themselves")
-    eventually(lambda: not local.machines_dir().joinpath("slow").exists(), "the machine is taken down")
+    eventually(lambda: not folders.machines_dir().joinpath("slow").exists(), "the machine is taken down")
     code, output = finish(command, ("resume", "slow"))
     assert code == ExitCode.OK, output
     return len(family)
@@ -356,7 +356,7 @@ def test_a_campaign_takes_no_machine_that_somebody_else_holds(tmp_path: Path) ->
         with pytest.raises(MachineBusy, match=f"held by process {other.pid}"):
             campaign.run()
 
-        assert [found["name"] for found in local.existing()] == ["test"]
+        assert [found["name"] for found in registry.existing()] == ["test"]
         assert campaign.ledger.entries() == []
     finally:
         other.kill()

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pytest
 import vl_convert
-from campaign_factory import FakeTrial, make_samples, quick_matrix, trial_id, write_campaign
+from campaign_factory import FakeTrial, make_samples, quick_matrix, trial_id, virtual_matrix, write_campaign
 
 from picolab import charts
 from picolab.chart_style import CONFIG, OUTCOME_COLOURS, OUTCOME_LABELS, value_scale
@@ -151,6 +151,39 @@ def test_a_trial_without_a_limit_is_labelled_so_everywhere(tmp_path: Path) -> No
     assert len(others) == 5
     for panel in [unlimited, *others]:
         assert "512 MiB, no limit" in texts(panel)
+
+
+def test_what_was_emulated_is_labelled_so_everywhere(tmp_path: Path) -> None:
+    for panel in all_panels(campaign(tmp_path, virtual_matrix())):
+        assert "calibration server (not PicoShare) on vagrant (emulated)" in texts(panel)
+
+
+def test_each_kind_of_machine_has_a_panel_of_its_own(tmp_path: Path) -> None:
+    every = [quick_matrix(), *(virtual_matrix(how) for how in ("kvm", "emulation", "unknown"))]
+    data = campaign(tmp_path, [trial for trials in every for trial in trials[:2]])
+    build = "calibration server (not PicoShare)"
+    titles = {
+        f"{build} on local",
+        f"{build} on vagrant",
+        f"{build} on vagrant (emulated)",
+        f"{build} on vagrant (perhaps emulated)",
+    }
+    for panels in (charts.outcome_matrix(data.trials), charts.throughput(data.trials), charts.peak_memory(data.trials)):
+        assert {panel.title for panel in panels} == titles
+
+
+def test_trial_without_a_result_stands_with_its_kind_of_machine(tmp_path: Path) -> None:
+    local, virtual = quick_matrix(), virtual_matrix()
+    build = "calibration server (not PicoShare)"
+
+    def titles(name: str, done: list[FakeTrial], planned: list[FakeTrial]) -> list[str]:
+        data = campaign(tmp_path / name, done, planned)
+        return [str(panel.title) for panel in charts.outcome_matrix(data.trials, data.plan["trials"])]
+
+    assert titles("known", virtual[:1], virtual[1:4]) == [f"{build} on vagrant (emulated)"]
+    assert titles("new", virtual[:1], local[1:2]) == [f"{build} on local", f"{build} on vagrant (emulated)"]
+    assert titles("none", [], virtual[:2]) == [f"{build} on vagrant"]
+    assert titles("local", local[:1], local[1:2]) == [build]
 
 
 def test_thinning_keeps_the_peak() -> None:

@@ -13,7 +13,7 @@ from picolab import __version__
 from picolab.cli import main
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
-from picolab.machines import local
+from picolab.machines import registry
 from picolab.parameters import TrialParameters
 from picolab.paths import outputs_dir
 from picolab.trial_state import TrialState, claim_folder
@@ -127,7 +127,7 @@ def test_a_failing_trial_has_its_exit_code_and_leaves_files() -> None:
     assert "http_error" in done.stdout and "Traceback" not in done.stderr
     (folder,) = (outputs_dir() / "single-trials").iterdir()
     assert {"trial.ipynb", "record.json", "samples.jsonl", "server.log"} <= {path.name for path in folder.iterdir()}
-    assert not local.existing()
+    assert not registry.existing()
 
 
 def test_status_report_and_export_of_a_campaign() -> None:
@@ -160,7 +160,7 @@ def test_a_machine_is_never_a_path(name: str, scratch: Path) -> None:
     precious = scratch / "precious"
     precious.write_text("stays")
 
-    for call in (local.release_by_name, local.LocalMachine.attach, local.refuse_if_held):
+    for call in (registry.release_by_name, registry.attach, registry.check_free):
         with pytest.raises(MachineError, match="is not a path"):
             call(name)
 

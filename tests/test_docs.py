@@ -9,6 +9,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import nbformat
@@ -206,6 +207,13 @@ def test_outcomes_are_documented() -> None:
     assert {row[0].strip("`") for row in rows[-3:]} == {fault.value for fault in FAULTS}
 
 
+def test_ways_of_getting_ready_are_documented() -> None:
+    rows = table_rows("record.md", "### How a virtual machine gets ready")
+
+    assert {row[0].strip("`"): row[1] for row in rows} == record.REACHED_BY_MEANINGS
+    assert set(record.REACHED_BY_MEANINGS) == set(get_args(record.ReachedBy))
+
+
 def test_exit_codes_are_documented() -> None:
     rows = table_rows("record.md", "## Exit codes")
 
@@ -273,7 +281,7 @@ def test_files_in_the_documents_exist() -> None:
     assert (
         not {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
         - {name for row in rows for name in re.findall(r"picolab/(\w+)/`", row)}
-        - {"report_template"}
+        - {"report_template", "box_guest"}
     )
 
 
@@ -451,7 +459,7 @@ def test_charts_touch_no_file() -> None:
         assert "open" not in calls, name
 
 
-@pytest.mark.parametrize("name", ["picolab.calibration.server", "picolab.probes.memory"])
+@pytest.mark.parametrize("name", ["picolab.calibration.server", "picolab.probes.memory", "picolab.machines.guest"])
 def test_files_that_are_copied_to_machines_need_python_alone(name: str) -> None:
     assert {target.partition(".")[0] for target in MODULES[name]} <= set(sys.stdlib_module_names)
 

@@ -16,10 +16,10 @@ from picolab.cli import main
 from picolab.doctor import Finding, examine
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.exit_codes import ExitCode
-from picolab.machines import local
+from picolab.machines import folders, local
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.cgroup import REMEDIES, MemoryCgroup, v1_parent, v2_parent
-from picolab.machines.keeper import KEEPER, SPEC
+from picolab.machines.folders import KEEPER, SPEC
 from picolab.processes import ProcessIdentity, this_process
 
 needs_cgroup = pytest.mark.skipif(v1_parent() is None and v2_parent() is None, reason="this host has no cgroup for us")
@@ -285,10 +285,10 @@ def test_machine_that_is_held_and_one_that_nobody_holds() -> None:
 
 
 def test_leftovers_of_a_dead_keeper(scratch: Path) -> None:
-    machines = local.machines_dir()
+    machines = folders.machines_dir()
     work = scratch / "state" / "work"
     dead = machines / "dead"
-    mark = local.state_mark(machines)
+    mark = folders.state_mark(machines)
     dead.mkdir(parents=True)
     mine, stray = work / f"picolab-dead-{mark}", work / f"picolab-lost-{mark}"
     for folder in (mine, stray, work / "picolab-another-checkout"):
@@ -310,7 +310,7 @@ def test_leftovers_of_a_dead_keeper(scratch: Path) -> None:
 def test_cgroup_of_no_machine_is_a_leftover() -> None:
     parent = v1_parent() or v2_parent()
     assert parent is not None
-    stray = parent / f"picolab-lost-{local.state_mark(local.machines_dir())}"
+    stray = parent / f"picolab-lost-{folders.state_mark(folders.machines_dir())}"
     stray.mkdir()
     try:
         finding = the(doctor_tools.leftovers())

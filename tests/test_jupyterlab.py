@@ -12,7 +12,7 @@ import pytest
 from conftest import eventually
 from playwright.sync_api import sync_playwright
 
-from picolab.machines import local
+from picolab.machines import registry
 from picolab.paths import project_root
 
 TOKEN = "only-for-this-test"
@@ -63,7 +63,7 @@ def lab(scratch: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(60)
-        local.release_by_name("local")
+        registry.release_by_name("local")
 
 
 def _answers(url: str) -> bool:

@@ -21,7 +21,7 @@ from conftest import MIB, alive, eventually
 from picolab.calibration import SERVER_PATH
 from picolab.errors import MachineBusy, MachineError, MemoryLimitUnavailable
 from picolab.machines import cgroup as cgroup_module
-from picolab.machines import local
+from picolab.machines import folders, local, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus
 from picolab.machines.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local import LocalMachine
@@ -61,8 +61,8 @@ def obtain() -> Iterator[Obtain]:
         return LocalMachine.obtain(wish, Holder(holder or this_process(), keep))
 
     yield make
-    for machine in local.existing():
-        local.release_by_name(machine["name"])
+    for machine in registry.existing():
+        registry.release_by_name(machine["name"])
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_host_without_any_method_is_refused_with_the_remedies(
         assert remedy in str(caught.value)
     with pytest.raises(MemoryLimitUnavailable):
         obtain(memory_limit="enforced")
-    assert local.existing() == []
+    assert registry.existing() == []
     assert obtain(memory_limit="none").describe().memory_limit.method == "none"
 
 
@@ -244,15 +244,15 @@ def test_a_machine_held_by_somebody_alive_is_refused(obtain: Obtain, other_proce
     for words in ("'local'", str(other_process.pid), "sleep 1000", "picolab machines remove local"):
         assert words in str(caught.value)
     with pytest.raises(MachineBusy):
-        local.refuse_if_held("local")
+        registry.check_free("local")
     with pytest.raises(MachineBusy):
         obtain(ram_mb=128)
     assert machine.process_status().running
-    (held,) = local.existing()
+    (held,) = registry.existing()
     assert (held["name"], held["ram_mb"], held["held"], held["server_pid"]) == ("local", 64, True, server)
     end(other_process)
-    local.refuse_if_held("local")
-    assert local.existing()[0]["holder"] == "nobody"
+    registry.check_free("local")
+    assert registry.existing()[0]["holder"] == "nobody"
     assert obtain().reused
     assert pid_of(machine) == server
 
@@ -310,7 +310,7 @@ def test_a_kept_machine_outlives_its_holder(obtain: Obtain, other_process: subpr
     before = rounds()
     eventually(lambda: rounds() >= before + 3, "the keeper has looked after its holder more than once")
     assert keeper.alive and machine.process_status().running
-    assert local.sweep() == []
+    assert registry.sweep() == []
     assert obtain().reused and pid_of(machine) == server
 
 
@@ -412,17 +412,17 @@ def test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest(o
     Path(machine.fresh_folders()[0], "file").write_text("data")
     keeper_of(machine).signal(signal.SIGKILL)
     eventually(lambda: not alive(server), "the kernel ends the server")
-    assert LocalMachine.attach("local") is None and local.existing() == []
+    assert LocalMachine.attach("local") is None and registry.existing() == []
     with pytest.raises(MachineError, match="does not answer"):
         machine.process_status()
     assert work.exists()
     # systemd removes a scope in which nothing runs any more, and our cgroup with it.
     if METHOD != "cgroup_v2_systemd_user":
         assert group is None or group.exists()
-    assert local.sweep() == ["local"]
+    assert registry.sweep() == ["local"]
     assert not work.exists() and not machine.folder.exists()
     assert group is None or not group.exists()
-    assert local.sweep() == []
+    assert registry.sweep() == []
 
 
 def test_a_new_machine_replaces_what_a_killed_keeper_has_left(obtain: Obtain) -> None:
@@ -451,8 +451,8 @@ def test_release_twice(obtain: Obtain) -> None:
     machine.release()
     assert not machine.folder.exists()
     machine.release()
-    assert local.release_by_name("local") is False
-    assert local.release_by_name("never was") is False
+    assert registry.release_by_name("local") is False
+    assert registry.release_by_name("never was") is False
 
 
 def test_deleting_the_state_folder_takes_the_machine_down(obtain: Obtain, scratch: Path) -> None:
@@ -540,7 +540,7 @@ def test_a_work_dir_that_cannot_be_used_is_refused_in_one_sentence(obtain: Obtai
     with pytest.raises(MachineError) as caught:
         obtain(work_dir=scratch / "file")
     assert "Traceback" not in str(caught.value) and str(scratch / "file") in str(caught.value)
-    assert not (local.machines_dir() / "local").exists()
+    assert not (folders.machines_dir() / "local").exists()
     assert obtain().process_status().pid is None
 
 

@@ -123,6 +123,18 @@ def test_numbers_may_come_as_text_and_text_as_numbers() -> None:
     assert trial(ram_mb="256", build=2, seed="7") == trial(ram_mb=256, build="2", seed=7)
 
 
+def test_virtual_machine_may_be_as_small_as_one_that_was_seen_to_boot() -> None:
+    parameters = trial(machine="vagrant", ram_mb=96, fresh_machine="per_trial", cpus=2, box="debian/bookworm64")
+
+    assert parameters.case_label == "vagrant-96mb-100M-calibration"
+
+
+def test_local_ignores_what_is_for_virtual_machines() -> None:
+    parameters = trial(fresh_machine="per_block", cpus=8, box="picolab", provider="virtualbox", boot_limit_s=9)
+
+    assert parameters.case_label == trial().case_label
+
+
 def test_parameters_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         trial().ram_mb = 1  # type: ignore[misc]
@@ -140,7 +152,7 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
     ("values", "words"),
     [
         ({"ram": 512}, "there is no 'ram'; did you mean ram_mb?"),
-        ({"zzz": 1}, "there is no 'zzz'; known are build, calibration, "),
+        ({"zzz": 1}, "there is no 'zzz'; known are boot_limit_s, box, build, calibration, "),
         ({"ram_mb": 15}, "ram_mb = 15 should be greater than or equal to 16 (memory of the machine in MiB"),
         ({"ram_mb": 512.5}, "ram_mb = 512.5 should be a whole number"),
         ({"ram_mb": "much"}, "ram_mb = 'much' should be a whole number"),
@@ -151,7 +163,22 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
         ({"file_size": "100MB"}, "file_size: file size '100MB' is not a size"),
         ({"file_size": ["1M"]}, "file_size = ['1M'] should be a text"),
         ({"file_size": datetime.date(2020, 1, 1)}, "file_size = datetime.date(2020, 1, 1) should be a text"),
-        ({"machine": "vagrant"}, "machine = 'vagrant' should be 'local'"),
+        ({"machine": "docker"}, "machine = 'docker' should be 'local' or 'vagrant'"),
+        ({"machine": "vagrant", "ram_mb": 95}, "here: ram_mb = 95 is too little for machine = 'vagrant': the smallest"),
+        ({"machine": "vagrant", "memory_limit": "none"}, "here: memory_limit = 'none' makes no sense with machine = "),
+        ({"machine": "vagrant", "work_dir": "/mnt/ssd"}, "here: work_dir = '/mnt/ssd' is a folder of this host, and"),
+        ({"machine": "vagrant", "work_dir": "x" * 9999}, "remove it, or use machine local"),
+        ({"fresh_machine": "always"}, "'per_trial', 'per_block' or 'per_campaign'"),
+        ({"provider": "vmware"}, "provider = 'vmware' should be 'libvirt' or 'virtualbox' (what makes the virtual"),
+        ({"cpus": 0}, "cpus = 0 should be greater than or equal to 1 (processors of the virtual machine"),
+        ({"cpus": 65}, "cpus = 65 should be less than or equal to 64"),
+        ({"boot_limit_s": 0}, "boot_limit_s = 0 should be greater than 0"),
+        ({"boot_limit_s": 3601}, "boot_limit_s = 3601 should be less than or equal to 3600"),
+        (
+            {"box": "debian\tbookworm64"},
+            "box: 'debian\\tbookworm64' holds a character that cannot be printed; remove it",
+        ),
+        ({"box": "x" * 201}, "should have at most 200 characters"),
         ({"machine_name": ".."}, "machine_name = '..' should"),
         ({"machine_name": "../x"}, "machine_name = '../x' should"),
         ({"machine_name": "-x"}, "machine_name = '-x' should"),

@@ -1,5 +1,6 @@
 """From a matrix to a plan: GitHub Actions' rules, a reproducible random order, labels, and refusals."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from picolab.errors import CampaignNotFound, ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import CampaignParameters, Matrix, validate
+from picolab.paths import project_root
 from picolab.plan import MOST_TRIALS, PLAN_FILE, Plan, expand, make_plan
 
 
@@ -114,7 +116,7 @@ def test_levels_are_compared_by_what_they_mean() -> None:
         ("matrix: {ram_mb: []}", "matrix: ram_mb = [] should be a list"),
         ("matrix: {ram_mb: {a: 1}}", "matrix: ram_mb = {'a': 1} should be a list"),
         ("matrix: {ram: [512]}", "matrix: there is no 'ram'; did you mean ram_mb?"),
-        ("matrix: {размер: [512]}", "matrix: there is no 'размер'; known are build, calibration, "),
+        ("matrix: {размер: [512]}", "matrix: there is no 'размер'; known are boot_limit_s, box, build, "),
         ("matrix: {seed: [1, 2]}", "matrix: there is no 'seed'; known are"),
         ("matrix: {keep_machine: [never]}", "matrix: there is no 'keep_machine'"),
         ("matrix: {machine_name: [a]}", "matrix: there is no 'machine_name'"),
@@ -169,10 +171,21 @@ def test_matrix_that_makes_no_sense(text: str, words: str) -> None:
         ("parameters: {calibration: {transfer_mibs: 4}}", "calibration has no knob 'transfer_mibs'; valid names:"),
         ("parameters: {calibration: {transfer_mib_s: .nan}}", "transfer_mib_s must be a number above 0, not NaN"),
         ("parameters: {calibration: {status: 2020-01-01}}", "status must be an integer from 200 to 599"),
+        (
+            "parameters: {machine: vagrant, work_dir: /mnt}",
+            "case {'ram_mb': 512}: work_dir = '/mnt' is a folder of this",
+        ),
     ],
 )
 def test_parameters_of_all_trials_that_make_no_sense(text: str, words: str) -> None:
     assert words in complaint(f"matrix: {{ram_mb: [512]}}\n{text}")
+
+
+def test_case_whose_levels_do_not_fit_each_other_is_named() -> None:
+    both = "matrix:\n  machine: [local, vagrant]\n  ram_mb: [512, 64]\n"
+
+    assert "case {'machine': 'vagrant', 'ram_mb': 64}: ram_mb = 64 is too little" in complaint(both)
+    assert len(plan(f"{both}  exclude: [{{machine: vagrant, ram_mb: 64}}]").cases) == 3
 
 
 def test_too_many_trials_are_refused_before_they_are_made() -> None:
@@ -211,6 +224,73 @@ def test_order_is_random_and_the_seed_gives_it_again() -> None:
     assert len(set(blocks)) > 60, "blocks differ from each other"
     firsts = Counter(block[0] for block in blocks)
     assert len(firsts) == 6, "any case may come first"
+
+
+def test_order_of_a_seed_is_the_same_in_every_version() -> None:
+    """As plans were made before there were virtual machines."""
+    order = [trial.case for trial in plan((project_root() / "parameters" / "quick.yaml").read_text()).trials]
+
+    assert [case.removeprefix("local-").removesuffix("-calibration") for case in order] == [
+        *("64mb-128M", "128mb-32M", "64mb-32M", "128mb-128M"),
+        *("64mb-128M", "128mb-128M", "128mb-32M", "64mb-32M"),
+        *("128mb-32M", "64mb-32M", "128mb-128M", "64mb-128M"),
+    ]
+
+
+def runs(values: list[Any]) -> list[Any]:
+    """Return values without those that repeat the one before."""
+    return [value for value, _ in itertools.groupby(values)]
+
+
+VIRTUAL = "matrix: {machine: [vagrant], ram_mb: [512, 256, 128], file_size: [1M, 2M, 3M]}\nrepeats: 2\n"
+
+
+def test_cases_of_one_virtual_machine_run_together() -> None:
+    rams, sizes = set(), set()
+    for seed in range(60):
+        trials = plan(f"{VIRTUAL}seed: {seed}").trials
+        for block in (1, 2):
+            of_block = [trial.parameters for trial in trials if trial.block == block]
+            assert sorted(runs([parameters.ram_mb for parameters in of_block])) == [128, 256, 512]
+            assert len({parameters.case_label for parameters in of_block}) == 9
+            rams.add(tuple(runs([parameters.ram_mb for parameters in of_block])))
+            sizes |= {tuple(p.file_size for p in of_block if p.ram_mb == ram) for ram in (512, 256, 128)}
+
+    assert len(rams) == len(sizes) == 6, "groups, and the cases in them, come in every order"
+    assert plan(VIRTUAL).trials == plan(VIRTUAL).trials
+
+
+@pytest.mark.parametrize("factor", ["cpus: [1, 2]", "box: ['', debian/bookworm64]", "provider: [libvirt, virtualbox]"])
+def test_another_virtual_machine_is_another_group(factor: str) -> None:
+    name = factor.split(":")[0]
+    for seed in range(10):
+        trials = plan(f"matrix: {{machine: [vagrant], {factor}, file_size: [1M, 2M, 3M]}}\nseed: {seed}").trials
+        for block in (1, 2, 3):
+            assert len(runs([getattr(t.parameters, name) for t in trials if t.block == block])) == 2
+
+
+def test_local_cases_stand_anywhere_between_groups() -> None:
+    text = "matrix: {machine: [local, vagrant], ram_mb: [512, 256], file_size: [1M, 2M]}\nrepeats: 1\n"
+    orders = [[t.parameters for t in plan(f"{text}seed: {seed}").trials] for seed in range(60)]
+
+    local = set()
+    for order in orders:
+        virtual = [p.ram_mb if p.machine == "vagrant" else None for p in order]
+        assert len([run for run in runs(virtual) if run is not None]) == 2
+        local.add(tuple(place for place, p in enumerate(order) if p.machine == "local"))
+    assert len(local) > 10, "local cases are in no group"
+
+
+@pytest.mark.parametrize(
+    ("machines", "words"),
+    [
+        ("[local]", "the order of cases inside a block is random"),
+        ("[vagrant]", "since another one costs a boot; these groups run in random order too"),
+        ("[local, vagrant]", "since another one costs a boot; these groups and the other cases run in random order"),
+    ],
+)
+def test_plan_says_how_it_was_ordered(machines: str, words: str) -> None:
+    assert words in plan(f"matrix: {{machine: {machines}}}").order
 
 
 def test_each_trial_has_bytes_and_a_name_of_its_own() -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -26,12 +27,12 @@ from picolab.record import (
 Spoil = Callable[[dict[str, Any]], Any]
 
 
-def good(outcome: Outcome = Outcome.OK) -> dict[str, Any]:
-    return make_record(FakeTrial(outcome=outcome), 1)
+def good(outcome: Outcome = Outcome.OK, machine: str = "local") -> dict[str, Any]:
+    return make_record(FakeTrial(outcome=outcome, machine=machine), 1)
 
 
-def complaint(spoil: Spoil, outcome: Outcome = Outcome.OK) -> str:
-    data = good(outcome)
+def complaint(spoil: Spoil, outcome: Outcome = Outcome.OK, machine: str = "local") -> str:
+    data = good(outcome, machine)
     spoil(data)
     with pytest.raises(RecordError) as caught:
         validate_record(data, "a place")
@@ -48,12 +49,59 @@ def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(record_schema())
 
 
+@pytest.mark.parametrize("machine", ["local", "vagrant"])
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_record_of_each_outcome_survives_json(outcome: Outcome) -> None:
-    record = validate_record(good(outcome), "a place")
+def test_record_of_each_outcome_survives_json(outcome: Outcome, machine: str) -> None:
+    record = validate_record(good(outcome, machine), "a place")
     again = validate_record(json.loads(record.model_dump_json()), "a place")
 
     assert again == record and again.outcome is outcome
+
+
+def test_record_that_was_made_before_there_were_virtual_machines_still_counts() -> None:
+    data = json.loads((Path(__file__).parent / "records" / "before-virtual-machines.json").read_text())
+    record = validate_record(data, "a place")
+
+    assert record.machine is not None and record.machine.virtual_machine is None
+    assert record.server is not None and record.server.oom_evidence is None
+    assert (record.parameters.machine, record.parameters.ready_limit_s) == ("local", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "spoil", "words"),
+    [
+        (
+            "vagrant",
+            lambda r: r["machine"].update(virtual_machine=None),
+            "kind is vagrant, and machine.virtual_machine is",
+        ),
+        ("local", lambda r: r["machine"].update(kind="vagrant"), "kind is vagrant and parameters.machine is local"),
+        ("vagrant", lambda r: r["machine"].update(kind="local"), "kind is local and parameters.machine is vagrant"),
+        (
+            "vagrant",
+            lambda r: r["machine"]["memory_limit"].update(method="cgroup_v1"),
+            "machine.kind is vagrant, and memory_limit.method is cgroup_v1",
+        ),
+        (
+            "local",
+            lambda r: r["machine"]["memory_limit"].update(method="virtual_machine"),
+            "machine.kind is local, and memory_limit.method is virtual_machine",
+        ),
+        (
+            "vagrant",
+            lambda r: r["machine"]["virtual_machine"].update(acceleration="fast"),
+            "acceleration: 'fast' is not",
+        ),
+        ("vagrant", lambda r: r["machine"]["virtual_machine"].pop("usable_ram_bytes"), "virtual_machine"),
+        (
+            "local",
+            lambda r: r["machine"].update(virtual_machine=good(machine="vagrant")["machine"]["virtual_machine"]),
+            "kind is local, and machine.virtual_machine is there",
+        ),
+    ],
+)
+def test_record_of_a_virtual_machine_describes_it_and_no_other_does(machine: str, spoil: Spoil, words: str) -> None:
+    assert words in complaint(spoil, machine=machine)
 
 
 def test_every_outcome_has_a_meaning_and_three_are_faults() -> None:
@@ -107,10 +155,15 @@ def test_whatever_is_no_record(data: Any) -> None:
         "memory.peak_anon_bytes",
         "memory.oom_kills",
         "machine.data_folder_disk",
+        "machine.virtual_machine.box_version",
+        "machine.virtual_machine.launcher",
+        "machine.virtual_machine.route",
         "build",
     ],
 )
 def test_null_needs_a_reason(path: str) -> None:
+    machine = "vagrant" if "virtual_machine" in path else "local"
+
     def clear(record: dict[str, Any]) -> None:
         *parents, name = path.split(".")
         place = record
@@ -119,8 +172,8 @@ def test_null_needs_a_reason(path: str) -> None:
         place[name] = None
         record["missing"].pop(path, None)
 
-    assert complaint(clear) == f"{path} is null and `missing` has no reason"
-    data = good()
+    assert complaint(clear, machine=machine) == f"{path} is null and `missing` has no reason"
+    data = good(machine=machine)
     clear(data)
     data["missing"][path] = ""
     assert nulls_without_reason(data) == [path], "an empty reason is none"
@@ -137,6 +190,7 @@ def test_fields_that_may_be_null_exist() -> None:
         "server": "ServerRecord",
         "upload": "UploadRecord",
         "verify": "VerifyRecord",
+        "machine": "MachineRecord",
         "machine.memory_limit": "MemoryLimit",
     }
     for path in MAY_BE_NULL_WITHOUT_REASON - {"outcome_stage"}:

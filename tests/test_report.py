@@ -16,6 +16,7 @@ from campaign_factory import (
     CALIBRATION_CAVEAT,
     UNLIMITED_CAVEAT,
     quick_matrix,
+    virtual_matrix,
     write_campaign,
 )
 from playwright.sync_api import Page, Route, sync_playwright
@@ -51,6 +52,14 @@ def empty_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a campaign in which nothing has run yet, rendered to another place."""
     folder = write_campaign(tmp_path_factory.mktemp("outputs") / "empty", [], planned=quick_matrix())
     return render_report(folder, folder / "elsewhere" / "page.html")
+
+
+@pytest.fixture(scope="module")
+def emulated_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a campaign of which all but the first trial ran in an emulated virtual machine."""
+    trials = [quick_matrix()[0], *virtual_matrix()[1:]]
+    trials[7].outcome = Outcome.OOM_KILLED
+    return render_report(write_campaign(tmp_path_factory.mktemp("outputs") / "emulated", trials))
 
 
 class Visit:
@@ -184,6 +193,42 @@ def test_what_stands_at_the_top(report: Path) -> None:
         places = [page.locator(name).first.bounding_box() for name in (".headline", ".caveat.loud", "figure")]
         assert all(place is not None for place in places)
         assert [place["y"] for place in places if place] == sorted(place["y"] for place in places if place)
+
+
+def test_emulation_is_named_before_the_first_number_and_beside_each(emulated_report: Path) -> None:
+    with visit(emulated_report) as visited:
+        page = visited.page
+        (warning,) = [text for text in page.locator(".warning").all_inner_texts() if "emulated" in text]
+        assert warning.startswith("11 of 12 trials ran in a virtual machine that was emulated by software")
+        loud = page.locator(".caveat.loud").all_inner_texts()
+        assert "rates and times say little about a real machine" in loud[1]
+        assert "emulated · 11 of 12 trials" in loud[1]
+        for figure in page.locator("figure").all():
+            assert "on vagrant (emulated)" in figure.inner_text()
+        cases, trials = (page.locator("table").nth(index).inner_text() for index in (0, 1))
+        assert cases.count("on vagrant (emulated)") == 4 and cases.count("on local") == 1
+        assert trials.count("vagrant (emulated)") == 11 and trials.count("reset") == 11
+
+
+def test_virtual_machines_are_described(emulated_report: Path) -> None:
+    with visit(emulated_report) as visited:
+        text = visited.page.locator("main").inner_text()
+    for words in (
+        "local: a process of the host (1 trials)",
+        "vagrant (emulated): a virtual machine of libvirt, box picolab 1, 1 processor (11 trials)",
+        "emulation: /dev/kvm is not there",
+        "474 of 512 MiB (5 trials); 218 of 256 MiB (6 trials)",
+        "vagrant 2.3.4, vagrant-libvirt 0.11.2, libvirt 9.0.0, qemu 7.2.13",
+        "reset 11 x (1.2 to 2.2 s)",
+    ):
+        assert words in text
+
+
+def test_local_campaign_says_nothing_of_virtual_machines(report: Path) -> None:
+    with visit(report) as visited:
+        text = visited.page.locator("main").inner_text()
+    assert "local: a process of the host" in text
+    assert not re.search("vagrant|virtual machine|emulat|guest", text)
 
 
 def test_nothing_is_dropped_silently(report: Path) -> None:

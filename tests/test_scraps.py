@@ -17,6 +17,7 @@ from campaign_factory import (
     make_samples,
     quick_matrix,
     trial_id,
+    virtual_matrix,
     write_campaign,
 )
 
@@ -144,11 +145,28 @@ def test_row_of_a_trial_that_never_reached_its_upload() -> None:
 
 
 def test_every_row_column_is_filled_from_a_full_record() -> None:
-    record = make_record(FakeTrial(server_message="words"), 1)
-    record["server"]["stop_s"], record["server"]["exit_signal"] = 0.1, "SIGTERM"
+    record = make_record(FakeTrial(server_message="words", machine="vagrant"), 1)
+    record["server"] |= {"stop_s": 0.1, "exit_signal": "SIGTERM", "oom_evidence": "Killed process 345"}
     record["build"]["version"] = "1"
     row = record_row(Record.model_validate(record))
     assert [name for name, value in row.items() if value is None] == ["outcome_stage"]
+
+
+def test_row_of_a_trial_in_a_virtual_machine() -> None:
+    record = make_record(FakeTrial(ram_mb=256, machine="vagrant"), 3)
+    row = record_row(Record.model_validate(record))
+    names = ("acceleration", "box", "cpus", "provider", "reached_by", "reached_s", "route", "usable_ram_bytes")
+
+    assert (row["machine"], row["memory_limit_method"], row["ram_mb"]) == ("vagrant", "virtual_machine", 256)
+    assert {name: row[name] for name in names} == {name: record["machine"]["virtual_machine"][name] for name in names}
+    local = record_row(Record.model_validate(make_record(FakeTrial(), 1)))
+    assert {local[name] for name in names} == {None}
+
+
+def test_samples_of_an_emulated_machine_say_so(tmp_path: Path) -> None:
+    data = read_campaign(write_campaign(tmp_path / "c", virtual_matrix()))
+
+    assert set(data.samples["acceleration"]) == set(data.trials["acceleration"]) == {"emulation"}
 
 
 def test_a_whole_campaign(tmp_path: Path) -> None:

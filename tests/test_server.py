@@ -16,7 +16,7 @@ import pytest
 from conftest import eventually
 
 from picolab.errors import MachineError, MemoryLimitUnavailable, ParameterError
-from picolab.machines import local
+from picolab.machines import local, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.cgroup import find_method
 from picolab.machines.local import LocalMachine
@@ -37,7 +37,7 @@ def machine() -> Iterator[LocalMachine]:
         limit = "none"
     wish = MachineWish("local", 128, limit, "")  # type: ignore[arg-type]
     yield LocalMachine.obtain(wish, Holder(this_process(), keep=False))
-    local.release_by_name("local")
+    registry.release_by_name("local")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import scrapbook
 from jupyter_client.manager import KernelManager
 
 from picolab.execution import ipc_kernel
-from picolab.machines import local
+from picolab.machines import registry
 from picolab.paths import project_root
 from picolab.processes import ProcessIdentity
 from picolab.record import Outcome, validate_record
@@ -27,7 +27,7 @@ NOTEBOOK = project_root() / "notebooks" / "trial.ipynb"
 @pytest.fixture(autouse=True)
 def _no_machine_left() -> Iterator[None]:
     yield
-    local.release_by_name("local")
+    registry.release_by_name("local")
 
 
 def papermill(output: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +52,7 @@ def test_papermill_by_hand(tmp_path: Path) -> None:
     assert record.identity.campaign is None
     assert record.identity.repeat_command == "picolab trial --ram 128 --file-size 10M -p seed 3"
     assert len(scraps["samples"]["columns"]["t_s"]) == record.memory.samples  # type: ignore[union-attr]
-    assert not local.existing(), "an ok trial keeps no machine"
+    assert not registry.existing(), "an ok trial keeps no machine"
     # scrapbook itself can read what was glued.
     assert scrapbook.read_notebook(str(tmp_path / "out.ipynb")).scraps["record"].data["outcome"] == "ok"
     charts = [o for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
@@ -64,7 +64,7 @@ def test_a_misspelt_value_is_one_sentence_in_the_notebook(tmp_path: Path) -> Non
 
     assert done.returncode != 0
     assert "write a number and K, M, G or T, binary" in done.stderr
-    assert not local.existing()
+    assert not registry.existing()
 
 
 class CellFailed(Exception):
@@ -130,7 +130,7 @@ def kernel(tmp_path: Path) -> Iterator[Callable[..., Kernel]]:
 
 
 def _server() -> ProcessIdentity:
-    machine = local.LocalMachine.attach("local")
+    machine = registry.attach("local")
     assert machine is not None
     status = machine.process_status()
     assert status.running and status.pid is not None
@@ -153,7 +153,7 @@ def test_half_in_one_kernel_and_half_in_another(kernel: Callable[..., Kernel]) -
     assert _server() == server, "finished stages changed nothing"
     second.run("upload", "verify", "collect", "release")
 
-    assert not local.existing()
+    assert not registry.existing()
     (folder,) = (project_root_outputs() / "single-trials").iterdir()
     record = validate_record(json.loads((folder / "record.json").read_text()), "record.json")
     assert record.outcome is Outcome.OK
@@ -187,7 +187,7 @@ def test_mend_the_cause_and_go_on_from_the_failing_cell(kernel: Callable[..., Ke
     assert record.outcome is Outcome.OK
     assert {stage.stage: stage.attempts for stage in record.stages}["upload"] == 2
     assert (folder / "samples.attempt1.jsonl").exists(), "the samples of the failed attempt are kept"
-    assert not local.existing()
+    assert not registry.existing()
 
 
 def test_a_server_that_is_gone_is_started_again(kernel: Callable[..., Kernel]) -> None:

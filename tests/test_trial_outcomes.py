@@ -15,8 +15,8 @@ from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli import main
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
-from picolab.machines import local
-from picolab.machines.keeper import KEEPER
+from picolab.machines import folders, local, registry
+from picolab.machines.folders import KEEPER
 from picolab.parameters import MIB, TrialParameters
 from picolab.picoshare.client import UploadMeasurement
 from picolab.progress import in_mib, in_seconds
@@ -46,7 +46,7 @@ def run_trial() -> Iterator[Callable[..., Record]]:
         return record
 
     yield run
-    local.release_by_name("local")
+    registry.release_by_name("local")
 
 
 def test_ok_has_every_measurement(run_trial: Callable[..., Record]) -> None:
@@ -131,7 +131,7 @@ def test_results(
 
 def test_a_killed_server_is_oom_killed_only_when_the_kernel_did_it(run_trial: Callable[..., Record]) -> None:
     def kill_server(trial: Trial) -> None:
-        machine = local.LocalMachine.attach("local")
+        machine = registry.attach("local")
         assert machine is not None
         pid = machine.process_status().pid
         assert pid is not None
@@ -151,7 +151,7 @@ def test_a_really_full_disk_is_disk_full(run_trial: Callable[..., Record], tmp_p
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(full)], check=True)
     try:
         record = run_trial(work_dir=str(full))
-        local.release_by_name("local")
+        registry.release_by_name("local")
     finally:
         subprocess.run(["umount", str(full)], check=True)
 
@@ -173,7 +173,7 @@ def test_a_server_without_its_port_is_machine_failed() -> None:
             trial.start()
         record = _record_after_fault(trial)
     finally:
-        local.release_by_name("local")
+        registry.release_by_name("local")
 
     assert (record.outcome, record.outcome_stage) == (Outcome.MACHINE_FAILED, "start")
     assert record.outcome.is_fault
@@ -187,7 +187,7 @@ def test_a_killed_keeper_is_machine_failed() -> None:
     trial.provision()
     trial.start()
     trial.authenticate()
-    keeper = json.loads((local.machines_dir() / "local" / KEEPER).read_text())["process"]["pid"]
+    keeper = json.loads((folders.machines_dir() / "local" / KEEPER).read_text())["process"]["pid"]
     killer = threading.Timer(0.3, os.kill, (keeper, signal.SIGKILL))
     killer.start()
     try:
@@ -196,7 +196,7 @@ def test_a_killed_keeper_is_machine_failed() -> None:
         record = _record_after_fault(trial)
     finally:
         killer.join()
-        local.release_by_name("local")
+        registry.release_by_name("local")
 
     assert (record.outcome, record.outcome_stage) == (Outcome.MACHINE_FAILED, "upload")
     assert record.upload is not None and record.memory is not None, "what was measured is kept"
@@ -222,7 +222,7 @@ def test_a_killed_probe_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
             trial.upload()
         record = _record_after_fault(trial)
     finally:
-        local.release_by_name("local")
+        registry.release_by_name("local")
 
     assert (record.outcome, record.outcome_stage) == (Outcome.INVALID, "upload")
     assert record.upload is not None and record.upload.duration_s is not None
@@ -253,7 +253,7 @@ def test_the_secret_is_nowhere(run_trial: Callable[..., Record]) -> None:
     seen: dict[str, str] = {}
 
     def look(trial: Trial) -> None:
-        machine = local.LocalMachine.attach("local")
+        machine = registry.attach("local")
         assert machine is not None
         seen["secret"] = (machine.folder / "secret").read_text()
         seen["cookie"] = (machine.folder / "cookie").read_text()

@@ -7,7 +7,7 @@ everything down again. Paths in `ProcessSpec` are paths inside the machine.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import Literal, Protocol
 
 from picolab.processes import ProcessIdentity
 from picolab.record import MachineRecord
@@ -21,13 +21,26 @@ class MachineWish:
         name: the machine's name, unique among machines that exist at the same time.
         ram_mb: memory in MiB.
         memory_limit: `enforced`, or `none` for an unlimited run.
-        work_dir: folder for data folder and TMPDIR; empty: beside the machine's state.
+        work_dir: folder for data folder and TMPDIR; empty: beside the machine's state. `local` only.
+        kind: `local` or `vagrant`; the rest is for a virtual machine only.
+        cpus: processors.
+        box: the image that it is made of; empty: picolab's own where it was built, else a public one.
+        provider: what Vagrant makes it with.
+        boot_limit_s: seconds that a boot may take.
+        fresh_for: names what the machine shall be fresh for (a trial, a block): another name than before means
+            that cleaning up is not enough, and that the guest is put back to the state after its boot.
     """
 
     name: str
     ram_mb: int
     memory_limit: Literal["enforced", "none"]
     work_dir: str
+    kind: Literal["local", "vagrant"] = "local"
+    cpus: int = 1
+    box: str = ""
+    provider: Literal["libvirt", "virtualbox"] = "libvirt"
+    boot_limit_s: float = 300.0
+    fresh_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class ProcessStatus:
         started_monotonic_s, ended_monotonic_s: on the host's monotonic clock.
         stop_s: seconds from SIGTERM to its end, when it was stopped.
         oom_kills: at the machine's memory limit since this process was started; None when nobody counts them.
+        oom_evidence: the line of the kernel's log that names this process, when there is one.
     """
 
     pid: int | None
@@ -77,21 +91,20 @@ class ProcessStatus:
     ended_monotonic_s: float | None
     stop_s: float | None
     oom_kills: int | None
+    oom_evidence: str | None = None
 
 
-@dataclass
-class Stream:
+class Stream(Protocol):
     """A program that runs in the machine beside the server and writes lines to a file on the host.
 
     It ends when its standard input is closed, which also happens when the process that started it is killed.
     """
 
-    stdin: IO[bytes]
-    pid: int | None
+    clock_drift_s: float | None = None
+    """By how much the machine's clock moved against the host's while the program ran; None for the host's own clock."""
 
-    def finish(self, patience_s: float = 10.0) -> int:
-        """Close its input, wait until it has ended, and return its exit code (negative: a signal)."""
-        raise NotImplementedError
+    def finish(self, patience_s: float = 10.0) -> int | None:
+        """Close its input, wait until it has ended, and return its exit code (negative: a signal; None: unknown)."""
 
 
 class Machine(Protocol):
@@ -99,13 +112,21 @@ class Machine(Protocol):
 
     kind: str
     name: str
-    address: str
-    """Where the host reaches a port of the machine."""
+    listen_address: str
+    """Where a server in the machine must listen so that the host can reach it."""
     folder: Path
     """The machine's state on the host; private files of a trial may lie here and vanish with the machine."""
     python: str
     """A python3 in the machine."""
     reused: bool
+
+    @property
+    def kept(self) -> bool:
+        """True when the machine outlives its holder for a while, so that somebody may re-attach."""
+
+    @property
+    def way_in(self) -> str | None:
+        """How a person gets into the machine; None when it is this host."""
 
     def describe(self) -> MachineRecord:
         """Return what the record says about the machine."""
@@ -122,6 +143,9 @@ class Machine(Protocol):
     def listener(self, port: int) -> Literal["nobody", "server", "other"]:
         """Tell who listens on a port: nobody, the machine's server process, or something else."""
 
+    def endpoint(self, port: int) -> tuple[str, int]:
+        """Return the address and the port at which the host reaches a port of the machine."""
+
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         """Start the server under the memory limit, detached from the caller."""
 
@@ -133,6 +157,9 @@ class Machine(Protocol):
     def process_log(self) -> str:
         """Return what this server has printed so far (its last 64 KiB)."""
 
+    def save_log(self) -> None:
+        """Bring what this server has printed so far to the file on the host that `ProcessSpec.log` names."""
+
     def stop_process(self, grace_s: float) -> ProcessStatus:
         """SIGTERM, after `grace_s` seconds SIGKILL; return when the process is gone."""
 
@@ -141,6 +168,9 @@ class Machine(Protocol):
 
     def hold(self, holder: Holder) -> None:
         """Say who answers for the machine from now on."""
+
+    def hand_back(self) -> None:
+        """Give the machine back to whoever answers for it, for its next trial; it may be taken down instead."""
 
     def release(self) -> None:
         """Take everything down: process, limit, folders, state. May be called twice."""

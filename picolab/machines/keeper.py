@@ -36,6 +36,7 @@ from typing import Any
 
 from picolab.errors import MachineError, PicolabError
 from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
+from picolab.machines.folders import KEEPER, SPEC
 from picolab.processes import ProcessIdentity, this_process
 
 KEEP_LEASE_S = 12 * 3600.0
@@ -43,8 +44,6 @@ _POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 SOCKET = "keeper.sock"
-KEEPER = "keeper.json"
-SPEC = "machine.json"
 
 
 class Keeper:

@@ -1,68 +1,42 @@
 """The local machine: the server as a process of this host in a memory cgroup, watched by a keeper."""
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from picolab.errors import MachineBusy, MachineError
+from picolab.errors import MachineError
 from picolab.host import disk_of
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope
-from picolab.machines.keeper import KEEPER, SOCKET, SPEC
-from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, is_self_or_ancestor
+from picolab.machines.folders import (
+    KEEPER,
+    end_keeper,
+    exclusive,
+    folder_of,
+    keeper_of,
+    machines_dir,
+    reap_own_keepers,
+    refuse_if_held,
+    spec_of,
+    start_keeper,
+    state_mark,
+    write_spec,
+)
+from picolab.machines.keeper import SOCKET
+from picolab.paths import state_dir
 from picolab.record import MachineRecord, MemoryLimit
 
 _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
-
-
-def machines_dir() -> Path:
-    """Return the folder that holds a folder for each machine."""
-    return state_dir() / "machines"
-
-
-def state_mark(machines: Path) -> str:
-    """Return what tells the machines of one state folder from those of another, which may have the same names.
-
-    Cgroups and work folders lie in places that all checkouts on a host share: without it, two of them would
-    take down each other's machines.
-    """
-    return hashlib.sha256(os.fsencode(machines)).hexdigest()[:8]
-
-
-def _folder_of(name: str) -> Path:
-    """Return the folder of a machine. A name is never a path: what lies in the folder may be removed as a whole.
-
-    Raises:
-        MachineError: it is a path, or empty.
-    """
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise MachineError(f"machine {name!r}: there is no such machine; a name has no slashes and is not a path")
-    return machines_dir() / name
-
-
-@contextlib.contextmanager
-def _exclusive() -> Iterator[None]:
-    """Let only one process at a time make, take or sweep machines; the kernel frees the lock of a dead one."""
-    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (machines_dir() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -92,25 +66,9 @@ def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return dict(answer)
 
 
-def _keeper_of(folder: Path) -> ProcessIdentity | None:
-    """Return the machine's keeper if it is alive."""
-    try:
-        keeper = ProcessIdentity.from_json(json.loads((folder / KEEPER).read_text())["process"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return keeper if keeper.alive else None
-
-
-def _spec_of(folder: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads((folder / SPEC).read_text()))
-    except (OSError, ValueError):
-        return None
-
-
-def _sweep(folder: Path) -> None:
+def sweep_folder(folder: Path) -> None:
     """Remove what a machine whose keeper was killed has left: processes in its cgroup, cgroup, folders."""
-    spec = _spec_of(folder)
+    spec = spec_of(folder)
     with contextlib.suppress(OSError, ValueError, KeyError):
         cgroup = json.loads((folder / KEEPER).read_text())["cgroup"]
         if cgroup is not None and spec is not None and Path(cgroup).name == spec["place"]:
@@ -120,107 +78,31 @@ def _sweep(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> list[str]:
-    """Remove what dead keepers have left, and return the names of the machines that were removed."""
-    swept = []
-    with _exclusive():
-        for folder in sorted(machines_dir().iterdir()):
-            if folder.is_dir() and _keeper_of(folder) is None:
-                _sweep(folder)
-                swept.append(folder.name)
-    return swept
+def server_of(folder: Path) -> int | None:
+    """Return the pid of a machine's server, None when none runs.
+
+    Raises:
+        MachineError: the machine's keeper does not answer.
+    """
+    status = _ask(folder, {"do": "status"})
+    return int(status["pid"]) if status["running"] else None
 
 
-def existing() -> list[dict[str, Any]]:
-    """Return the machines that exist now: name, ram_mb, holder and whether somebody holds it, pid of the server."""
-    machines = []
-    if machines_dir().is_dir():
-        for folder in sorted(machines_dir().iterdir()):
-            spec = _spec_of(folder) if folder.is_dir() else None
-            if spec is None or _keeper_of(folder) is None:
-                continue
-            with contextlib.suppress(MachineError):
-                holder = ProcessIdentity.from_json(spec["holder"])
-                status = _ask(folder, {"do": "status"})
-                machines.append(
-                    {
-                        "name": spec["name"],
-                        "ram_mb": spec["ram_mb"],
-                        "held": holder.alive,
-                        "holder": f"pid {holder.pid} ({holder.command})" if holder.alive else "nobody",
-                        "server_pid": status["pid"] if status["running"] else None,
-                        "folder": str(folder),
-                    }
-                )
-    return machines
+def release(folder: Path) -> None:
+    """Take a machine down, whoever holds it."""
+    with exclusive():
+        take_down(folder)
+    reap_own_keepers()
 
 
-def release_by_name(name: str) -> bool:
-    """Take a machine down, whoever holds it; return False when there is none of that name."""
-    folder = _folder_of(name)
-    with _exclusive():
-        if not folder.is_dir():
-            return False
-        _take_down(folder)
-    _reap_own_keepers()
-    return True
-
-
-def _take_down(folder: Path) -> None:
+def take_down(folder: Path) -> None:
     """Have the keeper take its machine down; when it is gone or does not, end it and do so from here."""
-    if _keeper_of(folder) is not None:
+    if keeper_of(folder) is not None:
         with contextlib.suppress(MachineError):
             _ask(folder, {"do": "release"})
     if folder.is_dir():
-        _end_keeper(folder)
-        _sweep(folder)
-
-
-def refuse_if_held(name: str) -> None:
-    """Do nothing if a machine of that name may be taken.
-
-    Raises:
-        MachineBusy: it exists, and a process that is alive and no ancestor of this one holds it.
-    """
-    spec = _spec_of(_folder_of(name))
-    if spec is not None and _keeper_of(_folder_of(name)) is not None:
-        _refuse_if_held(spec)
-
-
-def _refuse_if_held(spec: dict[str, Any]) -> None:
-    holder = ProcessIdentity.from_json(spec["holder"])
-    if holder.alive and not is_self_or_ancestor(holder.pid):
-        raise MachineBusy(
-            f"the machine {spec['name']!r} is held by process {holder.pid} ({holder.command}): "
-            f"end that (in JupyterLab: shut its kernel down), choose another machine_name, "
-            f"or take it away with: picolab machines remove {spec['name']}"
-        )
-
-
-def _end_keeper(folder: Path) -> None:
-    keeper = _keeper_of(folder)
-    if keeper is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        watch = os.pidfd_open(keeper.pid)
-        try:
-            keeper.signal(signal.SIGKILL)
-            select.select([watch], [], [], _REQUEST_TIMEOUT_S)
-        finally:
-            os.close(watch)
-
-
-_own_keepers: list[tuple[Path, subprocess.Popen[str]]] = []
-"""Keepers that this process started. They outlive it on purpose; those that ended are reaped here."""
-
-
-def _reap_own_keepers() -> None:
-    for folder, keeper in [*_own_keepers]:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            if _keeper_of(folder) is None:
-                keeper.wait(_REQUEST_TIMEOUT_S)
-            if keeper.poll() is not None:
-                _own_keepers.remove((folder, keeper))
+        end_keeper(folder)
+        sweep_folder(folder)
 
 
 class LocalMachine:
@@ -228,12 +110,14 @@ class LocalMachine:
 
     kind = "local"
     address = "127.0.0.1"
+    listen_address = "127.0.0.1"
     python = sys.executable
+    way_in: str | None = None
 
     def __init__(self, folder: Path, reused: bool) -> None:
         self.folder = folder
         self.reused = reused
-        spec = _spec_of(folder)
+        spec = spec_of(folder)
         if spec is None:
             raise MachineError(f"the machine {folder.name!r} does not exist (any more)")
         self.name: str = spec["name"]
@@ -249,10 +133,11 @@ class LocalMachine:
             MemoryLimitUnavailable: this host cannot limit memory.
             MachineError: it could not be made.
         """
-        folder = _folder_of(wish.name)
+        folder = folder_of(wish.name)
         work_parent = Path(wish.work_dir).expanduser().resolve() if wish.work_dir else state_dir() / "work"
         place = f"picolab-{wish.name}-{state_mark(machines_dir())}"
         spec = {
+            "kind": "local",
             "name": wish.name,
             "place": place,
             "ram_mb": wish.ram_mb,
@@ -260,19 +145,19 @@ class LocalMachine:
             "limit_bytes": wish.ram_mb << 20,
             "work": str(work_parent / place),
         }
-        with _exclusive():
+        with exclusive():
             if folder.is_dir():
-                old = _spec_of(folder)
-                if old is not None and _keeper_of(folder) is not None:
-                    _refuse_if_held(old)
+                old = spec_of(folder)
+                if old is not None and keeper_of(folder) is not None:
+                    refuse_if_held(old)
                     if all(old.get(name) == value for name, value in spec.items()):
                         # A keeper whose holder has just gone may be taking its machine down: then a new one is made.
                         with contextlib.suppress(MachineError):
                             machine = cls(folder, reused=True)
                             machine.hold(holder)
                             return machine
-                _take_down(folder)
-                _reap_own_keepers()
+                take_down(folder)
+                reap_own_keepers()
             method = "none" if wish.memory_limit == "none" else find_method()
             cls._make(folder, {**spec, "method": method}, holder)
             return cls(folder, reused=False)
@@ -280,8 +165,8 @@ class LocalMachine:
     @classmethod
     def attach(cls, name: str) -> "LocalMachine | None":
         """Return the machine of that name if it exists and its keeper is alive, without taking hold of it."""
-        folder = _folder_of(name)
-        return cls(folder, reused=True) if _keeper_of(folder) is not None else None
+        folder = folder_of(name)
+        return cls(folder, reused=True) if keeper_of(folder) is not None else None
 
     @property
     def kept(self) -> bool:
@@ -295,29 +180,15 @@ class LocalMachine:
             shutil.rmtree(work)
         folder.mkdir(mode=0o700, parents=True)
         full_spec = {**spec, "holder": holder.process.to_json(), "keep": holder.keep}
-        (folder / SPEC).write_text(json.dumps(full_spec))
+        write_spec(folder, full_spec)
         command = [sys.executable, "-m", "picolab.machines.keeper", str(folder)]
         if spec["method"] == "cgroup_v2_systemd_user":
             unit = f"picolab-{spec['name']}-{os.urandom(4).hex()}"
             command = in_systemd_scope(command, f"--unit={unit}")
-        keeper = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
-        assert keeper.stdout is not None
-        with keeper.stdout:
-            said = keeper.stdout.readline().strip()
+        said = start_keeper(folder, command)
         if said != "ready":
-            with contextlib.suppress(ProcessLookupError):
-                keeper.kill()
-            keeper.wait()
-            _sweep(folder)
+            sweep_folder(folder)
             raise MachineError(f"the machine {spec['name']!r} could not be made: {said or 'its keeper ended'}")
-        _own_keepers.append((folder, keeper))
 
     def describe(self) -> MachineRecord:
         status = _ask(self.folder, {"do": "status"})
@@ -332,10 +203,21 @@ class LocalMachine:
                 limit_bytes=status["limit_bytes"],
                 swap="off" if status["swap_is_off"] else "unlimited",
             ),
+            virtual_machine=None,
             data_folder_file_system=disk.file_system,
             data_folder_disk=disk.label,
             free_disk_bytes=disk.free_bytes,
         )
+
+    def endpoint(self, port: int) -> tuple[str, int]:
+        return self.address, port
+
+    def hand_back(self) -> None:
+        """A local machine is made in no time, so that every trial gets one of its own."""
+        self.release()
+
+    def save_log(self) -> None:
+        """The server writes its log to the host itself."""
 
     def install(self, executable: Path) -> str:
         return str(executable.resolve())
@@ -412,12 +294,11 @@ class LocalMachine:
         with output.open("ab") as file:
             before = file.tell()
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, start_new_session=True)
-        assert process.stdin is not None
         # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
         deadline = time.monotonic() + _PROBE_START_LIMIT_S
         while output.stat().st_size == before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        return _LocalStream(process.stdin, process.pid, process)
+        return _LocalStream(process)
 
     def hold(self, holder: Holder) -> None:
         _ask(self.folder, {"do": "hold", "holder": holder.process.to_json(), "keep": holder.keep})
@@ -425,20 +306,20 @@ class LocalMachine:
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)
-        write_atomically(self.folder / SPEC, json.dumps(self._spec))
+        write_spec(self.folder, self._spec)
 
     def release(self) -> None:
-        release_by_name(self.name)
+        release(self.folder)
 
 
 class _LocalStream(Stream):
-    def __init__(self, stdin: Any, pid: int, process: subprocess.Popen[bytes]) -> None:
-        super().__init__(stdin, pid)
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def finish(self, patience_s: float = 10.0) -> int:
+    def finish(self, patience_s: float = 10.0) -> int | None:
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.stdin.close()
+            self._process.stdin.close()
         try:
             return self._process.wait(patience_s)
         except subprocess.TimeoutExpired:

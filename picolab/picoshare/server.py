@@ -75,12 +75,14 @@ def start_server(
         # Isolated from the user's Python settings, and without the slow scan of site-packages.
         argv = [machine.python, "-I", "-S", *argv]
         environment["PICOLAB_CALIBRATION"] = json.dumps(dict(knobs))
+        environment["PICOLAB_CALIBRATION_HOST"] = machine.listen_address
     status = machine.start_process(ProcessSpec(argv, environment, log))
     return _await_ready(machine, port, status, ready_limit_s)
 
 
 def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer:
-    base_url = f"http://{machine.address}:{port}"
+    host, host_port = machine.endpoint(port)
+    base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
     with PicoShareClient(base_url) as client:
         while status.running and time.monotonic() - begun < limit_s:

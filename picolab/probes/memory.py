@@ -3,7 +3,10 @@
 
 One file without any import from picolab, so that it can be copied to a machine and run by its python3:
 
-    memory.py --pid PID --interval 0.05 [--cgroup FOLDER] [--disk NAME]
+    memory.py --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME]
+
+With --whole-machine the machine's memory is the limit, as in a virtual machine: OOM kills are those of the whole
+machine since it booted, and the probe keeps the OOM killer off itself if it may (only root).
 
 It writes lines of JSON to standard output, each flushed as it is made:
 
@@ -99,10 +102,12 @@ class Sampler:
         pid: the process.
         cgroup: folder of its memory cgroup, v1 or v2, or None.
         disk: name in /proc/diskstats, or None.
+        whole_machine: count the OOM kills of the whole machine, for want of a cgroup.
     """
 
-    def __init__(self, pid: int, cgroup: str | None, disk: str | None) -> None:
+    def __init__(self, pid: int, cgroup: str | None, disk: str | None, whole_machine: bool = False) -> None:
         self.disk = disk
+        self.vmstat = KernelFile("/proc/vmstat") if whole_machine else None
         self.status = KernelFile(f"/proc/{pid}/status")
         self.stat = KernelFile(f"/proc/{pid}/stat")
         self.meminfo = KernelFile("/proc/meminfo")
@@ -129,7 +134,7 @@ class Sampler:
         lacks(("server_cpu_s",), self.stat, None)
         lacks(("cgroup_bytes",), self.usage, no_cgroup)
         lacks(("cgroup_anon_bytes",), self.group_stat, no_cgroup)
-        lacks(("oom_kills",), self.group_events, no_cgroup)
+        lacks(("oom_kills",), self.vmstat or self.group_events, no_cgroup)
         lacks(("mem_available_bytes", "cached_bytes", "dirty_bytes", "writeback_bytes"), self.meminfo, None)
         lacks(("psi_memory_some_us", "psi_memory_full_us"), self.pressure, None)
         lacks(("host_cpu_busy_s", "host_cpu_steal_s"), self.host_stat, None)
@@ -143,6 +148,8 @@ class Sampler:
             )
         if self.group_events is not None and first["oom_kills"] is None:
             reasons.setdefault("oom_kills", "this kernel does not count OOM kills of a cgroup")
+        if self.vmstat is not None and first["oom_kills"] is None:
+            reasons.setdefault("oom_kills", "/proc/vmstat does not show oom_kill (Linux 4.13 or later does)")
         gone = not self.status.read()
         for column, value in first.items():
             if value is None:
@@ -175,6 +182,10 @@ class Sampler:
             values["cgroup_anon_bytes"] = self._named(self.group_stat.read(), self.anon_name)
         if self.group_events is not None:
             values["oom_kills"] = self._named(self.group_events.read(), "oom_kill")
+        if self.vmstat is not None:
+            # Sought and not split: it has about 200 lines.
+            _, found, rest = self.vmstat.read().partition("\noom_kill ")
+            values["oom_kills"] = int(rest.partition("\n")[0]) if found else None
         values.update(
             named_kib(
                 self.meminfo.read(),
@@ -212,16 +223,29 @@ class Sampler:
         return None
 
 
+def protect_from_oom_killer() -> None:
+    """Have the OOM killer never take this process, if this user may ask for that."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write("-1000")
+    except OSError:
+        return
+
+
 def main() -> None:
     """Sample until standard input is closed."""
     parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
     parser.add_argument("--pid", type=int, required=True, help="the process to watch")
     parser.add_argument("--interval", type=float, required=True, help="seconds between two samples")
-    parser.add_argument("--cgroup", help="folder of its memory cgroup")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--cgroup", help="folder of its memory cgroup")
+    limit.add_argument("--whole-machine", action="store_true", help="the machine's memory is the limit")
     parser.add_argument("--disk", help="name of its disk in /proc/diskstats")
     wanted = parser.parse_args()
 
-    sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk)
+    if wanted.whole_machine:
+        protect_from_oom_killer()
+    sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk, wanted.whole_machine)
     write = sys.stdout.write
     write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}) + "\n")
     begun = due = time.monotonic()

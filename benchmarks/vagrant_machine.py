@@ -1,0 +1,152 @@
+"""What virtual machines cost: box, first up, change of memory, reset, snapshot, start, destroy, beside plain `vagrant`.
+
+    python benchmarks/vagrant_machine.py [--ram 256] [--file-size 100M]
+
+Builds a box of its own, and removes it and its machines at the end. Needs what `picolab doctor` lists for virtual
+machines, and about five minutes of an idle host without KVM.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from picolab.box import build_box, remove_box
+from picolab.campaign import Campaign, Watcher
+from picolab.machines import registry
+from picolab.machines.acceleration import acceleration
+from picolab.machines.base import Holder, MachineWish
+from picolab.machines.vagrant import VagrantMachine
+from picolab.parameters import MIB, CampaignParameters, parse_size
+from picolab.paths import project_root
+from picolab.picoshare.build import find_build
+from picolab.picoshare.client import Limits, PicoShareClient
+from picolab.picoshare.server import SECRET_FILE, start_server
+from picolab.plan import make_plan
+from picolab.probes.samples import read_samples, summarise
+from picolab.processes import this_process
+from picolab.scraps import read_record
+
+T = TypeVar("T")
+MEASURED = ("start", "upload", "verify")
+BOX = "picolab-benchmark"
+
+
+def timed(what: str, action: Callable[[], T]) -> T:
+    """Run something and print what it took."""
+    begun = time.monotonic()
+    result = action()
+    print(f"{what:<48} {time.monotonic() - begun:7.2f} s", flush=True)
+    return result
+
+
+def plain_vagrant(folder: Path, ram_mb: int) -> None:
+    """Time the plain commands, as somebody would type them."""
+    environment = {
+        **os.environ,
+        "VAGRANT_DOTFILE_PATH": str(folder / "dotfile"),
+        "PICOLAB_BOX": BOX,
+        "PICOLAB_PREFIX": f"picolab_plain_{os.getpid()}_",
+        "PICOLAB_RAM_MB": str(ram_mb),
+    }
+
+    def vagrant(*words: str) -> None:
+        subprocess.run(
+            ["vagrant", *words], cwd=project_root(), env=environment, check=True, capture_output=True, timeout=600
+        )
+
+    try:
+        timed("vagrant up (first: copies the box)", lambda: vagrant("up"))
+        timed("vagrant snapshot save", lambda: vagrant("snapshot", "save", "fresh"))
+        timed("vagrant snapshot restore", lambda: vagrant("snapshot", "restore", "fresh"))
+        vagrant("snapshot", "delete", "fresh")
+        environment["PICOLAB_RAM_MB"] = str(2 * ram_mb)
+        timed("vagrant reload (twice the memory)", lambda: vagrant("reload"))
+    finally:
+        timed("vagrant destroy", lambda: vagrant("destroy", "-f"))
+
+
+def obtain(ram_mb: int, fresh_for: str = "") -> VagrantMachine:
+    wish = MachineWish("benchmark", ram_mb, "enforced", "", kind="vagrant", box=BOX, fresh_for=fresh_for)
+    machine = registry.obtain(wish, Holder(this_process(), keep=False))
+    assert isinstance(machine, VagrantMachine)
+    described = machine.describe().virtual_machine
+    assert described is not None
+    usable_mib, available_mib = described.usable_ram_bytes / MIB, described.available_ram_bytes / MIB
+    print(f"  {described.reached_by}: {usable_mib:.0f} MiB usable, {available_mib:.0f} MiB available")
+    return machine
+
+
+def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
+    """Time every way to a wanted machine, and what is measured in it."""
+    timed("obtain: created", lambda: obtain(ram_mb)).hand_back()
+    timed("obtain: reset", lambda: obtain(ram_mb)).hand_back()
+    timed("obtain: reloaded (twice the memory)", lambda: obtain(2 * ram_mb)).hand_back()
+    timed("obtain: reloaded, with a snapshot", lambda: obtain(ram_mb, "a")).hand_back()
+    machine = timed("obtain: restored", lambda: obtain(ram_mb, "b"))
+    build = find_build("calibration", "calibration", "")
+    started = start_server(machine, build, {}, folder / "log", 120)
+    print(f"{'start to ready':<48} {started.ready_s or -1:7.2f} s")
+    machine.stop_process(10)
+    again = timed("start of a copied build, all in all", lambda: start_server(machine, build, {}, folder / "log", 120))
+    with PicoShareClient(again.base_url) as client:
+        _, cookie = client.authenticate((machine.folder / SECRET_FILE).read_text())
+    with PicoShareClient(again.base_url, cookie) as client:
+        probe = machine.probe(0.05, folder / "samples.jsonl")
+        upload = client.upload(1, size_bytes, Limits(60, 600), report=lambda _: None)
+        probe.finish()
+    assert upload.first_byte_s is not None and upload.response_s is not None
+    print(f"{'upload into the guest':<48} {size_bytes / MIB / (upload.response_s - upload.first_byte_s):7.1f} MiB/s")
+    memory, _ = summarise(read_samples(folder / "samples.jsonl"), 0.05, upload.first_byte_s)
+    print(f"{'probe, 20 samples/s wanted':<48} {memory.samples_per_s or 0:7.1f} samples/s")
+    print(f"{'probe, share of a processor':<48} {100 * (memory.probe_cpu_share or 0):7.1f} %")
+    timed("release", machine.release)
+
+
+def overhead(size: str, ram_mb: int) -> None:
+    """Run a campaign and print what each trial cost besides start, upload and verification."""
+    matrix = {"machine": ["vagrant"], "ram_mb": [ram_mb], "file_size": [size], "box": [BOX]}
+    wanted = CampaignParameters.model_validate({"matrix": matrix, "repeats": 4})
+    campaign = Campaign.create(make_plan(wanted, "benchmark", "the benchmark"), Watcher())
+    campaign.run()
+    for entry in campaign.ledger.entries():
+        assert entry.notebook is not None and entry.duration_s is not None
+        record = read_record(campaign.folder / entry.notebook)
+        taken = {stage.stage: stage.duration_s for stage in record.stages}
+        besides_s = entry.duration_s - sum(taken.get(stage, 0.0) for stage in MEASURED)
+        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in taken.items())
+        print(f"trial {record.outcome}: {entry.duration_s:.1f} s, {besides_s:.1f} s besides the measured ({stages})")
+
+
+def main() -> None:
+    """Measure and clean up."""
+    parser = argparse.ArgumentParser(description="Measure what virtual machines cost.")
+    parser.add_argument("--ram", type=int, default=256, help="memory of the machine in MiB (default 256)")
+    parser.add_argument("--file-size", default="100M", help="size of the upload (default 100M)")
+    wanted = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="picolab-benchmark-", dir="/var/tmp"))
+    os.environ["VAGRANT_HOME"] = str(folder / "vagrant")
+    os.environ["PICOLAB_STATE_DIR"] = str(folder / "state")
+    os.environ["PICOLAB_OUTPUTS_DIR"] = str(folder / "outputs")
+    try:
+        timed("box build", lambda: build_box(name=BOX, report=lambda _: None))
+        accelerated = acceleration()
+        os.environ["PICOLAB_DRIVER"] = "kvm" if accelerated.kind == "kvm" else "qemu"
+        print(f"acceleration: {accelerated.kind} ({accelerated.reason})")
+        plain_vagrant(folder, wanted.ram)
+        in_the_machine(folder, wanted.ram, parse_size(wanted.file_size))
+        overhead(wanted.file_size, wanted.ram)
+    finally:
+        for machine in registry.existing():
+            registry.release_by_name(machine["name"])
+        remove_box(BOX)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

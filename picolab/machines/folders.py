@@ -1,0 +1,157 @@
+"""The folders of machines on the host: where the state of each is, who holds it, and its keeper.
+
+Both kinds of machines keep `machine.json` (what it is and who holds it) and `keeper.json` (its keeper) in
+`.picolab/machines/<name>/`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import MachineBusy, MachineError
+from picolab.paths import state_dir, write_atomically
+from picolab.processes import ProcessIdentity, is_self_or_ancestor
+
+KEEPER = "keeper.json"
+SPEC = "machine.json"
+_KEEPER_END_LIMIT_S = 60.0
+
+
+def machines_dir() -> Path:
+    """Return the folder that holds a folder for each machine."""
+    return state_dir() / "machines"
+
+
+def state_mark(machines: Path) -> str:
+    """Return what tells the machines of one state folder from those of another, which may have the same names.
+
+    Cgroups, work folders and virtual machines lie in places that all checkouts on a host share: without it, two
+    of them would take down each other's machines.
+    """
+    return hashlib.sha256(os.fsencode(machines)).hexdigest()[:8]
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a machine. A name is never a path: what lies in the folder may be removed as a whole.
+
+    Raises:
+        MachineError: it is a path, or empty.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise MachineError(f"machine {name!r}: there is no such machine; a name has no slashes and is not a path")
+    return machines_dir() / name
+
+
+def machine_folders() -> list[Path]:
+    """Return the folders of all machines, whether they are well or not."""
+    return sorted(folder for folder in machines_dir().glob("*") if folder.is_dir())
+
+
+@contextlib.contextmanager
+def exclusive(name: str = "") -> Iterator[None]:
+    """Let only one process at a time make, take or sweep a machine; the kernel frees the lock of a dead one.
+
+    Args:
+        name: of a machine whose making may take minutes, so that it shall not hold up all others; empty: all of them.
+    """
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (machines_dir() / (f".{name}.lock" if name else ".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def spec_of(folder: Path) -> dict[str, Any] | None:
+    """Return what `machine.json` says, or None when there is none that can be read."""
+    try:
+        return dict(json.loads((folder / SPEC).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def write_spec(folder: Path, spec: dict[str, Any]) -> None:
+    write_atomically(folder / SPEC, json.dumps(spec))
+
+
+def refuse_if_held(spec: dict[str, Any]) -> None:
+    """Do nothing if the machine may be taken.
+
+    Raises:
+        MachineBusy: a process that is alive and no ancestor of this one holds it.
+    """
+    holder = ProcessIdentity.from_json(spec["holder"])
+    if holder.alive and not is_self_or_ancestor(holder.pid):
+        raise MachineBusy(
+            f"the machine {spec['name']!r} is held by process {holder.pid} ({holder.command}): "
+            f"end that (in JupyterLab: shut its kernel down), choose another machine_name, "
+            f"or take it away with: picolab machines remove {spec['name']}"
+        )
+
+
+# Keepers
+
+
+def keeper_of(folder: Path) -> ProcessIdentity | None:
+    """Return the machine's keeper if it is alive."""
+    try:
+        keeper = ProcessIdentity.from_json(json.loads((folder / KEEPER).read_text())["process"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return keeper if keeper.alive else None
+
+
+_own_keepers: list[tuple[Path, subprocess.Popen[str]]] = []
+"""Keepers that this process started. They outlive it on purpose; those that ended are reaped here."""
+
+
+def start_keeper(folder: Path, command: Sequence[str]) -> str:
+    """Start a keeper and return the first line that it prints: `ready`, or what is wrong (then it has ended)."""
+    keeper = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    assert keeper.stdout is not None
+    with keeper.stdout:
+        said = keeper.stdout.readline().strip()
+    if said == "ready":
+        _own_keepers.append((folder, keeper))
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            keeper.kill()
+        keeper.wait()
+    return said
+
+
+def end_keeper(folder: Path) -> None:
+    """Kill the keeper of a machine, if it has one, and return when it is gone."""
+    keeper = keeper_of(folder)
+    if keeper is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        watch = os.pidfd_open(keeper.pid)
+        try:
+            keeper.signal(signal.SIGKILL)
+            select.select([watch], [], [], _KEEPER_END_LIMIT_S)
+        finally:
+            os.close(watch)
+
+
+def reap_own_keepers() -> None:
+    """Reap the keepers that this process started and that have ended, or are just ending."""
+    for folder, keeper in [*_own_keepers]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if keeper_of(folder) is None:
+                keeper.wait(_KEEPER_END_LIMIT_S)
+            if keeper.poll() is not None:
+                _own_keepers.remove((folder, keeper))

@@ -1,0 +1,411 @@
+"""libvirt by its own program virsh: what there is of virtual machines, disks and networks, and what can be mended.
+
+Everything here is bounded in time. A machine's domain and volumes are known by the machine's unique prefix:
+vagrant-libvirt calls them `<prefix>default` and `<prefix>default.img`.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from picolab.errors import MachineError
+from picolab.machines import boxes
+
+POOL = "default"
+NETWORK = "vagrant-libvirt"
+"""The network that vagrant-libvirt makes, with DHCP and NAT."""
+IMAGES = Path("/var/lib/libvirt/images")
+"""Where vagrant-libvirt makes the pool, if there is none."""
+_URI = "qemu:///system"
+_LIMIT_S = 30.0
+_REMOVE_LIMIT_S = 90.0
+_FIRST_UP_LIMIT_S = 900.0
+_STANDSTILL_S = 3.0
+_POLL_S = 0.2
+_PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
+
+
+class LibvirtError(MachineError):
+    """virsh failed; the message holds what it said.
+
+    Attributes:
+        said: its stderr alone.
+    """
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
+
+
+def _virsh(*words: str, limit_s: float = _LIMIT_S) -> str:
+    """Return what a command of virsh prints.
+
+    Raises:
+        LibvirtError: it failed, or did not end within `limit_s` seconds.
+    """
+    command = ["virsh", "--connect", _URI, *words]
+    what = f"virsh {' '.join(words)}"
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise LibvirtError("the program virsh is not there; see: picolab doctor") from None
+    except subprocess.TimeoutExpired:
+        raise LibvirtError(f"{what}: libvirt gave no answer within {limit_s:.0f} s; see: picolab doctor") from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.replace("error: ", "").split())
+        raise LibvirtError(f"{what}: {said or f'exit code {done.returncode}'}", said)
+    return done.stdout
+
+
+def _rows(table: str) -> list[list[str]]:
+    """Return the cells of a table that virsh prints, without its head; cells end with two blanks."""
+    return [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()[2:] if line.strip()]
+
+
+def _fields(text: str) -> dict[str, str]:
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def _bytes(field: str) -> int:
+    return int(field.split()[0])
+
+
+# The daemon
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why libvirt cannot be used, and the command that mends it."""
+
+    text: str
+    remedy: str
+
+
+def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
+    """Ask the daemon for a sign of life; return None when all is well."""
+    if shutil.which("virsh") is None:
+        return Problem("the program virsh is not there", "apt-get install --no-install-recommends libvirt-clients")
+    try:
+        _virsh("list", "--name", limit_s=limit_s)
+    except LibvirtError as error:
+        if re.search(r"[Pp]ermission denied|authentication|polkit|access denied", error.said):
+            return Problem(
+                f"this user may not use libvirt ({error.said})",
+                "usermod -aG libvirt $USER   (then log in again)",
+            )
+        start = (
+            "systemctl enable --now libvirtd"
+            if Path("/run/systemd/system").is_dir()
+            else "sh -c 'virtlogd -d && libvirtd -d'"
+        )
+        return Problem(f"the daemon libvirtd does not answer ({error.said or error})", start)
+    return None
+
+
+def problem() -> str | None:
+    """Return why libvirt cannot be used, or None when it answers."""
+    found = diagnose()
+    return found.text if found else None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of libvirt and QEMU as the daemon says; empty when it does not."""
+    try:
+        said = _virsh("version")
+    except LibvirtError:
+        return {}
+    patterns = {"libvirt": r"Using library: libvirt (\S+)", "qemu": r"Running hypervisor: QEMU (\S+)"}
+    return {what: found[1] for what, pattern in patterns.items() if (found := re.search(pattern, said))}
+
+
+def network() -> str:
+    """Return the state of the machines' network: `active`, `inactive` or `missing` (then vagrant makes it)."""
+    states = {row[0]: row[1] for row in _rows(_virsh("net-list", "--all"))}
+    return states.get(NETWORK, "missing")
+
+
+# Domains
+
+
+def _own(prefix: str) -> re.Pattern[str]:
+    """Return the pattern of the names of a machine's domain and volumes.
+
+    No more than that: the prefix of a machine `a` is also how the names of a machine `a_b` begin.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise MachineError(f"{prefix!r} is no prefix of a machine's names: letters, digits, '-', '.', at its end '_'")
+    return re.compile(re.escape(prefix) + r"[^_.]+((_\d+)?\.img)?")
+
+
+def domains(prefix: str) -> dict[str, str]:
+    """Return the domains of the machine with that prefix and their states: `running`, `shutoff`, `paused`, ..."""
+    own = _own(prefix)
+    return {name: state for name, state in all_domains().items() if own.fullmatch(name)}
+
+
+def all_domains() -> dict[str, str]:
+    """Return all domains of this host and their states, whoever's they are."""
+    return {name: state.replace(" ", "") for _, name, state in _rows(_virsh("list", "--all"))}
+
+
+def domain_memory(name: str) -> int:
+    """Return the bytes of memory that a domain has."""
+    kib, unit = _fields(_virsh("dominfo", name))["Max memory"].split()
+    assert unit == "KiB"
+    return int(kib) << 10
+
+
+def remove_domain(name: str) -> None:
+    """Remove a domain with its disks and snapshots, whether it runs or not; nothing happens when there is none."""
+    state = all_domains().get(name)
+    if state is None:
+        return
+    if state != "shutoff":
+        try:
+            _virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
+        except LibvirtError:
+            # It may have ended by itself meanwhile.
+            if all_domains().get(name, "shutoff") != "shutoff":
+                raise
+    with _gone_is_fine("domain"):
+        _virsh(
+            *("undefine", name, "--remove-all-storage", "--snapshots-metadata", "--managed-save", "--nvram"),
+            limit_s=_REMOVE_LIMIT_S,
+        )
+
+
+@contextlib.contextmanager
+def _gone_is_fine(what: str) -> Iterator[None]:
+    """Take it well when somebody else was faster to remove something."""
+    try:
+        yield
+    except LibvirtError as error:
+        if not re.search(rf"failed to get (domain|vol)|no {what} with matching|{what} not found", error.said, re.I):
+            raise
+
+
+# Volumes
+
+
+@dataclass(frozen=True)
+class VolumeSize:
+    """How large a volume is.
+
+    Attributes:
+        capacity_bytes: the disk that a machine sees.
+        physical_bytes: the file behind it.
+    """
+
+    capacity_bytes: int
+    physical_bytes: int
+
+
+def pool_state() -> str:
+    """Return `active`, `inactive` or `missing`."""
+    return {row[0]: row[1] for row in _rows(_virsh("pool-list", "--all"))}.get(POOL, "missing")
+
+
+def volumes(pool: str = POOL) -> list[str]:
+    """Return the names of all volumes of a pool; none when there is no such pool, or it is not active."""
+    try:
+        return [row[0] for row in _rows(_virsh("vol-list", "--pool", pool))]
+    except LibvirtError as error:
+        if re.search(r"pool not found|no storage pool with matching|is not active", error.said):
+            return []
+        raise
+
+
+def volume_bytes(name: str) -> VolumeSize:
+    """Return the sizes of a volume, as they are at this moment."""
+    found = _fields(_virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
+    return VolumeSize(_bytes(found["Capacity"]), _bytes(found["Physical"]))
+
+
+def remove_volume(name: str) -> None:
+    """Remove a volume with what is in it; nothing happens when there is none."""
+    with _gone_is_fine("storage vol"):
+        _virsh("vol-delete", "--pool", POOL, name, limit_s=_REMOVE_LIMIT_S)
+
+
+def pool_free_bytes() -> int | None:
+    """Return what the disks of machines may still take; None when there is no pool yet, or it is not active."""
+    if pool_state() != "active":
+        return None
+    return _bytes(_fields(_virsh("pool-info", "--bytes", POOL))["Available"])
+
+
+def leftovers(prefix: str) -> list[str]:
+    """Return the volumes of the machine with that prefix that no domain of it uses."""
+    own, disks = _own(prefix), domains(prefix)
+    return [
+        name
+        for name in volumes()
+        if own.fullmatch(name) and not any(re.fullmatch(rf"{re.escape(disk)}(_\d+)?\.img", name) for disk in disks)
+    ]
+
+
+# Base volumes: libvirt's copies of boxes
+
+
+def base_volume(box: str) -> str | None:
+    """Return the name of libvirt's copy of the installed box, if there is such a copy."""
+    name = boxes.base_volume(box)
+    return name if name in volumes() else None
+
+
+def base_volume_is_truncated(box: str, image: Path) -> bool:
+    """Tell whether libvirt's copy of a box ends too early: whoever copied it was killed.
+
+    Args:
+        image: the image in the box. The copy is never written to, so its file has the same size for ever.
+    """
+    name = base_volume(box)
+    return name is not None and volume_bytes(name).physical_bytes < image.stat().st_size
+
+
+def _users_of(base: str) -> list[str]:
+    """Return the volumes that are differences to a base volume."""
+    path = _virsh("vol-path", "--pool", POOL, base).strip()
+    users = []
+    for name in volumes():
+        with _gone_is_fine("storage vol"):
+            xml = ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", POOL, name))
+            if xml.findtext("backingStore/path") == path:
+                users.append(name)
+    return users
+
+
+def _stands_still(name: str) -> bool:
+    """Tell whether nobody is copying into a volume at this moment."""
+    before = volume_bytes(name)
+    deadline = time.monotonic() + _STANDSTILL_S
+    while time.monotonic() < deadline:
+        # To see whether it grows there is nothing but to look again later.
+        time.sleep(_POLL_S)
+        if volume_bytes(name) != before:
+            return False
+    return True
+
+
+# Stale state
+
+
+def mend(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -> list[str]:
+    """Remove what would make the machine's `up` fail, or hang, and is provably ours; return a sentence for each.
+
+    Call it within `first_up_lock`, when the machine is to be created.
+
+    Args:
+        prefix: of the machine, unique on this host.
+        image: the image in the box; None when the box is not here yet.
+        dotfile_folder: where vagrant notes which domain is its own.
+
+    Raises:
+        MachineError: a truncated base volume is used by machines that are not this one, or something failed.
+    """
+    mended = []
+    known = _ids_in(dotfile_folder)
+    for name, state in domains(prefix).items():
+        if _virsh("domuuid", name).strip() not in known:
+            remove_domain(name)
+            mended.append(f"removed the domain {name} ({state}): vagrant's notes of it were lost")
+    for name in leftovers(prefix):
+        remove_volume(name)
+        mended.append(f"removed the volume {name}: its domain was gone")
+    if image is not None and base_volume_is_truncated(box, image):
+        mended += _mend_base_volume(box, image)
+    return mended
+
+
+def _ids_in(dotfile_folder: Path) -> set[str]:
+    """Return the domains that vagrant takes for its own."""
+    return {path.read_text().strip() for path in dotfile_folder.glob("machines/*/libvirt/id")}
+
+
+def _mend_base_volume(box: str, image: Path) -> list[str]:
+    name = base_volume(box)
+    deadline = time.monotonic() + _FIRST_UP_LIMIT_S
+    while name is not None and base_volume_is_truncated(box, image) and not _stands_still(name):
+        # Somebody copies it by hand, without our lock.
+        if time.monotonic() > deadline:
+            raise MachineError(
+                f"the copy of the box {box!r} in libvirt's pool, {name}, is not finished; try again later"
+            )
+        name = base_volume(box)
+    if name is None or not base_volume_is_truncated(box, image):
+        return []
+    size = volume_bytes(name).physical_bytes
+    what = f"the base volume {name} is truncated ({size} of {image.stat().st_size} bytes)"
+    users = _users_of(name)
+    if users:
+        raise MachineError(
+            f"{what}, so that no machine of it can boot, and it is in use by {', '.join(users)}: take these machines "
+            f"down (picolab machines list, virsh list --all), then: virsh vol-delete --pool {POOL} {name}"
+        )
+    remove_volume(name)
+    return [f"removed {what}: whoever made it was killed"]
+
+
+@contextlib.contextmanager
+def first_up_lock(box: str) -> Iterator[None]:
+    """Hold a lock of this user's while a machine is made whose box libvirt has not copied yet.
+
+    Two such at the same time, or one that is killed, leave a truncated copy behind that the next one silently uses.
+    Where the copy is whole, machines are made side by side. The kernel frees the lock of a dead process.
+
+    Raises:
+        MachineError: somebody else has held it for too long; or the copy is not whole afterwards.
+    """
+    home = boxes.vagrant_home()
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f"picolab-first-up-{box.replace('/', '-')}.lock"
+    with path.open("a") as lock:
+        deadline = time.monotonic() + _FIRST_UP_LIMIT_S
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    f"another process has been making the first machine of the box {box!r} for "
+                    f"{_FIRST_UP_LIMIT_S:.0f} s; end it, then try again ({path})"
+                )
+            time.sleep(_POLL_S)
+        if _base_volume_is_whole(box):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            yield
+            return
+        yield
+        image = boxes.box_image(box)
+        if image is not None and base_volume_is_truncated(box, image):
+            raise MachineError(
+                f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
+                f"look for free space with: picolab doctor"
+            )
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _base_volume_is_whole(box: str) -> bool:
+    image = boxes.box_image(box)
+    return image is not None and base_volume(box) is not None and not base_volume_is_truncated(box, image)

@@ -1,0 +1,632 @@
+"""The Vagrant machine: a virtual machine with limited RAM. Vagrant for its life, one kept ssh connection for the rest.
+
+`obtain` reaches the wanted state by the cheapest way: clean a machine that runs with the right memory, restore a
+snapshot, reload with another memory, boot, create. What was done, and what that took, is in the record.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from picolab.errors import HostUnfit, MachineError
+from picolab.machines import boxes, guest, libvirt
+from picolab.machines.acceleration import acceleration
+from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
+from picolab.machines.folders import (
+    end_keeper,
+    exclusive,
+    folder_of,
+    keeper_of,
+    machines_dir,
+    reap_own_keepers,
+    refuse_if_held,
+    spec_of,
+    start_keeper,
+    state_mark,
+    write_spec,
+)
+from picolab.machines.vagrant_command import VagrantCommand
+from picolab.probes import memory
+from picolab.processes import ProcessIdentity, this_process
+from picolab.record import MachineRecord, MemoryLimit, VirtualMachineRecord
+
+if TYPE_CHECKING:
+    from picolab.machines.ssh import Address, Connection, RemoteProgram
+
+GUEST_HOME = "/var/lib/picolab"
+_USER = "vagrant"
+_ASK_LIMIT_S = 120.0
+"""A guest that is out of memory may take very long to answer, and that is what is to be measured."""
+_LOG_TAIL_BYTES = 1 << 16
+_CLOCK_READINGS = 12
+_PROBE_START_LIMIT_S = 60.0
+_MIB = 1 << 20
+# What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
+_MEMORY_TOLERANCE = 0.06
+_DISK_TOLERANCE_BYTES = 32 * _MIB
+
+
+def check_host(provider: str) -> None:
+    """Do nothing if this host has what virtual machines need.
+
+    Raises:
+        HostUnfit: it has not; the message names what is missing.
+    """
+    if shutil.which("vagrant") is None:
+        raise HostUnfit("machine: vagrant needs the program vagrant, which is not there; see: picolab doctor")
+    if provider == "libvirt":
+        problem = "the program virsh is not there" if shutil.which("virsh") is None else libvirt.problem()
+        if problem:
+            raise HostUnfit(f"machine: vagrant with provider libvirt: {problem}; see: picolab doctor")
+    elif shutil.which("VBoxManage") is None:
+        raise HostUnfit("provider virtualbox needs VirtualBox, and the program VBoxManage is not there")
+
+
+def free_disk_bytes(provider: str) -> int | None:
+    """Return what the disks of virtual machines may still take on this host; None when that is not known yet."""
+    return libvirt.pool_free_bytes() if provider == "libvirt" else None
+
+
+def domain_prefix(name: str) -> str:
+    """Return with what the names of a machine's domain and volumes begin: nobody else's begin so."""
+    return f"picolab_{state_mark(machines_dir())}_{name}_"
+
+
+def server_of(folder: Path) -> str:
+    """Return where a machine's server was started, without asking the guest."""
+    spec = spec_of(folder) or {}
+    return str(spec.get("server") or "none")
+
+
+def way_in(folder: Path) -> str:
+    """Return the commands with which a person gets into a machine and looks at its server."""
+    return f"ssh -F {folder / 'ssh_config'} guest   (and there: screen -r picoshare)"
+
+
+def release(folder: Path) -> None:
+    """Take a machine down, whoever holds it: virtual machine, volumes, state. May be called twice.
+
+    Raises:
+        MachineError: something of it could not be removed.
+    """
+    with exclusive(folder.name):
+        _take_down(folder)
+    reap_own_keepers()
+
+
+def _take_down(folder: Path) -> None:
+    spec = spec_of(folder)
+    keeper = keeper_of(folder)
+    if keeper is not None and keeper != this_process():
+        end_keeper(folder)
+    if spec is not None:
+        _destroy(folder, spec)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _destroy(folder: Path, spec: dict[str, Any]) -> None:
+    try:
+        _command(folder, spec).destroy()
+    except MachineError:
+        # Whatever Vagrant has against it: what has our own prefix is ours.
+        if spec["provider"] != "libvirt":
+            raise
+    if spec["provider"] == "libvirt":
+        for domain in libvirt.domains(spec["prefix"]):
+            libvirt.remove_domain(domain)
+        left = libvirt.leftovers(spec["prefix"])
+        for volume in left:
+            libvirt.remove_volume(volume)
+
+
+def sweep_folder(folder: Path) -> bool:
+    """Remove a machine whose keeper and holder are gone; tell whether there was one to remove."""
+    with (machines_dir() / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # Somebody is making it or taking it down at this moment.
+            return False
+        spec = spec_of(folder)
+        if spec is None or keeper_of(folder) is not None or ProcessIdentity.from_json(spec["holder"]).alive:
+            return False
+        _take_down(folder)
+        return True
+
+
+def _command(folder: Path, spec: dict[str, Any]) -> VagrantCommand:
+    environment = {
+        "PICOLAB_BOX": spec["box"],
+        "PICOLAB_RAM_MB": str(spec["ram_mb"]),
+        "PICOLAB_CPUS": str(spec["cpus"]),
+        "PICOLAB_PREFIX": spec["prefix"],
+        "PICOLAB_DRIVER": "kvm" if spec["acceleration"] == "kvm" else "qemu",
+        "VAGRANT_DEFAULT_PROVIDER": spec["provider"],
+    }
+    return VagrantCommand(folder, environment)
+
+
+class VagrantMachine:
+    """A virtual machine. Make one with `obtain`."""
+
+    kind = "vagrant"
+    listen_address = "0.0.0.0"
+    python = "python3"
+
+    def __init__(self, folder: Path, reused: bool) -> None:
+        spec = spec_of(folder)
+        if spec is None:
+            raise MachineError(f"the machine {folder.name!r} does not exist (any more)")
+        self.folder = folder
+        self.reused = reused
+        self.name: str = spec["name"]
+        self._spec = spec
+        self._connection: Connection | None = None
+        self._agent: RemoteProgram | None = None
+        self._clock: _Clock | None = None
+
+    @classmethod
+    def attach(cls, folder: Path) -> "VagrantMachine | None":
+        """Return the machine if it is up and has a keeper, without taking hold of it or connecting to it."""
+        spec = spec_of(folder)
+        if spec is None or spec["state"] != "up" or keeper_of(folder) is None:
+            return None
+        return cls(folder, reused=True)
+
+    @classmethod
+    def obtain(cls, wish: MachineWish, holder: Holder) -> "VagrantMachine":
+        """Return the wanted machine: the one of that name brought into the wanted state, else a new one.
+
+        Raises:
+            MachineBusy: somebody who is alive holds it.
+            HostUnfit: this host has not what virtual machines need.
+            MachineError: it could not be made or reached; what there is of it stays for a look, or the next try.
+        """
+        check_host(wish.provider)
+        folder = folder_of(wish.name)
+        with exclusive(wish.name):
+            old = spec_of(folder)
+            if old is not None and keeper_of(folder) is not None:
+                refuse_if_held(old)
+            accelerated = acceleration()
+            wanted = {
+                "kind": "vagrant",
+                "name": wish.name,
+                "box": wish.box or boxes.default_box(),
+                "provider": wish.provider,
+                "prefix": domain_prefix(wish.name),
+                "acceleration": accelerated.kind if wish.provider == "libvirt" else "unknown",
+                "acceleration_reason": accelerated.reason
+                if wish.provider == "libvirt"
+                else "VirtualBox does not say how it runs a machine",
+            }
+            if old is not None and any(old.get(name) != value for name, value in wanted.items()):
+                _take_down(folder)
+                old = None
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            memory_now = {"ram_mb": wish.ram_mb, "cpus": wish.cpus}
+            spec = {"state": "new", **memory_now, **(old or {}), **wanted}
+            write_spec(folder, {**spec, "holder": holder.process.to_json(), "keep": holder.keep})
+            if keeper_of(folder) is None:
+                said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant_keeper", str(folder)])
+                if said != "ready":
+                    raise MachineError(f"the machine {wish.name!r} has no keeper: {said or 'it ended'}")
+            machine = cls(folder, reused=spec["state"] == "up")
+            machine._reach(wish)
+            return machine
+
+    # Reaching the wanted state
+
+    def _reach(self, wish: MachineWish) -> None:
+        begun = time.monotonic()
+        old_state = self._spec["state"]
+        as_it_was = (self._spec["ram_mb"], self._spec["cpus"])
+        wanted = (wish.ram_mb, wish.cpus)
+        self._spec["mended"] = []
+        domain = self._domain_state()
+        if domain == "running" and old_state != "up":
+            # Nobody knows how far the one who made it came.
+            _destroy(self.folder, self._spec)
+            domain = "not_created"
+        self._write_spec(state="making", ram_mb=wish.ram_mb, cpus=wish.cpus, server=None, forwards={})
+        command = _command(self.folder, self._spec)
+        if domain == "not_created":
+            reached_by = "created"
+            self._create(command, wish)
+        elif domain != "running":
+            reached_by = "booted"
+            command.up(self._spec["provider"], limit_s=wish.boot_limit_s)
+        elif as_it_was == wanted and self._spec.get("fresh_for") == wish.fresh_for and self._cleaned():
+            reached_by = "reset"
+        elif wish.fresh_for and self._snapshot_name() in self._spec.get("snapshots", []):
+            reached_by = "restored"
+            command.snapshot_restore(self._snapshot_name(), limit_s=wish.boot_limit_s)
+        else:
+            reached_by = "reloaded"
+            command.reload(limit_s=wish.boot_limit_s)
+        if reached_by != "reset":
+            self._after_boot(command, wish, restored=reached_by == "restored")
+        self.reused = reached_by != "created"
+        self._write_spec(
+            state="up", fresh_for=wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
+        )
+
+    def _domain_state(self) -> str:
+        """Return `running`, `not_created` or another word for a machine that exists and does not run."""
+        if self._spec["provider"] != "libvirt":
+            return _command(self.folder, self._spec).status()
+        return next(iter(libvirt.domains(self._spec["prefix"]).values()), "not_created")
+
+    def _create(self, command: VagrantCommand, wish: MachineWish) -> None:
+        self._spec["snapshots"] = []
+        (self.folder / "known_hosts").unlink(missing_ok=True)
+        if self._spec["provider"] != "libvirt":
+            command.up("virtualbox", limit_s=wish.boot_limit_s)
+            return
+        image = boxes.box_image(self._spec["box"])
+        with libvirt.first_up_lock(self._spec["box"]):
+            mended = libvirt.mend(self._spec["prefix"], self._spec["box"], image, self.folder / "vagrant")
+            self._write_spec(mended=mended)
+            command.up("libvirt", limit_s=wish.boot_limit_s)
+
+    def _after_boot(self, command: VagrantCommand, wish: MachineWish, *, restored: bool) -> None:
+        """Connect, bring the instruments into the guest, and note how it is before anything was done in it."""
+        # Slow to import, and a local machine has no use for it.
+        from picolab.machines import ssh
+
+        self._drop_connection()
+        if not restored:
+            found = command.ssh_config()
+            address = {
+                "host": str(found["HostName"]),
+                "port": int(found["Port"]),
+                "user": str(found["User"]),
+                "key": str(found["IdentityFile"]).strip('"'),
+            }
+            self._write_spec(address=address)
+            if not (self.folder / "known_hosts").exists():
+                ssh.pin_host_key(self._address, wish.boot_limit_s)
+            ssh.write_ssh_config(self.folder / "ssh_config", self._address)
+        connection = self._connected(wish.boot_limit_s)
+        if not restored:
+            self._install_instruments(connection)
+            if wish.fresh_for:
+                # Without an open connection: the restored guest would wait for its other end for ever.
+                self._drop_connection()
+                command.snapshot_save(self._snapshot_name())
+                self._write_spec(snapshots=[*self._spec.get("snapshots", []), self._snapshot_name()])
+                self._connected(wish.boot_limit_s)
+        else:
+            self._ask({"do": "set_clock", "wall_s": time.time()})
+        facts = self._ask({"do": "reset"})
+        self._write_spec(facts=facts, baseline=facts)
+
+    def _snapshot_name(self) -> str:
+        return f"fresh-{self._spec['ram_mb']}mb"
+
+    def _install_instruments(self, connection: "Connection") -> None:
+        made = connection.run(f"sudo -n install -d -m 0755 -o {_USER} {GUEST_HOME} {GUEST_HOME}/builds")
+        if made.exit_code != 0:
+            raise MachineError(
+                f"machine {self.name!r}: {GUEST_HOME} could not be made in the guest ({made.stderr.strip()}); a box "
+                f"needs the user {_USER} with sudo without a password"
+            )
+        for script in (guest.__file__, memory.__file__):
+            connection.put(Path(str(script)), f"{GUEST_HOME}/{Path(str(script)).name}", 0o755)
+
+    def _cleaned(self) -> bool:
+        """Clean the running guest, and tell whether memory, swap and disk are back at what they were after its boot."""
+        try:
+            self._connected()
+            facts = self._ask({"do": "reset"})
+        except MachineError as error:
+            self._write_spec(mended=[*self._spec["mended"], f"the guest did not answer and was rebooted ({error})"])
+            return False
+        before = self._spec["baseline"]
+        lost = {
+            "memory": before["mem_available_bytes"] - facts["mem_available_bytes"],
+            "disk": before["free_disk_bytes"] - facts["free_disk_bytes"],
+            "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
+        }
+        allowed = {
+            "memory": _MEMORY_TOLERANCE * before["ram_bytes"],
+            "disk": _DISK_TOLERANCE_BYTES,
+            "swap": 0,
+        }
+        short = [f"{lost[what] / _MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
+        if short:
+            sentence = f"after cleaning up the guest still lacked {', '.join(short)}, so it was not used as it was"
+            self._write_spec(mended=[*self._spec["mended"], sentence])
+            return False
+        self._write_spec(facts=facts)
+        return True
+
+    # The connection
+
+    @property
+    def _address(self) -> "Address":
+        from picolab.machines.ssh import Address
+
+        found = self._spec["address"]
+        return Address(
+            host=found["host"],
+            port=found["port"],
+            user=found["user"],
+            key=Path(found["key"]),
+            known_hosts=(self.folder / "known_hosts").resolve(),
+            alias=f"picolab-{self.name}",
+        )
+
+    def _connected(self, limit_s: float = 60.0) -> "Connection":
+        """Return the open connection with an agent at its other end, connecting anew if there is none."""
+        if self._connection is not None and self._connection.is_open:
+            return self._connection
+        self._drop_connection()
+        if "address" not in self._spec:
+            raise MachineError(f"the machine {self.name!r} has not been reached yet; run the provision cell")
+        from picolab.machines.ssh import Connection
+
+        self._connection = Connection.open(self._address, self.name, limit_s)
+        for guest_port, host_port in self._spec.get("forwards", {}).items():
+            # The same ports for every kernel, so that addresses that were handed out stay good.
+            self._connection.forward(int(guest_port), host_port)
+        return self._connection
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._agent = self._clock = None
+
+    def _ask(self, request: dict[str, Any], limit_s: float = _ASK_LIMIT_S) -> dict[str, Any]:
+        """Have the agent in the guest do something.
+
+        Raises:
+            MachineError: the guest cannot be reached, or says what went wrong.
+        """
+        connection = self._connected()
+        if self._agent is None:
+            self._agent = connection.start(
+                f"sudo -n python3 -I -S {GUEST_HOME}/guest.py --home {GUEST_HOME} --user {_USER}"
+            )
+        try:
+            answer = self._agent.ask(request, limit_s)
+        except (MachineError, KeyboardInterrupt):
+            # A late answer would be taken for the answer to the next request.
+            self._drop_connection()
+            raise
+        if not answer.pop("ok"):
+            raise MachineError(f"machine {self.name!r}: {answer['error']}")
+        return answer
+
+    def _to_host(self, guest_s: float | None) -> float | None:
+        """Return a time of the guest's monotonic clock on the host's."""
+        if guest_s is None:
+            return None
+        if self._clock is None:
+            self._clock = self._read_clock()
+        return guest_s - self._clock.ahead_s
+
+    def _read_clock(self) -> "_Clock":
+        """Map the guest's clock to the host's: the reading with the shortest round trip tells most."""
+        best = None
+        for _ in range(_CLOCK_READINGS):
+            before = time.monotonic()
+            guest_s = float(self._ask({"do": "clock"})["monotonic_s"])
+            after = time.monotonic()
+            if best is None or after - before < 2 * best.uncertainty_s:
+                best = _Clock(guest_s - (before + after) / 2, (after - before) / 2)
+        assert best is not None
+        return best
+
+    # The protocol
+
+    @property
+    def kept(self) -> bool:
+        return bool(self._spec["keep"])
+
+    @property
+    def way_in(self) -> str | None:
+        return way_in(self.folder)
+
+    def describe(self) -> MachineRecord:
+        facts, spec = self._spec["facts"], self._spec
+        self._to_host(0.0)
+        assert self._clock is not None
+        found = boxes.installed_box(spec["box"], spec["provider"])
+        return MachineRecord(
+            kind="vagrant",
+            name=self.name,
+            reused=self.reused,
+            memory_limit=MemoryLimit(
+                method="virtual_machine",
+                limit_bytes=facts["ram_bytes"],
+                swap="off" if facts["swap_total_bytes"] == 0 else "unlimited",
+            ),
+            virtual_machine=VirtualMachineRecord(
+                provider=spec["provider"],
+                software=self._software(),
+                box=spec["box"],
+                box_version=(found.recipe or found.version) if found else None,
+                acceleration=spec["acceleration"],
+                acceleration_reason=spec["acceleration_reason"],
+                cpus=facts["cpu_count"],
+                nominal_ram_bytes=spec["ram_mb"] * _MIB,
+                usable_ram_bytes=facts["ram_bytes"],
+                available_ram_bytes=facts["mem_available_bytes"],
+                kernel=facts["kernel"],
+                operating_system=facts["operating_system"],
+                launcher=spec.get("launcher"),
+                route="ssh_forward" if self._is_forwarded else "direct",
+                reached_by=spec["reached_by"],
+                reached_s=spec["reached_s"],
+                mended=spec["mended"],
+                clock_uncertainty_s=self._clock.uncertainty_s,
+            ),
+            data_folder_file_system=facts["file_system"],
+            data_folder_disk=facts["disk_device"],
+            free_disk_bytes=facts["free_disk_bytes"],
+        )
+
+    def _software(self) -> dict[str, str]:
+        versions = _command(self.folder, self._spec).versions()
+        return {**versions, **(libvirt.versions() if self._spec["provider"] == "libvirt" else {})}
+
+    def install(self, executable: Path) -> str:
+        with executable.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        place = f"{GUEST_HOME}/builds/{sha256}"
+        remote = f"{place}/{executable.name}"
+        connection = self._connected()
+        if connection.run(f"test -x '{remote}'").exit_code != 0:
+            connection.run(f"mkdir -p {place}")
+            connection.put(executable, remote, 0o755)
+        return remote
+
+    def fresh_folders(self) -> tuple[str, str]:
+        answer = self._ask({"do": "fresh_folders"})
+        return answer["data"], answer["tmp"]
+
+    def free_port(self) -> int:
+        return int(self._ask({"do": "free_port"})["port"])
+
+    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
+        answer: Literal["nobody", "server", "other"] = self._ask({"do": "listener", "port": port})["listener"]
+        return answer
+
+    @property
+    def _is_forwarded(self) -> bool:
+        """True when the guest has no address of its own that this host can reach."""
+        return bool(self._spec["address"]["host"] in ("127.0.0.1", "localhost", "::1"))
+
+    def endpoint(self, port: int) -> tuple[str, int]:
+        if not self._is_forwarded:
+            host = self._spec["address"]["host"]
+            self._write_spec(server=f"http://{host}:{port}")
+            return host, port
+        connection = self._connected()
+        forwards: dict[str, int] = self._spec.get("forwards", {})
+        if str(port) not in forwards:
+            forwards = {**forwards, str(port): connection.forward(port)}
+        self._write_spec(forwards=forwards, server=f"http://127.0.0.1:{forwards[str(port)]}")
+        return "127.0.0.1", forwards[str(port)]
+
+    def start_process(self, spec: ProcessSpec) -> ProcessStatus:
+        # The file may hold what an earlier server has printed.
+        begins_at = spec.log.stat().st_size if spec.log.exists() else 0
+        self._write_spec(log=str(spec.log.resolve()), log_begins_at=begins_at)
+        answer = self._ask({"do": "launch", "argv": list(spec.argv), "env": dict(spec.env), "launcher": None})
+        self._write_spec(launcher=answer["launcher"])
+        return self._status(answer)
+
+    def process_status(self) -> ProcessStatus:
+        return self._status(self._ask({"do": "status"}))
+
+    def _status(self, answer: dict[str, Any]) -> ProcessStatus:
+        values = {name: answer[name] for name in ProcessStatus.__dataclass_fields__}
+        for name in ("started_monotonic_s", "ended_monotonic_s"):
+            values[name] = self._to_host(values[name])
+        return ProcessStatus(**values)
+
+    def process_anon_bytes(self) -> int | None:
+        answer: int | None = self._ask({"do": "anon_bytes"})["anon_bytes"]
+        return answer
+
+    def process_log(self) -> str:
+        return str(self._ask({"do": "log", "bytes": _LOG_TAIL_BYTES})["text"])
+
+    def save_log(self) -> None:
+        if "log" not in self._spec:
+            return
+        log = Path(self._spec["log"])
+        fetched = self.folder / "server.log"
+        with contextlib.suppress(MachineError):
+            self._connected().get(f"{GUEST_HOME}/server.log", fetched)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as file:
+                file.truncate(self._spec["log_begins_at"])
+                file.write(fetched.read_bytes())
+            fetched.unlink()
+
+    def stop_process(self, grace_s: float) -> ProcessStatus:
+        status = self._status(self._ask({"do": "stop", "grace_s": grace_s}, _ASK_LIMIT_S + grace_s))
+        self.save_log()
+        return status
+
+    def probe(self, interval_s: float, output: Path) -> Stream:
+        pid = self.process_status().pid
+        clock = self._clock = self._read_clock()
+        disk = self._spec["facts"]["disk_device"]
+        command = (
+            f"sudo -n python3 -I -S {GUEST_HOME}/memory.py --pid {pid} --interval {interval_s} --whole-machine"
+            + (f" --disk {disk}" if disk else "")
+        )
+        stream = _GuestStream(self._connected().start(command), output, clock, self._read_clock)
+        # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
+        stream.await_first(_PROBE_START_LIMIT_S)
+        return stream
+
+    def hold(self, holder: Holder) -> None:
+        if keeper_of(self.folder) is None:
+            raise MachineError(f"the machine {self.name!r} has lost its keeper; run the notebook from its first cell")
+        self._write_spec(holder=holder.process.to_json(), keep=holder.keep)
+
+    def _write_spec(self, **changes: Any) -> None:
+        self._spec.update(changes)
+        write_spec(self.folder, self._spec)
+
+    def hand_back(self) -> None:
+        self._drop_connection()
+
+    def release(self) -> None:
+        self._drop_connection()
+        release(self.folder)
+
+
+class _Clock:
+    """By how much the guest's monotonic clock is ahead of the host's, and how sure that is. Seconds."""
+
+    def __init__(self, ahead_s: float, uncertainty_s: float) -> None:
+        self.ahead_s = ahead_s
+        self.uncertainty_s = uncertainty_s
+
+
+class _GuestStream(Stream):
+    """The probe in the guest: each sample is put on the host's clock as it arrives."""
+
+    def __init__(self, program: "RemoteProgram", output: Path, clock: _Clock, read_clock: Any) -> None:
+        self._program = program
+        self._clock = clock
+        self._read_clock = read_clock
+        self._file = output.open("ab", buffering=0)
+        self._first = threading.Event()
+        self._relayed = program.relay(self._take)
+        self._relayed.add_done_callback(lambda _: self._first.set())
+
+    def _take(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, list):
+                values[0] = round(values[0] - self._clock.ahead_s, 6)
+                line = json.dumps(values).encode() + b"\n"
+                self._first.set()
+        self._file.write(line)
+
+    def await_first(self, limit_s: float) -> None:
+        self._first.wait(limit_s)
+
+    def finish(self, patience_s: float = 60.0) -> int | None:
+        exit_code = self._program.finish(patience_s)
+        # However the connection ended: the samples that have arrived are on file, and their last line is missing.
+        with contextlib.suppress(Exception):
+            self._relayed.result(patience_s)
+        self._file.close()
+        with contextlib.suppress(MachineError):
+            self.clock_drift_s = self._read_clock().ahead_s - self._clock.ahead_s
+        return exit_code

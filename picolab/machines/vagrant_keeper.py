@@ -1,0 +1,67 @@
+"""The keeper of a virtual machine: outlives kernels, and takes the machine down when nobody holds it any more.
+
+Unlike the keeper of a local machine it is not needed for the machine to run: the guest looks after the server itself.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from picolab.errors import PicolabError
+from picolab.machines.folders import KEEPER, spec_of
+from picolab.machines.keeper import KEEP_LEASE_S
+from picolab.paths import write_atomically
+from picolab.processes import ProcessIdentity, this_process
+
+_POLL_S = 1.0
+
+
+def watch(folder: Path, told_to_end: threading.Event) -> bool:
+    """Return True when the machine is to be taken down, False when it is already gone."""
+    lease_ends_s = None
+    while not told_to_end.wait(_POLL_S):
+        spec = spec_of(folder)
+        if spec is None:
+            return False
+        if ProcessIdentity.from_json(spec["holder"]).alive:
+            lease_ends_s = None
+        elif not spec["keep"]:
+            return True
+        elif lease_ends_s is None:
+            lease_ends_s = time.monotonic() + KEEP_LEASE_S
+        elif time.monotonic() > lease_ends_s:
+            return True
+    return True
+
+
+def main() -> None:
+    """Keep the machine whose folder is the first argument."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+    folder = Path(sys.argv[1])
+    try:
+        write_atomically(folder / KEEPER, json.dumps({"process": this_process().to_json()}))
+    except OSError as error:
+        print(str(error), flush=True)
+        sys.exit(1)
+    print("ready", flush=True)
+    # Whoever started the keeper reads the line above and then goes away.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    if watch(folder, told_to_end):
+        # Slow to import, and not needed as long as all is well.
+        from picolab.machines import vagrant
+
+        with contextlib.suppress(PicolabError):
+            vagrant.release(folder)
+
+
+if __name__ == "__main__":
+    main()

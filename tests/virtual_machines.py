@@ -1,0 +1,137 @@
+"""What tests with real virtual machines share (marker `vm`): a real box, real `vagrant up`, real guests.
+
+They run where Vagrant, libvirt and QEMU are, and nowhere else: then a summary says plainly what was not run and why.
+With PICOLAB_REQUIRE_VM=1 (as in CI) not to run them is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from picolab.machines.acceleration import acceleration
+
+from picolab import box as box_module
+from picolab.errors import HostUnfit
+from picolab.machines import libvirt, registry, vagrant
+from picolab.machines.base import Holder, MachineWish
+from picolab.machines.folders import machines_dir, state_mark
+from picolab.machines.vagrant import VagrantMachine
+from picolab.processes import this_process
+
+REQUIRE = "PICOLAB_REQUIRE_VM"
+VM_TEST_LIMIT_S = 900
+_not_run: list[str] = []
+
+
+def _why_not() -> str | None:
+    try:
+        vagrant.check_host("libvirt")
+        box_module.check_tools()
+    except HostUnfit as error:
+        return str(error)
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("vm"):
+            item.add_marker(pytest.mark.timeout(VM_TEST_LIMIT_S))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    why = _why_not() if item.get_closest_marker("vm") else None
+    if why is not None:
+        if os.environ.get(REQUIRE):
+            pytest.fail(f"{REQUIRE} is set, and this host cannot run virtual machines: {why}", pytrace=False)
+        _not_run.append(item.nodeid)
+        pytest.skip(why)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _not_run:
+        terminalreporter.section("NOT RUN: virtual machines", yellow=True)
+        terminalreporter.write_line(
+            f"{len(_not_run)} tests with real virtual machines were NOT run on this host: {_why_not()}"
+        )
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[str]:
+    """Build a box for this session with a VAGRANT_HOME of its own, and remove every trace of it afterwards."""
+    from conftest import folder_on_disk
+
+    home = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
+    name = f"picolab-test-{os.getpid()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAGRANT_HOME", str(home / "vagrant"))
+        patch.setenv("PICOLAB_STATE_DIR", str(home / "state"))
+        box_module.build_box(name=name, report=print)
+        # Asked once: each test has a state folder of its own, and would try KVM anew.
+        patch.setenv("PICOLAB_DRIVER", "kvm" if acceleration().kind == "kvm" else "qemu")
+        try:
+            yield name
+        finally:
+            try:
+                box_module.remove_box(name)
+                left = [*libvirt.domains("picolab_"), *libvirt.leftovers(name)]
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
+    assert not left, f"left in libvirt: {left}"
+
+
+def domains() -> dict[str, str]:
+    """Return {domain: state} of the machines of this test's state folder."""
+    return libvirt.domains(f"picolab_{state_mark(machines_dir())}_")
+
+
+@pytest.fixture(autouse=True)
+def no_domain_is_left(scratch: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a domain or a volume of its own, and remove it."""
+    yield
+    if not request.node.get_closest_marker("vm") or "shared_state" in request.fixturenames:
+        return
+    prefix = f"picolab_{state_mark(machines_dir())}_"
+    left = [*domains(), *libvirt.leftovers(prefix)]
+    for name in domains():
+        libvirt.remove_domain(name)
+    for name in libvirt.leftovers(prefix):
+        libvirt.remove_volume(name)
+    assert not left, f"the test left behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def shared_folder(box: str) -> Iterator[Path]:
+    """A state folder that the tests of a module share, with the machine in it: a boot takes long."""
+    from conftest import folder_on_disk
+
+    folder = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
+    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PICOLAB_STATE_DIR", str(folder))
+        for machine in registry.existing():
+            registry.release_by_name(machine["name"])
+        left = domains()
+    shutil.rmtree(folder, ignore_errors=True)
+    assert not left
+
+
+@pytest.fixture
+def shared_state(shared_folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a test use the machine of its module."""
+    monkeypatch.setenv("PICOLAB_STATE_DIR", str(shared_folder))
+    return shared_folder
+
+
+def wish(box: str, ram_mb: int = 256, name: str = "vm", fresh_for: str = "") -> MachineWish:
+    return MachineWish(name, ram_mb, "enforced", "", kind="vagrant", box=box, fresh_for=fresh_for)
+
+
+def obtain(wanted: MachineWish, keep: bool = False) -> VagrantMachine:
+    machine = registry.obtain(wanted, Holder(this_process(), keep))
+    assert isinstance(machine, VagrantMachine)
+    return machine

@@ -53,8 +53,8 @@ __all__ = [
 
 GUEST = Path(__file__).resolve().parent / "box_guest"
 PACKAGES = (
-    *("systemd-sysv", "udev", "kmod", "linux-image-cloud-amd64", "busybox-static"),
-    *("openssh-server", "sudo", "screen", "python3", "iproute2"),
+    *("usr-is-merged", "systemd-sysv", "kmod", "busybox-static"),
+    *("openssh-server", "sudo", "screen", "python3", "iproute2", "procps"),
 )
 DISK_GIB = 8
 _MIB = 1 << 20
@@ -73,6 +73,8 @@ _TOOLS = {
     "vagrant": "vagrant vagrant-libvirt",
 }
 _MBR_PLACES = ("/usr/lib/syslinux/mbr/mbr.bin", "/usr/share/syslinux/mbr.bin", "/usr/lib/syslinux/bios/mbr.bin")
+_USR_MERGE_HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
+"""Without them the box would get Debian's program that merges /usr, and all of Perl for it."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _WORK_PREFIX = "picolab-box-"
 _INSTALL_LIMIT_S = 900.0
@@ -305,11 +307,11 @@ def _install(work: Path, mirror: str | None, suite: str | None) -> None:
     command = [
         *("mmdebstrap", "--variant=essential", "--format=null", "--skip=cleanup"),
         *(f"--include={','.join(PACKAGES)}", f"--aptopt={settings}", "--dpkgopt=force-unsafe-io"),
+        *([f"--hook-directory={_USR_MERGE_HOOKS}"] if _USR_MERGE_HOOKS.is_dir() else []),
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "man", "locale", "info")),
         *(f"--customize-hook={hook}", suite, "-", *sources),
     ]
-    # Debian's initrd is not used: its making would take longer than that of everything else of the kernel.
-    _run(command, "mmdebstrap", _INSTALL_LIMIT_S, TMPDIR=str(work), INITRD="No")
+    _run(command, "mmdebstrap", _INSTALL_LIMIT_S, TMPDIR=str(work))
 
 
 def apt_sources(mirror: str | None, suite: str | None) -> tuple[str, list[str]]:

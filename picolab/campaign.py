@@ -42,12 +42,23 @@ from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.scraps import read_record, record_row
-from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, SAMPLES_FILE, SERVER_LOG_FILE, TrialContext
+from picolab.trial_state import (
+    PROGRESS_FILE,
+    RECORD_FILE,
+    SAMPLES_FILE,
+    SERVER_LOG_FILE,
+    VAGRANT_LOG_FILE,
+    TrialContext,
+)
 
 RESULTS_FILE = "results.csv"
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
-_FILES = ((SAMPLES_FILE, ".samples.jsonl"), (SERVER_LOG_FILE, ".server.log"))
+_FILES = (
+    (SAMPLES_FILE, ".samples.jsonl"),
+    (SERVER_LOG_FILE, ".server.log"),
+    (VAGRANT_LOG_FILE, ".vagrant.log"),
+)
 _FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
 _FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
 """The files of a trial, and how each is called beside those of other trials, in the order in which they move."""

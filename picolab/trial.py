@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ from picolab.trial_state import (
     RECORD_FILE,
     SAMPLES_FILE,
     SERVER_LOG_FILE,
+    VAGRANT_LOG_FILE,
     TrialContext,
     TrialState,
     claim_folder,
@@ -253,6 +255,11 @@ class Trial:
         self.state.found(outcome, stage, detail)
         self.state.save(self.folder)
         self._publish(self.state.record())
+        by_command = self._context is not None and self._context.campaign is None
+        if by_command and self._machine is not None and outcome is not Outcome.INTERRUPTED and self._keeps():
+            # The notebook ends here, and somebody wants to look at the machine.
+            with suppress(PicolabError):
+                self._machine.hold(Holder(self._holder().process, keep=True))
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
@@ -287,6 +294,7 @@ class Trial:
                 provider=self.state.parameters.provider,
                 boot_limit_s=self.state.parameters.boot_limit_s,
                 fresh_for=self._fresh_for(),
+                log=self.folder / VAGRANT_LOG_FILE,
             )
             self._machine = registry.obtain(wish, self._holder())
         else:

@@ -43,6 +43,7 @@ STATE_FILE = "state.json"
 RECORD_FILE = "record.json"
 SAMPLES_FILE = "samples.jsonl"
 SERVER_LOG_FILE = "server.log"
+VAGRANT_LOG_FILE = "vagrant.log"
 PROGRESS_FILE = "progress.json"
 
 

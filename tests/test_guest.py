@@ -72,7 +72,8 @@ class RunningAgent:
         return str(answer["error"])
 
     def launch(self, *argv: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-        return self.ask("launch", argv=argv, env=env or {}, launcher="screen")
+        # The environment mentions the test's folder, so that the fixture `scratch` finds what is left behind.
+        return self.ask("launch", argv=argv, env=env or {"HOME": str(self.home)}, launcher="screen")
 
     def ended(self) -> dict[str, Any]:
         """Return the status once the server has ended."""
@@ -460,7 +461,8 @@ def test_a_launch_whose_agent_is_killed_leaves_one_server_or_none(start_agent: S
     for _ in range(4):
         doomed = start_agent()
         assert doomed.process.stdin is not None
-        request = {"do": "launch", "argv": ["/bin/sleep", "1000"], "env": {}, "launcher": None}
+        environment = {"HOME": str(doomed.home)}
+        request = {"do": "launch", "argv": ["/bin/sleep", "1000"], "env": environment, "launcher": None}
         before = {*doomed.home.glob("launch-*")}
         doomed.process.stdin.write(json.dumps(request) + "\n")
         doomed.process.stdin.flush()
@@ -621,17 +623,19 @@ def test_a_server_that_was_killed_by_somebody_else_has_no_evidence(agent: Runnin
 
 
 @needs_screen
-def test_the_oom_killer_shall_take_the_server_and_not_the_agent(agent: RunningAgent) -> None:
+def test_the_oom_killer_shall_take_the_server_and_not_the_agent(start_agent: StartAgent) -> None:
     def score(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
+    before = score(os.getpid()), score(os.getppid())
+    agent = start_agent()
     pid = agent.launch("/bin/sleep", "1000")["pid"]
     attempt = ["sh", "-c", "echo -1000 2>/dev/null >/proc/self/oom_score_adj"]
     may = subprocess.run(attempt, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
     assert score(agent.process.pid) == (-1000 if may else score("self"))
     assert score(pid) == (0 if may else score("self"))
     # Only what belongs to an ssh session is the instrument's, not whoever else has started it.
-    assert score(os.getpid()) == score(os.getppid())
+    assert (score(os.getpid()), score(os.getppid())) == before
 
 
 # Without root

@@ -195,6 +195,63 @@ def test_the_cgroup_and_its_oom_kills(
     assert not any(name.startswith("memory.peak_cgroup") for name in missing)
 
 
+def oom_kills_of_this_host() -> int:
+    found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.M)
+    assert found
+    return int(found[1])
+
+
+def test_the_whole_machine_and_its_oom_kills(
+    probe: StartProbe, target: Callable[..., subprocess.Popen[str]], cgroup: MemoryCgroup
+) -> None:
+    before = oom_kills_of_this_host()
+    running = probe(target(HOLD, "8").pid, 0.02, "--whole-machine")
+    inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup.path), sys.executable, "-c", HOLD]
+    subprocess.run([*inside, "200"], stdin=subprocess.DEVNULL, check=False, timeout=60)
+    eventually(lambda: cgroup.oom_kills, "the kernel kills it")
+    running.until(running.lines() + 2)
+    samples = running.finish()
+    kills = [v for v in samples.column("oom_kills") if v is not None]
+    assert len(kills) == len(samples.rows) and kills == sorted(kills)
+    assert before <= kills[0] < kills[-1] <= oom_kills_of_this_host()
+    assert "oom_kills" not in samples.missing
+    assert samples.missing["cgroup_bytes"] == "the machine itself is the limit"
+    record, missing = summarise(samples, 0.02, 0.0)
+    assert record.oom_kills is not None and record.oom_kills >= 1 and "memory.oom_kills" not in missing
+
+
+def test_in_a_whole_machine_the_oom_killer_shall_not_take_the_probe(probe: StartProbe) -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    attempt = ["sh", "-c", "echo -1000 2>/dev/null >/proc/self/oom_score_adj"]
+    may = subprocess.run(attempt, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+    assert score(probe(os.getpid(), 0.02, "--whole-machine").process.pid) == (-1000 if may else score("self"))
+    # Beside others on a host it has no such privilege.
+    assert score(probe(os.getpid()).process.pid) == score("self")
+
+
+def test_a_kernel_that_does_not_count_oom_kills_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 7\nnot_oom_kill 9\n")
+    sampler = memory.Sampler(os.getpid(), None, None, whole_machine=True)
+    monkeypatch.setattr(sampler, "vmstat", memory.KernelFile(str(vmstat)))
+    assert sampler.missing()["oom_kills"] == "/proc/vmstat does not show oom_kill (Linux 4.13 or later does)"
+    monkeypatch.setattr(sampler, "vmstat", memory.KernelFile(str(tmp_path / "nothing")))
+    assert sampler.missing()["oom_kills"] == f"{tmp_path}/nothing: No such file or directory"
+    vmstat.write_text("nr_free_pages 7\noom_kill 12\nlast 1\n")
+    monkeypatch.setattr(sampler, "vmstat", memory.KernelFile(str(vmstat)))
+    assert sampler.sample()["oom_kills"] == 12
+
+
+def test_a_cgroup_and_the_whole_machine_exclude_each_other(scratch: Path) -> None:
+    options = ["--pid", "1", "--interval", "1", "--cgroup", str(scratch), "--whole-machine"]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(PROBE), *options], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "not allowed with argument --cgroup" in done.stderr
+
+
 def test_what_is_missing_has_a_reason(probe: StartProbe) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()

@@ -160,7 +160,7 @@ def test_samples_are_on_the_hosts_clock(machine: VagrantMachine, tmp_path: Path)
 def test_a_killed_probe_has_no_last_line(machine: VagrantMachine, tmp_path: Path) -> None:
     run_python(machine, "import time; time.sleep(86399)", tmp_path / "log")
     stream = machine.probe(0.05, tmp_path / "samples.jsonl")
-    shell(machine, "sudo pkill -KILL -f '[m]emory.py --pid'")
+    shell(machine, "sudo pkill -KILL -f '[m]emory.pyc --pid'")
     assert stream.finish() != 0
     assert read_samples(tmp_path / "samples.jsonl").end is None
 

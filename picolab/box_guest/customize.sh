@@ -8,41 +8,58 @@ boot=$2/boot
 disk=$2/disk.raw
 begin_mib=$3
 
-# Everything here is meant to be read by everybody but what is named below.
+# The kernel is unpacked, not installed: its initrd, and all that makes one, would be three times as large.
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+cd "$boot"
+package=$(apt-cache depends --important linux-image-cloud-amd64 | awk '$1 == "Depends:" && $2 ~ /^linux-image/ { print $2 }')
+apt-get download --quiet "$package"
+dpkg-deb --fsys-tarfile "$package"_*.deb | tar --extract --no-same-owner ./boot ./lib/modules
+rm "$package"_*.deb
+kernel=$(ls lib/modules)
+mv "boot/vmlinuz-$kernel" vmlinuz
+mkdir -p "$root/usr/lib/modules"
+mv "lib/modules/$kernel" "$root/usr/lib/modules/"
+rm -r boot lib
+cp "$root/bin/busybox" busybox
+# Drivers of hardware that no machine of libvirt's shows.
+find "$root/usr/lib/modules/$kernel/kernel/drivers" -mindepth 1 -maxdepth 1 \
+    ! -name block ! -name char ! -name net ! -name virtio -exec rm -r {} +
+find "$root/usr/lib/modules/$kernel/kernel/drivers/net" -mindepth 1 -maxdepth 1 -type d -exec rm -r {} +
+chroot "$root" depmod "$kernel"
+# What the disk and the network card need, in the order in which it is loaded.
+mkdir modules
+number=100
+for module in virtio_pci virtio_blk virtio_net virtio_rng ext4; do
+    chroot "$root" modprobe -S "$kernel" --show-depends "$module"
+done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r path; do
+    number=$((number + 1))
+    cp "$root$path" "modules/$number-$(basename "$path")"
+done
+
 cp -r "$guest/root/." "$root/"
 chmod 0440 "$root/etc/sudoers.d/vagrant"
+chmod 0755 "$root"/usr/local/sbin/*
 chroot "$root" useradd --create-home --shell /bin/bash --password '*' vagrant
 chroot "$root" chown -R vagrant:vagrant /home/vagrant
 chmod 0700 "$root/home/vagrant" "$root/home/vagrant/.ssh"
 chmod 0600 "$root/home/vagrant/.ssh/authorized_keys"
 
+chroot "$root" systemctl --quiet set-default multi-user.target
+chroot "$root" systemctl --quiet enable ssh.service network.service
+mkdir -p "$root/etc/systemd/system-generators"
+while read -r unit; do
+    case $unit in
+    "" | "#"*) ;;
+    *-generator) ln -s /dev/null "$root/etc/systemd/system-generators/$unit" ;;
+    *) ln -sf /dev/null "$root/etc/systemd/system/$unit" ;;
+    esac
+done <"$guest/masked"
+
 # Made anew by each machine.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
-: > "$root/etc/machine-id"
+: >"$root/etc/machine-id"
 # Nothing of the place where the box was built.
-rm -rf "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/* "$root/etc/apt/apt.conf.d/99mmdebstrap" \
-    "$root/etc/apt/auth.conf.d" "$root/etc/resolv.conf"
-rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/* "$root"/var/log/* "$root"/tmp/*
-
-chroot "$root" systemctl --quiet set-default multi-user.target
-chroot "$root" systemctl --quiet enable ssh.service systemd-networkd.service
-while read -r unit; do
-    case $unit in "" | "#"*) ;; *) ln -sf /dev/null "$root/etc/systemd/system/$unit" ;; esac
-done < "$guest/masked"
-
-# The kernel and the modules that it needs to see the disk leave the file system: they go into the boot partition.
-kernel=$(ls "$root/lib/modules")
-mkdir -p "$boot/modules"
-mv "$root/boot/vmlinuz-$kernel" "$boot/vmlinuz"
-mv "$root/bin/busybox" "$boot/busybox"
-number=100
-for module in virtio_pci virtio_blk virtio_net ext4; do
-    chroot "$root" modprobe -S "$kernel" --show-depends "$module"
-done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r path; do
-    number=$((number + 1))
-    cp "$root$path" "$boot/modules/$number-$(basename "$path")"
-done
-rm -rf "$root/boot" "$root"/vmlinuz* "$root"/initrd*
+rm -rf "$root/etc/apt" "$root/etc/resolv.conf" "$root/var/lib/apt" "$root"/var/cache/* "$root"/var/log/* "$root"/tmp/*
 
 umount "$root/proc" "$root/sys" 2>/dev/null || true
 size_mib=$(($(stat --format=%s "$disk") / 1048576 - begin_mib))

@@ -29,6 +29,7 @@ class MachineWish:
         boot_limit_s: seconds that a boot may take.
         fresh_for: names what the machine shall be fresh for (a trial, a block): another name than before means
             that cleaning up is not enough, and that the guest is put back to the state after its boot.
+        log: file that gets what Vagrant said while the machine was brought into this state.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MachineWish:
     provider: Literal["libvirt", "virtualbox"] = "libvirt"
     boot_limit_s: float = 300.0
     fresh_for: str = ""
+    log: Path | None = None
 
 
 @dataclass(frozen=True)

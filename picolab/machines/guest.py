@@ -42,7 +42,7 @@ Sources: proc(5) for stat, status, vmstat and net; the kernel's ABI/testing/dev-
 """
 
 # It is light on purpose, because a guest may have 128 MB in all: no pathlib, no subprocess, and rare imports are late.
-# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH105, PTH106, PTH108, PTH110, PTH112, PTH113, PTH114, PTH115
+# ruff: noqa: PTH100, PTH102, PTH103, PTH105, PTH106, PTH108, PTH110, PTH112, PTH113, PTH114, PTH115
 # ruff: noqa: PTH116, PTH117, PTH119, PTH120, PTH123, PTH208
 
 from __future__ import annotations
@@ -667,7 +667,7 @@ class Agent:
         return argv, environment
 
     def _launcher(self, wanted: Any) -> str:
-        has = {"screen": program("screen") is not None, "systemd": self._has_systemd()}
+        has = {"screen": program("screen") is not None, "systemd": self._has_systemd() and os.geteuid() == 0}
         if wanted is None:
             found = next((name for name in LAUNCHERS if has[name]), None)
             if found is None:
@@ -706,7 +706,7 @@ class Agent:
         told = {
             "folder": folder,
             "launcher": launcher,
-            "unit": f"picolab-server-{mark}",
+            "unit": f"picolab-server-{mark}" if self._has_systemd() and os.geteuid() == 0 else None,
             "boot_id": boot_id(),
             "oom_kills": oom_kills(),
             "kernel_log_number": max((number for number, _ in kernel_log()), default=-1),
@@ -718,21 +718,11 @@ class Agent:
         """Have the launcher run the wrapper; return when the server runs or has already ended."""
         wrapper = ["/usr/bin/env", "-i", "/bin/sh", f"{launch.folder}/wrapper.sh", launch.folder]
         wrapper.append(f"{self.home}/server.log")
-        if launch.launcher == "screen":
-            command = [*self._screen("-dmS", SESSION), *wrapper]
-        else:
-            settings = (
-                "KillMode=process",  # the wrapper may be killed without the server
-                "OOMPolicy=continue",  # and the server without the wrapper
-                "OOMScoreAdjust=0",
-                "IgnoreSIGPIPE=no",
-                f"WorkingDirectory={self.home}",
-            )
-            unit = f"--unit={launch.told['unit']}"
-            options = [f"--property={setting}" for setting in settings]
-            user = f"--uid={self.account.pw_name}"
-            command = [program("systemd-run") or "", "--quiet", "--collect", unit, user, *options, *wrapper]
-        child = self._run(command, f"{launch.folder}/launcher", as_user=launch.launcher == "screen")
+        command = [*self._screen("-dmS", SESSION), *wrapper] if launch.launcher == "screen" else wrapper
+        unit = launch.told["unit"]
+        if unit is not None:
+            command = [*self._in_unit(unit, launch.launcher), *command]
+        child = self._run(command, f"{launch.folder}/launcher", as_user=unit is None)
         code: int | None = None
         deadline = time.monotonic() + LAUNCH_LIMIT_S
         try:
@@ -749,6 +739,38 @@ class Agent:
                 self._reap(child)
         if launch.end is not None and launch.end[0] in (126, 127):
             raise Refusal(f"the server ended at once with exit code {launch.end[0]}: {self._why(launch)}")
+
+    def _in_unit(self, unit: str, launcher: str) -> list[str]:
+        """Return what has systemd run the command that follows.
+
+        A screen, too, gets a unit of its own if there is systemd: in that of the ssh session it would end with the
+        session, and when the kernel kills a process of a service for want of memory, systemd stops the whole service.
+        """
+        settings = (
+            f"Type={'forking' if launcher == 'screen' else 'simple'}",
+            "KillMode=process",  # the wrapper may be killed without the server
+            "OOMPolicy=continue",  # and the server without the wrapper
+            "OOMScoreAdjust=0",
+            "IgnoreSIGPIPE=no",
+            f"WorkingDirectory={self.home}",
+        )
+        return [
+            *(program("systemd-run") or "", "--quiet", "--collect", f"--unit={unit}", f"--uid={self.account.pw_name}"),
+            *(f"--property={setting}" for setting in settings),
+            *(f"--setenv={name}={value}" for name, value in self._environment().items()),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of a screen; the server's own is another."""
+        return {
+            "PATH": ":".join(PROGRAM_FOLDERS),
+            "HOME": self.account.pw_dir,
+            "USER": self.account.pw_name,
+            "LOGNAME": self.account.pw_name,
+            "SHELL": self.account.pw_shell or "/bin/sh",
+            "LANG": "C.UTF-8",
+            "TERM": "linux",
+        }
 
     @staticmethod
     def _began(launch: Launch) -> bool:
@@ -780,20 +802,7 @@ class Agent:
             output: file that gets what it prints.
             as_user: run it as the user instead of as this agent.
         """
-        if as_user and not os.path.isdir("/run/screen") and os.geteuid() == 0:
-            # Where screen puts its sockets; usually systemd makes it at boot.
-            os.mkdir("/run/screen")
-            os.chmod("/run/screen", 0o1777)
         account = self.account
-        environment = {
-            "PATH": ":".join(PROGRAM_FOLDERS),
-            "HOME": account.pw_dir,
-            "USER": account.pw_name,
-            "LOGNAME": account.pw_name,
-            "SHELL": "/bin/sh",
-            "LANG": "C.UTF-8",
-            "TERM": "linux",
-        }
         self._file(output)
         pid = os.fork()
         if pid:
@@ -813,7 +822,7 @@ class Agent:
                 os.initgroups(account.pw_name, account.pw_gid)
                 os.setgid(account.pw_gid)
                 os.setuid(account.pw_uid)
-            os.execve(command[0], command, environment)
+            os.execve(command[0], command, self._environment())
         except OSError as error:
             os.write(2, f"{command[0]}: {error.strerror}\n".encode())
         finally:
@@ -874,14 +883,14 @@ class Agent:
         wrapper, screen = launch.wrapper, launch.screen
         if wrapper is not None and wrapper.alive and not wrapper.wait(NOTE_LIMIT_S):
             wrapper.signal(signal.SIGKILL)
-        command: list[str] = []
+        output = f"{launch.folder}/launcher"
         if screen is not None and not screen.wait(1.0):
             # Somebody has opened another window in it.
             command = self._screen("-S", f"{screen.pid}.{SESSION}", "-X", "quit")
-        elif launch.launcher == "systemd" and program("systemctl"):
+            self._reap(self._run(command, output, as_user=True))
+        if launch.told["unit"] is not None:
             command = [program("systemctl") or "", "--quiet", "stop", f"{launch.told['unit']}.service"]
-        if command:
-            self._reap(self._run(command, f"{launch.folder}/launcher", as_user=launch.launcher == "screen"))
+            self._reap(self._run(command, output, as_user=False))
         if screen is not None and not screen.wait(NOTE_LIMIT_S):
             screen.signal(signal.SIGKILL)
 

@@ -40,8 +40,10 @@ from picolab.record import MachineRecord, MemoryLimit, VirtualMachineRecord
 if TYPE_CHECKING:
     from picolab.machines.ssh import Address, Connection, RemoteProgram
 
+VAGRANT_LOG = "vagrant.log"
 GUEST_HOME = "/var/lib/picolab"
 _USER = "vagrant"
+_PYTHON = "/usr/bin/python3"
 _ASK_LIMIT_S = 120.0
 """A guest that is out of memory may take very long to answer, and that is what is to be measured."""
 _LOG_TAIL_BYTES = 1 << 16
@@ -158,7 +160,7 @@ class VagrantMachine:
 
     kind = "vagrant"
     listen_address = "0.0.0.0"
-    python = "python3"
+    python = _PYTHON
 
     def __init__(self, folder: Path, reused: bool) -> None:
         spec = spec_of(folder)
@@ -219,7 +221,13 @@ class VagrantMachine:
                 if said != "ready":
                     raise MachineError(f"the machine {wish.name!r} has no keeper: {said or 'it ended'}")
             machine = cls(folder, reused=spec["state"] == "up")
-            machine._reach(wish)
+            begins_at = log.stat().st_size if (log := folder / VAGRANT_LOG).exists() else 0
+            try:
+                machine._reach(wish)
+            finally:
+                if wish.log is not None and log.exists():
+                    wish.log.parent.mkdir(parents=True, exist_ok=True)
+                    wish.log.write_bytes(log.read_bytes()[begins_at:])
             return machine
 
     # Reaching the wanted state
@@ -318,8 +326,19 @@ class VagrantMachine:
                 f"machine {self.name!r}: {GUEST_HOME} could not be made in the guest ({made.stderr.strip()}); a box "
                 f"needs the user {_USER} with sudo without a password"
             )
-        for script in (guest.__file__, memory.__file__):
-            connection.put(Path(str(script)), f"{GUEST_HOME}/{Path(str(script)).name}", 0o755)
+        scripts = [Path(str(module.__file__)) for module in (guest, memory)]
+        mark = f"instruments-{hashlib.sha256(b''.join(script.read_bytes() for script in scripts)).hexdigest()[:16]}"
+        if connection.run(f"test -e {GUEST_HOME}/{mark}").exit_code == 0:
+            return
+        for script in scripts:
+            connection.put(script, f"{GUEST_HOME}/{script.name}", 0o755)
+        # Compiled once, they take less memory and time to start, of which a small guest has little.
+        compiled = connection.run(f"{_PYTHON} -I -m compileall -q -b {GUEST_HOME} && touch {GUEST_HOME}/{mark}")
+        if compiled.exit_code != 0:
+            raise MachineError(
+                f"machine {self.name!r}: {_PYTHON} does not work in the guest ({compiled.stderr.strip()}); use a box "
+                f"with Python 3.9 or newer, such as the one that `picolab box build` makes"
+            )
 
     def _cleaned(self) -> bool:
         """Clean the running guest, and tell whether memory, swap and disk are back at what they were after its boot."""
@@ -393,7 +412,7 @@ class VagrantMachine:
         connection = self._connected()
         if self._agent is None:
             self._agent = connection.start(
-                f"sudo -n python3 -I -S {GUEST_HOME}/guest.py --home {GUEST_HOME} --user {_USER}"
+                f"sudo -n {_PYTHON} -I -S {GUEST_HOME}/guest.pyc --home {GUEST_HOME} --user {_USER}"
             )
         try:
             answer = self._agent.ask(request, limit_s)
@@ -564,7 +583,7 @@ class VagrantMachine:
         clock = self._clock = self._read_clock()
         disk = self._spec["facts"]["disk_device"]
         command = (
-            f"sudo -n python3 -I -S {GUEST_HOME}/memory.py --pid {pid} --interval {interval_s} --whole-machine"
+            f"sudo -n {_PYTHON} -I -S {GUEST_HOME}/memory.pyc --pid {pid} --interval {interval_s} --whole-machine"
             + (f" --disk {disk}" if disk else "")
         )
         stream = _GuestStream(self._connected().start(command), output, clock, self._read_clock)

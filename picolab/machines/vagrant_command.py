@@ -254,7 +254,7 @@ class VagrantCommand:
         elif trouble.passes:
             cause += _owners_of_action_locks()
         remedy = f"; {trouble.remedy.format(machine=self.name)}" if trouble.remedy else ""
-        return f"machine {self.name!r}, {call.line}: {cause}{remedy}; all that it said is in {self.log}"
+        return f"machine {self.name!r}, {call.line}: {cause}{remedy}; all that it said is in {self.log.name}"
 
     def _run_once(self, call: _Call) -> None:
         program = shutil.which("vagrant", path=self._environment.get("PATH"))
@@ -310,7 +310,7 @@ class VagrantCommand:
                     message = (
                         f"machine {self.name!r}, {line}: {BUSY.cause} after {_TURN_LIMIT_S:.0f} s{who}; {BUSY.remedy}"
                     )
-                    raise VagrantError(f"{message}; all that it said is in {self.log}", BUSY)
+                    raise VagrantError(f"{message}; all that it said is in {self.log.name}", BUSY)
                 time.sleep(_POLL_S)
             yield turn
 

@@ -129,7 +129,8 @@ class Sampler:
             if reason is not None:
                 reasons.update(dict.fromkeys(columns, reason))
 
-        no_cgroup = "the server runs in no memory cgroup"
+        whole = self.vmstat is not None
+        no_cgroup = "the machine itself is the limit" if whole else "the server runs in no memory cgroup"
         lacks(("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes"), self.status, None)
         lacks(("server_cpu_s",), self.stat, None)
         lacks(("cgroup_bytes",), self.usage, no_cgroup)

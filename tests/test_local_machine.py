@@ -249,7 +249,7 @@ def test_a_machine_held_by_somebody_alive_is_refused(obtain: Obtain, other_proce
         obtain(ram_mb=128)
     assert machine.process_status().running
     (held,) = registry.existing()
-    assert (held["name"], held["ram_mb"], held["held"], held["server_pid"]) == ("local", 64, True, server)
+    assert (held["name"], held["ram_mb"], held["held"], held["server"]) == ("local", 64, True, f"pid {server}")
     end(other_process)
     registry.check_free("local")
     assert registry.existing()[0]["holder"] == "nobody"

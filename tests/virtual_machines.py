@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,7 @@ def box() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAGRANT_HOME", str(home / "vagrant"))
         patch.setenv("PICOLAB_STATE_DIR", str(home / "state"))
+        before = _of_libvirt()
         box_module.build_box(name=name, report=print)
         # Asked once: each test has a state folder of its own, and would try KVM anew.
         patch.setenv("PICOLAB_DRIVER", "kvm" if acceleration().kind == "kvm" else "qemu")
@@ -80,8 +82,36 @@ def box() -> Iterator[str]:
                 box_module.remove_box(name)
                 left = [*libvirt.domains("picolab_"), *libvirt.leftovers(name)]
             finally:
+                _as_before(before)
                 shutil.rmtree(home, ignore_errors=True)
     assert not left, f"left in libvirt: {left}"
+
+
+def _virsh(*words: str) -> list[str]:
+    done = subprocess.run(
+        ["virsh", "-c", "qemu:///system", *words], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.split()
+
+
+def _of_libvirt() -> dict[str, set[str]]:
+    """Return the networks and storage pools that libvirt knows, and which of them run."""
+    return {
+        "net": set(_virsh("net-list", "--all", "--name")),
+        "net that runs": set(_virsh("net-list", "--name")),
+        "pool": set(_virsh("pool-list", "--all", "--name")),
+    }
+
+
+def _as_before(before: dict[str, set[str]]) -> None:
+    """Take down what Vagrant has made once for all machines, where it was not there before."""
+    for network in _of_libvirt()["net that runs"] - before["net that runs"]:
+        _virsh("net-destroy", network)
+    for kind in ("net", "pool"):
+        for name in _of_libvirt()[kind] - before[kind]:
+            if kind == "pool":
+                _virsh("pool-destroy", name)
+            _virsh(f"{kind}-undefine", name)
 
 
 def domains() -> dict[str, str]:

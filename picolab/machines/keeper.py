@@ -216,6 +216,8 @@ class Keeper:
             "ended_monotonic_s": self.ended_monotonic_s,
             "stop_s": self.stop_s,
             "oom_kills": oom_kills - self.oom_kills_before if oom_kills is not None else None,
+            # The count of the server's own cgroup is evidence enough.
+            "oom_evidence": None,
             "limit_bytes": self.cgroup.limit_bytes if self.cgroup else None,
             "swap_is_off": self.cgroup.swap_is_off if self.cgroup else None,
             "cgroup": str(self.cgroup.path) if self.cgroup else None,

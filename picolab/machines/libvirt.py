@@ -174,21 +174,26 @@ def domain_memory(name: str) -> int:
 
 def remove_domain(name: str) -> None:
     """Remove a domain with its disks and snapshots, whether it runs or not; nothing happens when there is none."""
-    state = all_domains().get(name)
-    if state is None:
+    if all_domains().get(name) is None:
         return
-    if state != "shutoff":
-        try:
-            _virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
-        except LibvirtError:
-            # It may have ended by itself meanwhile.
-            if all_domains().get(name, "shutoff") != "shutoff":
-                raise
+    power_off(name)
     with _gone_is_fine("domain"):
         _virsh(
             *("undefine", name, "--remove-all-storage", "--snapshots-metadata", "--managed-save", "--nvram"),
             limit_s=_REMOVE_LIMIT_S,
         )
+
+
+def power_off(name: str) -> None:
+    """Cut a domain's power; nothing happens to one that does not run. What the guest has not written yet is lost."""
+    if all_domains().get(name, "shutoff") == "shutoff":
+        return
+    try:
+        _virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
+    except LibvirtError:
+        # It may have ended by itself meanwhile.
+        if all_domains().get(name, "shutoff") != "shutoff":
+            raise
 
 
 @contextlib.contextmanager

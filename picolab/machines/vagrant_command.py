@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from picolab.errors import MachineError
+from picolab.machines import libvirt
 from picolab.machines.boxes import vagrant_home
 from picolab.machines.vagrant_messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
 from picolab.paths import project_root
@@ -155,12 +156,27 @@ class VagrantCommand:
             self._vagrant.up(provider=provider)
 
     def reload(self, *, limit_s: float | None = None, on_line: Callable[[str], None] | None = None) -> None:
-        """Shut the machine down and boot it with the memory that the environment says."""
+        """Boot the machine anew, with the memory that the environment says.
+
+        With libvirt the power is cut, as in `halt`.
+        """
+        if self._is_libvirt:
+            self.halt()
+            self.up("libvirt", limit_s=limit_s, on_line=on_line)
+            return
         with self._settings(limit_s, on_line):
             self._vagrant.reload()
 
     def halt(self, *, limit_s: float | None = None) -> None:
-        """Shut the machine down."""
+        """Have the machine not run any more; have the guest write what shall not be lost before.
+
+        With libvirt the power is cut: vagrant-libvirt waits for ever for the answer of a guest that has shut down
+        faster than it could answer, and fails after a minute with one that does not hear the power button.
+        """
+        if self._is_libvirt:
+            for name in libvirt.domains(self._environment["PICOLAB_PREFIX"]):
+                libvirt.power_off(name)
+            return
         with self._settings(limit_s):
             self._vagrant.halt()
 
@@ -205,11 +221,15 @@ class VagrantCommand:
     def versions(self) -> dict[str, str]:
         """Return the versions of vagrant and of what it uses for the provider, from files wherever they say so."""
         found = {"vagrant": _gem_version("vagrant") or self._asked_version()}
-        if self._environment.get("VAGRANT_DEFAULT_PROVIDER") == "virtualbox":
-            found["virtualbox"] = _virtualbox_version()
-        else:
+        if self._is_libvirt:
             found["vagrant-libvirt"] = _plugin_version("vagrant-libvirt") or _gem_version("vagrant-libvirt")
+        else:
+            found["virtualbox"] = _virtualbox_version()
         return {what: version or "unknown" for what, version in found.items()}
+
+    @property
+    def _is_libvirt(self) -> bool:
+        return self._environment.get("VAGRANT_DEFAULT_PROVIDER") == "libvirt"
 
     def _asked_version(self) -> str | None:
         with contextlib.suppress(VagrantError), self._settings(None):

@@ -18,8 +18,10 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +29,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
+from picolab.finding import as_root
 from picolab.machines.boxes import (
+    BASE_VOLUME,
     PICOLAB_BOX,
     RECIPE_KEY,
     InstalledBox,
     base_volume,
     base_volume_prefix,
     box_image,
+    box_of_base_volume,
     installed_box,
     installed_boxes,
     vagrant_home,
@@ -42,8 +47,10 @@ from picolab.machines.boxes import (
 __all__ = [
     "BaseVolume",
     "BuiltBox",
+    "ListedBox",
     "box_image",
     "build_box",
+    "check_tools",
     "is_current",
     "list_base_volumes",
     "list_boxes",
@@ -76,7 +83,6 @@ _MBR_PLACES = ("/usr/lib/syslinux/mbr/mbr.bin", "/usr/share/syslinux/mbr.bin", "
 _USR_MERGE_HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
 """Without them the box would get Debian's program that merges /usr, and all of Perl for it."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_WORK_PREFIX = "picolab-box-"
 _INSTALL_LIMIT_S = 900.0
 _STEP_LIMIT_S = 120.0
 _ADD_LIMIT_S = 300.0
@@ -95,7 +101,7 @@ class BuiltBox:
     """A box that was just built and added to Vagrant.
 
     Attributes:
-        recipe: the version of the recipe that made it.
+        version: of the recipe that made it.
         folder: where Vagrant keeps it.
         size_bytes: of its disk image, which is sparse: the disk in it has `DISK_GIB`.
         duration_s: the whole build.
@@ -103,7 +109,7 @@ class BuiltBox:
     """
 
     name: str
-    recipe: str
+    version: str
     folder: Path
     size_bytes: int
     duration_s: float
@@ -115,6 +121,7 @@ class BaseVolume:
     """libvirt's copy of a box; the disks of machines are differences to it.
 
     Attributes:
+        box: the name of the box.
         capacity_bytes: the disk that a machine sees.
         allocation_bytes: what it takes on the host.
         path: its file.
@@ -122,10 +129,27 @@ class BaseVolume:
     """
 
     name: str
+    box: str
     capacity_bytes: int
     allocation_bytes: int
     path: str
     used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ListedBox:
+    """A box by name: what Vagrant has of it, and what libvirt has.
+
+    Attributes:
+        boxes: its versions and providers in Vagrant's folder; empty when only copies of libvirt's are left.
+        current: whether this version of picolab has made it.
+        base_volumes: libvirt's copies; None when libvirt does not answer.
+    """
+
+    name: str
+    boxes: tuple[InstalledBox, ...]
+    current: bool
+    base_volumes: tuple[BaseVolume, ...] | None
 
 
 def recipe_version() -> str:
@@ -143,9 +167,24 @@ def is_current(name: str = PICOLAB_BOX) -> bool:
     return box is not None and box.recipe == recipe_version()
 
 
-def list_boxes() -> list[InstalledBox]:
-    """Return the boxes of this user's Vagrant."""
-    return installed_boxes()
+def list_boxes() -> list[ListedBox]:
+    """Return the boxes of this user's Vagrant and libvirt's copies of them, by name."""
+    volumes: list[BaseVolume] | None
+    try:
+        volumes = list_base_volumes()
+    except MachineError:
+        volumes = None
+    boxes = installed_boxes()
+    names = {box.name for box in boxes} | {volume.box for volume in volumes or ()}
+    return [
+        ListedBox(
+            name=name,
+            boxes=tuple(box for box in boxes if box.name == name),
+            current=any(box.name == name and box.recipe == recipe_version() for box in boxes),
+            base_volumes=None if volumes is None else tuple(volume for volume in volumes if volume.box == name),
+        )
+        for name in sorted(names)
+    ]
 
 
 def build_box(
@@ -165,7 +204,7 @@ def build_box(
         MachineBusy: another build is running.
         MachineError: a step failed; the message holds what its program said.
     """
-    mbr = _check_host()
+    check_tools()
     steps: dict[str, float] = {}
     began = time.monotonic()
 
@@ -176,14 +215,14 @@ def build_box(
         yield
         steps[what] = round(time.monotonic() - step_began, 2)
 
-    with _one_build_at_a_time(), _work_folder() as work:
+    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work:
         disk = work / "disk.raw"
         _make_sparse(disk)
         with step("installing Debian packages"):
             _install(work, mirror, suite)
         with step("making the disk"):
             (work / "boot" / "initrd").write_bytes(initrd(work / "boot"))
-            _fill_boot_partition(disk, work / "boot", mbr)
+            _fill_boot_partition(disk, work / "boot")
             image = work / "box.img"
             _run(["qemu-img", "convert", "-O", "qcow2", str(disk), str(image)], "qemu-img", _STEP_LIMIT_S)
         with step("adding the box to Vagrant"):
@@ -197,8 +236,8 @@ def build_box(
     return BuiltBox(name, recipe_version(), box.folder, size_bytes, round(time.monotonic() - began, 2), steps)
 
 
-def _check_host() -> bytes:
-    """Return syslinux' code for the first sector of a disk.
+def check_tools() -> None:
+    """Do nothing if this host can build the box.
 
     Raises:
         HostUnfit: a tool is missing, or the host has another architecture.
@@ -206,18 +245,22 @@ def _check_host() -> bytes:
     if platform.machine() != "x86_64":
         raise HostUnfit(
             f"picolab's own box is made for x86_64, not for this host's {platform.machine()}; "
-            f"use a public box instead: set `box` to the name of one"
+            f"use a public one instead: set `box` to its name"
         )
-    packages = {package: None for tool, package in _TOOLS.items() if _which(tool) is None}
-    mbr = next((Path(place) for place in _MBR_PLACES if Path(place).is_file()), None)
-    if mbr is None:
-        packages["syslinux-common"] = None
-    if packages or mbr is None:
+    packages = [package for tool, package in _TOOLS.items() if _which(tool) is None]
+    if _boot_code() is None:
+        packages.append("syslinux-common")
+    if packages:
+        missing = " ".join(dict.fromkeys(packages))
         raise HostUnfit(
-            f"the box cannot be built without {', '.join(packages)}; "
-            f"install it with: sudo apt-get install --no-install-recommends {' '.join(packages)}"
+            f"programs that build the box are missing; install them with: "
+            f"{as_root(f'apt-get install --no-install-recommends {missing}')}"
         )
-    return mbr.read_bytes()
+
+
+def _boot_code() -> bytes | None:
+    """Return syslinux' code for the first sector of a disk."""
+    return next((Path(place).read_bytes() for place in _MBR_PLACES if Path(place).is_file()), None)
 
 
 def _which(tool: str) -> str | None:
@@ -234,54 +277,64 @@ def _one_build_at_a_time() -> Iterator[None]:
     """
     home = vagrant_home()
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "picolab-box.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MachineBusy(f"another build of a box for {home} is running; wait until it has ended") from None
+    with _locked(home) as ours:
+        if not ours:
+            raise MachineBusy(f"another build of a box for {home} is running; wait until it has ended")
         yield
+
+
+@contextlib.contextmanager
+def _clean_up_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the build as Ctrl-C does; only the main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def _work_folder() -> Iterator[Path]:
     """Lend a folder for the build, and remove it afterwards, together with those that killed builds have left.
 
-    Without root, mmdebstrap's processes are other users' for the kernel: they must be able to go through the folder,
-    to read what is in it and to write the disk. Its name cannot be guessed, and its parent cannot be listed.
+    Without root, mmdebstrap's processes are other users' for the kernel, and must be able to write here. Others are
+    kept out all the same: the inner folder's name cannot be guessed, and the outer one cannot be listed.
     """
-    parent = Path(os.environ.get("TMPDIR") or "/var/tmp") / f"{_WORK_PREFIX}{os.geteuid()}"
-    parent.mkdir(mode=0o711, exist_ok=True)
-    with _locked(parent, wait=True):
-        for old in parent.iterdir():
-            with _locked(old, wait=False) as ours:
-                if ours:
-                    shutil.rmtree(old, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(dir=parent))
-        mine = contextlib.ExitStack()
-        mine.enter_context(_locked(work, wait=False))
-    work.chmod(0o777)
+    place = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    prefix = f"picolab-box-{os.geteuid()}-"
+    for old in place.glob(f"{prefix}*"):
+        if old.is_symlink() or not old.is_dir() or old.stat().st_uid != os.geteuid():
+            continue
+        with _locked(old) as ours:
+            if ours:
+                shutil.rmtree(old, ignore_errors=True)
+    outer = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
-        with mine:
-            yield work
+        with _locked(outer):
+            inner = Path(tempfile.mkdtemp(dir=outer))
+            inner.chmod(0o777)
+            outer.chmod(0o711)
+            yield inner
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            parent.rmdir()
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[bool]:
-    """Lock a folder, and tell whether that was possible: the kernel frees the lock of a dead process."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder, and tell whether that was possible; the kernel frees the lock of a dead process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield _lock(descriptor, wait)
+        yield _lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, wait: bool) -> bool:
+def _lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -394,10 +447,10 @@ def cpio(entries: Sequence[tuple[str, int, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def _fill_boot_partition(disk: Path, boot: Path, mbr: bytes) -> None:
+def _fill_boot_partition(disk: Path, boot: Path) -> None:
     """Write the partition table, and a file system with boot loader, kernel and initrd in front of the root's."""
     with disk.open("r+b") as file:
-        file.write(boot_sector(mbr))
+        file.write(boot_sector(_boot_code() or b""))
     offset = _BOOT_BEGIN_MIB * _MIB
     target = f"{disk}@@{offset}"
     sectors = _BOOT_MIB * _MIB // _SECTOR
@@ -469,13 +522,14 @@ def list_base_volumes() -> list[BaseVolume]:
     return [
         BaseVolume(
             name=name,
+            box=box_of_base_volume(name),
             capacity_bytes=int(xml.findtext("capacity") or 0),
             allocation_bytes=int(xml.findtext("allocation") or 0),
             path=(path := xml.findtext("target/path") or ""),
             used_by=tuple(user for user, base in backing.items() if base == path),
         )
         for name, xml in volumes.items()
-        if "_vagrant_box_image_" in name
+        if BASE_VOLUME in name
     ]
 
 
@@ -557,7 +611,7 @@ def _run(command: Sequence[str], what: str, limit_s: float, **environment: str) 
 
 def _end(process: "subprocess.Popen[str]") -> str:
     """End a program and all that it has started, first so that it can clean up; return what it said."""
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -341,7 +341,7 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
     \b
     Examples:
       picolab box build
-      picolab box build --mirror http://deb.debian.org/debian
+      picolab box build --mirror http://mirror.example.org/debian
     """
     from picolab.box import build_box
     from picolab.parameters import MIB

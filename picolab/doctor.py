@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from picolab import doctor_host, doctor_tools
+from picolab import doctor_host, doctor_tools, doctor_vm
 from picolab.finding import Finding
 
 __all__ = ["Finding", "examine"]
@@ -28,8 +28,10 @@ _CHECKS: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
     ("notebooks", doctor_tools.notebooks),
     ("machines", doctor_tools.machines),
     ("leftovers", doctor_tools.leftovers),
-    ("KVM", doctor_tools.kvm),
-    ("virtual machines", doctor_tools.vm_tools),
+    ("virtual machines", doctor_vm.tools),
+    ("KVM", doctor_vm.kvm),
+    ("libvirt", doctor_vm.host_of_machines),
+    ("box", doctor_vm.box),
 )
 """Each check returns its findings; they are run side by side."""
 

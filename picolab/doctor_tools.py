@@ -1,22 +1,16 @@
-"""What the doctor looks at around picolab: the Jupyter kernel, notebooks, machines, tools for virtual machines."""
+"""What the doctor looks at around picolab: the Jupyter kernel, notebooks, machines."""
 
-import contextlib
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from picolab.finding import Finding, as_root
+from picolab.finding import Finding
 from picolab.machines import folders, registry
 from picolab.machines.cgroup import v1_parent, v2_parent
 from picolab.machines.folders import KEEPER, SPEC
 from picolab.paths import project_root, state_dir
 from picolab.processes import ProcessIdentity
-
-_LATER = "needed only for machine: vagrant, which this version does not have yet"
-_DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
 
 
 def jupyter_kernel() -> list[Finding]:
@@ -102,48 +96,3 @@ def _places_of(folder: Path) -> list[Path]:
 def _keeper_alive(folder: Path) -> bool:
     keeper = _json_of(folder / KEEPER).get("process")
     return keeper is not None and ProcessIdentity.from_json(keeper).alive
-
-
-def kvm() -> list[Finding]:
-    """Tell whether virtual machines could be fast."""
-    device = Path("/dev/kvm")
-    try:
-        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError:
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-        module = "kvm_intel" if " vmx" in flags else "kvm_amd" if " svm" in flags else ""
-        why = "there is no /dev/kvm" + ("" if module else ", and the processor shows no virtualisation")
-        return [Finding("KVM", "gap", f"{why}; {_LATER}", as_root(f"modprobe {module}") if module else "")]
-    except OSError as error:
-        text = f"/dev/kvm cannot be opened ({error.strerror}); {_LATER}"
-        return [Finding("KVM", "gap", text, "sudo usermod -aG kvm $USER   (then log in again)")]
-    return [Finding("KVM", "good", f"/dev/kvm can be opened; {_LATER}")]
-
-
-def vm_tools() -> list[Finding]:
-    """Look for programs and files alone: asking `vagrant` itself takes seconds."""
-    what = "virtual machines"
-    architecture = os.uname().machine
-    tools = {
-        "vagrant": ("vagrant", shutil.which("vagrant") is not None),
-        "vagrant-libvirt": ("vagrant-libvirt", _has_vagrant_libvirt()),
-        "libvirt": ("libvirt-daemon-system libvirt-clients", shutil.which("virsh") is not None),
-        "qemu": (
-            "qemu-system-x86 qemu-utils" if architecture == "x86_64" else "qemu-system-arm qemu-utils",
-            shutil.which(f"qemu-system-{architecture}") is not None and shutil.which("qemu-img") is not None,
-        ),
-    }
-    missing = [name for name, (_, there) in tools.items() if not there]
-    if not missing:
-        return [Finding(what, "good", f"{', '.join(tools)} are there; {_LATER}")]
-    packages = " ".join(tools[name][0] for name in missing)
-    remedy = as_root(f"apt-get install --no-install-recommends {packages}") if shutil.which("apt-get") else ""
-    return [Finding(what, "gap", f"not there: {', '.join(missing)}; {_LATER}", remedy)]
-
-
-def _has_vagrant_libvirt() -> bool:
-    home = Path(os.environ.get("VAGRANT_HOME") or Path.home() / ".vagrant.d")
-    with contextlib.suppress(OSError, ValueError):
-        if "vagrant-libvirt" in json.loads((home / "plugins.json").read_text())["installed"]:
-            return True
-    return any(_DEBIAN_GEMS.glob("*/gems/vagrant-libvirt-*"))

@@ -113,7 +113,7 @@ def test_a_trial_that_keeps_its_machine() -> None:
         assert "The machine 'mine' is still up" in done.stdout
         assert "peak" in done.stdout and "MiB anonymous of 128 MiB" in done.stdout
         listed = picolab("machines", "list").stdout
-        assert "mine  128 MiB  held by nobody  server pid" in listed
+        assert "mine  local  128 MiB  held by nobody  server: pid" in listed
     finally:
         assert "taken down" in picolab("machines", "remove", "mine").stdout
     assert "There are no machines." in picolab("machines", "list").stdout

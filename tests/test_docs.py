@@ -66,7 +66,7 @@ def quoted_commands() -> Iterator[tuple[str, str, bool]]:
                 yield path.name, found[1], True
         for snippet in re.findall(r"`(picolab [^`]+)`", text.replace("\n", " ")):
             # A command that is only named, without what it works on, is no command line.
-            yield path.name, snippet, len(snippet.split()) > 2 + snippet.startswith("picolab machines")
+            yield path.name, snippet, len(snippet.split()) > 2 + snippet.startswith(("picolab machines", "picolab box"))
     for path, command in (((), main), *commands()):
         for line in (command.help or "").splitlines():
             if line.strip().startswith("picolab "):
@@ -82,6 +82,7 @@ def test_there_are_quoted_commands() -> None:
         "README.md",
         "parameters.md",
         "troubleshooting.md",
+        "virtual-machines.md",
         "full.yaml",
         "Makefile",
     }
@@ -283,6 +284,37 @@ def test_files_in_the_documents_exist() -> None:
         - {name for row in rows for name in re.findall(r"picolab/(\w+)/`", row)}
         - {"report_template", "box_guest"}
     )
+
+
+# Tests that prove something
+
+
+def functions_of(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_in_the_documents_exist(document: Path) -> None:
+    for file, name in named_tests(document.read_text()):
+        path = ROOT / "tests" / file
+        assert path.is_file(), f"{document.name} names {file}"
+        assert name in functions_of(path), f"{document.name} names {file}::{name}"
+
+
+@pytest.mark.parametrize(
+    "heading", ["## Problems of the old suite", "## Locks and stale states of virtual machines"]
+)
+def test_each_problem_names_the_test_that_proves_its_end(heading: str) -> None:
+    rows = table_rows("flakiness.md", heading)
+
+    assert len(rows) >= 10
+    for row in rows:
+        assert len(row) == 4 and all(row), row
+        assert named_tests(row[3]), f"nothing proves: {row[0]}"
 
 
 # Links

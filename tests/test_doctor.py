@@ -47,8 +47,11 @@ def test_everything_is_looked_at() -> None:
         "notebooks",
         "machines",
         "leftovers",
-        "KVM",
         "virtual machines",
+        "KVM",
+        "libvirt",
+        *(finding.what for finding in findings if finding.what.startswith("VM ")),
+        "box",
     ]
     assert all(finding.state in ("good", "gap", "bad") and finding.text for finding in findings)
     assert not any(finding.blocks for finding in findings)
@@ -317,51 +320,6 @@ def test_cgroup_of_no_machine_is_a_leftover() -> None:
         assert finding.state == "gap" and finding.remedy == f"rmdir {stray}"
     finally:
         stray.rmdir()
-
-
-def test_tools_for_virtual_machines_are_gaps_that_block_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in ("vagrant", "virsh"):
-        (tmp_path / name).touch(mode=0o755)
-    (tmp_path / "plugins.json").write_text('{"installed": {"vagrant-libvirt": {}}}')
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path))
-    finding = the(doctor_tools.vm_tools())
-
-    assert finding.state == "gap" and not finding.blocks
-    assert "not there: qemu;" in finding.text and "which this version does not have yet" in finding.text
-
-    for name in ("apt-get", "qemu-img", f"qemu-system-{os.uname().machine}"):
-        (tmp_path / name).touch(mode=0o755)
-    assert the(doctor_tools.vm_tools()).state == "good"
-    (tmp_path / "vagrant").unlink()
-    assert the(doctor_tools.vm_tools()).remedy.endswith("apt-get install --no-install-recommends vagrant")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (FileNotFoundError(2, "No such file or directory"), "there is no /dev/kvm"),
-        (PermissionError(13, "Permission denied"), "cannot be opened (Permission denied)"),
-        (None, "can be opened"),
-    ],
-)
-def test_kvm(monkeypatch: pytest.MonkeyPatch, error: OSError | None, words: str) -> None:
-    real = os.open
-
-    def fake(path: Any, flags: int, *rest: Any, **names: Any) -> int:
-        if str(path) != "/dev/kvm":
-            return real(path, flags, *rest, **names)
-        if error is not None:
-            raise error
-        return real(os.devnull, flags)
-
-    monkeypatch.setattr(os, "open", fake)
-    finding = the(doctor_tools.kvm())
-
-    assert words in finding.text and "needed only for machine: vagrant" in finding.text
-    assert not finding.blocks and finding.state == ("good" if error is None else "gap")
 
 
 def test_check_that_fails_or_hangs_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ LOCKS = {"requirements.txt": RUNTIME, "requirements-dev.txt": RUNTIME + DEVELOPM
 
 ENDLESS = {"cryptography", "pyarrow", "ruff", "pandas-stubs", "types-jsonschema", "types-pyyaml"}
 """Their major number rises with every release, or is no promise: an upper bound would say nothing."""
-IMPORTED_AS = {"yaml": "pyyaml", "vl_convert": "vl-convert-python"}
+IMPORTED_AS = {"vagrant": "python-vagrant", "yaml": "pyyaml", "vl_convert": "vl-convert-python"}
 
 
 def committed_files() -> list[Path]:

@@ -210,8 +210,7 @@ def test_a_killed_probe_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def probe_that_is_killed(machine: local.LocalMachine, interval_s: float, output: Path) -> object:
         stream = started(machine, interval_s, output)
-        assert stream.pid is not None
-        threading.Timer(0.4, os.kill, (stream.pid, signal.SIGKILL)).start()
+        threading.Timer(0.4, os.kill, (stream._process.pid, signal.SIGKILL)).start()
         return stream
 
     monkeypatch.setattr(local.LocalMachine, "probe", probe_that_is_killed)

@@ -10,15 +10,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from picolab.machines.acceleration import acceleration
 
 from picolab import box as box_module
 from picolab.errors import HostUnfit
 from picolab.machines import libvirt, registry, vagrant
+from picolab.machines.acceleration import acceleration
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.folders import machines_dir, state_mark
 from picolab.machines.vagrant import VagrantMachine
@@ -80,7 +80,7 @@ def box() -> Iterator[str]:
         finally:
             try:
                 box_module.remove_box(name)
-                left = [*libvirt.domains("picolab_"), *libvirt.leftovers(name)]
+                left = [volume for volume in libvirt.volumes() if volume.startswith(f"{name}_")]
             finally:
                 _as_before(before)
                 shutil.rmtree(home, ignore_errors=True)
@@ -114,9 +114,22 @@ def _as_before(before: dict[str, set[str]]) -> None:
             _virsh(f"{kind}-undefine", name)
 
 
+def _mark() -> str:
+    return f"picolab_{state_mark(machines_dir())}_"
+
+
 def domains() -> dict[str, str]:
     """Return {domain: state} of the machines of this test's state folder."""
-    return libvirt.domains(f"picolab_{state_mark(machines_dir())}_")
+    return {name: state for name, state in libvirt.all_domains().items() if name.startswith(_mark())}
+
+
+def _volumes() -> list[str]:
+    return [name for name in libvirt.volumes() if name.startswith(_mark())]
+
+
+def _remove(names: Iterable[str]) -> None:
+    for name in names:
+        libvirt.remove_domain(name)
 
 
 @pytest.fixture(autouse=True)
@@ -125,11 +138,9 @@ def no_domain_is_left(scratch: Path, request: pytest.FixtureRequest) -> Iterator
     yield
     if not request.node.get_closest_marker("vm") or "shared_state" in request.fixturenames:
         return
-    prefix = f"picolab_{state_mark(machines_dir())}_"
-    left = [*domains(), *libvirt.leftovers(prefix)]
-    for name in domains():
-        libvirt.remove_domain(name)
-    for name in libvirt.leftovers(prefix):
+    left = [*domains(), *_volumes()]
+    _remove(domains())
+    for name in _volumes():
         libvirt.remove_volume(name)
     assert not left, f"the test left behind: {left}"
 
@@ -140,13 +151,18 @@ def shared_folder(box: str) -> Iterator[Path]:
     from conftest import folder_on_disk
 
     folder = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
-    yield folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PICOLAB_STATE_DIR", str(folder))
-        for machine in registry.existing():
-            registry.release_by_name(machine["name"])
-        left = domains()
-    shutil.rmtree(folder, ignore_errors=True)
+        try:
+            # Here, so that its keeper is a process of the module and not one that the first test leaves behind.
+            obtain(wish(box)).hand_back()
+            yield folder
+        finally:
+            for machine in registry.existing():
+                registry.release_by_name(machine["name"])
+            left = domains()
+            _remove(left)
+            shutil.rmtree(folder, ignore_errors=True)
     assert not left
 
 

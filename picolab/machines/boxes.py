@@ -14,6 +14,9 @@ PUBLIC_BOX = "debian/bookworm64"
 RECIPE_KEY = "picolab_recipe"
 """The key in a box's metadata.json that tells which recipe made it."""
 
+BASE_VOLUME = "_vagrant_box_image_"
+"""What is in the name of each base volume: libvirt's copy of a box."""
+
 _SLASH = "-VAGRANTSLASH-"
 
 
@@ -74,7 +77,12 @@ def box_image(name: str) -> Path | None:
 
 def base_volume_prefix(name: str) -> str:
     """Return how the names of libvirt's copies of a box begin, of all of its versions."""
-    return f"{name.replace('/', _SLASH)}_vagrant_box_image_"
+    return f"{name.replace('/', _SLASH)}{BASE_VOLUME}"
+
+
+def box_of_base_volume(volume: str) -> str:
+    """Return the name of the box that a base volume is a copy of."""
+    return volume.partition(BASE_VOLUME)[0].replace(_SLASH, "/")
 
 
 def base_volume(name: str) -> str | None:

@@ -29,7 +29,7 @@ _LIMIT_S = 30.0
 _REMOVE_LIMIT_S = 90.0
 _FIRST_UP_LIMIT_S = 900.0
 _STANDSTILL_S = 3.0
-_POLL_S = 0.2
+_POLL_S = 0.25
 _PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
 
 
@@ -144,7 +144,7 @@ def network() -> str:
 # Domains
 
 
-def _own(prefix: str) -> re.Pattern[str]:
+def own_names(prefix: str) -> re.Pattern[str]:
     """Return the pattern of the names of a machine's domain and volumes.
 
     No more than that: the prefix of a machine `a` is also how the names of a machine `a_b` begin.
@@ -156,7 +156,7 @@ def _own(prefix: str) -> re.Pattern[str]:
 
 def domains(prefix: str) -> dict[str, str]:
     """Return the domains of the machine with that prefix and their states: `running`, `shutoff`, `paused`, ..."""
-    own = _own(prefix)
+    own = own_names(prefix)
     return {name: state for name, state in all_domains().items() if own.fullmatch(name)}
 
 
@@ -258,7 +258,7 @@ def pool_free_bytes() -> int | None:
 
 def leftovers(prefix: str) -> list[str]:
     """Return the volumes of the machine with that prefix that no domain of it uses."""
-    own, disks = _own(prefix), domains(prefix)
+    own, disks = own_names(prefix), domains(prefix)
     return [
         name
         for name in volumes()
@@ -357,15 +357,16 @@ def _mend_base_volume(box: str, image: Path) -> list[str]:
     if name is None or not base_volume_is_truncated(box, image):
         return []
     size = volume_bytes(name).physical_bytes
-    what = f"the base volume {name} is truncated ({size} of {image.stat().st_size} bytes)"
+    extent = f"{size} of {image.stat().st_size} bytes"
     users = _users_of(name)
     if users:
         raise MachineError(
-            f"{what}, so that no machine of it can boot, and it is in use by {', '.join(users)}: take these machines "
-            f"down (picolab machines list, virsh list --all), then: virsh vol-delete --pool {POOL} {name}"
+            f"the base volume {name} is truncated ({extent}), so that no machine made of it boots, but still used "
+            f"by {', '.join(users)}: take these machines down (picolab machines list, virsh list --all), then: "
+            f"virsh vol-delete --pool {POOL} {name}"
         )
     remove_volume(name)
-    return [f"removed {what}: whoever made it was killed"]
+    return [f"removed the base volume {name}, which was truncated ({extent}): whoever made it was killed"]
 
 
 @contextlib.contextmanager
@@ -373,7 +374,8 @@ def first_up_lock(box: str) -> Iterator[None]:
     """Hold a lock of this user's while a machine is made whose box libvirt has not copied yet.
 
     Two such at the same time, or one that is killed, leave a truncated copy behind that the next one silently uses.
-    Where the copy is whole, machines are made side by side. The kernel frees the lock of a dead process.
+    Where the copy is whole, or as soon as it is, machines are made side by side. The kernel frees the lock of a dead
+    process.
 
     Raises:
         MachineError: somebody else has held it for too long; or the copy is not whole afterwards.
@@ -384,6 +386,8 @@ def first_up_lock(box: str) -> Iterator[None]:
     with path.open("a") as lock:
         deadline = time.monotonic() + _FIRST_UP_LIMIT_S
         while not _try_lock(lock.fileno()):
+            if _base_volume_is_whole(box):
+                break
             if time.monotonic() > deadline:
                 raise MachineError(
                     f"another process has been making the first machine of the box {box!r} for "

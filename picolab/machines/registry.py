@@ -7,7 +7,15 @@ from typing import Any
 from picolab.errors import MachineError
 from picolab.machines import local, vagrant
 from picolab.machines.base import Holder, Machine, MachineWish
-from picolab.machines.folders import exclusive, folder_of, keeper_of, machine_folders, refuse_if_held, spec_of
+from picolab.machines.folders import (
+    exclusive,
+    folder_of,
+    keeper_of,
+    machine_folders,
+    machines_dir,
+    refuse_if_held,
+    spec_of,
+)
 from picolab.machines.local import LocalMachine
 from picolab.machines.vagrant import VagrantMachine
 from picolab.processes import ProcessIdentity
@@ -96,6 +104,8 @@ def release_by_name(name: str) -> bool:
 def sweep() -> list[str]:
     """Remove what machines without a keeper have left, and return the names of those that were removed."""
     swept = []
+    # Here, so that a state folder that cannot be used is found out before anything is done.
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in machine_folders():
         if _is_virtual(folder):
             if vagrant.sweep_folder(folder):

@@ -317,7 +317,7 @@ class VagrantMachine:
         self._write_spec(facts=facts, baseline=facts)
 
     def _snapshot_name(self) -> str:
-        return f"fresh-{self._spec['ram_mb']}mb"
+        return f"fresh-{self._spec['ram_mb']}mb-{self._spec['cpus']}cpu"
 
     def _install_instruments(self, connection: "Connection") -> None:
         made = connection.run(f"sudo -n install -d -m 0755 -o {_USER} {GUEST_HOME} {GUEST_HOME}/builds")

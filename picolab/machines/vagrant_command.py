@@ -104,8 +104,10 @@ class _Call:
     on_line: Callable[[str], None] | None
     out: list[str] = field(default_factory=list)
     """Lines of its standard output alone."""
+    err: list[str] = field(default_factory=list)
+    """Lines of its standard error."""
     said: list[str] = field(default_factory=list)
-    """Lines of both outputs, as they came."""
+    """Lines of both, as they came."""
     ended: bool = False
     """It had to be ended at its time limit."""
     exit_code: int = 0
@@ -270,7 +272,7 @@ class VagrantCommand:
         if call.ended:
             cause += f" (ended after {limit_s:.0f} s)"
         elif trouble is UNKNOWN:
-            cause += f" ({_exit_of(call.exit_code)}): {_last_words(call.said)}"
+            cause += f" ({_exit_of(call.exit_code)}): {_message_of(call)}"
         elif trouble.passes:
             cause += _owners_of_action_locks()
         remedy = f"; {trouble.remedy.format(machine=self.name)}" if trouble.remedy else ""
@@ -360,10 +362,10 @@ def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: TextIO) -> Non
         *lines, rest[stream] = (rest[stream] + (data or b"\n")).replace(b"\r", b"\n").split(b"\n")
         for raw in lines:
             line = _ESCAPES.sub("", raw.decode(errors="replace")).rstrip()
-            if line:
+            # Progress comes as the same line over and over.
+            if line and line != (call.said or [""])[-1]:
                 call.said.append(line)
-                if stream is process.stdout:
-                    call.out.append(line)
+                (call.out if stream is process.stdout else call.err).append(line)
                 print(line, file=log, flush=True)
                 if call.on_line is not None:
                     call.on_line(line)
@@ -496,10 +498,10 @@ def _exit_of(code: int) -> str:
     return f"exit code {code}"
 
 
-def _last_words(said: Sequence[str]) -> str:
-    """Return the end of what it said as one line: its message comes last."""
-    text = " ".join(" ".join(said).split())
-    return text[-_TOLD_CHARACTERS:] or "it said nothing"
+def _message_of(call: _Call) -> str:
+    """Return its message as one line: its standard error without the places in Ruby's files, or else its last step."""
+    lines = [line for line in call.err if not line.startswith("\tfrom ")] or call.out[-1:]
+    return " ".join(" ".join(lines).split())[:_TOLD_CHARACTERS] or "it said nothing"
 
 
 def _gem_version(name: str) -> str | None:

@@ -1,0 +1,193 @@
+"""What the doctor looks at for virtual machines: programs, KVM, libvirt with its network and pool, the box, leftovers.
+
+None of it is needed for `machine: local`, so that nothing here is worse than a gap. No machine is booted, and vagrant
+is never asked: that takes seconds.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from picolab.finding import Finding, as_root
+from picolab.machines import boxes, libvirt
+from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
+from picolab.paths import state_dir
+from picolab.processes import boot_id
+
+_FOR_VMS = "needed only for machine: vagrant"
+_DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_VIRSH = "virsh -c qemu:///system"
+_ASK_LIMIT_S = 1.5
+_MIB = 1 << 20
+_LEAST_FREE_BYTES = 4 << 30
+"""A box, its copy and the disk of a machine with a few hundred MiB of uploads."""
+
+
+def kvm() -> list[Finding]:
+    """Tell whether virtual machines can be fast."""
+    what, slow = "KVM", "virtual machines would be emulated, which makes all times in them long"
+    device = Path("/dev/kvm")
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+        module = "kvm_intel" if " vmx" in flags else "kvm_amd" if " svm" in flags else ""
+        why = "there is no /dev/kvm" + ("" if module else ", and the processor shows no virtualisation")
+        return [Finding(what, "gap", f"{why}: {slow}", as_root(f"modprobe {module}") if module else "")]
+    except OSError as error:
+        text = f"/dev/kvm cannot be opened ({error.strerror}): {slow}"
+        return [Finding(what, "gap", text, "sudo usermod -aG kvm $USER   (then log in again)")]
+    tried = _tried()
+    if tried is None:
+        return [Finding(what, "good", "/dev/kvm can be opened; whether a guest runs with it, the first machine tells")]
+    if tried["kind"] != "kvm":
+        return [Finding(what, "gap", f"{tried['reason']}: {slow}")]
+    return [Finding(what, "good", str(tried["reason"]))]
+
+
+def _tried() -> dict[str, str] | None:
+    """Return what a machine has found out about KVM since this host was booted: to try it takes too long here."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        proof = json.loads((state_dir() / "acceleration.json").read_text())
+        if proof["tried"][0] == boot_id():
+            return dict(proof["found"])
+    return None
+
+
+def tools() -> list[Finding]:
+    """Look for the programs and files of Vagrant, libvirt and QEMU."""
+    what = "virtual machines"
+    architecture = os.uname().machine
+    qemu = "qemu-system-x86" if architecture == "x86_64" else "qemu-system-arm"
+    wanted = {
+        "vagrant": ("vagrant", _has_program("vagrant")),
+        "vagrant-libvirt": ("vagrant-libvirt", _has_vagrant_libvirt()),
+        "libvirt": ("libvirt-daemon-system libvirt-clients", _has_program("virsh") and _has_program("libvirtd")),
+        "qemu": (f"{qemu} qemu-utils", _has_program(f"qemu-system-{architecture}") and _has_program("qemu-img")),
+        "dnsmasq": ("dnsmasq-base", _has_program("dnsmasq")),
+        "iptables": ("iptables", _has_program("iptables")),
+    }
+    missing = [name for name, (_, there) in wanted.items() if not there]
+    if not missing:
+        return [Finding(what, "good", f"{', '.join(wanted)} are there")]
+    packages = " ".join(wanted[name][0] for name in missing)
+    remedy = as_root(f"apt-get install --no-install-recommends {packages}") if shutil.which("apt-get") else ""
+    return [Finding(what, "gap", f"not there: {', '.join(missing)}; {_FOR_VMS}", remedy)]
+
+
+def _has_program(name: str) -> bool:
+    # A user's PATH often lacks the folders of daemons.
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}") is not None
+
+
+def _has_vagrant_libvirt() -> bool:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        if "vagrant-libvirt" in json.loads((boxes.vagrant_home() / "plugins.json").read_text())["installed"]:
+            return True
+    return any(_DEBIAN_GEMS.glob("*/gems/vagrant-libvirt-*"))
+
+
+def host_of_machines() -> list[Finding]:
+    """Look at libvirt: its daemon, and then the network and the pool for machines, and what dead machines have left."""
+    found = libvirt.diagnose(_ASK_LIMIT_S)
+    if found is not None:
+        return [Finding("libvirt", "gap", f"{found.text}; {_FOR_VMS}", as_root(found.remedy))]
+    return [Finding("libvirt", "good", "the daemon answers"), *_network(), *_pool(), *_leftovers()]
+
+
+def _network() -> list[Finding]:
+    what = "VM network"
+    match libvirt.network():
+        case "active":
+            return [Finding(what, "good", f"libvirt's network {libvirt.NETWORK} is active")]
+        case "missing":
+            return [Finding(what, "good", f"there is no network {libvirt.NETWORK} yet; the first machine makes it")]
+        case state:
+            text = f"libvirt's network {libvirt.NETWORK} is {state}, so that no machine gets an address"
+            return [Finding(what, "gap", text, f"{_VIRSH} net-start {libvirt.NETWORK}")]
+
+
+def _pool() -> list[Finding]:
+    what, pool = "VM disks", libvirt.POOL
+    match libvirt.pool_state():
+        case "active":
+            free_bytes = libvirt.pool_free_bytes() or 0
+            text = f"{free_bytes / _MIB:,.0f} MiB are free in libvirt's pool {pool}"
+        case "missing":
+            place = next(place for place in (libvirt.IMAGES, *libvirt.IMAGES.parents) if place.exists())
+            free_bytes = shutil.disk_usage(place).free
+            text = (
+                f"there is no pool {pool} yet; the first machine makes it, where {free_bytes / _MIB:,.0f} MiB are free"
+            )
+        case state:
+            text = f"libvirt's pool {pool} is {state}, so that no machine can be made"
+            return [Finding(what, "gap", text, f"{_VIRSH} pool-start {pool}")]
+    if free_bytes < _LEAST_FREE_BYTES:
+        return [Finding(what, "gap", f"{text}: too little for a box and a machine; make room in {libvirt.IMAGES}")]
+    return [Finding(what, "good", text)]
+
+
+def _leftovers() -> list[Finding]:
+    """Find domains and volumes of this checkout whose machine is dead or gone."""
+    what, mark = "VM leftovers", f"picolab_{state_mark(machines_dir())}_"
+    # Before libvirt is asked: a machine notes its prefix down before it makes a domain.
+    living: list[re.Pattern[str]] = []
+    dead: list[re.Pattern[str]] = []
+    domains, volumes = libvirt.all_domains(), libvirt.volumes()
+    for folder in machine_folders():
+        prefix = (spec_of(folder) or {}).get("prefix")
+        if prefix:
+            (living if keeper_of(folder) is not None else dead).append(libvirt.own_names(prefix))
+    findings = []
+    for name in sorted({*domains, *volumes}):
+        if not name.startswith(mark) or any(own.fullmatch(name) for own in living):
+            continue
+        kind = "domain" if name in domains else "volume"
+        if any(own.fullmatch(name) for own in dead):
+            text, remedy = f"a {kind} of a machine without a keeper: {name}", "picolab machines list"
+        elif kind == "domain":
+            text = f"a domain of no machine: {name}"
+            remedy = f"{_VIRSH} destroy {name}; {_VIRSH} undefine {name} --remove-all-storage --snapshots-metadata"
+        elif name.removesuffix(".img") in domains:
+            # Goes with its domain.
+            continue
+        else:
+            text = f"a volume of no machine: {name}"
+            remedy = f"{_VIRSH} vol-delete --pool {libvirt.POOL} {name}"
+        findings.append(Finding(what, "gap", text, remedy))
+    return findings or [Finding(what, "good", "none")]
+
+
+def box() -> list[Finding]:
+    """Look at picolab's own box, at libvirt's copy of it, and at what it takes to build it."""
+    # Imported here: nobody but a builder needs it.
+    from picolab import box as builder
+    from picolab.errors import HostUnfit
+
+    what, name = "box", boxes.PICOLAB_BOX
+    try:
+        builder.check_tools()
+        cannot = ""
+    except HostUnfit as error:
+        cannot = f"; {error}"
+    build = "" if cannot else "picolab box build"
+    installed = boxes.installed_box(name)
+    if installed is None:
+        text = f"picolab's own is not built, and {boxes.PUBLIC_BOX} would be downloaded instead; {_FOR_VMS}{cannot}"
+        return [Finding(what, "gap", text, build)]
+    if not builder.is_current(name):
+        text = f"{name} was made by another recipe ({installed.recipe}) than this version's {builder.recipe_version()}"
+        return [Finding(what, "gap", f"{text}{cannot}", build)]
+    text = f"{name}, recipe {installed.recipe}, {installed.size_bytes / _MIB:,.0f} MiB"
+    image = boxes.box_image(name)
+    if image is None or libvirt.diagnose(_ASK_LIMIT_S) is not None:
+        return [Finding(what, "good", text)]
+    if libvirt.base_volume_is_truncated(name, image):
+        volume = boxes.base_volume(name)
+        broken = f"libvirt's copy of {name} is truncated: no machine made of it boots; the next new machine removes it"
+        return [Finding(what, "gap", broken, f"{_VIRSH} vol-delete --pool {libvirt.POOL} {volume}")]
+    return [Finding(what, "good", text)]

@@ -12,8 +12,9 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
   else echo "$(2) is missing. Install it with: sudo apt-get install $(1)"; exit 1; fi
 
-# Chromium opens the report and JupyterLab, its driver wants libatomic, and openssl checks the uploaded bytes.
-TEST_PACKAGES := chromium fonts-dejavu-core libatomic1 openssl
+# Chromium opens the report and JupyterLab, its driver wants libatomic, openssl checks the uploaded bytes, and the agent
+# in guests starts the server in screen.
+TEST_PACKAGES := chromium fonts-dejavu-core libatomic1 openssl screen
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint lab benchmark lock clean
@@ -34,7 +35,7 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@{ command -v chromium && command -v openssl && /sbin/ldconfig -p | grep libatomic.so.1; } >/dev/null || \
+	@{ command -v chromium && command -v openssl && command -v screen && /sbin/ldconfig -p | grep libatomic.so.1; } >/dev/null || \
 	  { $(call debian,$(TEST_PACKAGES),Something that the tests use); }
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
@@ -45,7 +46,7 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
 	@$(RUN)/picolab report $(CAMPAIGN)
 
-test: $(VENV)/installed-dev lint ## run every check
+test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
 	@$(RUN)/python -m pytest
 
 lint: $(VENV)/installed-dev ## check formatting and types

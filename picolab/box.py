@@ -250,6 +250,8 @@ def check_tools() -> None:
     packages = [package for tool, package in _TOOLS.items() if _which(tool) is None]
     if _boot_code() is None:
         packages.append("syslinux-common")
+    if os.geteuid() != 0 and _which("newuidmap") is None:
+        packages.append("uidmap")
     if packages:
         missing = " ".join(dict.fromkeys(packages))
         raise HostUnfit(

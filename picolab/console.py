@@ -26,6 +26,7 @@ from picolab.scraps import read_campaign
 from picolab.single_trial import FinishedTrial
 
 if TYPE_CHECKING:
+    from picolab.box import ListedBox
     from picolab.doctor import Finding
 
 
@@ -260,6 +261,24 @@ def show_machines(machines: Sequence[dict[str, Any]]) -> None:
             f"{machine['name']}  {machine['kind']}  {machine['ram_mb']} MiB  held by {machine['holder']}  "
             f"server: {machine['server']}{way_in}"
         )
+
+
+def show_boxes(boxes: "Sequence[ListedBox]") -> None:
+    """Print a line a box, with libvirt's copies of it below."""
+    if not boxes:
+        _console.print("There are no boxes. Build one with: picolab box build")
+    for box in boxes:
+        for version in box.boxes:
+            recipe = f"recipe {version.recipe}" if version.recipe else f"version {version.version}"
+            by = " (by this version of picolab)" if box.current else ""
+            _console.print(f"{box.name}  {version.provider}  {recipe}{by}  {version.size_bytes / MIB:,.0f} MiB")
+        if not box.boxes:
+            _console.print(f"{box.name}  no longer in Vagrant")
+        if box.base_volumes is None:
+            _console.print("  libvirt does not answer, so its copies are not known")
+        for volume in box.base_volumes or ():
+            users = f"used by {', '.join(volume.used_by)}" if volume.used_by else "used by no machine"
+            _console.print(f"  base volume {volume.name}  {volume.allocation_bytes / MIB:,.0f} MiB  {users}")
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:

@@ -7,7 +7,9 @@
     │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
     ├── BuildError                    the build under test cannot be had or is not what it says it is
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
-    │   └── MachineBusy               somebody who is alive holds the machine
+    │   ├── MachineBusy               somebody who is alive holds the machine
+    │   ├── VagrantError              vagrant failed or hung; in machines/vagrant_command.py
+    │   └── LibvirtError              libvirt failed or does not answer; in machines/libvirt.py
     ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
     ├── ProbeError                    the memory probe did not deliver: outcome `invalid`
     ├── RecordError                   a record or a notebook that cannot be read or is not valid

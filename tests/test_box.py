@@ -282,6 +282,7 @@ def nothing(_: str) -> None:
 
 def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(box_module.os, "geteuid", lambda: 0)
     monkeypatch.setattr(box_module, "_SYSTEM_PATH", "")
     monkeypatch.setattr(box_module, "_MBR_PLACES", ())
     monkeypatch.setenv("PATH", "/nowhere")
@@ -290,7 +291,17 @@ def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyP
         box_module.check_tools()
     command = str(refused.value).rpartition("apt-get install --no-install-recommends ")[2].split()
     assert {"mmdebstrap", "mtools", "syslinux", "syslinux-common", "qemu-utils", "e2fsprogs"} <= set(command)
-    assert len(command) == len(set(command))
+    assert len(command) == len(set(command)) and "uidmap" not in command
+
+
+@pytest.mark.usefixtures("tools")
+def test_without_root_user_namespaces_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    box_module.check_tools()
+    monkeypatch.setattr(box_module, "_which", lambda tool: None if tool == "newuidmap" else f"/bin/{tool}")
+    monkeypatch.setattr(box_module.os, "geteuid", lambda: 1000)
+
+    with pytest.raises(HostUnfit, match=r"sudo apt-get install --no-install-recommends uidmap$"):
+        box_module.check_tools()
 
 
 def test_other_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -527,7 +538,8 @@ def test_real_box_holds_no_key_and_nothing_of_its_birthplace(box: str, tmp_path:
 
     assert "sshd_config" in names("/etc/ssh")
     assert not {name for name in names("/etc/ssh") if name.startswith("ssh_host_")}
-    assert "apt" not in names("/etc") and names("/var/log") == set()
+    assert "apt" not in names("/etc")
+    assert [names(folder) for folder in ("/var/log", "/proc", "/sys", "/tmp")] == [set()] * 4
     assert {"screen", "python3", "sudo"} <= names("/usr/bin")
     assert not {"rsync", "curl"} & names("/usr/bin")
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -44,9 +45,11 @@ def run_python(machine: VagrantMachine, program: str, log: Path) -> ProcessStatu
 
 
 @pytest.fixture
-def machine(box: str, shared_state: Path) -> VagrantMachine:
+def machine(box: str, shared_state: Path) -> Iterator[VagrantMachine]:
     """The machine of this module, with 256 MB, cleaned."""
-    return obtain(wish(box))
+    machine = obtain(wish(box))
+    yield machine
+    machine.hand_back()
 
 
 def test_a_machine_says_what_it_is(machine: VagrantMachine) -> None:
@@ -160,7 +163,7 @@ def test_samples_are_on_the_hosts_clock(machine: VagrantMachine, tmp_path: Path)
 def test_a_killed_probe_has_no_last_line(machine: VagrantMachine, tmp_path: Path) -> None:
     run_python(machine, "import time; time.sleep(86399)", tmp_path / "log")
     stream = machine.probe(0.05, tmp_path / "samples.jsonl")
-    shell(machine, "sudo pkill -KILL -f '[m]emory.pyc --pid'")
+    shell(machine, "sudo pkill -KILL -f '^/usr/bin/python3 .*[m]emory.pyc'")
     assert stream.finish() != 0
     assert read_samples(tmp_path / "samples.jsonl").end is None
 

@@ -7,6 +7,8 @@ guest=$2/guest
 boot=$2/boot
 disk=$2/disk.raw
 begin_mib=$3
+# Without root these files are another user's for the kernel; who builds must be able to remove them, come what may.
+trap 'chmod -R a+rwX "$boot"/*' EXIT
 
 # The kernel is unpacked, not installed: its initrd, and all that makes one, would be three times as large.
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -61,9 +63,12 @@ rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
 # Nothing of the place where the box was built.
 rm -rf "$root/etc/apt" "$root/etc/resolv.conf" "$root/var/lib/apt" "$root"/var/cache/* "$root"/var/log/* "$root"/tmp/*
 
-umount "$root/proc" "$root/sys" 2>/dev/null || true
+# What is mounted here is the host's, and is not for the image.
+for folder in proc sys; do
+    umount --lazy "$root/$folder" 2>/dev/null || true
+    [ -z "$(ls -A "$root/$folder")" ]
+done
 size_mib=$(($(stat --format=%s "$disk") / 1048576 - begin_mib))
 # The disk is new and all zeros: nothing of it has to be written, neither now nor by the guest's kernel later.
 mke2fs -q -F -t ext4 -L picolab -m 0 -E "assume_storage_prezeroed=1,root_owner=0:0,offset=$((begin_mib * 1048576))" \
     -d "$root" "$disk" "${size_mib}M"
-chmod -R a+rX "$boot"

@@ -48,6 +48,7 @@ _ASK_LIMIT_S = 120.0
 """A guest that is out of memory may take very long to answer, and that is what is to be measured."""
 _LOG_TAIL_BYTES = 1 << 16
 _CLOCK_READINGS = 12
+_SYNC_LIMIT_S = 30.0
 _PROBE_START_LIMIT_S = 60.0
 _MIB = 1 << 20
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
@@ -258,6 +259,9 @@ class VagrantMachine:
             command.snapshot_restore(self._snapshot_name(), limit_s=wish.boot_limit_s)
         else:
             reached_by = "reloaded"
+            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+            with contextlib.suppress(MachineError):
+                self._connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
             command.reload(limit_s=wish.boot_limit_s)
         if reached_by != "reset":
             self._after_boot(command, wish, restored=reached_by == "restored")

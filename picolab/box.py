@@ -63,7 +63,7 @@ PACKAGES = (
     *("usr-is-merged", "systemd-sysv", "kmod", "busybox-static"),
     *("openssh-server", "sudo", "screen", "python3", "iproute2", "procps"),
 )
-DISK_GIB = 8
+DISK_GIB = 16
 _MIB = 1 << 20
 _SECTOR = 512
 _BOOT_BEGIN_MIB, _BOOT_MIB = 1, 31

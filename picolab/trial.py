@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,7 @@ class Trial:
             MachineError, MachineBusy: it cannot be reached, or somebody else holds it.
         """
         if self._machine is None:
+            live = LiveLine("provision", self.folder / PROGRESS_FILE)
             wish = MachineWish(
                 name=_machine_name(self.state.parameters),
                 ram_mb=self.state.parameters.ram_mb,
@@ -295,8 +296,11 @@ class Trial:
                 boot_limit_s=self.state.parameters.boot_limit_s,
                 fresh_for=self._fresh_for(),
                 log=self.folder / VAGRANT_LOG_FILE,
+                report=live.show,
             )
-            self._machine = registry.obtain(wish, self._holder())
+            # A local machine is there before anybody could read a line.
+            with live if wish.kind == "vagrant" else nullcontext():
+                self._machine = registry.obtain(wish, self._holder())
         else:
             self._machine.hold(self._holder())
         return self._machine

@@ -104,7 +104,9 @@ def _of_libvirt() -> dict[str, set[str]]:
 
 
 def _as_before(before: dict[str, set[str]]) -> None:
-    """Take down what Vagrant has made once for all machines, where it was not there before."""
+    """Take down what Vagrant has made once for all machines, where it was not there before and nobody uses it now."""
+    if libvirt.all_domains():
+        return
     for network in _of_libvirt()["net that runs"] - before["net that runs"]:
         _virsh("net-destroy", network)
     for kind in ("net", "pool"):

@@ -4,7 +4,7 @@ A machine knows nothing about PicoShare: it runs an executable with limited memo
 everything down again. Paths in `ProcessSpec` are paths inside the machine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -30,6 +30,7 @@ class MachineWish:
         fresh_for: names what the machine shall be fresh for (a trial, a block): another name than before means
             that cleaning up is not enough, and that the guest is put back to the state after its boot.
         log: file that gets what Vagrant said while the machine was brought into this state.
+        report: is called with a line now and then while that takes long.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MachineWish:
     boot_limit_s: float = 300.0
     fresh_for: str = ""
     log: Path | None = None
+    report: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ class VagrantMachine:
             self._create(command, wish)
         elif domain != "running":
             reached_by = "booted"
-            command.up(self._spec["provider"], limit_s=wish.boot_limit_s)
+            command.up(self._spec["provider"], limit_s=wish.boot_limit_s, on_line=wish.report)
         elif as_it_was == wanted and self._spec.get("fresh_for") == wish.fresh_for and self._cleaned():
             reached_by = "reset"
         elif wish.fresh_for and self._snapshot_name() in self._spec.get("snapshots", []):
@@ -262,7 +262,7 @@ class VagrantMachine:
             # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
             with contextlib.suppress(MachineError):
                 self._connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-            command.reload(limit_s=wish.boot_limit_s)
+            command.reload(limit_s=wish.boot_limit_s, on_line=wish.report)
         if reached_by != "reset":
             self._after_boot(command, wish, restored=reached_by == "restored")
         self.reused = reached_by != "created"
@@ -280,13 +280,13 @@ class VagrantMachine:
         self._spec["snapshots"] = []
         (self.folder / "known_hosts").unlink(missing_ok=True)
         if self._spec["provider"] != "libvirt":
-            command.up("virtualbox", limit_s=wish.boot_limit_s)
+            command.up("virtualbox", limit_s=wish.boot_limit_s, on_line=wish.report)
             return
         image = boxes.box_image(self._spec["box"])
         with libvirt.first_up_lock(self._spec["box"]):
             mended = libvirt.mend(self._spec["prefix"], self._spec["box"], image, self.folder / "vagrant")
             self._write_spec(mended=mended)
-            command.up("libvirt", limit_s=wish.boot_limit_s)
+            command.up("libvirt", limit_s=wish.boot_limit_s, on_line=wish.report)
 
     def _after_boot(self, command: VagrantCommand, wish: MachineWish, *, restored: bool) -> None:
         """Connect, bring the instruments into the guest, and note how it is before anything was done in it."""

@@ -26,33 +26,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.finding import as_root
+from picolab.machines import libvirt
 from picolab.machines.boxes import (
-    BASE_VOLUME,
     PICOLAB_BOX,
     RECIPE_KEY,
     InstalledBox,
     base_volume,
     base_volume_prefix,
     box_image,
-    box_of_base_volume,
     installed_box,
     installed_boxes,
     vagrant_home,
 )
 
 __all__ = [
-    "BaseVolume",
     "BuiltBox",
     "ListedBox",
     "box_image",
     "build_box",
     "check_tools",
     "is_current",
-    "list_base_volumes",
     "list_boxes",
     "recipe_version",
     "remove_box",
@@ -86,10 +82,8 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL_LIMIT_S = 900.0
 _STEP_LIMIT_S = 120.0
 _ADD_LIMIT_S = 300.0
-_VIRSH_LIMIT_S = 20.0
 _END_PATIENCE_S = 20.0
 _SAID_LINES = 8
-_POOL = "default"
 _ACQUIRE_SETTINGS = ("http", "https", "Check-Valid-Until", "Check-Date", "Max-FutureTime", "ForceIPv4", "Retries")
 """apt's settings of how to reach a mirror. Which mirrors there are stands elsewhere."""
 
@@ -117,26 +111,6 @@ class BuiltBox:
 
 
 @dataclass(frozen=True)
-class BaseVolume:
-    """libvirt's copy of a box; the disks of machines are differences to it.
-
-    Attributes:
-        box: the name of the box.
-        capacity_bytes: the disk that a machine sees.
-        allocation_bytes: what it takes on the host.
-        path: its file.
-        used_by: the volumes in the same pool that are differences to it.
-    """
-
-    name: str
-    box: str
-    capacity_bytes: int
-    allocation_bytes: int
-    path: str
-    used_by: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class ListedBox:
     """A box by name: what Vagrant has of it, and what libvirt has.
 
@@ -149,7 +123,7 @@ class ListedBox:
     name: str
     boxes: tuple[InstalledBox, ...]
     current: bool
-    base_volumes: tuple[BaseVolume, ...] | None
+    base_volumes: tuple[libvirt.BaseVolume, ...] | None
 
 
 def recipe_version() -> str:
@@ -169,9 +143,9 @@ def is_current(name: str = PICOLAB_BOX) -> bool:
 
 def list_boxes() -> list[ListedBox]:
     """Return the boxes of this user's Vagrant and libvirt's copies of them, by name."""
-    volumes: list[BaseVolume] | None
+    volumes: list[libvirt.BaseVolume] | None
     try:
-        volumes = list_base_volumes()
+        volumes = libvirt.base_volumes()
     except MachineError:
         volumes = None
     boxes = installed_boxes()
@@ -507,34 +481,6 @@ def _nobody_in_particular(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def list_base_volumes() -> list[BaseVolume]:
-    """Return libvirt's copies of boxes; an empty list where there is no libvirt or no pool.
-
-    Raises:
-        MachineError: libvirt does not answer.
-    """
-    if _which("virsh") is None:
-        return []
-    pools = _virsh("pool-list", "--all", "--name").split()
-    if _POOL not in pools:
-        return []
-    names = [line.split()[0] for line in _virsh("vol-list", _POOL).splitlines()[2:] if line.strip()]
-    volumes = {name: ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", _POOL, name)) for name in names}
-    backing = {name: xml.findtext("backingStore/path") for name, xml in volumes.items()}
-    return [
-        BaseVolume(
-            name=name,
-            box=box_of_base_volume(name),
-            capacity_bytes=int(xml.findtext("capacity") or 0),
-            allocation_bytes=int(xml.findtext("allocation") or 0),
-            path=(path := xml.findtext("target/path") or ""),
-            used_by=tuple(user for user, base in backing.items() if base == path),
-        )
-        for name, xml in volumes.items()
-        if BASE_VOLUME in name
-    ]
-
-
 def remove_box(name: str) -> list[str]:
     """Remove a box from Vagrant, and its base volumes from libvirt's pool; return what was removed.
 
@@ -543,15 +489,15 @@ def remove_box(name: str) -> list[str]:
         MachineBusy: a machine still uses a base volume.
         MachineError: vagrant or libvirt failed.
     """
-    volumes = [volume for volume in list_base_volumes() if volume.name.startswith(base_volume_prefix(name))]
+    volumes = [volume for volume in libvirt.base_volumes() if volume.name.startswith(base_volume_prefix(name))]
     box = installed_box(name)
     if box is None and not volumes:
         raise ParameterError(f"there is no box {name!r}; those that exist are shown by: picolab box list")
     for volume in volumes:
         if volume.used_by:
             raise MachineBusy(
-                f"the box {name!r} is still the base of {', '.join(volume.used_by)} in libvirt's pool {_POOL!r}; "
-                f"take these machines away first (picolab machines list)"
+                f"the box {name!r} is still the base of {', '.join(volume.used_by)} in libvirt's pool "
+                f"{libvirt.POOL!r}; take these machines away first (picolab machines list)"
             )
     removed = []
     if box is not None:
@@ -562,7 +508,7 @@ def remove_box(name: str) -> list[str]:
         )
         removed.append(f"box {name} ({box.folder})")
     for volume in volumes:
-        _virsh("vol-delete", "--pool", _POOL, volume.name)
+        libvirt.remove_volume(volume.name)
         removed.append(f"base volume {volume.name}")
     return removed
 
@@ -570,16 +516,12 @@ def remove_box(name: str) -> list[str]:
 def _remove_unused_base_volumes(name: str, keep: str | None, report: Report) -> None:
     """Remove libvirt's copies of older boxes of that name: nothing would ever use or remove them."""
     try:
-        for volume in list_base_volumes():
+        for volume in libvirt.base_volumes():
             if volume.name.startswith(base_volume_prefix(name)) and volume.name != keep and not volume.used_by:
-                _virsh("vol-delete", "--pool", _POOL, volume.name)
+                libvirt.remove_volume(volume.name)
                 report(f"removed the base volume of an older box: {volume.name}")
     except MachineError as error:
         report(f"base volumes of older boxes were not looked for: {error}")
-
-
-def _virsh(*words: str) -> str:
-    return _run(["virsh", "--connect", "qemu:///system", *words], f"virsh {words[0]}", _VIRSH_LIMIT_S, LC_ALL="C")
 
 
 def _run(command: Sequence[str], what: str, limit_s: float, **environment: str) -> str:

@@ -22,6 +22,7 @@ from picolab.box import apt_sources, boot_sector, build_box, cpio, list_boxes, r
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.machines import boxes
 from picolab.machines.acceleration import guest_to_try, prove
+from picolab.machines.libvirt import BaseVolume
 
 MIB = 1 << 20
 SECTOR = 512
@@ -442,7 +443,7 @@ def test_boxes_are_listed_with_libvirts_copies(home: Path, libvirt: Callable[[di
     assert (left.name, left.boxes) == ("gone", ()) and left.base_volumes is not None
     assert [volume.name for volume in left.base_volumes] == [gone]
     assert own.current and own.base_volumes is not None
-    assert own.base_volumes[0] == box_module.BaseVolume(
+    assert own.base_volumes[0] == BaseVolume(
         COPY, "picolab", 8 << 30, 226496512, f"/images/{COPY}", ("domain_default.img",)
     )
 

@@ -305,9 +305,7 @@ def test_tests_in_the_documents_exist(document: Path) -> None:
         assert name in functions_of(path), f"{document.name} names {file}::{name}"
 
 
-@pytest.mark.parametrize(
-    "heading", ["## Problems of the old suite", "## Locks and stale states of virtual machines"]
-)
+@pytest.mark.parametrize("heading", ["## Problems of the old suite", "## Locks and stale states of virtual machines"])
 def test_each_problem_names_the_test_that_proves_its_end(heading: str) -> None:
     rows = table_rows("flakiness.md", heading)
 

@@ -243,6 +243,7 @@ class VagrantMachine:
         if domain == "running" and old_state != "up":
             # Nobody knows how far the one who made it came.
             _destroy(self.folder, self._spec)
+            self._spec["mended"].append("a virtual machine of this name was there in an unknown state, and was removed")
             domain = "not_created"
         self._write_spec(state="making", ram_mb=wish.ram_mb, cpus=wish.cpus, server=None, forwards={})
         command = _command(self.folder, self._spec)
@@ -285,7 +286,7 @@ class VagrantMachine:
         image = boxes.box_image(self._spec["box"])
         with libvirt.first_up_lock(self._spec["box"]):
             mended = libvirt.mend(self._spec["prefix"], self._spec["box"], image, self.folder / "vagrant")
-            self._write_spec(mended=mended)
+            self._write_spec(mended=[*self._spec["mended"], *mended])
             command.up("libvirt", limit_s=wish.boot_limit_s, on_line=wish.report)
 
     def _after_boot(self, command: VagrantCommand, wish: MachineWish, *, restored: bool) -> None:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from picolab.errors import PicolabError
-from picolab.machines.folders import KEEPER, spec_of
+from picolab.machines.folders import KEEPER, keeper_of, spec_of
 from picolab.machines.keeper import KEEP_LEASE_S
 from picolab.paths import write_atomically
 from picolab.processes import ProcessIdentity, this_process
@@ -26,7 +26,8 @@ def watch(folder: Path, told_to_end: threading.Event) -> bool:
     lease_ends_s = None
     while not told_to_end.wait(_POLL_S):
         spec = spec_of(folder)
-        if spec is None:
+        if spec is None or keeper_of(folder) != this_process():
+            # Gone, or gone and made anew: then it has another keeper.
             return False
         if ProcessIdentity.from_json(spec["holder"]).alive:
             lease_ends_s = None

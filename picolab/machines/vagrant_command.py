@@ -268,7 +268,7 @@ class VagrantCommand:
         raise VagrantError(self._sentence(call, trouble, limit_s), trouble, said, call.exit_code)
 
     def _sentence(self, call: _Call, trouble: Trouble, limit_s: float) -> str:
-        cause = trouble.cause
+        cause = trouble.cause.format(box=self._environment.get("PICOLAB_BOX", "its box"))
         if call.ended:
             cause += f" (ended after {limit_s:.0f} s)"
         elif trouble is UNKNOWN:

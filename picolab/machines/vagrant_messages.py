@@ -11,7 +11,7 @@ class Trouble:
     Attributes:
         name: one word or two for it.
         cause: what is wrong, in our words.
-        remedy: what to do; `{machine}` stands for the machine's name.
+        remedy: what to do; `{machine}` stands for the machine's name, as in `cause` `{box}` for that of its box.
         passes: it goes away by itself, so that the same command is tried again.
     """
 
@@ -65,7 +65,7 @@ _KNOWN: tuple[tuple[str, Trouble], ...] = (
         r"|error occurred while downloading the remote file|error while downloading the metadata for this box",
         Trouble(
             "no box",
-            "the box is not here, and no catalogue that can be reached has it",
+            "the box {box!r} is not here, and no catalogue that can be reached has it",
             "make picolab's own with: picolab box build",
         ),
     ),

@@ -152,7 +152,8 @@ def outcome_table(campaign: Campaign) -> Table:
             for name in ("throughput_mib_s", "transfer_mib_s", "commit_mib_s")
         ]
         peaks = rows["peak_anon_bytes"].dropna()
-        table.add_row(case, words, *rates, f"{peaks.max() / MIB:,.1f}" if len(peaks) else "-")
+        label = f"{case} (emulated)" if (rows["acceleration"] == "emulation").any() else case
+        table.add_row(label, words, *rates, f"{peaks.max() / MIB:,.1f}" if len(peaks) else "-")
     return table
 
 
@@ -172,6 +173,11 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
         )
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
+    if (read_campaign(campaign.folder).trials["acceleration"] == "emulation").any():
+        _console.print(
+            "Virtual machines were emulated by software: their rates and times say little about a real machine.",
+            style="yellow",
+        )
     machine = registry.attach(campaign.machine_name)
     if machine is not None and machine.kept:
         _console.print(
@@ -225,13 +231,15 @@ def show_trial(finished: FinishedTrial) -> None:
         )
         _console.print(f"  {record.outcome_detail}")
         upload, memory = record.upload, record.memory
+        virtual = record.machine.virtual_machine if record.machine else None
+        emulated = " (emulated)" if virtual is not None and virtual.acceleration == "emulation" else ""
         if upload is not None and upload.duration_s is not None:
             _console.print(
-                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s: transfer {in_seconds(upload.transfer_s)}, "
-                f"commit {in_seconds(upload.commit_s)}"
+                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s{emulated}: "
+                f"transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}"
             )
         if record.verify is not None and record.verify.download_mib_s is not None:
-            _console.print(f"  download  {record.verify.download_mib_s:,.1f} MiB/s")
+            _console.print(f"  download  {record.verify.download_mib_s:,.1f} MiB/s{emulated}")
         if memory is not None and memory.peak_anon_bytes is not None and record.machine is not None:
             limit = record.machine.memory_limit.limit_bytes
             of_limit = f"of {limit / MIB:,.0f} MiB" if limit else "with no limit"

@@ -33,7 +33,7 @@ from picolab.host import disk_of, memory_info
 from picolab.ledger import Ledger, LedgerEntry
 from picolab.machines import registry, vagrant
 from picolab.machines.cgroup import find_method
-from picolab.parameters import MIB, format_size
+from picolab.parameters import DISK_FACTOR, MIB, format_size
 from picolab.paths import outputs_dir, state_dir, write_atomically
 from picolab.picoshare.build import find_build
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
@@ -52,8 +52,6 @@ from picolab.trial_state import (
 )
 
 RESULTS_FILE = "results.csv"
-DISK_FACTOR = 2.2
-"""Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
 _FILES = (
     (SAMPLES_FILE, ".samples.jsonl"),
     (SERVER_LOG_FILE, ".server.log"),
@@ -64,6 +62,7 @@ _FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
 """The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
 _LIMIT_MARGIN_S = 120.0
+_BOX_COPY_LIMIT_S = 900.0
 
 
 class _Interrupted(Exception):
@@ -318,8 +317,8 @@ class Campaign:
         parameters = trial.parameters
         limit_s = parameters.ready_limit_s + 2 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
-            # A machine that does not come up is given up and made anew once.
-            limit_s += 2 * parameters.boot_limit_s
+            # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
+            limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
         deadline = time.monotonic() + limit_s
         while not process.wait(POLL_S):
             self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))

@@ -320,7 +320,7 @@ def machines_remove(name: str) -> None:
     """
     from picolab.machines import registry
 
-    if name not in {machine["name"] for machine in registry.existing()} or not registry.release_by_name(name):
+    if not registry.release_by_name(name):
         names = ", ".join(machine["name"] for machine in registry.existing()) or "none"
         raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
     click.echo(f"Machine {name!r} taken down.")

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from picolab import host
-from picolab.campaign import DISK_FACTOR
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.finding import Finding, as_root
 from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope, plan_cgroup
-from picolab.parameters import MIB
+from picolab.parameters import DISK_FACTOR, MIB
 from picolab.paths import outputs_dir, state_dir
 from picolab.probes import memory
 

@@ -26,7 +26,7 @@ from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
 POLL_S = 0.2
-INTERRUPT_PATIENCE_S = 20.0
+INTERRUPT_PATIENCE_S = 60.0
 _REQUEST_FILE = "request.json"
 _KERNEL_WORD = "ipykernel_launcher"
 _PR_SET_PDEATHSIG = 1

@@ -25,6 +25,8 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
 _LONGEST_SHOWN = 200
 
+DISK_FACTOR = 2.2
+"""Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
 RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
 
 

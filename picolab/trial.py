@@ -30,7 +30,7 @@ from picolab.errors import (
 )
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
-from picolab.parameters import MIB, TrialParameters
+from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
 from picolab.picoshare.client import (
@@ -255,6 +255,9 @@ class Trial:
         self.state.found(outcome, stage, detail)
         self.state.save(self.folder)
         self._publish(self.state.record())
+        if self._machine is not None:
+            with suppress(PicolabError):
+                self._machine.save_log()
         by_command = self._context is not None and self._context.campaign is None
         if by_command and self._machine is not None and outcome is not Outcome.INTERRUPTED and self._keeps():
             # The notebook ends here, and somebody wants to look at the machine.
@@ -327,6 +330,7 @@ class Trial:
         others = [other["name"] for other in registry.existing() if other["held"] and other["name"] != machine.name]
         self._add_caveats(caveats.of_neighbours(others))
         self._add_caveats(caveats.of_machine(self.state.machine))
+        _check_guest_disk(self.state.machine, parameters)
         return f"{_in_words(self.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"
 
     def _wants_new_server(self) -> bool:
@@ -420,6 +424,8 @@ class Trial:
         self.state.missing.update(missing)
         self._add_caveats(caveats.of_memory(self.state.memory))
         if samples.end is None:
+            # When the machine itself is gone, that is the fault, and this says so.
+            machine.process_status()
             raise ProbeError(
                 f"the memory probe ended too early (exit code {probe_exit}) after {len(samples.rows)} samples, so "
                 f"the memory of this upload is not known; run the cell again"
@@ -646,7 +652,9 @@ class Trial:
         return status
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
-        if status.oom_kills and status.exit_signal == "SIGKILL":
+        virtual = self.state.machine is not None and self.state.machine.kind == "vagrant"
+        # A guest counts the kills of all of its processes: there the line that names the server decides.
+        if status.oom_evidence if virtual else status.oom_kills and status.exit_signal == "SIGKILL":
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
@@ -687,6 +695,21 @@ class Trial:
             scrapbook.glue(RECORD_SCRAP, json.loads(record.model_dump_json()), "json")
             if (self.folder / SAMPLES_FILE).exists():
                 scrapbook.glue(SAMPLES_SCRAP, self.samples(), "json")
+
+
+def _check_guest_disk(machine: MachineRecord, parameters: TrialParameters) -> None:
+    """Refuse an upload that cannot fit: the server would be blamed for it.
+
+    Raises:
+        HostUnfit: the guest's disk is too small.
+    """
+    needed = DISK_FACTOR * parameters.file_size_bytes
+    if machine.kind == "vagrant" and machine.free_disk_bytes < needed:
+        raise HostUnfit(
+            f"an upload of {parameters.file_size} needs {DISK_FACTOR} times its size on disk, {needed / MIB:,.0f} MiB, "
+            f"and the guest has {machine.free_disk_bytes / MIB:,.0f} MiB free; choose smaller files, or a box with a "
+            f"larger disk"
+        )
 
 
 def _in_words(machine: MachineRecord) -> str:

@@ -47,7 +47,7 @@ def test_when_holder_and_keeper_are_killed_the_next_start_sweeps(box: str) -> No
         process.kill()
     subprocess.run(["kill", "-9", str(keeper.pid)], check=True, timeout=60)
     eventually(lambda: not keeper.alive, "the keeper is dead")
-    assert list(domains().values()) == ["running"] and registry.existing() == []
+    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
     assert registry.sweep() == ["own"]
     assert not domains() and not libvirt.leftovers(domain_prefix("own"))
 
@@ -63,6 +63,15 @@ def test_a_lost_dotfile_folder_is_mended(box: str) -> None:
     assert described is not None and described.reached_by == "created" and described.mended
     again.release()
     assert not domains() and spec_of(folder_of("own")) is None
+
+
+def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str) -> None:
+    machine = obtain(wish(box, name="own"))
+    machine._drop_connection()
+    subprocess.run(["rm", "-r", str(machine.folder)], check=True, timeout=60)
+    (domain,) = domains()
+    assert registry.sweep() == [domain]
+    assert not domains() and not libvirt.leftovers(domain_prefix("own"))
 
 
 def test_a_truncated_base_volume_is_mended(box: str) -> None:

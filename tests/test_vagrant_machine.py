@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import MIB, eventually
-from virtual_machines import obtain, wish
+from virtual_machines import domains, obtain, wish
 
 from picolab.errors import MachineBusy, MachineError
 from picolab.machines import libvirt, registry
@@ -197,7 +197,9 @@ def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
     assert httpx.get(started.base_url).status_code == 200, "the same address is good after a reconnect"
 
 
-def test_a_clean_guest_is_reset_and_a_dirty_one_rebooted(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
+def test_a_clean_guest_is_reset_and_one_with_a_dirty_disk_made_anew(
+    box: str, machine: VagrantMachine, tmp_path: Path
+) -> None:
     start_calibration(machine, tmp_path / "log")
     shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 status=none")
     machine.hand_back()
@@ -206,12 +208,12 @@ def test_a_clean_guest_is_reset_and_a_dirty_one_rebooted(box: str, machine: Vagr
     assert "file" not in shell(again, f"ls -R {GUEST_HOME}")
     shell(again, "dd if=/dev/urandom of=/home/vagrant/left bs=1M count=80 status=none; sync")
     again.hand_back()
-    rebooted = obtain(wish(box))
-    described = rebooted.describe().virtual_machine
-    assert described is not None and described.reached_by == "reloaded"
-    assert "MiB of disk" in described.mended[0]
-    shell(rebooted, "rm /home/vagrant/left")
-    rebooted._write_spec(baseline={**rebooted._spec["baseline"], "free_disk_bytes": 0})
+    made_anew = obtain(wish(box))
+    described = made_anew.describe().virtual_machine
+    assert described is not None and described.reached_by == "created"
+    assert "guest's disk held 8" in described.mended[0]
+    assert "left" not in shell(made_anew, "ls /home/vagrant")
+    made_anew.hand_back()
 
 
 def test_another_memory_size_is_a_reload(box: str, machine: VagrantMachine) -> None:
@@ -234,7 +236,37 @@ def test_a_fresh_machine_for_each_trial_comes_from_a_snapshot(box: str, shared_s
     assert second._ask({"do": "facts"})["boot_id"] == boot, "restored, not rebooted"
     assert abs(float(shell(second, "date +%s.%N")) - time.time()) < 5, "the guest's clock is right again"
     second.hand_back()
-    assert reached(obtain(wish(box, fresh_for="trial 2"))) == "reset", "the same trial again needs no restore"
+    same = obtain(wish(box, fresh_for="trial 2"))
+    assert reached(same) == "reset", "the same trial again needs no restore"
+    shell(same, "touch /home/vagrant/trace")
+    same.hand_back()
+    larger = obtain(wish(box, ram_mb=384, fresh_for="trial 3"))
+    assert reached(larger) == "reloaded" and "trace" not in shell(larger, "ls /home/vagrant"), "fresh at another size"
+    larger.hand_back()
+    smaller = obtain(wish(box, fresh_for="trial 4"))
+    described = smaller.describe().virtual_machine
+    assert described is not None and described.reached_by == "restored", "a change of memory by a snapshot"
+    assert 0.7 * 256 * MIB < described.usable_ram_bytes < 256 * MIB
+    smaller.hand_back()
+
+
+def test_a_suspended_machine_gets_the_wanted_memory(box: str, machine: VagrantMachine) -> None:
+    machine.hand_back()
+    (domain,) = domains()
+    subprocess.run(["virsh", "-c", "qemu:///system", "suspend", domain], check=True, timeout=60, capture_output=True)
+    again = obtain(wish(box, ram_mb=384))
+    described = again.describe().virtual_machine
+    assert described is not None and described.reached_by == "booted" and "paused" in described.mended[0]
+    assert described.usable_ram_bytes > 300 * MIB
+    again.hand_back()
+
+
+def test_a_machine_whose_power_is_cut_is_a_fault_and_soon(box: str, machine: VagrantMachine) -> None:
+    machine.process_status()
+    (domain,) = domains()
+    subprocess.run(["virsh", "-c", "qemu:///system", "destroy", domain], check=True, timeout=60, capture_output=True)
+    with pytest.raises(MachineError, match=r"does not run any more|closed|lost|reset"):
+        machine.process_status()
 
 
 def test_a_machine_that_somebody_holds_is_refused(box: str, machine: VagrantMachine) -> None:

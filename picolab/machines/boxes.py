@@ -95,9 +95,9 @@ def base_volume(name: str) -> str | None:
     return f"{base_volume_prefix(name)}{version}_box.img"
 
 
-def default_box() -> str:
-    """Return the box that is used when none is named: picolab's own where it was built."""
-    return PICOLAB_BOX if installed_box(PICOLAB_BOX) else PUBLIC_BOX
+def default_box(provider: str = "libvirt") -> str:
+    """Return the box that is used when none is named: picolab's own where it was built for that provider."""
+    return PICOLAB_BOX if installed_box(PICOLAB_BOX, provider) else PUBLIC_BOX
 
 
 def _comparable(version: str) -> list[tuple[int, str]]:

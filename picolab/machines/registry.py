@@ -56,7 +56,8 @@ def check_free(name: str) -> None:
     """
     folder = folder_of(name)
     spec = spec_of(folder)
-    if spec is not None and keeper_of(folder) is not None:
+    # A virtual machine runs without its keeper too.
+    if spec is not None and (_is_virtual(folder) or keeper_of(folder) is not None):
         refuse_if_held(spec)
 
 
@@ -65,14 +66,14 @@ def existing() -> list[dict[str, Any]]:
     machines = []
     for folder in machine_folders():
         spec = spec_of(folder)
-        if spec is None or keeper_of(folder) is None:
+        if spec is None or (not _is_virtual(folder) and keeper_of(folder) is None):
             continue
         with contextlib.suppress(MachineError):
             holder = ProcessIdentity.from_json(spec["holder"])
             machines.append(
                 {
                     "name": spec["name"],
-                    "kind": spec["kind"],
+                    "kind": spec.get("kind", "local"),
                     "ram_mb": spec["ram_mb"],
                     "held": holder.alive,
                     "holder": f"pid {holder.pid} ({holder.command})" if holder.alive else "nobody",
@@ -108,11 +109,15 @@ def sweep() -> list[str]:
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in machine_folders():
         if _is_virtual(folder):
-            if vagrant.sweep_folder(folder):
-                swept.append(folder.name)
+            # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
+            with contextlib.suppress(MachineError):
+                if vagrant.sweep_folder(folder):
+                    swept.append(folder.name)
             continue
         with exclusive():
             if folder.is_dir() and not _is_virtual(folder) and keeper_of(folder) is None:
                 local.sweep_folder(folder)
                 swept.append(folder.name)
+    with contextlib.suppress(MachineError):
+        swept += vagrant.sweep_lost()
     return swept

@@ -25,6 +25,7 @@ T = TypeVar("T")
 CONNECT_LIMIT_S = 30.0
 _CALL_LIMIT_S = 60.0
 _RETRY_S = 0.1
+_SLICE_S = 5.0
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_COUNT = 10
 """A guest that is out of memory may say nothing for minutes, and that is what is to be measured."""
@@ -44,17 +45,28 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str) -> T:
+def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callable[[], bool] = lambda: True) -> T:
     """Run a coroutine on the shared loop and return its result.
 
     Raises:
-        MachineError: it failed, or took longer than `limit_s` seconds.
+        MachineError: it failed, took longer than `limit_s` seconds, or the guest was found not to be up any more.
     """
     future = asyncio.run_coroutine_threadsafe(work, _shared_loop())
+    deadline = time.monotonic() + limit_s
     try:
-        return future.result(limit_s)
-    except concurrent.futures.TimeoutError:
-        raise MachineError(f"{what}: no answer within {limit_s:g} s") from None
+        while True:
+            try:
+                return future.result(min(_SLICE_S, max(0.0, deadline - time.monotonic())))
+            except concurrent.futures.TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise MachineError(f"{what}: no answer within {limit_s:g} s") from None
+                if not is_up():
+                    raise MachineError(f"{what}: the virtual machine does not run any more") from None
+    except asyncssh.HostKeyNotVerifiable:
+        raise MachineError(
+            f"{what}: the guest shows another host key than the one that was pinned when it was made, so it is another "
+            f"machine; take it away with: picolab machines remove, and run the trial again"
+        ) from None
     except (OSError, asyncssh.Error, EOFError) as error:
         raise MachineError(f"{what}: {error or type(error).__name__}") from None
     finally:
@@ -207,10 +219,6 @@ class Connection:
         with contextlib.suppress(MachineError):
             _wait(end(), 5.0, "close")
 
-    def abort(self) -> None:
-        """Drop it at once: the other end does not exist any more."""
-        _shared_loop().call_soon_threadsafe(self._connection.abort)
-
 
 async def _connect(address: Address) -> asyncssh.SSHClientConnection:
     return await asyncssh.connect(
@@ -239,11 +247,14 @@ class RemoteProgram:
         self._name = name
         self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], limit_s: float, is_up: Callable[[], bool]) -> dict[str, Any]:
         """Write a line of JSON and return the line of JSON that answers it.
 
+        Args:
+            is_up: asked every few seconds whether waiting makes sense.
+
         Raises:
-            MachineError: the program is gone or did not answer in time.
+            MachineError: the program is gone, did not answer in time, or answered something that is no JSON.
         """
 
         async def exchange() -> bytes:
@@ -252,12 +263,15 @@ class RemoteProgram:
 
         what = f"machine {self._name!r}: {request.get('do')}"
         with self._lock:
-            line = _wait(exchange(), limit_s, what)
+            line = _wait(exchange(), limit_s, what, is_up)
         if not line:
             stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
             words = stderr.splitlines()[-1] if stderr else "its connection was closed"
             raise MachineError(f"{what}: the agent in the guest has ended ({words})")
-        return dict(json.loads(line))
+        try:
+            return dict(json.loads(line))
+        except ValueError:
+            raise MachineError(f"{what}: the agent in the guest said {line[:200]!r}, which is no answer") from None
 
     def relay(self, take: Callable[[bytes], None]) -> "concurrent.futures.Future[None]":
         """Have `take` called with each line that the program writes; the future is done when it has ended."""

@@ -110,8 +110,43 @@ def _take_down(folder: Path) -> None:
     if keeper is not None and keeper != this_process():
         end_keeper(folder)
     if spec is not None:
+        # From here on nobody can attach to it.
+        write_spec(folder, {**spec, "state": "going"})
         _destroy(folder, spec)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def release_if_nobody_holds(folder: Path) -> bool:
+    """Take a machine down if this process is its keeper and nobody holds it; tell whether the keeper may end.
+
+    For the keeper: between its looking and its having the lock somebody may have taken the machine over.
+    """
+    with exclusive(folder.name):
+        spec = spec_of(folder)
+        if spec is None or keeper_of(folder) != this_process():
+            return True
+        if ProcessIdentity.from_json(spec["holder"]).alive:
+            return False
+        _take_down(folder)
+        return True
+
+
+def sweep_lost() -> list[str]:
+    """Remove virtual machines of this state folder whose own folder was deleted, and return their domains."""
+    prefix, suffix = f"picolab_{state_mark(machines_dir())}_", "_default"
+    if shutil.which("virsh") is None:
+        return []
+    swept = []
+    for domain in libvirt.all_domains():
+        name = domain.removeprefix(prefix).removesuffix(suffix)
+        if not (domain.startswith(prefix) and domain.endswith(suffix)) or folder_of(name).exists():
+            continue
+        with (machines_dir() / f".{name}.lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not folder_of(name).exists():
+                libvirt.remove_domain(domain)
+                swept.append(domain)
+    return swept
 
 
 def _destroy(folder: Path, spec: dict[str, Any]) -> None:
@@ -142,6 +177,16 @@ def sweep_folder(folder: Path) -> bool:
             return False
         _take_down(folder)
         return True
+
+
+def _instruments() -> list[Path]:
+    """Return the scripts that run in the guest."""
+    return [Path(str(module.__file__)) for module in (guest, memory)]
+
+
+def _instruments_mark() -> str:
+    """Return what tells these scripts from those of another version of picolab."""
+    return hashlib.sha256(b"".join(script.read_bytes() for script in _instruments())).hexdigest()[:16]
 
 
 def _command(folder: Path, spec: dict[str, Any]) -> VagrantCommand:
@@ -196,26 +241,27 @@ class VagrantMachine:
         folder = folder_of(wish.name)
         with exclusive(wish.name):
             old = spec_of(folder)
-            if old is not None and keeper_of(folder) is not None:
+            if old is not None:
                 refuse_if_held(old)
             accelerated = acceleration()
             wanted = {
                 "kind": "vagrant",
                 "name": wish.name,
-                "box": wish.box or boxes.default_box(),
+                "box": wish.box or boxes.default_box(wish.provider),
                 "provider": wish.provider,
                 "prefix": domain_prefix(wish.name),
                 "acceleration": accelerated.kind if wish.provider == "libvirt" else "unknown",
-                "acceleration_reason": accelerated.reason
-                if wish.provider == "libvirt"
-                else "VirtualBox does not say how it runs a machine",
+                "instruments": _instruments_mark(),
             }
+            why_accelerated = (
+                accelerated.reason if wish.provider == "libvirt" else "VirtualBox does not say how it runs a machine"
+            )
             if old is not None and any(old.get(name) != value for name, value in wanted.items()):
                 _take_down(folder)
                 old = None
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             memory_now = {"ram_mb": wish.ram_mb, "cpus": wish.cpus}
-            spec = {"state": "new", **memory_now, **(old or {}), **wanted}
+            spec = {"state": "new", **memory_now, **(old or {}), **wanted, "acceleration_reason": why_accelerated}
             write_spec(folder, {**spec, "holder": holder.process.to_json(), "keep": holder.keep})
             if keeper_of(folder) is None:
                 said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant_keeper", str(folder)])
@@ -240,36 +286,96 @@ class VagrantMachine:
         wanted = (wish.ram_mb, wish.cpus)
         self._spec["mended"] = []
         domain = self._domain_state()
-        if domain == "running" and old_state != "up":
+        if domain != "not_created" and old_state != "up":
             # Nobody knows how far the one who made it came.
             _destroy(self.folder, self._spec)
             self._spec["mended"].append("a virtual machine of this name was there in an unknown state, and was removed")
             domain = "not_created"
         self._write_spec(state="making", ram_mb=wish.ram_mb, cpus=wish.cpus, server=None, forwards={})
         command = _command(self.folder, self._spec)
-        if domain == "not_created":
-            reached_by = "created"
-            self._create(command, wish)
-        elif domain != "running":
-            reached_by = "booted"
-            command.up(self._spec["provider"], limit_s=wish.boot_limit_s, on_line=wish.report)
-        elif as_it_was == wanted and self._spec.get("fresh_for") == wish.fresh_for and self._cleaned():
-            reached_by = "reset"
-        elif wish.fresh_for and self._snapshot_name() in self._spec.get("snapshots", []):
-            reached_by = "restored"
-            command.snapshot_restore(self._snapshot_name(), limit_s=wish.boot_limit_s)
-        else:
-            reached_by = "reloaded"
-            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
-            with contextlib.suppress(MachineError):
-                self._connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-            command.reload(limit_s=wish.boot_limit_s, on_line=wish.report)
+        reached_by = self._bring_up(command, wish, domain, as_it_was=as_it_was == wanted)
         if reached_by != "reset":
-            self._after_boot(command, wish, restored=reached_by == "restored")
+            self._after_boot(command, wish, reached_by)
+        if reached_by != "created" and (dirt := self._dirt()):
+            # What lies on the disk would still lie there after a reboot.
+            self._note_mended(f"{dirt}, so it was destroyed and made anew")
+            self._recreate(command, wish)
+            reached_by = "created"
+        self._check_memory()
         self.reused = reached_by != "created"
         self._write_spec(
             state="up", fresh_for=wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
         )
+
+    def _bring_up(self, command: VagrantCommand, wish: MachineWish, domain: str, *, as_it_was: bool) -> str:
+        """Have the machine run with the wanted memory, by the cheapest way; return which that was.
+
+        Args:
+            as_it_was: whether it had the wanted memory and processors before.
+        """
+        snapshots: list[str] = self._spec.get("snapshots", [])
+        if domain not in ("not_created", "running", "shutoff", "poweroff") and self._spec["provider"] == "libvirt":
+            self._note_mended(f"the virtual machine was {domain}, and its power was cut")
+            for name in libvirt.domains(self._spec["prefix"]):
+                libvirt.power_off(name)
+        if domain == "not_created" or (wish.fresh_for and domain != "running"):
+            if domain != "not_created":
+                _destroy(self.folder, self._spec)
+            self._create(command, wish)
+            return "created"
+        if domain != "running":
+            command.up(self._spec["provider"], limit_s=wish.boot_limit_s, on_line=wish.report)
+            return "booted"
+        fresh = self._spec.get("fresh_for") == wish.fresh_for
+        if as_it_was and fresh and self._cleaned():
+            return "reset"
+        if wish.fresh_for and self._snapshot_name() in snapshots:
+            command.snapshot_restore(self._snapshot_name(), limit_s=wish.boot_limit_s)
+            return "restored"
+        if wish.fresh_for and not snapshots:
+            # Nothing that is known to be fresh can be gone back to.
+            _destroy(self.folder, self._spec)
+            self._create(command, wish)
+            return "created"
+        if wish.fresh_for:
+            # A fresh disk first: a reload changes the memory alone.
+            command.snapshot_restore(snapshots[0], limit_s=wish.boot_limit_s)
+            self._write_spec(builds_bytes=0)
+        else:
+            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+            with contextlib.suppress(MachineError):
+                self._connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
+        command.reload(limit_s=wish.boot_limit_s, on_line=wish.report)
+        return "reloaded"
+
+    def _recreate(self, command: VagrantCommand, wish: MachineWish) -> None:
+        self._drop_connection()
+        _destroy(self.folder, self._spec)
+        self._create(command, wish)
+        self._after_boot(command, wish, "created")
+
+    def _note_mended(self, sentence: str) -> None:
+        self._write_spec(mended=[*self._spec["mended"], sentence])
+
+    def _dirt(self) -> str:
+        """Return a sentence when the disk holds more than a new machine's and the builds; else an empty text."""
+        expected = self._spec["created_disk_bytes"] - self._spec["builds_bytes"]
+        lost = expected - self._spec["facts"]["free_disk_bytes"]
+        if lost <= _DISK_TOLERANCE_BYTES:
+            return ""
+        return f"the guest's disk held {lost / _MIB:.0f} MiB that no build explains"
+
+    def _check_memory(self) -> None:
+        """Raise MachineError if the machine has another memory than the wanted one, whatever Vagrant says."""
+        if self._spec["provider"] != "libvirt":
+            return
+        for name in libvirt.domains(self._spec["prefix"]):
+            found = libvirt.domain_memory(name)
+            if found != self._spec["ram_mb"] * _MIB:
+                raise MachineError(
+                    f"the machine {self.name!r} has {found / _MIB:.0f} MiB of memory and not {self._spec['ram_mb']}; "
+                    f"take it away with: picolab machines remove {self.name}"
+                )
 
     def _domain_state(self) -> str:
         """Return `running`, `not_created` or another word for a machine that exists and does not run."""
@@ -278,7 +384,8 @@ class VagrantMachine:
         return next(iter(libvirt.domains(self._spec["prefix"]).values()), "not_created")
 
     def _create(self, command: VagrantCommand, wish: MachineWish) -> None:
-        self._spec["snapshots"] = []
+        found = boxes.installed_box(self._spec["box"], self._spec["provider"])
+        self._write_spec(snapshots=[], builds_bytes=0, box_version=(found.recipe or found.version) if found else None)
         (self.folder / "known_hosts").unlink(missing_ok=True)
         if self._spec["provider"] != "libvirt":
             command.up("virtualbox", limit_s=wish.boot_limit_s, on_line=wish.report)
@@ -289,11 +396,12 @@ class VagrantMachine:
             self._write_spec(mended=[*self._spec["mended"], *mended])
             command.up("libvirt", limit_s=wish.boot_limit_s, on_line=wish.report)
 
-    def _after_boot(self, command: VagrantCommand, wish: MachineWish, *, restored: bool) -> None:
+    def _after_boot(self, command: VagrantCommand, wish: MachineWish, reached_by: str) -> None:
         """Connect, bring the instruments into the guest, and note how it is before anything was done in it."""
         # Slow to import, and a local machine has no use for it.
         from picolab.machines import ssh
 
+        restored = reached_by == "restored"
         self._drop_connection()
         if not restored:
             found = command.ssh_config()
@@ -317,9 +425,12 @@ class VagrantMachine:
                 self._write_spec(snapshots=[*self._spec.get("snapshots", []), self._snapshot_name()])
                 self._connected(wish.boot_limit_s)
         else:
+            self._write_spec(builds_bytes=0)
             self._ask({"do": "set_clock", "wall_s": time.time()})
         facts = self._ask({"do": "reset"})
         self._write_spec(facts=facts, baseline=facts)
+        if reached_by == "created":
+            self._write_spec(created_disk_bytes=facts["free_disk_bytes"])
 
     def _snapshot_name(self) -> str:
         return f"fresh-{self._spec['ram_mb']}mb-{self._spec['cpus']}cpu"
@@ -331,11 +442,10 @@ class VagrantMachine:
                 f"machine {self.name!r}: {GUEST_HOME} could not be made in the guest ({made.stderr.strip()}); a box "
                 f"needs the user {_USER} with sudo without a password"
             )
-        scripts = [Path(str(module.__file__)) for module in (guest, memory)]
-        mark = f"instruments-{hashlib.sha256(b''.join(script.read_bytes() for script in scripts)).hexdigest()[:16]}"
+        mark = f"instruments-{self._spec['instruments']}"
         if connection.run(f"test -e {GUEST_HOME}/{mark}").exit_code == 0:
             return
-        for script in scripts:
+        for script in _instruments():
             connection.put(script, f"{GUEST_HOME}/{script.name}", 0o755)
         # Compiled once, they take less memory and time to start, of which a small guest has little.
         compiled = connection.run(f"{_PYTHON} -I -m compileall -q -b {GUEST_HOME} && touch {GUEST_HOME}/{mark}")
@@ -351,23 +461,17 @@ class VagrantMachine:
             self._connected()
             facts = self._ask({"do": "reset"})
         except MachineError as error:
-            self._write_spec(mended=[*self._spec["mended"], f"the guest did not answer and was rebooted ({error})"])
+            self._note_mended(f"the guest did not answer and was put back ({error})")
             return False
         before = self._spec["baseline"]
         lost = {
             "memory": before["mem_available_bytes"] - facts["mem_available_bytes"],
-            "disk": before["free_disk_bytes"] - facts["free_disk_bytes"],
             "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
         }
-        allowed = {
-            "memory": _MEMORY_TOLERANCE * before["ram_bytes"],
-            "disk": _DISK_TOLERANCE_BYTES,
-            "swap": 0,
-        }
+        allowed = {"memory": _MEMORY_TOLERANCE * before["ram_bytes"], "swap": 0}
         short = [f"{lost[what] / _MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
         if short:
-            sentence = f"after cleaning up the guest still lacked {', '.join(short)}, so it was not used as it was"
-            self._write_spec(mended=[*self._spec["mended"], sentence])
+            self._note_mended(f"after cleaning up the guest still lacked {', '.join(short)}, so it was put back")
             return False
         self._write_spec(facts=facts)
         return True
@@ -420,7 +524,7 @@ class VagrantMachine:
                 f"sudo -n {_PYTHON} -I -S {GUEST_HOME}/guest.pyc --home {GUEST_HOME} --user {_USER}"
             )
         try:
-            answer = self._agent.ask(request, limit_s)
+            answer = self._agent.ask(request, limit_s, self._is_up)
         except (MachineError, KeyboardInterrupt):
             # A late answer would be taken for the answer to the next request.
             self._drop_connection()
@@ -428,6 +532,10 @@ class VagrantMachine:
         if not answer.pop("ok"):
             raise MachineError(f"machine {self.name!r}: {answer['error']}")
         return answer
+
+    def _is_up(self) -> bool:
+        """Tell whether the virtual machine runs: no answer of a guest is worth waiting for when it does not."""
+        return self.folder.is_dir() and self._domain_state() == "running"
 
     def _to_host(self, guest_s: float | None) -> float | None:
         """Return a time of the guest's monotonic clock on the host's."""
@@ -463,7 +571,6 @@ class VagrantMachine:
         facts, spec = self._spec["facts"], self._spec
         self._to_host(0.0)
         assert self._clock is not None
-        found = boxes.installed_box(spec["box"], spec["provider"])
         return MachineRecord(
             kind="vagrant",
             name=self.name,
@@ -477,7 +584,7 @@ class VagrantMachine:
                 provider=spec["provider"],
                 software=self._software(),
                 box=spec["box"],
-                box_version=(found.recipe or found.version) if found else None,
+                box_version=spec.get("box_version"),
                 acceleration=spec["acceleration"],
                 acceleration_reason=spec["acceleration_reason"],
                 cpus=facts["cpu_count"],
@@ -511,6 +618,7 @@ class VagrantMachine:
         if connection.run(f"test -x '{remote}'").exit_code != 0:
             connection.run(f"mkdir -p {place}")
             connection.put(executable, remote, 0o755)
+            self._write_spec(builds_bytes=self._spec["builds_bytes"] + executable.stat().st_size)
         return remote
 
     def fresh_folders(self) -> tuple[str, str]:
@@ -570,8 +678,10 @@ class VagrantMachine:
             return
         log = Path(self._spec["log"])
         fetched = self.folder / "server.log"
+        if self._connection is None or not self._connection.is_open:
+            return
         with contextlib.suppress(MachineError):
-            self._connected().get(f"{GUEST_HOME}/server.log", fetched)
+            self._connection.get(f"{GUEST_HOME}/server.log", fetched)
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
                 file.truncate(self._spec["log_begins_at"])
@@ -603,7 +713,10 @@ class VagrantMachine:
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)
-        write_spec(self.folder, self._spec)
+        try:
+            write_spec(self.folder, self._spec)
+        except FileNotFoundError:
+            raise MachineError(f"the machine {self.name!r} was taken away while it was in use") from None
 
     def hand_back(self) -> None:
         self._drop_connection()

@@ -3,7 +3,6 @@
 Unlike the keeper of a local machine it is not needed for the machine to run: the guest looks after the server itself.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -56,12 +55,18 @@ def main() -> None:
     # Whoever started the keeper reads the line above and then goes away.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
-    if watch(folder, told_to_end):
+    while watch(folder, told_to_end):
         # Slow to import, and not needed as long as all is well.
         from picolab.machines import vagrant
 
-        with contextlib.suppress(PicolabError):
-            vagrant.release(folder)
+        try:
+            if told_to_end.is_set():
+                vagrant.release(folder)
+            if vagrant.release_if_nobody_holds(folder):
+                break
+        except PicolabError:
+            # The next command of picolab's tries again.
+            break
 
 
 if __name__ == "__main__":

@@ -319,8 +319,9 @@ def machines_remove(name: str) -> None:
       picolab machines remove local
     """
     from picolab.machines import registry
+    from picolab.machines.folders import machine_folders
 
-    if not registry.release_by_name(name):
+    if name not in {folder.name for folder in machine_folders()} or not registry.release_by_name(name):
         names = ", ".join(machine["name"] for machine in registry.existing()) or "none"
         raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
     click.echo(f"Machine {name!r} taken down.")

@@ -448,7 +448,7 @@ class VagrantMachine:
         for script in _instruments():
             connection.put(script, f"{GUEST_HOME}/{script.name}", 0o755)
         # Compiled once, they take less memory and time to start, of which a small guest has little.
-        compiled = connection.run(f"{_PYTHON} -I -m compileall -q -b {GUEST_HOME} && touch {GUEST_HOME}/{mark}")
+        compiled = connection.run(f"{_PYTHON} -I -m compileall -q -b {GUEST_HOME} && sync && touch {GUEST_HOME}/{mark}")
         if compiled.exit_code != 0:
             raise MachineError(
                 f"machine {self.name!r}: {_PYTHON} does not work in the guest ({compiled.stderr.strip()}); use a box "
@@ -618,6 +618,8 @@ class VagrantMachine:
         if connection.run(f"test -x '{remote}'").exit_code != 0:
             connection.run(f"mkdir -p {place}")
             connection.put(executable, remote, 0o755)
+            # A power cut must not leave half a build under its name.
+            connection.run("sync")
             self._write_spec(builds_bytes=self._spec["builds_bytes"] + executable.stat().st_size)
         return remote
 

@@ -282,7 +282,7 @@ class RemoteProgram:
 
         return asyncio.run_coroutine_threadsafe(read(), _shared_loop())
 
-    def finish(self, patience_s: float) -> int | None:
+    def finish(self, patience_s: float, is_up: Callable[[], bool]) -> int | None:
         """Close its standard input and return its exit code (negative: a signal; None: it is not known)."""
 
         async def end() -> int | None:
@@ -291,7 +291,7 @@ class RemoteProgram:
             return self._process.returncode
 
         try:
-            return _wait(end(), patience_s, "end")
+            return _wait(end(), patience_s, "end", is_up)
         except MachineError:
             _shared_loop().call_soon_threadsafe(self._process.close)
             return self._process.returncode

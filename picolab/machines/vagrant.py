@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,12 +45,13 @@ VAGRANT_LOG = "vagrant.log"
 GUEST_HOME = "/var/lib/picolab"
 _USER = "vagrant"
 _PYTHON = "/usr/bin/python3"
-_ASK_LIMIT_S = 120.0
+_ASK_LIMIT_S = 300.0
 """A guest that is out of memory may take very long to answer, and that is what is to be measured."""
 _LOG_TAIL_BYTES = 1 << 16
 _CLOCK_READINGS = 12
 _SYNC_LIMIT_S = 30.0
 _PROBE_START_LIMIT_S = 60.0
+_RELAY_LIMIT_S = 10.0
 _MIB = 1 << 20
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
 _MEMORY_TOLERANCE = 0.06
@@ -703,7 +705,7 @@ class VagrantMachine:
             f"sudo -n {_PYTHON} -I -S {GUEST_HOME}/memory.pyc --pid {pid} --interval {interval_s} --whole-machine"
             + (f" --disk {disk}" if disk else "")
         )
-        stream = _GuestStream(self._connected().start(command), output, clock, self._read_clock)
+        stream = _GuestStream(self._connected().start(command), output, clock, self._read_clock, self._is_up)
         # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
         stream.await_first(_PROBE_START_LIMIT_S)
         return stream
@@ -739,8 +741,16 @@ class _Clock:
 class _GuestStream(Stream):
     """The probe in the guest: each sample is put on the host's clock as it arrives."""
 
-    def __init__(self, program: "RemoteProgram", output: Path, clock: _Clock, read_clock: Any) -> None:
+    def __init__(
+        self,
+        program: "RemoteProgram",
+        output: Path,
+        clock: _Clock,
+        read_clock: Callable[[], _Clock],
+        is_up: Callable[[], bool],
+    ) -> None:
         self._program = program
+        self._is_up = is_up
         self._clock = clock
         self._read_clock = read_clock
         self._file = output.open("ab", buffering=0)
@@ -760,11 +770,11 @@ class _GuestStream(Stream):
     def await_first(self, limit_s: float) -> None:
         self._first.wait(limit_s)
 
-    def finish(self, patience_s: float = 60.0) -> int | None:
-        exit_code = self._program.finish(patience_s)
+    def finish(self, patience_s: float = _ASK_LIMIT_S) -> int | None:
+        exit_code = self._program.finish(patience_s, self._is_up)
         # However the connection ended: the samples that have arrived are on file, and their last line is missing.
         with contextlib.suppress(Exception):
-            self._relayed.result(patience_s)
+            self._relayed.result(_RELAY_LIMIT_S)
         self._file.close()
         with contextlib.suppress(MachineError):
             self.clock_drift_s = self._read_clock().ahead_s - self._clock.ahead_s

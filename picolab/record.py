@@ -121,7 +121,7 @@ class MemoryLimit(_Model):
     swap: Literal["off", "unlimited"] = Field(description="`off`: the kernel gives the server no swap")
 
 
-ReachedBy = Literal["created", "booted", "reloaded", "restored", "reset", "kept"]
+ReachedBy = Literal["created", "booted", "reloaded", "restored", "reset"]
 
 REACHED_BY_MEANINGS: dict[ReachedBy, str] = {
     "created": "made anew from the box and booted",
@@ -129,7 +129,6 @@ REACHED_BY_MEANINGS: dict[ReachedBy, str] = {
     "reloaded": "rebooted, with another RAM or because cleaning up did not bring it back to its baseline",
     "restored": "put back to the snapshot of the state after its boot",
     "reset": "it was running and was cleaned up; memory, disk and swap were verified to be back at their baseline",
-    "kept": "it was running and was left as it was: a new process attached to it again",
 }
 
 

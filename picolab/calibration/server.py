@@ -203,6 +203,9 @@ class Schedule:
 # ---- memory --------------------------------------------------------------------------------------
 
 
+OOM_STEP_MIB = 64
+
+
 def touched_memory(size_bytes: int) -> mmap.mmap:
     """Return anonymous memory of which every page has been written."""
     block = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -357,9 +360,17 @@ class UploadBody(Body):
 
     def _take_all_memory(self) -> NoReturn:
         taken: list[mmap.mmap] = []
-        while len(taken) + 1 <= self._knobs.oom_ceiling_mib:
-            taken.append(touched_memory(MIB))
-        die(f"oom_after_mib: gives up, for nothing stopped it at {len(taken)} MiB (oom_ceiling_mib)")
+        taken_mib = 0
+        # The kernel itself writes the pages of each step: in a guest without memory this program's own code is read
+        # from the disk again and again, and the end could take many minutes.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+        while taken_mib < int(self._knobs.oom_ceiling_mib):
+            step_mib = min(OOM_STEP_MIB, int(self._knobs.oom_ceiling_mib) - taken_mib)
+            taken.append(mmap.mmap(-1, step_mib * MIB, flags=flags))
+            for offset in range(0, step_mib * MIB, mmap.PAGESIZE):
+                taken[-1][offset] = 1
+            taken_mib += step_mib
+        die(f"oom_after_mib: gives up, for nothing stopped it at {taken_mib} MiB (oom_ceiling_mib)")
 
 
 def wait_forever() -> None:

@@ -168,7 +168,9 @@ def test_a_killed_probe_has_no_last_line(machine: VagrantMachine, tmp_path: Path
 
 
 def test_an_oom_kill_in_the_guest_is_seen_with_its_kernel_line(machine: VagrantMachine, tmp_path: Path) -> None:
-    program = "held = []\nwhile True: held.append(bytearray(1 << 20))"
+    # In steps that the kernel writes itself: else the guest may read Python's own code from the disk for minutes.
+    flags = "mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE"
+    program = f"import mmap\nheld = []\nwhile True: held.append(mmap.mmap(-1, 64 << 20, flags={flags}))"
     pid = run_python(machine, program, tmp_path / "log").pid
     eventually(lambda: not machine.process_status().running, "the kernel kills it", give_up_s=180)
     status = machine.process_status()

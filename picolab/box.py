@@ -5,7 +5,6 @@ root file system, syslinux and mtools the boot partition. What goes into the ima
 """
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import json
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.finding import as_root
+from picolab.locks import try_lock
 from picolab.machines import libvirt
 from picolab.machines.boxes import (
     PICOLAB_BOX,
@@ -303,17 +303,9 @@ def _locked(folder: Path) -> Iterator[bool]:
     """Lock a folder, and tell whether that was possible; the kernel frees the lock of a dead process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield _lock(descriptor)
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _make_sparse(disk: Path) -> None:

@@ -14,7 +14,6 @@ machines down that nobody holds, and goes on.
 """
 
 import csv
-import fcntl
 import io
 import json
 import re
@@ -27,10 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, MachineBusy, ParameterError, RecordError
-from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
+from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
 from picolab.host import disk_of, memory_info
 from picolab.ledger import Ledger, LedgerEntry
+from picolab.locks import try_lock
 from picolab.machines import registry, vagrant
 from picolab.machines.cgroup import find_method
 from picolab.parameters import DISK_FACTOR, MIB, format_size
@@ -248,9 +248,7 @@ class Campaign:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not try_lock(lock):
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
                     f"with: picolab status {self.folder.name}"
@@ -375,7 +373,7 @@ class Campaign:
         try:
             record = validate_record(json.loads(side_file.read_text()), str(side_file))
         except (OSError, ValueError):
-            words = _last_line(folder / PROCESS_LOG_FILE)
+            words = last_words(folder)
             return None, f"the trial's process ended without a record{': ' + words if words else ''}"
         except RecordError as error:
             return None, str(error)
@@ -465,14 +463,6 @@ class Campaign:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.folder / RESULTS_FILE, text.getvalue())
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:300] if lines else ""
 
 
 def find_campaign(name: str) -> Path:

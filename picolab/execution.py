@@ -130,6 +130,15 @@ class TrialProcess:
         return [identity for identity in identities if identity is not None and _KERNEL_WORD in identity.command]
 
 
+def last_words(folder: Path) -> str:
+    """Return the last line that a trial's process has printed, such as what it died of; empty when it said nothing."""
+    try:
+        lines = (folder / PROCESS_LOG_FILE).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:300] if lines else ""
+
+
 def main() -> None:
     """Execute the notebook that the request file (the first argument) names; exit 1 when a cell failed."""
     prctl = ctypes.CDLL(None).prctl

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.errors import RecordError
-from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess
+from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry, vagrant
 from picolab.machines.cgroup import find_method
@@ -93,7 +93,11 @@ def run_single_trial(
         if record.identity.trial_id != context.trial_id:
             record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
     except (OSError, ValueError):
-        reason = f"the trial ended without a record; see {folder / PROCESS_LOG_FILE} and {folder / NOTEBOOK_FILE}"
+        words = last_words(folder)
+        reason = (
+            f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
+            f"{folder / NOTEBOOK_FILE}"
+        )
     except RecordError as error:
         reason = str(error)
     return FinishedTrial(folder, record, reason, name if kept else None, way_in)

@@ -401,6 +401,9 @@ class Trial:
                 client.delete(self.state.entry_id)
                 self.state.entry_id = None
             probe = machine.probe(parameters.sample_interval_s, self.folder / SAMPLES_FILE)
+            if self.state.machine is not None and self.state.machine.kind == "vagrant":
+                # The guest's clock was read anew: this reading maps the samples.
+                self.state.machine = machine.describe()
             try:
                 with LiveLine("upload", self.folder / PROGRESS_FILE) as live:
 

@@ -1,6 +1,7 @@
 """libvirt: what is there, what is ours, what is mended. With a stand-in for virsh, and the same with the real one."""
 
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ def test_state_of_the_host(virsh: VirshStub) -> None:
     virsh.set(network="missing", pool="missing", volumes={"x.img": {"physical": 1}})
     assert (libvirt.network(), libvirt.pool_state(), libvirt.pool_free_bytes()) == ("missing", "missing", None)
     assert libvirt.volumes() == []
+
+
+def test_what_the_file_system_keeps_for_others_is_not_free(virsh: VirshStub, tmp_path: Path) -> None:
+    virsh.set(pool_path=str(tmp_path), free=1 << 60)
+    assert 0 < (libvirt.pool_free_bytes() or 0) <= shutil.disk_usage(tmp_path).total
 
 
 @pytest.mark.parametrize(

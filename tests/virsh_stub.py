@@ -74,6 +74,8 @@ elif command == "pool-list":
     table(("Name", "State", "Autostart"), [("default", state["pool"], "yes")] if state["pool"] != "missing" else [])
 elif command == "pool-info":
     volume(None); print(f"Name:           default\nCapacity:       1\nAvailable:      {state['free']}\n")
+elif command == "pool-dumpxml":
+    volume(None); print(f"<pool><target><path>{state.get('pool_path', '/no/such/pool')}</path></target></pool>")
 elif command == "vol-list":
     volume(None)
     table(("Name", "Path"), [(n, "/pool/" + n) for n in state["volumes"]])

@@ -5,24 +5,28 @@ Both kinds of machines keep `machine.json` (what it is and who holds it) and `ke
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from picolab.errors import MachineBusy, MachineError
+from picolab.locks import try_lock
 from picolab.paths import state_dir, write_atomically
 from picolab.processes import ProcessIdentity, is_self_or_ancestor
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
 _KEEPER_END_LIMIT_S = 60.0
+_LOCK_LIMIT_S = 1800.0
+"""More than the longest making of a machine may take: a first boot, and the copy of its box before."""
+_LOCK_POLL_S = 0.02
 
 
 def machines_dir() -> Path:
@@ -55,16 +59,32 @@ def machine_folders() -> list[Path]:
     return sorted(folder for folder in machines_dir().glob("*") if folder.is_dir())
 
 
+def lock_file(name: str = "") -> Path:
+    """Return the file whose lock `exclusive` takes."""
+    return machines_dir() / (f".{name}.lock" if name else ".lock")
+
+
 @contextlib.contextmanager
 def exclusive(name: str = "") -> Iterator[None]:
     """Let only one process at a time make, take or sweep a machine; the kernel frees the lock of a dead one.
 
     Args:
         name: of a machine whose making may take minutes, so that it shall not hold up all others; empty: all of them.
+
+    Raises:
+        MachineBusy: another process has had it for `_LOCK_LIMIT_S`.
     """
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (machines_dir() / (f".{name}.lock" if name else ".lock")).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_file(name).open("w") as lock:
+        deadline = time.monotonic() + _LOCK_LIMIT_S
+        while not try_lock(lock):
+            if time.monotonic() > deadline:
+                what = f"the machine {name!r}" if name else "the machines of this folder"
+                raise MachineBusy(
+                    f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
+                    f"(fuser {lock_file(name)} names it), then try again"
+                )
+            time.sleep(_LOCK_POLL_S)
         yield
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
+from picolab.locks import try_lock
 from picolab.machines import boxes
 
 POOL = "default"
@@ -253,7 +254,12 @@ def pool_free_bytes() -> int | None:
     """Return what the disks of machines may still take; None when there is no pool yet, or it is not active."""
     if pool_state() != "active":
         return None
-    return _bytes(_fields(_virsh("pool-info", "--bytes", POOL))["Available"])
+    free_bytes = _bytes(_fields(_virsh("pool-info", "--bytes", POOL))["Available"])
+    path = ElementTree.fromstring(_virsh("pool-dumpxml", POOL)).findtext("target/path")
+    with contextlib.suppress(OSError):
+        # libvirt counts what the file system keeps for others, too.
+        free_bytes = min(free_bytes, shutil.disk_usage(path or IMAGES).free)
+    return free_bytes
 
 
 def leftovers(prefix: str) -> list[str]:
@@ -385,7 +391,7 @@ def first_up_lock(box: str) -> Iterator[None]:
     path = home / f"picolab-first-up-{box.replace('/', '-')}.lock"
     with path.open("a") as lock:
         deadline = time.monotonic() + _FIRST_UP_LIMIT_S
-        while not _try_lock(lock.fileno()):
+        while not try_lock(lock):
             if _base_volume_is_whole(box):
                 break
             if time.monotonic() > deadline:
@@ -405,14 +411,6 @@ def first_up_lock(box: str) -> Iterator[None]:
                 f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
                 f"look for free space with: picolab doctor"
             )
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _base_volume_is_whole(box: str) -> bool:

@@ -131,7 +131,6 @@ class Connection:
 
     def __init__(self, connection: asyncssh.SSHClientConnection, name: str) -> None:
         self._connection = connection
-        self._forwards: list[asyncssh.SSHListener] = []
         self.name = name
 
     @classmethod
@@ -202,7 +201,6 @@ class Connection:
             return await self._connection.forward_local_port("127.0.0.1", host_port, "127.0.0.1", guest_port)
 
         listener = _wait(listen(), _CALL_LIMIT_S, f"machine {self.name!r}: forwarding port {guest_port}")
-        self._forwards.append(listener)
         return int(listener.get_port())
 
     @property

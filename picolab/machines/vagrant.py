@@ -5,9 +5,9 @@ snapshot, reload with another memory, boot, create. What was done, and what that
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import threading
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from picolab.errors import HostUnfit, MachineError
+from picolab.locks import try_lock
 from picolab.machines import boxes, guest, libvirt
 from picolab.machines.acceleration import acceleration
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
@@ -25,6 +26,7 @@ from picolab.machines.folders import (
     exclusive,
     folder_of,
     keeper_of,
+    lock_file,
     machines_dir,
     reap_own_keepers,
     refuse_if_held,
@@ -71,7 +73,10 @@ def check_host(provider: str) -> None:
         if problem:
             raise HostUnfit(f"machine: vagrant with provider libvirt: {problem}; see: picolab doctor")
     elif shutil.which("VBoxManage") is None:
-        raise HostUnfit("provider virtualbox needs VirtualBox, and the program VBoxManage is not there")
+        raise HostUnfit(
+            "provider: virtualbox needs the program VBoxManage, which is not there; install VirtualBox, or set "
+            "provider to libvirt"
+        )
 
 
 def free_disk_bytes(provider: str) -> int | None:
@@ -92,7 +97,7 @@ def server_of(folder: Path) -> str:
 
 def way_in(folder: Path) -> str:
     """Return the commands with which a person gets into a machine and looks at its server."""
-    return f"ssh -F {folder / 'ssh_config'} guest   (and there: screen -r picoshare)"
+    return f"ssh -F {shlex.quote(str(folder / 'ssh_config'))} guest   (and there: screen -r picoshare)"
 
 
 def release(folder: Path) -> None:
@@ -143,9 +148,8 @@ def sweep_lost() -> list[str]:
         name = domain.removeprefix(prefix).removesuffix(suffix)
         if not (domain.startswith(prefix) and domain.endswith(suffix)) or folder_of(name).exists():
             continue
-        with (machines_dir() / f".{name}.lock").open("w") as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not folder_of(name).exists():
+        with lock_file(name).open("w") as lock:
+            if try_lock(lock) and not folder_of(name).exists():
                 libvirt.remove_domain(domain)
                 swept.append(domain)
     return swept
@@ -168,10 +172,8 @@ def _destroy(folder: Path, spec: dict[str, Any]) -> None:
 
 def sweep_folder(folder: Path) -> bool:
     """Remove a machine whose keeper and holder are gone; tell whether there was one to remove."""
-    with (machines_dir() / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with lock_file(folder.name).open("w") as lock:
+        if not try_lock(lock):
             # Somebody is making it or taking it down at this moment.
             return False
         spec = spec_of(folder)
@@ -617,7 +619,7 @@ class VagrantMachine:
         place = f"{GUEST_HOME}/builds/{sha256}"
         remote = f"{place}/{executable.name}"
         connection = self._connected()
-        if connection.run(f"test -x '{remote}'").exit_code != 0:
+        if connection.run(f"test -x {shlex.quote(remote)}").exit_code != 0:
             connection.run(f"mkdir -p {place}")
             connection.put(executable, remote, 0o755)
             # A power cut must not leave half a build under its name.

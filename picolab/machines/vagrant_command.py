@@ -4,7 +4,6 @@ Built on python-vagrant, which knows the arguments and the output of each comman
 """
 
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from picolab.errors import MachineError
+from picolab.locks import try_lock
 from picolab.machines import libvirt
 from picolab.machines.boxes import vagrant_home
 from picolab.machines.vagrant_messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
@@ -203,18 +203,6 @@ class VagrantCommand:
         with self._settings(limit_s):
             self._vagrant.snapshot_restore(name)
 
-    def snapshot_list(self, *, limit_s: float | None = None) -> list[str]:
-        """Return the names of the machine's snapshots."""
-        with self._settings(limit_s):
-            lines = self._vagrant.snapshot_list()
-        # Vagrant puts a line that names the machine above them.
-        return [line.strip() for line in lines if line.strip() and not line.startswith("==>")]
-
-    def snapshot_delete(self, name: str, *, limit_s: float | None = None) -> None:
-        """Remove a snapshot."""
-        with self._settings(limit_s):
-            self._vagrant.snapshot_delete(name)
-
     def ssh_config(self, *, limit_s: float | None = None) -> dict[str, str]:
         """Return how ssh reaches the machine: `HostName`, `Port`, `User`, `IdentityFile` and more. It must be up."""
         with self._settings(limit_s):
@@ -321,7 +309,7 @@ class VagrantCommand:
         deadline = time.monotonic() + _TURN_LIMIT_S
         with (self.folder / _LOCK).open("a+", encoding="utf-8") as turn:
             orphan_since: float | None = None
-            while not _locked(turn):
+            while not try_lock(turn):
                 holder = _read_holder(turn)
                 if holder is not None and not holder.owner.alive and holder.vagrant.alive:
                     orphan_since = orphan_since or time.monotonic()
@@ -445,14 +433,6 @@ class _Holder:
     owner: ProcessIdentity
     vagrant: ProcessIdentity
     line: str
-
-
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write_holder(turn: TextIO, pid: int, line: str) -> None:

@@ -25,6 +25,10 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
 _LONGEST_SHOWN = 200
 
+SERVER_VARIABLES = ("PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET")
+"""What picolab itself puts into the server's environment."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
 RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
@@ -100,6 +104,24 @@ class TrialParameters(BaseModel):
     calibration: dict[str, Any] = Field(
         default_factory=dict, description="knobs of the calibration server, such as {'transfer_mib_s': 50}"
     )
+    label: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,39})?$")] = Field(
+        "", description="short name of the build in labels, charts and verdicts; empty: named after the build"
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="environment variables of the server, such as {'GOMEMLIMIT': '100MiB'}"
+    )
+    parallel_uploads: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="files that are uploaded at the same time, each of file_size"
+    )
+    direction: Literal["upload", "download", "both"] = Field(
+        "upload", description="what is measured with its memory: upload, download or both (every file is uploaded)"
+    )
+    cache: Literal["warm", "cold"] = Field(
+        "warm", description="page cache before the measured step: warm (as it is) or cold (dropped)"
+    )
+    sync: Literal["skip", "measure"] = Field(
+        "skip", description="measure: after the answer, time until the data is on the disk"
+    )
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(1, description="seed of the uploaded bytes")
     keep_machine: Literal["never", "on_failure", "always"] = Field(
         "on_failure", description="leave machine and server up at the end: never, on_failure or always"
@@ -156,6 +178,18 @@ class TrialParameters(BaseModel):
             raise ValueError(f"{shown(value)} holds a character that cannot be printed; remove it")
         return value
 
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _environment(cls, value: Any) -> Any:
+        for name, text in value.items() if isinstance(value, dict) else ():
+            if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{shown(name)} cannot be the name of an environment variable")
+            if name in SERVER_VARIABLES or name.startswith("PICOLAB_"):
+                raise ValueError(f"{name} is set by picolab itself; remove it")
+            if isinstance(text, bool) or not isinstance(text, str | int | float) or not str(text).isprintable():
+                raise ValueError(f"{name} = {shown(text)} should be a text; put quotes around it")
+        return value
+
     @field_validator("file_size")
     @classmethod
     def _normal_size(cls, value: str) -> str:
@@ -191,15 +225,25 @@ class TrialParameters(BaseModel):
 
     @property
     def upload_limit_s(self) -> float:
-        """Seconds for the whole upload: `total_limit_s`, or 60 s plus the size at the floor rate."""
+        """Seconds for the whole upload: `total_limit_s`, or 60 s plus all its bytes at the floor rate."""
         if self.total_limit_s is not None:
             return self.total_limit_s
-        return 60.0 + self.file_size_bytes / MIB / self.floor_rate_mib_s
+        return 60.0 + self.uploaded_bytes / MIB / self.floor_rate_mib_s
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """Bytes of all files together."""
+        return self.file_size_bytes * self.parallel_uploads
+
+    @property
+    def needed_disk_bytes(self) -> float:
+        """Free disk that data folder and TMPDIR need."""
+        return DISK_FACTOR * self.uploaded_bytes
 
     @property
     def build_label(self) -> str:
-        """A short name of the build for labels and file names: `calibration`, `1.5.4`, or a file's name."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name)[:60] or "build"
+        """A short name of the build for labels and file names: its label, `calibration`, `1.5.4`, or a file's name."""
+        return self.label or re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name)[:60] or "build"
 
     @property
     def case_label(self) -> str:

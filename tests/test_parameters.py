@@ -152,7 +152,7 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
     ("values", "words"),
     [
         ({"ram": 512}, "there is no 'ram'; did you mean ram_mb?"),
-        ({"zzz": 1}, "there is no 'zzz'; known are boot_limit_s, box, build, calibration, "),
+        ({"zzz": 1}, "there is no 'zzz'; known are boot_limit_s, box, build, cache, calibration, "),
         ({"ram_mb": 15}, "ram_mb = 15 should be greater than or equal to 16 (memory of the machine in MiB"),
         ({"ram_mb": 512.5}, "ram_mb = 512.5 should be a whole number"),
         ({"ram_mb": "much"}, "ram_mb = 'much' should be a whole number"),

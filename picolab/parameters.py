@@ -1,6 +1,7 @@
 """What may be set: the parameters of a trial and of a campaign, validated; sizes and their units."""
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -83,6 +84,22 @@ def _no_truth_value(value: Any) -> Any:
     return value
 
 
+LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
+BUILD_PARAMETERS = ("build", "label", "environment", "calibration", "release_base_url")
+"""What belongs to the build under test; the other parameters are the scenario that it is measured in."""
+_NOT_OF_THE_SCENARIO = (
+    *BUILD_PARAMETERS,
+    *("machine", "ram_mb", "file_size", "memory_limit"),
+    *("seed", "machine_name", "keep_machine"),
+)
+
+
+def short(value: Any) -> str:
+    """Return a value in characters that are safe in a file name."""
+    text = json.dumps(value, sort_keys=True, separators=(",", "_")) if isinstance(value, dict) else str(value)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r'[{}"]', "", text)).strip("-") or "none"
+
+
 class TrialParameters(BaseModel):
     """Everything that may be set for one trial; the trial notebook's parameters cell has the same names."""
 
@@ -104,7 +121,7 @@ class TrialParameters(BaseModel):
     calibration: dict[str, Any] = Field(
         default_factory=dict, description="knobs of the calibration server, such as {'transfer_mib_s': 50}"
     )
-    label: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,39})?$")] = Field(
+    label: Annotated[str, Field(pattern=f"^$|{LABEL_PATTERN}")] = Field(
         "", description="short name of the build in labels, charts and verdicts; empty: named after the build"
     )
     environment: dict[str, str] = Field(
@@ -246,6 +263,20 @@ class TrialParameters(BaseModel):
         return self.label or re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.build).name)[:60] or "build"
 
     @property
+    def scenario(self) -> str:
+        """The case without its build, such as `local-512mb-100M`: what builds are compared in.
+
+        Every parameter with another value than its default is named, so that two scenarios have two names.
+        """
+        unlimited = "-unlimited" if self.memory_limit == "none" else ""
+        others = [
+            f"-{name}_{short(getattr(self, name))}"
+            for name, field in TrialParameters.model_fields.items()
+            if name not in _NOT_OF_THE_SCENARIO and getattr(self, name) != field.get_default()
+        ]
+        return f"{self.machine}-{self.ram_mb}mb-{self.file_size}{unlimited}{''.join(others)}"
+
+    @property
     def case_label(self) -> str:
         """The case in a few characters, safe in a file name, such as `local-512mb-100M-calibration`."""
         unlimited = "-unlimited" if self.memory_limit == "none" else ""
@@ -275,18 +306,69 @@ class Matrix(BaseModel):
         return dict(self.model_extra or {})
 
 
+class BuildParameters(BaseModel):
+    """A build under test by its label: the executable, and how it is started."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    build: Annotated[str, Field(min_length=1)] = Field(description="calibration, a path, or a release such as 1.5.4")
+    environment: dict[str, Any] = Field(default_factory=dict, description="environment variables of the server")
+    calibration: dict[str, Any] = Field(default_factory=dict, description="knobs of the calibration server")
+
+
+class Stopping(BaseModel):
+    """When `repeats: auto` has enough blocks."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    _no_truth_values = field_validator("*", mode="before")(_no_truth_value)
+
+    target_percent: Annotated[float, Field(gt=0, le=100)] = Field(
+        3.0, description="stop when each case's interval reaches at most this far from its middle, in percent"
+    )
+    least_blocks: Annotated[int, Field(ge=10, le=1000)] = Field(10, description="blocks before the first look")
+    most_blocks: Annotated[int, Field(ge=10, le=1000)] = Field(40, description="blocks after which it ends anyway")
+    time_limit_h: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
+        None, description="hours of running trials after which it ends anyway; null: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _least_below_most(self) -> "Stopping":
+        if self.least_blocks > self.most_blocks:
+            raise ValueError(
+                f"least_blocks = {self.least_blocks} is more than most_blocks = {self.most_blocks}; swap them"
+            )
+        return self
+
+
 class CampaignParameters(BaseModel):
     """What a file in `parameters/` says."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    _no_truth_values = field_validator("description", "repeats", "seed", "fault_retries", mode="before")(
-        _no_truth_value
-    )
+    _no_truth_values = field_validator(
+        "description", "repeats", "seed", "fault_retries", "baseline", "margin_percent", "idle_limit_s", mode="before"
+    )(_no_truth_value)
 
     description: str = Field("", description="what the campaign is for, one sentence for the report")
     matrix: Matrix = Field(description="factors and their levels; `include` adds cases, `exclude` removes them")
-    repeats: Annotated[int, Field(ge=1, le=1000)] = Field(3, description="trials a case, one in each block")
+    repeats: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        3, description="trials a case, one in each block; auto: until the intervals are narrow, see `stopping`"
+    )
+    stopping: Stopping | None = Field(None, description="when `repeats: auto` has enough; null: its defaults")
+    builds: dict[Annotated[str, Field(pattern=LABEL_PATTERN)], BuildParameters] = Field(
+        default_factory=dict, description="builds by label, each with its environment; levels of `build` may name them"
+    )
+    baseline: str = Field("", description="label of the build that others are compared with; empty: the first")
+    margin_percent: Annotated[float, Field(gt=0, le=50)] = Field(
+        5.0, description="change in percent that does not matter: less is equivalent"
+    )
+    idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = Field(
+        60.0, description="seconds to wait at most for an idle host before the first trial; 0: do not look"
+    )
+    busy_host: Literal["flag", "refuse"] = Field(
+        "flag", description="what to do when the host never is idle: flag (a caveat) or refuse to start"
+    )
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = Field(
         1, description="seed of the order of trials and of the uploaded bytes"
     )
@@ -339,7 +421,8 @@ _KINDS = {
 
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    # pydantic names the alternative of a union, which says nothing to a user.
+    where = ".".join(str(part) for part in error["loc"] if part != "constrained-int")
     if error["type"] == "extra_forbidden":
         return unknown_name(str(error["loc"][-1]), sorted(model.model_fields))
     if error["type"] == "missing":
@@ -347,6 +430,11 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "value_error":
         # Without a place it is about several parameters at once, and names them itself.
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    if error["type"] == "string_pattern_mismatch" and error["loc"][-1:] == ("[key]",):
+        return (
+            f"{where.removesuffix('.[key]')}: {shown(error['input'])} cannot be a label: up to 40 letters, digits, "
+            f"dots, dashes and underscores, beginning with a letter or digit"
+        )
     if error["msg"] == "Keys should be strings" or error["loc"][-1:] == ("[key]",):
         return f"{shown(error['input'])} cannot be a name; put quotes around it if it is meant as one"
     reason = _KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix("a ")

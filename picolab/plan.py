@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import random
-import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,9 @@ from picolab.errors import CampaignNotFound, ParameterError
 from picolab.parameters import (
     CampaignParameters,
     Matrix,
+    Stopping,
     TrialParameters,
+    short,
     shown,
     unknown_name,
     validate,
@@ -29,19 +30,26 @@ ORDER = (
     "Each block holds every case once; the order of cases inside a block is random, drawn from the seed; "
     "every trial has a fresh server, data folder and TMPDIR."
 )
+ORDER_OF_BUILDS = (
+    "Each block holds every case once. Inside a block all builds of a scenario run back to back; over {builds} blocks "
+    "each build runs once at each place among them, in random order. The scenarios of a block are in random order. All "
+    "is drawn from the seed; every trial has a fresh server, data folder and TMPDIR."
+)
 ORDER_WITH_VIRTUAL_MACHINES = (
-    "Each block holds every case once. Inside a block the cases that need the same virtual machine (RAM, processors, "
+    "Not fully random: inside a block the scenarios that need the same virtual machine (RAM, processors, "
     "box, provider) run one after the other in random order, since another one costs a boot; {groups} in random order "
-    "too, all drawn from the seed anew for each block. Every trial has a fresh server, data folder and TMPDIR."
+    "too, anew for each block."
 )
 MOST_TRIALS = 10_000
 _LONGEST_LABEL = 120
-_NOT_A_FACTOR = ("machine_name", "seed", "keep_machine")
+_NOT_A_FACTOR = ("machine_name", "seed", "keep_machine", "label")
 _SET_BY_CAMPAIGN = {
+    "label": "is a name in `builds`",
     "seed": "is set by the campaign's own seed",
     "machine_name": "is set by the campaign: its machine has the campaign's name",
 }
 _LABELLED = ("machine", "ram_mb", "file_size", "build", "memory_limit")
+_TOLD_BY_LABEL = ("label", "environment", "calibration")
 
 
 class PlannedTrial(BaseModel):
@@ -53,6 +61,7 @@ class PlannedTrial(BaseModel):
     block: int
     position: int
     case: str
+    scenario: str = ""
     parameters: TrialParameters
 
 
@@ -71,6 +80,11 @@ class Plan(BaseModel):
     fault_retries: int
     factors: dict[str, list[Any]]
     order: str
+    baseline: str | None = None
+    margin_percent: float = 5.0
+    stopping: Stopping | None = None
+    idle_limit_s: float = 0.0
+    busy_host: Literal["flag", "refuse"] = "flag"
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]
 
     @property
@@ -116,21 +130,22 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     Raises:
         ParameterError: a factor does not exist, a level makes no sense, or no case is left.
     """
-    combinations = expand(wanted.matrix, source)
+    stopping = _stopping(wanted, source)
+    blocks = stopping.most_blocks if stopping is not None else int(wanted.repeats)
     for name, value in wanted.parameters.items():
         _meaning(name, value, f"{source}: parameters")
-    cases = [_case(levels, wanted, source) for levels in combinations]
-    if len(cases) * wanted.repeats > MOST_TRIALS:
+    cases = [_case(levels, wanted, source) for levels in expand(_with_builds(wanted, source), source)]
+    if len(cases) * blocks > MOST_TRIALS:
         raise ParameterError(
-            f"{source}: {len(cases)} cases x {wanted.repeats} repeats are more than {MOST_TRIALS} trials; "
+            f"{source}: {len(cases)} cases x {blocks} repeats are more than {MOST_TRIALS} trials; "
             f"remove levels or repeats"
         )
     labels = _labels(cases, source)
-    chance = random.Random(wanted.seed)
-    digits = max(3, len(str(len(cases) * wanted.repeats)))
+    order = _blocks(cases, blocks, random.Random(wanted.seed))
+    digits = max(3, len(str(len(cases) * blocks)))
     trials: list[PlannedTrial] = []
-    for block in range(1, wanted.repeats + 1):
-        for index in _shuffled(cases, chance):
+    for block, indices in enumerate(order, start=1):
+        for index in indices:
             position = len(trials) + 1
             trials.append(
                 PlannedTrial(
@@ -138,6 +153,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
                     block=block,
                     position=position,
                     case=labels[index],
+                    scenario=cases[index].scenario,
                     # Bytes of their own for each trial: nothing in between can have seen them before.
                     parameters=cases[index].model_copy(update={"seed": wanted.seed * 1_000_000 + position}),
                 )
@@ -148,24 +164,86 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         source=source,
         description=wanted.description,
         seed=wanted.seed,
-        repeats=wanted.repeats,
+        repeats=blocks,
         fault_retries=wanted.fault_retries,
         factors=wanted.matrix.factors,
         order=_order_in_words(cases),
+        baseline=_baseline(cases, wanted, source),
+        margin_percent=wanted.margin_percent,
+        stopping=stopping,
+        idle_limit_s=wanted.idle_limit_s,
+        busy_host=wanted.busy_host,
         trials=trials,
     )
 
 
-def _shuffled(cases: list[TrialParameters], chance: random.Random) -> list[int]:
-    """Return the numbers of the cases in the order of a block: groups in random order, random inside each."""
-    groups: dict[Any, list[int]] = {}
+def _stopping(wanted: CampaignParameters, source: str) -> Stopping | None:
+    if wanted.repeats == "auto":
+        return wanted.stopping or Stopping.model_validate({})
+    if wanted.stopping is not None:
+        raise ParameterError(f"{source}: stopping needs repeats: auto, but repeats is {wanted.repeats}; change one")
+    return None
+
+
+def _with_builds(wanted: CampaignParameters, source: str) -> Matrix:
+    """Return the matrix with the labels of `builds` as levels of `build`, when it names none itself."""
+    factors = wanted.matrix.factors
+    if not wanted.builds or "build" in wanted.parameters:
+        for label in wanted.builds:
+            raise ParameterError(f"{source}: builds: parameters sets build for all trials, so {label} is unused")
+        return wanted.matrix
+    if "build" not in factors:
+        return Matrix.model_validate({**wanted.matrix.model_dump(), "build": list(wanted.builds)})
+    named = [str(entry["build"]) for entry in wanted.matrix.include if "build" in entry]
+    levels = factors["build"] if isinstance(factors["build"], list) else []
+    unused = [label for label in wanted.builds if label not in [*map(str, levels), *named]]
+    if unused:
+        raise ParameterError(f"{source}: builds: {unused[0]} is no level of build in the matrix; add it, or remove it")
+    return wanted.matrix
+
+
+def _baseline(cases: list[TrialParameters], wanted: CampaignParameters, source: str) -> str | None:
+    """Return the label of the build that the others are compared with; None when there is one build only."""
+    labels = list(dict.fromkeys(case.build_label for case in cases))
+    if wanted.baseline and wanted.baseline not in labels:
+        raise ParameterError(f"{source}: baseline: {unknown_name(wanted.baseline, sorted(labels))}")
+    return wanted.baseline or (labels[0] if len(labels) > 1 else None)
+
+
+def _blocks(cases: list[TrialParameters], blocks: int, chance: random.Random) -> list[list[int]]:
+    """Return the numbers of the cases in the order of each block.
+
+    Cases that need the same virtual machine stay together, and inside of that the builds of a scenario: what
+    drifts over minutes or hours then hits the builds of a pair alike. Each build has each place among its
+    neighbours equally often, so that a steady drift within a pair cancels.
+    """
+    scenarios: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
-        groups.setdefault(_virtual_machine(case) or index, []).append(index)
-    order = list(groups.values())
-    chance.shuffle(order)
-    for group in order:
-        chance.shuffle(group)
-    return [index for group in order for index in group]
+        scenarios.setdefault(case.scenario, []).append(index)
+    squares = {scenario: _balanced_orders(indices, blocks, chance) for scenario, indices in scenarios.items()}
+    order = []
+    for block in range(blocks):
+        groups: dict[Any, list[str]] = {}
+        for scenario, indices in scenarios.items():
+            groups.setdefault(_virtual_machine(cases[indices[0]]) or scenario, []).append(scenario)
+        shuffled = list(groups.values())
+        chance.shuffle(shuffled)
+        for group in shuffled:
+            chance.shuffle(group)
+        order.append([index for group in shuffled for scenario in group for index in squares[scenario][block]])
+    return order
+
+
+def _balanced_orders(items: list[int], blocks: int, chance: random.Random) -> list[list[int]]:
+    """Return an order of the items for each block: random Latin squares, one after the other."""
+    orders: list[list[int]] = []
+    while len(orders) < blocks:
+        first = list(items)
+        chance.shuffle(first)
+        square = [first[shift:] + first[:shift] for shift in range(len(first))]
+        chance.shuffle(square)
+        orders += square
+    return orders[:blocks]
 
 
 def _virtual_machine(case: TrialParameters) -> tuple[Any, ...] | None:
@@ -176,11 +254,13 @@ def _virtual_machine(case: TrialParameters) -> tuple[Any, ...] | None:
 
 
 def _order_in_words(cases: list[TrialParameters]) -> str:
+    most = max(Counter(case.scenario for case in cases).values())
+    words = ORDER if most == 1 else ORDER_OF_BUILDS.format(builds=most)
     machines = {case.machine for case in cases}
-    if "vagrant" not in machines:
-        return ORDER
-    groups = "these groups and the other cases run" if len(machines) > 1 else "these groups run"
-    return ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)
+    if "vagrant" in machines:
+        groups = "these groups and the other scenarios run" if len(machines) > 1 else "these groups run"
+        words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)}"
+    return words
 
 
 def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
@@ -258,9 +338,14 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
             raise ParameterError(f"{source}: parameters: {name} is a factor of the matrix too; remove one of the two")
     # Nobody waits beside a campaign, so its machines are taken down unless the file says otherwise.
     merged = {"keep_machine": "never", **wanted.parameters, **levels}
+    labelled = wanted.builds.get(str(levels.get("build")))
     for name, why in _SET_BY_CAMPAIGN.items():
         if name in merged:
             raise ParameterError(f"{source}: parameters: {name} {why}; remove it here")
+    if labelled is not None:
+        # What a build sets goes before what all trials have in common.
+        own = {name: {**merged.get(name, {}), **getattr(labelled, name)} for name in ("environment", "calibration")}
+        merged |= {"label": str(levels["build"]), "build": labelled.build, **own}
     # Each value has been looked at by now: what is wrong here is that they do not fit each other.
     parameters = validate(TrialParameters, merged, f"{source}: case {shown(levels)}")
     if parameters.keep_machine == "always":
@@ -292,14 +377,15 @@ def _check_knobs(knobs: dict[str, Any], source: str) -> None:
 
 def _labels(cases: list[TrialParameters], source: str) -> list[str]:
     """Return a label a case, safe in a file name: the usual words, and what else tells cases apart."""
+    told = (*_LABELLED, *_TOLD_BY_LABEL) if all(case.label for case in cases) else _LABELLED
     varying = [
         name
         for name in TrialParameters.model_fields
-        if name not in _LABELLED and any(getattr(case, name) != getattr(cases[0], name) for case in cases)
+        if name not in told and any(getattr(case, name) != getattr(cases[0], name) for case in cases)
     ]
     labels = []
     for case in cases:
-        label = case.case_label + "".join(f"-{name}_{_short(getattr(case, name))}" for name in varying)
+        label = case.case_label + "".join(f"-{name}_{short(getattr(case, name))}" for name in varying)
         if len(label) > _LONGEST_LABEL:
             label = f"{label[: _LONGEST_LABEL - 9]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         labels.append(label)
@@ -315,8 +401,3 @@ def _labels(cases: list[TrialParameters], source: str) -> list[str]:
             f"{shown(getattr(one, name))} and {shown(getattr(other, name))}; rename one of the two"
         )
     return labels
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", "_")) if isinstance(value, dict) else str(value)
-    return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r'[{}"]', "", text)).strip("-") or "none"

@@ -286,7 +286,7 @@ def test_local_cases_stand_anywhere_between_groups() -> None:
     [
         ("[local]", "the order of cases inside a block is random"),
         ("[vagrant]", "since another one costs a boot; these groups run in random order too"),
-        ("[local, vagrant]", "since another one costs a boot; these groups and the other cases run in random order"),
+        ("[local, vagrant]", "since another one costs a boot; these groups and the other scenarios run in random order"),
     ],
 )
 def test_plan_says_how_it_was_ordered(machines: str, words: str) -> None:

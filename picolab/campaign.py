@@ -43,6 +43,7 @@ from picolab.record import Outcome, Record, validate_record
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.scraps import read_record, record_row
 from picolab.trial_state import (
+    DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,
     SAMPLES_FILE,
@@ -54,6 +55,7 @@ from picolab.trial_state import (
 RESULTS_FILE = "results.csv"
 _FILES = (
     (SAMPLES_FILE, ".samples.jsonl"),
+    (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
     (SERVER_LOG_FILE, ".server.log"),
     (VAGRANT_LOG_FILE, ".vagrant.log"),
 )
@@ -399,7 +401,7 @@ class Campaign:
             if (folder / name).exists():
                 (folder / name).replace(target / f"{stem}{suffix}")
                 places[name] = f"{target.name}/{stem}{suffix}"
-        for extra in folder.glob("samples.attempt*.jsonl") if folder.is_dir() else ():
+        for extra in folder.glob("*samples.attempt*.jsonl") if folder.is_dir() else ():
             extra.replace(target / f"{stem}.{extra.name}")
         if not self._machine_is_kept():
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,14 +3,37 @@
 import os
 
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
-from picolab.parameters import TrialParameters
-from picolab.record import BuildUnderTest, Caveat, MachineRecord, MemoryRecord, VirtualMachineRecord
+from picolab.parameters import MIB, TrialParameters
+from picolab.record import (
+    BuildUnderTest,
+    Caveat,
+    ConditionsRecord,
+    InstrumentReference,
+    MachineRecord,
+    MemoryRecord,
+    VirtualMachineRecord,
+)
 
 SPOOL_THRESHOLD_BYTES = 1 << 20
 """PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
 """As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
+OTHERS_BUSY_SHARE = 0.10
+"""Of the time of all processors. A trial needs one or two of them; below this the scheduler finds room on any host,
+and what an idle operating system does by itself is far less."""
+STEAL_SHARE = 0.02
+"""Of the time of all processors. Nobody here can prevent it, and a rate is lower by about as much: 2 % is what ten
+pairs can just see on a quiet host."""
+LEAST_DISK_FREE_SHARE = 0.10
+"""In their last tenth, file systems look longer for free space and SSDs clean up while they write."""
+SWAPPED_BYTES = 1 << 20
+"""A few pages of a sleeping program that come back are no pressure; a MiB is."""
+CEILING_SHARE = 0.80
+"""Of the fastest that the client can do. Server and client run at the same time, and a server of 80 % of the client's
+speed already waits for it now and then: what is seen is then no longer the server alone."""
+LEAST_FREQUENCY_SHARE = 0.60
+"""Of the highest frequency, which only few processors reach at a time: without turbo most do 65 to 85 % of it."""
 
 
 def of_parameters(parameters: TrialParameters) -> list[Caveat]:
@@ -177,6 +200,158 @@ def of_neighbours(names: list[str]) -> list[Caveat]:
             advice="Run one campaign or trial at a time.",
         )
     ]
+
+
+def of_cache(why_not: str | None) -> list[Caveat]:
+    """Return what it means that the page cache was to be dropped before a measured step.
+
+    Args:
+        why_not: why that was not possible; None when it was dropped.
+    """
+    if why_not is None:
+        return []
+    return [
+        Caveat(
+            code="cache_not_dropped",
+            value=why_not,
+            message="The page cache was to be cold and could not be dropped, so nobody knows what of the data was in "
+            "memory already.",
+            advice="Run as root, or set cache to warm.",
+        )
+    ]
+
+
+def of_page_cache(data_bytes: int, room_bytes: int) -> list[Caveat]:
+    """Return what it means for a download with a warm cache that the data did not fit into it.
+
+    Args:
+        data_bytes: that were uploaded and are downloaded.
+        room_bytes: of memory that the page cache could have under the machine's limit.
+    """
+    if data_bytes <= room_bytes:
+        return []
+    return [
+        Caveat(
+            code="page_cache_unknown",
+            value=room_bytes,
+            message=f"The page cache had room for {room_bytes / MIB:,.0f} of the {data_bytes / MIB:,.0f} MiB, so "
+            "nobody knows how much of the download came from memory and how much from the disk.",
+            advice="Set cache to cold, or give the machine more RAM than the files need.",
+        )
+    ]
+
+
+def of_conditions(conditions: ConditionsRecord) -> list[Caveat]:
+    """Return what the host did during a measured step that may have changed its numbers."""
+    caveats = []
+    others, steal = conditions.other_busy_share, conditions.steal_share
+    if others is not None and others > OTHERS_BUSY_SHARE:
+        most = f", most of it by {conditions.busiest_other}" if conditions.busiest_other else ""
+        caveats.append(
+            Caveat(
+                code="host_busy_during_trial",
+                value=others,
+                message=f"Other programs used {others:.0%} of all processors' time during the measured step{most}.",
+                advice="End what keeps the host busy, and run the trial again.",
+            )
+        )
+    if steal is not None and steal > STEAL_SHARE:
+        caveats.append(
+            Caveat(
+                code="cpu_steal",
+                value=steal,
+                message=f"The hypervisor gave {steal:.1%} of the processors' time to others during the measured step.",
+                advice="Use a host of your own, or repeat when its neighbours are quiet.",
+            )
+        )
+    free = conditions.disk_free_share
+    if free is not None and free < LEAST_DISK_FREE_SHARE:
+        caveats.append(
+            Caveat(
+                code="disk_nearly_full",
+                value=free,
+                message=f"Only {free:.1%} of the data folder's disk was free: a disk that is nearly full is slower.",
+                advice="Make room on it, or set work_dir to a folder on another disk.",
+            )
+        )
+    if conditions.governor is not None and conditions.governor != "performance":
+        caveats.append(
+            Caveat(
+                code="governor_not_performance",
+                value=conditions.governor,
+                message=f"The CPU frequency governor was {conditions.governor}: the clock rate changed with the load.",
+                advice="Set it to performance; `picolab doctor` shows the command.",
+            )
+        )
+    throttled = _throttled(conditions)
+    if throttled is not None:
+        caveats.append(
+            Caveat(
+                code="cpu_throttled",
+                value=conditions.throttle_events or conditions.frequency_share,
+                message=f"The processors were slowed down: {throttled}.",
+                advice="Cool the host, let it rest between trials, and remove limits of its power or frequency.",
+            )
+        )
+    if conditions.swapped_bytes > SWAPPED_BYTES:
+        caveats.append(
+            Caveat(
+                code="host_swapped",
+                value=conditions.swapped_bytes,
+                message=f"The host moved {conditions.swapped_bytes / MIB:,.0f} MiB to or from its swap during the "
+                "measured step: it was short of memory.",
+                advice="Close other programs, or turn swap off for the benchmark: swapoff -a",
+            )
+        )
+    return caveats
+
+
+def of_instrument(
+    instrument: InstrumentReference | None, upload_mib_s: float | None, download_mib_s: float | None
+) -> list[Caveat]:
+    """Return what it means that a rate comes near to what the client itself can do.
+
+    Args:
+        instrument: None: nobody knows what the client can do.
+        upload_mib_s: rate of the measured transfer; None when it was not measured.
+        download_mib_s: of the measured download; None when it was not measured.
+    """
+    if instrument is None:
+        return []
+    measured = {
+        "upload": (upload_mib_s, instrument.upload_ceiling_mib_s),
+        "download": (download_mib_s, instrument.download_ceiling_mib_s),
+    }
+    near = {
+        name: (rate, ceiling)
+        for name, (rate, ceiling) in measured.items()
+        if rate is not None and rate > CEILING_SHARE * ceiling
+    }
+    if not near:
+        return []
+    said = " and ".join(
+        f"the {name} ran at {rate:.0f} of {ceiling:.0f} MiB/s" for name, (rate, ceiling) in near.items()
+    )
+    stale = f" The calibration may not hold: {instrument.stale}." if instrument.stale else ""
+    return [
+        Caveat(
+            code="client_bound",
+            value=round(max(rate / ceiling for rate, ceiling in near.values()), 3),
+            message=f"The client itself was near its limit, so the server may be faster than it looks: {said}.{stale}",
+            advice="Judge by the whole upload and its commit, or use a host with faster processors.",
+        )
+    ]
+
+
+def _throttled(conditions: ConditionsRecord) -> str | None:
+    """Return how the processors were slowed down; None when nothing says that they were."""
+    if conditions.throttle_events:
+        return f"{conditions.throttle_events} times because of their heat"
+    share = conditions.frequency_share
+    # With another governor a low frequency may be what it wants.
+    if conditions.governor == "performance" and share is not None and share < LEAST_FREQUENCY_SHARE:
+        return f"the fastest ran at {share:.0%} of its highest frequency although the governor is performance"
+    return None
 
 
 def of_attempts(attempts: int) -> list[Caveat]:

@@ -14,8 +14,10 @@ class ExitCode(IntEnum):
     """Everything asked for was done, and every trial's outcome is `ok`."""
     TRIALS_FAILED = 1
     """The campaign is complete, and some trials found a result other than `ok` (such as `oom_killed`)."""
+    REGRESSION = TRIALS_FAILED
+    """The same number of a comparison: a candidate is worse than the baseline, or fails more often."""
     UNDECIDED = 2
-    """A comparison was made and cannot tell. (Reserved: no command returns it yet.)"""
+    """A comparison was made and cannot exclude a regression beyond the margin."""
     INSTRUMENT_FAULT = 3
     """A fault of the instrument is left after all retries: something that was asked for was not measured."""
     BAD_PARAMETERS = 4

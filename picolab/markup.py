@@ -51,17 +51,22 @@ def badge(outcome: str) -> str:
     return f'<span class="badge" style="background-color:{colour};color:#ffffff">{escape(label)}</span>'
 
 
-def table(rows: Sequence[dict[str, Any]], columns: Sequence[Column], caption: str = "") -> Html:
+def table(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], caption: str = "", group: str | None = None
+) -> Html:
     """Return a table that scrolls inside its own box on a narrow page.
 
     Args:
         rows: values by field; None shows as a dash, an `Html` as it is, and `outcome` as a badge.
+        group: field that stands as a heading above the rows which have it in common; these must be neighbours.
     """
     head = "".join(f'<th scope="col"{_numeric(column)}>{escape(column.title)}</th>' for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td{_numeric(column)}>{_cell(row, column)}</td>" for column in columns) + "</tr>"
-        for row in rows
-    )
+    body, above = "", None
+    for row in rows:
+        if group is not None and row[group] != above:
+            above = row[group]
+            body += f'<tr class="group"><th scope="colgroup" colspan="{len(columns)}">{escape(above)}</th></tr>'
+        body += "<tr>" + "".join(f"<td{_numeric(column)}>{_cell(row, column)}</td>" for column in columns) + "</tr>"
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return Html(
         f'<div class="table-box" tabindex="0"><table>{title}<thead><tr>{head}</tr></thead>'

@@ -66,7 +66,13 @@ def summary(data: CampaignData) -> Html:
         ok = counts.pop("ok", 0)
         others = outcome_words(counts)
         headline = f"{ok} of {done} trials ok{', ' + others if others else ''}."
-    parts = [f'<p class="headline">{escape(headline)}</p>']
+    return Html(f'<p class="headline">{escape(headline)}</p>{notices(data)}', headline)
+
+
+def notices(data: CampaignData) -> str:
+    """Return what is not as it should be, as HTML: what is unfinished, emulated, at fault or could not be read."""
+    planned, done = len(data.plan.get("trials", [])), len(data.trials)
+    parts = []
     if done < planned:
         parts.append(f'<p class="warning">This campaign is unfinished: {planned - done} trials have no result yet.</p>')
     emulated = Counter(data.trials["acceleration"])["emulation"]
@@ -88,7 +94,7 @@ def summary(data: CampaignData) -> Html:
             f'<p class="warning">{len(data.problems)} {what} could not be read or are missing: '
             '<a href="#What-could-not-be-read">which</a>.</p>'
         )
-    return Html("".join(parts), headline)
+    return "".join(parts)
 
 
 def heading(data: CampaignData) -> Html:

@@ -203,36 +203,72 @@ class Progress(_Model):
     delivered_bytes: list[int] = Field(description="bytes of the file that the receiving kernel had acknowledged")
 
 
-class UploadRecord(_Model):
-    """The measured upload. Times count from the moment the first byte of the body was sent."""
+class UploadedFile(_Model):
+    """One of the files that were uploaded at the same time."""
 
-    file_size_bytes: int
+    seed: int = Field(description="seed of its payload")
+    first_byte_s: float | None = Field(
+        description="when its first byte was sent, in seconds since the first byte of any file"
+    )
+    transfer_s: float | None = Field(description="its first byte sent to its last byte acknowledged")
+    commit_s: float | None = Field(description="its last byte acknowledged to its response")
+    duration_s: float | None = Field(description="its first byte sent to its response")
+    throughput_mib_s: float | None = Field(description="its size over its duration")
+    delivered_bytes: int = Field(description="bytes of it delivered when its upload ended")
+    http_status: int | None = Field(description="status of its answer")
+    ending: Literal["response", "stalled", "timeout", "connection_lost"] = Field(
+        description="how it ended: `response`, `stalled`, `timeout` or `connection_lost`"
+    )
+    ending_detail: str = Field(description="what the server or the connection said then; empty after a success")
+
+
+PageCache = Literal["warm", "dropped", "unknown"]
+_PAGE_CACHE = "page cache before it: `warm` (as it was), `dropped`, or `unknown` (dropping it was not possible)"
+
+
+class UploadRecord(_Model):
+    """The measured upload of all files. Times count from the moment the first byte of any body was sent."""
+
+    file_size_bytes: int = Field(description="size of each file")
     first_byte_monotonic_s: float | None = Field(
         description="host's monotonic clock when the first byte was sent: the zero of the samples' `t_s`"
     )
-    transfer_s: float | None = Field(description="first byte sent to last byte acknowledged by the receiver's kernel")
-    commit_s: float | None = Field(description="last byte acknowledged to response")
-    duration_s: float | None = Field(description="first byte sent to response: transfer plus commit")
-    throughput_mib_s: float | None = Field(description="file size over duration")
-    transfer_mib_s: float | None = Field(description="file size over transfer")
-    commit_mib_s: float | None = Field(description="file size over commit")
-    delivered_bytes: int = Field(description="bytes of the file delivered when the upload ended")
-    http_status: int | None
+    transfer_s: float | None = Field(
+        description="first byte sent to last byte (of all files) acknowledged by the receiver's kernel"
+    )
+    commit_s: float | None = Field(description="last byte acknowledged to (last) response")
+    duration_s: float | None = Field(description="first byte sent to (last) response: transfer plus commit")
+    throughput_mib_s: float | None = Field(description="bytes of all files over duration")
+    transfer_mib_s: float | None = Field(description="bytes of all files over transfer")
+    commit_mib_s: float | None = Field(
+        description="bytes of all files over commit; null when a file was answered while another was still transferred"
+    )
+    delivered_bytes: int = Field(description="bytes of all files delivered when the upload ended")
+    http_status: int | None = Field(description="status of the answer; of the first upload that failed, if one did")
     server_message: str | None = Field(description="the server's own sentence, when it answered with an error")
     client_peak_rss_bytes: int = Field(description="peak memory of the process that uploads")
     progress: Progress
+    cache: PageCache = Field("warm", description=_PAGE_CACHE)
+    sync_s: float | None = Field(
+        None, description="(last) response to the data being on the disk, with `sync: measure`"
+    )
+    durable_mib_s: float | None = Field(None, description="bytes of all files over duration plus sync")
+    parallel_uploads: int = Field(1, description="files that were uploaded at the same time")
+    files: list[UploadedFile] = Field(
+        default_factory=list, description="each file, in order of its payload's number; empty in older records"
+    )
 
 
 class VerifyRecord(_Model):
-    """The download that proves the upload."""
+    """The download of every file that proves the upload."""
 
-    matched: bool | None = Field(description="true: every byte came back")
-    sent_sha256: str | None
-    received_sha256: str | None
+    matched: bool | None = Field(description="true: every byte of every file came back")
+    sent_sha256: str | None = Field(description="of the first file, or of the first one that came back different")
+    received_sha256: str | None = Field(description="of the same file, as it came back")
     first_difference_byte: int | None = Field(description="offset of the first wrong byte; null when there is none")
-    received_bytes: int
-    download_s: float | None = Field(description="request sent to last byte received")
-    download_mib_s: float | None = Field(description="file size over download")
+    received_bytes: int = Field(description="bytes of all files that came back")
+    download_s: float | None = Field(description="request sent to last byte received, the times of all files added up")
+    download_mib_s: float | None = Field(description="bytes of all files over download")
 
 
 class Gap(_Model):
@@ -243,7 +279,7 @@ class Gap(_Model):
 
 
 class MemoryRecord(_Model):
-    """What the memory probe saw from before the upload to after it. Bytes."""
+    """What the memory probe saw from before a measured step to after it. Bytes."""
 
     samples: int
     interval_s: float = Field(description="what was asked for")
@@ -253,13 +289,89 @@ class MemoryRecord(_Model):
     probe_cpu_share: float | None = Field(description="CPU time of the probe over its life time; 1 is one core")
     peak_rss_bytes: int | None
     peak_anon_bytes: int | None = Field(description="peak of anonymous memory: the figure to judge a build by")
-    vm_hwm_bytes: int | None = Field(description="the kernel's own high-water mark of resident memory")
+    vm_hwm_bytes: int | None = Field(
+        description="the kernel's own high-water mark of resident memory since the server's start"
+    )
     peak_swap_bytes: int | None
     peak_cgroup_bytes: int | None = Field(description="with page cache: always touches the limit")
-    oom_kills: int | None = Field(description="OOM kills under the machine's memory limit during the upload")
+    oom_kills: int | None = Field(description="OOM kills under the machine's memory limit during the measured step")
     min_mem_available_bytes: int | None = Field(
         description="lowest MemAvailable of the machine: the host's, or the guest's in a virtual machine"
     )
+
+
+class ConditionsRecord(_Model):
+    """What the host did from right before a measured step to right after it.
+
+    Shares are of the time of all processors, if nothing else is said.
+    """
+
+    duration_s: float = Field(description="seconds between the two readings of the kernel's counters")
+    other_busy_share: float | None = Field(
+        description="time used by programs that are not the trial's own (own: server or virtual machine, client, "
+        "probe, campaign)"
+    )
+    busiest_other: str | None = Field(
+        description="which of them used most, among those that still ran afterwards; null when none stood out"
+    )
+    own_busy_share: float | None = Field(description="time used by the trial's own processes")
+    kernel_busy_share: float | None = Field(
+        description="time used by kernel threads and interrupts, whoever they worked for"
+    )
+    steal_share: float | None = Field(description="time that a hypervisor gave to others")
+    iowait_share: float | None = Field(description="time in which a processor had nothing to do but wait for a disk")
+    load_1min_before: float = Field(description="load average of one minute, before the step")
+    load_1min_after: float = Field(description="the same, after it")
+    cpu_pressure_share: float | None = Field(
+        description="share of the duration in which some task of the host waited for a processor (/proc/pressure)"
+    )
+    io_pressure_share: float | None = Field(description="the same for a disk")
+    memory_pressure_share: float | None = Field(description="the same for memory")
+    throttle_events: int | None = Field(description="how often a processor was slowed down because of its heat")
+    frequency_share: float | None = Field(
+        description="frequency of the fastest processor right after the step, of the highest that it can do"
+    )
+    temperature_c: float | None = Field(description="highest temperature of any sensor right after the step")
+    governor: str | None = Field(description="CPU frequency governor; all of them when processors have several")
+    disk_free_share: float | None = Field(description="free share of the data folder's disk after the step")
+    swapped_bytes: int = Field(description="moved to and from the host's swap meanwhile")
+    cached_bytes_before: int | None = Field(description="page cache of the host before the step")
+    dirty_bytes_before: int | None = Field(
+        description="of it, what still waited to be written: work that the disk does beside the step"
+    )
+
+
+class DownloadRecord(_Model):
+    """The measured download of all files, one after another; it is the one that proves the upload, too."""
+
+    begun_monotonic_s: float = Field(
+        description="host's monotonic clock before the first request: the zero of its gaps' `t_s`"
+    )
+    duration_s: float | None = Field(description="request sent to last byte received, the times of all files added up")
+    throughput_mib_s: float | None = Field(description="bytes of all files over duration")
+    first_byte_wait_s: float | None = Field(
+        description="request sent to first byte of the body received, of the first file"
+    )
+    received_bytes: int = Field(description="bytes of all files that came back")
+    cache: PageCache = Field(description=_PAGE_CACHE)
+    memory: MemoryRecord = Field(description="what the memory probe saw meanwhile")
+    conditions: ConditionsRecord | None = Field(None, description="what the host did meanwhile")
+
+
+class InstrumentReference(_Model):
+    """The calibration of the instrument that was stored on this host when the trial began, see docs/instrument.md."""
+
+    measured_at: str = Field(description="wall clock time of the calibration, ISO 8601, UTC")
+    upload_ceiling_mib_s: float = Field(description="what the client can upload to a server that does nothing")
+    download_ceiling_mib_s: float = Field(description="what it can download and compare from such a server")
+    probe_ratio: float = Field(description="throughput with the memory probe over throughput without it")
+    noise_floor: float | None = Field(
+        description="relative spread of ratios when the same server was measured twice (A/A)"
+    )
+    minimum_detectable: float | None = Field(
+        description="relative change that the pairs of the calibration, usually ten, find with 80 % power"
+    )
+    stale: str | None = Field(description="why it does not hold for this trial; null when it does")
 
 
 class Provenance(_Model):
@@ -289,6 +401,11 @@ class Record(_Model):
     upload: UploadRecord | None
     verify: VerifyRecord | None
     memory: MemoryRecord | None
+    download: DownloadRecord | None = None
+    conditions: ConditionsRecord | None = Field(None, description="what the host did during the measured upload")
+    instrument: InstrumentReference | None = Field(
+        None, description="the calibration of the instrument that was valid when the trial began"
+    )
     caveats: list[Caveat]
     missing: dict[str, str] = Field(description="path of each null measurement -> why it is missing")
     provenance: Provenance
@@ -309,29 +426,48 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
         "server.oom_evidence",
         "machine.memory_limit.limit_bytes",
         "machine.virtual_machine",
+        "instrument.stale",
+        "conditions.busiest_other",
+        "download.conditions.busiest_other",
     }
 )
 """Fields in which null is itself the statement; every other null needs an entry in `missing`."""
+
+_NOT_ASKED_FOR = {
+    "download": ("direction", "upload"),
+    "upload.sync_s": ("sync", "skip"),
+    "upload.durable_mib_s": ("sync", "skip"),
+}
+"""Fields that may be null as well when a parameter (which old records do not have) has the value that means so."""
 
 
 def nulls_without_reason(record: dict[str, Any]) -> list[str]:
     """Return the paths of null measurements that `missing` does not explain."""
     explained = record.get("missing", {})
+    parameters = record.get("parameters", {})
+    not_asked_for = {path for path, (name, value) in _NOT_ASKED_FOR.items() if parameters.get(name, value) == value}
     return [
         path
         for path in null_paths(record)
-        if not explained.get(path) and path not in MAY_BE_NULL_WITHOUT_REASON and not path.startswith("provenance.")
+        if not explained.get(path)
+        and path not in MAY_BE_NULL_WITHOUT_REASON | not_asked_for
+        and not path.startswith("provenance.")
     ]
 
 
 def null_paths(value: Any, path: str = "") -> Iterator[str]:
-    """Yield the path of every null in a record, such as `upload.commit_s`."""
+    """Yield the path of every null in a record, such as `upload.commit_s` or `upload.files.0.commit_s`."""
     if value is None:
         yield path
     elif isinstance(value, dict):
         for name, item in value.items():
-            if path != "parameters.calibration" and path != "caveats":
+            if path != "parameters.calibration":
                 yield from null_paths(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and path != "caveats":
+        for index, item in enumerate(value):
+            # A list of numbers can be long, and has no null in it.
+            if isinstance(item, dict):
+                yield from null_paths(item, f"{path}.{index}")
 
 
 def validate_record(data: Any, place: str) -> Record:
@@ -388,11 +524,22 @@ def _contradiction(record: Record) -> str | None:
             return f"upload.file_size_bytes is {record.upload.file_size_bytes}, not {record.parameters.file_size}"
         if len(record.upload.progress.t_s) != len(record.upload.progress.delivered_bytes):
             return "the two lists of upload.progress differ in length"
+        parallel = record.parameters.parallel_uploads
+        if record.upload.parallel_uploads != parallel or len(record.upload.files) not in (0, parallel):
+            return (
+                f"parallel_uploads is {parallel}, and upload tells of {record.upload.parallel_uploads} "
+                f"and {len(record.upload.files)} files"
+            )
+    if record.download is not None and record.parameters.direction == "upload":
+        return "direction is upload, and download is there"
     if record.outcome is Outcome.OK:
         if record.upload is None or record.upload.duration_s is None or record.memory is None:
             return "outcome is ok, and upload or memory is not complete"
         if record.verify is None or not record.verify.matched:
             return "outcome is ok, and verify.matched is not true"
+        measured = record.parameters.direction != "upload"
+        if measured and (record.download is None or record.download.duration_s is None):
+            return "outcome is ok, and download is not complete"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The report of a campaign: run the analysis notebook and write one HTML file that needs nothing else."""
+"""The pages of a campaign: run a notebook over it and write one HTML file that needs nothing else."""
 
 import base64
 import hashlib
@@ -23,6 +23,11 @@ def analysis_notebook() -> Path:
     return project_root() / "notebooks" / "analysis.ipynb"
 
 
+def comparison_notebook() -> Path:
+    """Return the notebook that a comparison of builds is made from."""
+    return project_root() / "notebooks" / "compare.ipynb"
+
+
 def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
     """Run the analysis notebook over a campaign, finished or not, and write its report.
 
@@ -38,33 +43,65 @@ def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
         CampaignNotFound: no such folder.
         PicolabError: the notebook failed; the message names the file that holds the traceback.
     """
+    return _render(analysis_notebook(), campaign_folder, {}, "picolab benchmark report", output, "report.html")
+
+
+def render_comparison(
+    campaign_folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
+) -> Path:
+    """Run the comparison notebook over a campaign of several builds, finished or not, and write its page.
+
+    Leaves the executed notebook as `compare.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `compare.html` in the campaign's folder.
+        margin: relative change that does not matter, such as 0.05; by default the plan's.
+        baseline: label of the build that others are compared with; by default the plan's.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        PicolabError: the notebook failed, perhaps since there is nothing to compare; the message says why and names
+            the file that holds the traceback.
+    """
+    parameters = {"margin": margin, "baseline": baseline}
+    title = "picolab comparison of builds"
+    return _render(comparison_notebook(), campaign_folder, parameters, title, output, "compare.html")
+
+
+def _render(
+    source: Path, campaign_folder: Path, parameters: dict[str, Any], title: str, output: Path | None, page_name: str
+) -> Path:
+    """Run a notebook over a campaign; leave it and its page there, both under names that follow the notebook's."""
     folder = campaign_folder.resolve()
     if not folder.is_dir():
         raise CampaignNotFound(f"{campaign_folder}: there is no such campaign; `picolab status` lists those there are")
-    notebook = _execute(analysis_notebook(), folder)
-    target = output.resolve() if output else folder / "report.html"
+    notebook = _execute(source, folder, parameters)
+    target = output.resolve() if output else folder / page_name
     target.parent.mkdir(parents=True, exist_ok=True)
-    page = _to_html(notebook, folder.name)
+    page = _to_html(notebook, f"{folder.name} · {title}")
     import nbformat
 
-    write_atomically(folder / "analysis.ipynb", nbformat.writes(notebook))
+    write_atomically(folder / source.name, nbformat.writes(notebook))
     write_atomically(target, page)
     return target
 
 
-def _execute(source: Path, folder: Path) -> Any:
+def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
     decline_slow_imports()
     import papermill
 
     # papermill writes while it runs, and not atomically: it gets a name of its own until all is well.
-    working = folder / f".analysis.{os.getpid()}.ipynb"
-    failed = folder / "analysis.failed.ipynb"
+    working = folder / f".{source.stem}.{os.getpid()}.ipynb"
+    failed = folder / f"{source.stem}.failed.ipynb"
     try:
         with ipc_kernel() as config:
             notebook = papermill.execute_notebook(
                 str(source),
                 str(working),
-                parameters={"campaign": str(folder)},
+                parameters={"campaign": str(folder), **parameters},
                 kernel_name="python3",
                 progress_bar=False,
                 config=config,
@@ -77,7 +114,7 @@ def _execute(source: Path, folder: Path) -> Any:
     finally:
         working.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
-    notebook.metadata.papermill["output_path"] = str(folder / "analysis.ipynb")
+    notebook.metadata.papermill["output_path"] = str(folder / source.name)
     return notebook
 
 

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+from pydantic import BaseModel
 
-from picolab import caveats
+from picolab import caveats, conditions, host, instrument
 from picolab.errors import (
     BuildError,
     HostUnfit,
@@ -28,6 +29,7 @@ from picolab.errors import (
     ProbeError,
     StageError,
 )
+from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
@@ -36,12 +38,16 @@ from picolab.picoshare.build import Build, find_build
 from picolab.picoshare.client import (
     DownloadMeasurement,
     Limits,
+    PayloadFile,
     PicoShareClient,
     TransferProgress,
     UploadMeasurement,
+    UploadsMeasurement,
+    payload_files,
     peak_rss_bytes,
 )
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
+from picolab.probes.payload import seed_of_file
 from picolab.probes.samples import read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine, in_mib, in_seconds
@@ -50,17 +56,23 @@ from picolab.record import (
     SAMPLES_SCRAP,
     STAGES,
     Caveat,
+    ConditionsRecord,
+    DownloadRecord,
     MachineRecord,
+    MemoryRecord,
     Outcome,
+    PageCache,
     Progress,
     Record,
     ServerRecord,
     Stage,
+    UploadedFile,
     UploadRecord,
     VerifyRecord,
 )
 from picolab.slow_imports import decline_slow_imports
 from picolab.trial_state import (
+    DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,
     SAMPLES_FILE,
@@ -77,6 +89,7 @@ SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
 _DISK_FULL_SENTENCES = ("database or disk is full", "no space left on device")
 _END_POLL_S = 0.01
+_UNFINISHED_DOWNLOAD = "the download did not get to its end"
 
 
 class _Found(Exception):
@@ -144,11 +157,11 @@ class Trial:
         self._run("authenticate", self._authenticate)
 
     def upload(self) -> None:
-        """Upload the file while the memory probe samples the server."""
+        """Upload the files (at the same time, if there are several) while the memory probe samples the server."""
         self._run("upload", self._upload)
 
     def verify(self) -> None:
-        """Download the file and compare it with what was sent."""
+        """Download every file and compare it with what was sent; with direction download or both, measured."""
         self._run("verify", self._verify)
 
     def collect(self) -> Record:
@@ -324,6 +337,7 @@ class Trial:
         build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
+        self._look_at_instrument()
         machine = self._reach()
         write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(self.folder)}))
         self.state.machine = machine.describe()
@@ -332,6 +346,15 @@ class Trial:
         self._add_caveats(caveats.of_machine(self.state.machine))
         _check_guest_disk(self.state.machine, parameters)
         return f"{_in_words(self.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"
+
+    def _look_at_instrument(self) -> None:
+        """Note which calibration of the instrument holds for this trial."""
+        self.state.instrument, why_not = instrument.reference(self.state.parameters.machine)
+        if self.state.instrument is None:
+            self.state.missing["instrument"] = why_not
+        else:
+            for name, why in instrument.unexplained(self.state.instrument).items():
+                self.state.missing[f"instrument.{name}"] = why
 
     def _wants_new_server(self) -> bool:
         if self.state.stages["collect"].done or self._machine is None:
@@ -349,7 +372,10 @@ class Trial:
             self.state.parameters.calibration,
             self.folder / SERVER_LOG_FILE,
             self.state.parameters.ready_limit_s,
+            self.state.parameters.environment,
         )
+        # The data folder is empty: what an earlier server had stored is gone.
+        self.state.entry_ids = []
         self.state.base_url = started.base_url
         # How the server was started, and by which way it is reached, is known only now.
         self.state.machine = machine.describe()
@@ -395,11 +421,14 @@ class Trial:
         self._require_running(machine, "before the upload")
         self._put_aside(SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
-        with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
-            if self.state.entry_id is not None:
+        sync_s = None
+        with self._client(machine) as client:
+            for entry_id in filter(None, self.state.entry_ids):
                 # A file of an earlier attempt would only fill the disk.
-                client.delete(self.state.entry_id)
-                self.state.entry_id = None
+                client.delete(entry_id)
+            self.state.entry_ids = []
+            cache = self._page_cache(machine, "upload")
+            before = self._conditions_now(machine)
             probe = machine.probe(parameters.sample_interval_s, self.folder / SAMPLES_FILE)
             if self.state.machine is not None and self.state.machine.kind == "vagrant":
                 # The guest's clock was read anew: this reading maps the samples.
@@ -410,160 +439,336 @@ class Trial:
                     def report(progress: TransferProgress) -> None:
                         live.show(progress.line())
 
-                    measurement = client.upload(
-                        parameters.seed,
-                        parameters.file_size_bytes,
-                        Limits(parameters.stall_limit_s, parameters.upload_limit_s),
-                        report=report,
-                    )
+                    limits = Limits(parameters.stall_limit_s, parameters.upload_limit_s)
+                    measurement = client.upload_files(self._files(), limits, report)
+                    self.state.entry_ids = [measured.entry_id for measured in measurement.files]
+                    if measurement.succeeded and self._why_no_sync() is None:
+                        sync_s = machine.sync_data()
             finally:
                 probe_exit = probe.finish()
                 self._add_caveats(caveats.of_clock(probe.clock_drift_s))
-        self.state.entry_id = measurement.entry_id
-        self.state.upload = self._upload_record(measurement)
-        samples = read_samples(self.folder / SAMPLES_FILE)
+        self.state.conditions = self._conditions_since(before, machine, "conditions")
+        self._add_caveats(caveats.of_conditions(self.state.conditions))
+        self.state.upload = self._upload_record(measurement, cache, sync_s)
+        self._add_caveats(caveats.of_instrument(self.state.instrument, self.state.upload.transfer_mib_s, None))
         zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
-        self.state.memory, missing = summarise(samples, parameters.sample_interval_s, zero_s)
+        self.state.memory, missing, whole = self._memory(SAMPLES_FILE, zero_s)
         self.state.missing.update(missing)
         self._add_caveats(caveats.of_memory(self.state.memory))
-        if samples.end is None:
-            # When the machine itself is gone, that is the fault, and this says so.
-            machine.process_status()
-            raise ProbeError(
-                f"the memory probe ended too early (exit code {probe_exit}) after {len(samples.rows)} samples, so "
-                f"the memory of this upload is not known; run the cell again"
-            )
+        if not whole:
+            raise self._probe_ended_early(machine, probe_exit, self.state.memory)
         self._judge_upload(measurement)
         upload = self.state.upload
+        synced = "" if upload.sync_s is None else f", sync {in_seconds(upload.sync_s)}"
         return (
-            f"{parameters.file_size} in {upload.duration_s:.2f} s = {upload.throughput_mib_s:.1f} MiB/s "
-            f"(transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}), "
+            f"{_files_in_words(parameters)} in {upload.duration_s:.2f} s = {upload.throughput_mib_s:.1f} MiB/s "
+            f"(transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}{synced}), "
             f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
 
-    def _upload_record(self, measured: UploadMeasurement) -> UploadRecord:
-        size_mib = self.state.parameters.file_size_bytes / MIB
-        answered = measured.http_status == 200 and measured.entry_id is not None
-        first, last, response = measured.first_byte_s, measured.last_byte_s, measured.response_s
-        transfer_s = last - first if first is not None and last is not None else None
-        commit_s = response - last if answered and last is not None and response is not None else None
-        duration_s = response - first if answered and first is not None and response is not None else None
-        # A server may answer before it has acknowledged the end of the body: then nobody saw the phases part.
-        unseen = "the answer came before the last byte was acknowledged"
-        undelivered = unseen if answered else "not every byte was delivered"
-        unanswered = "the upload was not answered with success"
-        uncommitted = unseen if answered else unanswered
-        why = {
-            "first_byte_monotonic_s": "no byte was sent",
-            "transfer_s": undelivered,
-            "commit_s": uncommitted,
-            "duration_s": unanswered,
-            "throughput_mib_s": unanswered,
-            "transfer_mib_s": undelivered,
-            "commit_mib_s": uncommitted,
-            "http_status": "the server gave no answer",
-        }
+    def _conditions_now(self, machine: Machine) -> conditions.Reading:
+        """Read what the host does at this moment: right before a measured step, or right after it."""
+        caller = self._context.owner_process.pid if self._context is not None else None
+        return conditions.read(conditions.own_of(machine, caller), conditions.work_folder(machine))
+
+    def _conditions_since(self, before: conditions.Reading, machine: Machine, path: str) -> ConditionsRecord:
+        """Return what the host did since a reading, and note what is missing in it under `path` of the record."""
+        found, missing = conditions.between(before, self._conditions_now(machine))
+        self.state.missing.update({f"{path}.{name}": why for name, why in missing.items()})
+        return found
+
+    def _client(self, machine: Machine) -> PicoShareClient:
+        """Return a client that is logged in."""
+        return PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text())
+
+    def _why_no_sync(self) -> str | None:
+        """Return why the data are not brought to the disk after the upload; None when they are."""
+        if self.state.parameters.sync == "skip":
+            return "not asked for (sync: skip)"
+        machine = self.state.machine
+        if machine is not None and machine.data_folder_file_system in FILE_SYSTEMS_IN_MEMORY:
+            return f"the data folder lies in memory ({machine.data_folder_file_system}): its data are never on a disk"
+        return None
+
+    def _page_cache(self, machine: Machine, step: Literal["upload", "download"]) -> PageCache:
+        """Drop the page cache before a step if it is to be measured with a cold one; return how the cache is."""
+        parameters = self.state.parameters
+        if parameters.cache == "warm" or parameters.direction not in (step, "both"):
+            return "warm"
+        why_not = machine.drop_page_cache()
+        self._add_caveats(caveats.of_cache(why_not))
+        return "dropped" if why_not is None else "unknown"
+
+    def _memory(self, samples_file: str, zero_s: float) -> tuple[MemoryRecord, dict[str, str], bool]:
+        """Sum up the samples of a step.
+
+        Args:
+            zero_s: the moment that counts as zero, on the host's monotonic clock.
+
+        Returns:
+            the record; the reasons for what is missing in it; whether the probe ran to its end.
+        """
+        samples = read_samples(self.folder / samples_file)
+        memory, missing = summarise(samples, self.state.parameters.sample_interval_s, zero_s)
+        return memory, missing, samples.end is not None
+
+    def _probe_ended_early(self, machine: Machine, probe_exit: int | None, memory: MemoryRecord) -> ProbeError:
+        # When the machine itself is gone, that is the fault, and this says so.
+        machine.process_status()
+        return ProbeError(
+            f"the memory probe ended too early (exit code {probe_exit}) after {memory.samples} samples, so "
+            f"the memory of this step is not known; run the cell again"
+        )
+
+    def _upload_record(
+        self, measured: UploadsMeasurement, cache: PageCache = "warm", sync_s: float | None = None
+    ) -> UploadRecord:
+        parameters = self.state.parameters
+        size_mib = parameters.uploaded_bytes / MIB
+        first_s = measured.first_byte_s
+        times, why = _times(measured)
+        transfer_s, commit_s, duration_s = times["transfer_s"], times["commit_s"], times["duration_s"]
+        last_s = measured.last_byte_s
+        overlap = last_s is not None and any(m.response_s is not None and m.response_s < last_s for m in measured.files)
+        failed = measured.failed
         record = UploadRecord(
-            file_size_bytes=self.state.parameters.file_size_bytes,
-            first_byte_monotonic_s=first,
-            transfer_s=transfer_s,
-            commit_s=commit_s,
-            duration_s=duration_s,
+            file_size_bytes=parameters.file_size_bytes,
+            first_byte_monotonic_s=first_s,
+            **times,
             throughput_mib_s=size_mib / duration_s if duration_s else None,
             transfer_mib_s=size_mib / transfer_s if transfer_s else None,
-            commit_mib_s=size_mib / commit_s if commit_s else None,
+            commit_mib_s=size_mib / commit_s if commit_s and not overlap else None,
             delivered_bytes=measured.delivered_bytes,
-            http_status=measured.http_status,
-            server_message=measured.server_message,
+            http_status=failed[0].http_status if failed else 200,
+            server_message=failed[0].server_message if failed else None,
             client_peak_rss_bytes=peak_rss_bytes(),
             progress=Progress(
-                t_s=[round(t - (first or 0.0), 4) for t, _ in measured.progress],
+                t_s=[round(t - (first_s or 0.0), 4) for t, _ in measured.progress],
                 delivered_bytes=[delivered for _, delivered in measured.progress],
             ),
+            cache=cache,
+            sync_s=sync_s,
+            durable_mib_s=size_mib / (duration_s + sync_s) if duration_s and sync_s is not None else None,
+            parallel_uploads=parameters.parallel_uploads,
+            files=[self._uploaded_file(index, one, first_s) for index, one in enumerate(measured.files)],
         )
-        for name, reason in why.items():
-            if getattr(record, name) is None:
-                self.state.missing[f"upload.{name}"] = reason
+        unsynced = self._why_no_sync() or why["duration_s"]
+        why |= {
+            "first_byte_monotonic_s": "no byte was sent",
+            "throughput_mib_s": why["duration_s"],
+            "transfer_mib_s": why["transfer_s"],
+            "commit_mib_s": "a file was answered while another one was still transferred"
+            if commit_s is not None
+            else why["commit_s"],
+            "http_status": "the server gave no answer",
+            "sync_s": unsynced,
+            "durable_mib_s": unsynced,
+        }
+        self._explain("upload", record, why)
         return record
 
-    def _judge_upload(self, measured: UploadMeasurement) -> None:
-        """Raise _Found unless the upload was answered with success."""
-        if measured.entry_id is not None:
-            return
-        delivered = (
-            f"after {measured.delivered_bytes / MIB:.1f} of {self.state.parameters.file_size_bytes / MIB:.1f} MiB"
+    def _uploaded_file(self, index: int, measured: UploadMeasurement, zero_s: float | None) -> UploadedFile:
+        """Return what the record says about one file; `zero_s` is when the first byte of any was sent."""
+        parameters = self.state.parameters
+        first_s = measured.first_byte_s
+        times, why = _times(measured)
+        duration_s = times["duration_s"]
+        said = measured.ending_detail or measured.server_message or measured.ending
+        record = UploadedFile(
+            seed=seed_of_file(parameters.seed, index),
+            first_byte_s=first_s - zero_s if first_s is not None and zero_s is not None else None,
+            **times,
+            throughput_mib_s=parameters.file_size_bytes / MIB / duration_s if duration_s else None,
+            delivered_bytes=measured.delivered_bytes,
+            http_status=measured.http_status,
+            ending=measured.ending,
+            ending_detail="" if measured.succeeded else said,
         )
-        status = self._settled_status(wait=measured.ending == "connection_lost")
+        why |= {
+            "first_byte_s": "no byte was sent",
+            "throughput_mib_s": why["duration_s"],
+            "http_status": "the server gave no answer",
+        }
+        self._explain(f"upload.files.{index}", record, why)
+        return record
+
+    def _explain(self, path: str, part: BaseModel, why: dict[str, str]) -> None:
+        """Keep the reason of each null in a part of the record."""
+        for name, reason in why.items():
+            if getattr(part, name) is None:
+                self.state.missing[f"{path}.{name}"] = reason
+
+    def _judge_upload(self, measured: UploadsMeasurement) -> None:
+        """Raise _Found unless every upload was answered with success; of several that failed the first counts."""
+        failed = measured.failed
+        if not failed:
+            return
+        found = self._failed_upload(failed, measured.delivered_bytes)
+        several = f"{len(failed)} of {len(measured.files)} uploads failed, the first of them so: "
+        raise _Found(found.outcome, (several if len(measured.files) > 1 else "") + found.detail)
+
+    def _failed_upload(self, failed: list[UploadMeasurement], delivered_bytes: int) -> _Found:
+        """Return what the first of the failed uploads means.
+
+        Args:
+            delivered_bytes: of all files.
+        """
+        first = failed[0]
+        delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
+        status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
         if not status.running:
-            raise self._server_ended(status, delivered)
-        if measured.ending == "timeout":
+            return self._server_ended(status, delivered)
+        if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
-            raise _Found(Outcome.TIMEOUT, f"the upload took longer than its limit of {limit}, {delivered}")
-        if measured.ending == "stalled":
+            return _Found(Outcome.TIMEOUT, f"the upload took longer than its limit of {limit}, {delivered}")
+        if first.ending == "stalled":
             limit = f"{self.state.parameters.stall_limit_s:g} s"
-            raise _Found(Outcome.STALLED, f"no byte was delivered for stall_limit_s = {limit}, {delivered}")
-        if measured.http_status is not None:
-            sentence = measured.server_message or ""
+            return _Found(Outcome.STALLED, f"no byte was delivered for stall_limit_s = {limit}, {delivered}")
+        if first.http_status is not None:
+            sentence = first.server_message or ""
             full = any(words in sentence.lower() for words in _DISK_FULL_SENTENCES)
-            raise _Found(
+            return _Found(
                 Outcome.DISK_FULL if full else Outcome.HTTP_ERROR,
-                f"the server answered {measured.http_status}: {sentence}",
+                f"the server answered {first.http_status}: {sentence}",
             )
-        raise _Found(
+        return _Found(
             Outcome.HTTP_ERROR,
-            f"the server closed the connection without an answer, {delivered} ({measured.ending_detail})",
+            f"the server closed the connection without an answer, {delivered} ({first.ending_detail})",
         )
 
     def _verify(self) -> str:
         parameters = self.state.parameters
         machine = self._attached("upload")
-        if self.state.entry_id is None:
+        if not self.state.entry_ids or None in self.state.entry_ids:
             raise StageError("there is nothing to verify yet; run the upload cell first")
         self._require_running(machine, "after the upload was answered")
-        with PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text()) as client:
-            measured = client.download(
-                self.state.entry_id,
-                parameters.seed,
-                parameters.file_size_bytes,
-                Limits(parameters.stall_limit_s, parameters.upload_limit_s),
-            )
-        self.state.verify = VerifyRecord(
-            matched=measured.matched,
-            sent_sha256=measured.sent_sha256,
-            received_sha256=measured.received_sha256,
-            first_difference_byte=measured.first_difference_byte,
-            received_bytes=measured.received_bytes,
-            download_s=measured.download_s,
-            download_mib_s=parameters.file_size_bytes / MIB / measured.download_s
-            if measured.download_s and measured.received_bytes == parameters.file_size_bytes
-            else None,
-        )
-        for name, value in self.state.verify.model_dump().items():
-            if value is None and name != "first_difference_byte":
-                self.state.missing[f"verify.{name}"] = "the download did not get to its end"
-        self._judge_download(measured)
-        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s"
+        measured_step = parameters.direction != "upload"
+        with self._client(machine) as client:
+            downloads = self._measured_downloads(machine, client) if measured_step else self._downloads(client)
+        self.state.verify = self._verify_record(downloads)
+        self._judge_downloads(downloads)
+        memory = self.state.download.memory.peak_anon_bytes if self.state.download else None
+        peak = f", peak anonymous memory {in_mib(memory)}" if measured_step else ""
+        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s{peak}"
 
-    def _judge_download(self, measured: DownloadMeasurement) -> None:
-        if measured.matched:
+    def _files(self) -> list[PayloadFile]:
+        parameters = self.state.parameters
+        return payload_files(parameters.seed, parameters.file_size_bytes, parameters.parallel_uploads)
+
+    def _downloads(self, client: PicoShareClient) -> list[DownloadMeasurement]:
+        """Download the files one after another, until one does not get to its end."""
+        parameters = self.state.parameters
+        downloads: list[DownloadMeasurement] = []
+        ends_s = time.monotonic() + parameters.upload_limit_s
+        for entry_id, file in zip(self.state.entry_ids, self._files(), strict=True):
+            assert entry_id is not None
+            limits = Limits(parameters.stall_limit_s, ends_s - time.monotonic())
+            downloads.append(client.download(entry_id, file.seed, file.size_bytes, limits))
+            if downloads[-1].matched is None:
+                break
+        return downloads
+
+    def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
+        """Download the files while the memory probe samples the server."""
+        self._put_aside(DOWNLOAD_SAMPLES_FILE)
+        cache = self._page_cache(machine, "download")
+        before = self._conditions_now(machine)
+        probe = machine.probe(self.state.parameters.sample_interval_s, self.folder / DOWNLOAD_SAMPLES_FILE)
+        begun_s = time.monotonic()
+        try:
+            downloads = self._downloads(client)
+        finally:
+            probe_exit = probe.finish()
+        found = self._conditions_since(before, machine, "download.conditions")
+        memory, missing, whole = self._memory(DOWNLOAD_SAMPLES_FILE, begun_s)
+        self.state.missing.update({f"download.{path}": why for path, why in missing.items()})
+        self._add_new_caveats([*caveats.of_memory(memory), *caveats.of_conditions(found)])
+        duration_s, throughput_mib_s = self._download_rate(downloads)
+        upload_mib_s = self.state.upload.transfer_mib_s if self.state.upload else None
+        self._add_caveats(caveats.of_instrument(self.state.instrument, upload_mib_s, throughput_mib_s))
+        if cache == "warm":
+            self._add_caveats(caveats.of_page_cache(self.state.parameters.uploaded_bytes, self._room_for_cache(memory)))
+        asked_s, first_byte_s = downloads[0].sent_request_s, downloads[0].first_byte_s
+        self.state.download = DownloadRecord(
+            begun_monotonic_s=begun_s,
+            duration_s=duration_s,
+            throughput_mib_s=throughput_mib_s,
+            first_byte_wait_s=first_byte_s - asked_s if first_byte_s is not None and asked_s is not None else None,
+            received_bytes=sum(one.received_bytes for one in downloads),
+            cache=cache,
+            memory=memory,
+            conditions=found,
+        )
+        why = dict.fromkeys(("duration_s", "throughput_mib_s"), _UNFINISHED_DOWNLOAD)
+        self._explain("download", self.state.download, why | {"first_byte_wait_s": "no byte came back"})
+        if not whole:
+            raise self._probe_ended_early(machine, probe_exit, memory)
+        return downloads
+
+    def _room_for_cache(self, memory: MemoryRecord) -> int:
+        """Return how many bytes the page cache could have while the server used its memory."""
+        limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
+        if limit is None:
+            limit = host.memory_info()["MemTotal"]
+        return max(0, limit - (memory.peak_anon_bytes or 0))
+
+    def _download_rate(self, downloads: list[DownloadMeasurement]) -> tuple[float | None, float | None]:
+        """Return the seconds and the MiB/s of all downloads together, each None when it is not known."""
+        parameters = self.state.parameters
+        durations = [one.download_s for one in downloads if one.download_s is not None]
+        if len(durations) < parameters.parallel_uploads:
+            return None, None
+        duration_s = sum(durations)
+        whole = all(one.received_bytes == parameters.file_size_bytes for one in downloads)
+        return duration_s, parameters.uploaded_bytes / MIB / duration_s if whole and duration_s > 0 else None
+
+    def _verify_record(self, downloads: list[DownloadMeasurement]) -> VerifyRecord:
+        differing = [one for one in downloads if one.matched is False]
+        shown = differing[0] if differing else downloads[0]
+        complete = len(downloads) == self.state.parameters.parallel_uploads and downloads[-1].matched is not None
+        download_s, download_mib_s = self._download_rate(downloads)
+        record = VerifyRecord(
+            matched=False if differing else True if complete else None,
+            sent_sha256=shown.sent_sha256,
+            received_sha256=shown.received_sha256,
+            first_difference_byte=shown.first_difference_byte,
+            received_bytes=sum(one.received_bytes for one in downloads),
+            download_s=download_s,
+            download_mib_s=download_mib_s,
+        )
+        names = ("matched", "sent_sha256", "received_sha256", "download_s", "download_mib_s")
+        self._explain("verify", record, dict.fromkeys(names, _UNFINISHED_DOWNLOAD))
+        return record
+
+    def _judge_downloads(self, downloads: list[DownloadMeasurement]) -> None:
+        """Raise _Found unless every byte of every file came back; of several that failed the first counts."""
+        failed = [(number, one) for number, one in enumerate(downloads, start=1) if not one.matched]
+        if not failed:
             return
+        number, first = failed[0]
+        found = self._failed_download(first)
+        count = self.state.parameters.parallel_uploads
+        several = f"file {number} of {count} ({len(failed)} of {len(downloads)} downloads failed): "
+        raise _Found(found.outcome, (several if count > 1 else "") + found.detail)
+
+    def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
         if not status.running:
-            raise self._server_ended(status, "in the download")
+            return self._server_ended(status, "in the download")
         if measured.matched is False:
-            raise _Found(
+            return _Found(
                 Outcome.CORRUPTED,
                 f"the download differs from byte {measured.first_difference_byte} on "
                 f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)",
             )
         if measured.http_status not in (None, 200):
-            raise _Found(
+            return _Found(
                 Outcome.HTTP_ERROR,
                 f"the download was answered with {measured.http_status}: {measured.server_message}",
             )
         if measured.ending in ("stalled", "timeout"):
-            raise _Found(Outcome(measured.ending), f"the download ended after {measured.received_bytes / MIB:.1f} MiB")
-        raise _Found(Outcome.HTTP_ERROR, f"the server closed the download ({measured.ending_detail})")
+            return _Found(Outcome(measured.ending), f"the download ended after {measured.received_bytes / MIB:.1f} MiB")
+        return _Found(Outcome.HTTP_ERROR, f"the server closed the download ({measured.ending_detail})")
 
     def _collect(self) -> str:
         missing_stages = [stage for stage in STAGES[:5] if not self.state.stages[stage].done]
@@ -679,6 +884,11 @@ class Trial:
         codes = {caveat.code for caveat in new}
         self.state.caveats = [caveat for caveat in self.state.caveats if caveat.code not in codes] + new
 
+    def _add_new_caveats(self, new: list[Caveat]) -> None:
+        """Add those whose code is not there yet: of a trial's measured steps the first one that warns is enough."""
+        known = {caveat.code for caveat in self.state.caveats}
+        self._add_caveats([caveat for caveat in new if caveat.code not in known])
+
     def _put_aside(self, name: str) -> None:
         """Keep a file of an earlier attempt under another name: nothing that was measured is overwritten."""
         path = self.folder / name
@@ -706,13 +916,38 @@ def _check_guest_disk(machine: MachineRecord, parameters: TrialParameters) -> No
     Raises:
         HostUnfit: the guest's disk is too small.
     """
-    needed = DISK_FACTOR * parameters.file_size_bytes
+    needed = parameters.needed_disk_bytes
     if machine.kind == "vagrant" and machine.free_disk_bytes < needed:
         raise HostUnfit(
-            f"an upload of {parameters.file_size} needs {DISK_FACTOR} times its size on disk, {needed / MIB:,.0f} MiB, "
-            f"and the guest has {machine.free_disk_bytes / MIB:,.0f} MiB free; choose smaller files, or a box with a "
-            f"larger disk"
+            f"an upload of {_files_in_words(parameters)} needs {DISK_FACTOR} times its size on disk, "
+            f"{needed / MIB:,.0f} MiB, and the guest has {machine.free_disk_bytes / MIB:,.0f} MiB free; choose smaller "
+            f"files, or a box with a larger disk"
         )
+
+
+def _files_in_words(parameters: TrialParameters) -> str:
+    several = f"{parameters.parallel_uploads} x " if parameters.parallel_uploads > 1 else ""
+    return several + parameters.file_size
+
+
+def _times(measured: UploadMeasurement | UploadsMeasurement) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return the durations of an upload's phases, and for each why it is missing if it is."""
+    first_s, last_s, response_s = measured.first_byte_s, measured.last_byte_s, measured.response_s
+    answered = measured.succeeded
+    times = {
+        "transfer_s": last_s - first_s if first_s is not None and last_s is not None else None,
+        "commit_s": response_s - last_s if answered and last_s is not None and response_s is not None else None,
+        "duration_s": response_s - first_s if answered and first_s is not None and response_s is not None else None,
+    }
+    # A server may answer before it has acknowledged the end of the body: then nobody saw the phases part.
+    unseen = "the answer came before the last byte was acknowledged"
+    unanswered = "the upload was not answered with success"
+    why = {
+        "transfer_s": unseen if answered else "not every byte was delivered",
+        "commit_s": unseen if answered else unanswered,
+        "duration_s": unanswered,
+    }
+    return times, why
 
 
 def _in_words(machine: MachineRecord) -> str:

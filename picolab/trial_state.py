@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shlex
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from picolab.record import (
     STAGES,
     BuildUnderTest,
     Caveat,
+    ConditionsRecord,
+    DownloadRecord,
+    InstrumentReference,
     MachineRecord,
     MemoryRecord,
     Outcome,
@@ -42,6 +46,7 @@ CONTEXT_VARIABLE = "PICOLAB_TRIAL"
 STATE_FILE = "state.json"
 RECORD_FILE = "record.json"
 SAMPLES_FILE = "samples.jsonl"
+DOWNLOAD_SAMPLES_FILE = "download-samples.jsonl"
 SERVER_LOG_FILE = "server.log"
 VAGRANT_LOG_FILE = "vagrant.log"
 PROGRESS_FILE = "progress.json"
@@ -51,7 +56,9 @@ _RESULTS: tuple[tuple[Stage, str], ...] = (
     ("start", "server"),
     ("upload", "upload"),
     ("upload", "memory"),
+    ("upload", "conditions"),
     ("verify", "verify"),
+    ("verify", "download"),
 )
 """Which part of the record each stage fills."""
 
@@ -103,9 +110,13 @@ class TrialState(BaseModel):
     server: ServerRecord | None = None
     base_url: str | None = None
     upload: UploadRecord | None = None
-    entry_id: str | None = None
+    entry_ids: list[str | None] = []
+    """Of the uploaded files; None for one whose upload failed."""
     verify: VerifyRecord | None = None
     memory: MemoryRecord | None = None
+    download: DownloadRecord | None = None
+    conditions: ConditionsRecord | None = None
+    instrument: InstrumentReference | None = None
     caveats: list[Caveat] = []
     missing: dict[str, str] = {}
     provenance: Provenance = Field(default_factory=provenance)
@@ -180,6 +191,9 @@ class TrialState(BaseModel):
             upload=self.upload,
             verify=self.verify,
             memory=self.memory,
+            download=self.download,
+            conditions=self.conditions,
+            instrument=self.instrument,
             caveats=self.caveats,
             missing=missing,
             provenance=self.provenance,
@@ -207,7 +221,10 @@ def repeat_command(parameters: TrialParameters) -> str:
 def _as_yaml(value: Any) -> str:
     """Return a text that YAML reads as this value: as it is when that will do, else as JSON."""
     plain = str(value)
-    return plain if yaml.safe_load(plain) == value else json.dumps(value)
+    with suppress(yaml.YAMLError):
+        if yaml.safe_load(plain) == value:
+            return plain
+    return json.dumps(value)
 
 
 def claim_folder(state: TrialState) -> Path:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ class FakeTrial:
     machine: str = "local"
     acceleration: str = "emulation"
     """Of a virtual machine; a local one has none."""
+    label: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    direction: str = "upload"
+    fresh_machine: str = "per_campaign"
+    reached_by: str | None = None
+    """Of a virtual machine; default: created for the first trial, reset for the others."""
+    speed: float | None = None
+    """Of all rates, 1 is usual; None: a wobble of a few per cent."""
+    more_anon_mib: float = 0.0
+    started_min: float | None = None
+    """Minutes after 10:00; default: the position."""
+    kernel: str = "6.1.0"
 
     @property
     def parameters(self) -> TrialParameters:
@@ -64,6 +77,10 @@ class FakeTrial:
             file_size=self.file_size,
             build=self.build,
             memory_limit=self.memory_limit,
+            label=self.label,
+            environment=self.environment,
+            direction=self.direction,
+            fresh_machine=self.fresh_machine,
         )
 
 
@@ -95,10 +112,12 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
     parameters = trial.parameters
     size = parameters.file_size_bytes
     ok = trial.outcome is Outcome.OK
-    wobble = 1 + 0.04 * math.sin(position * 2.4)
+    wobble = 1 + 0.04 * math.sin(position * 2.4) if trial.speed is None else trial.speed
     transfer_s = size / MIB / (180 * wobble)
     commit_s = size / MIB / (220 * wobble)
-    anon = int(min((22 + 0.02 * size / MIB) * wobble, trial.ram_mb) * MIB)
+    anon_mib = (22 + 0.02 * size / MIB) * (wobble if trial.speed is None else 1) + trial.more_anon_mib
+    anon = int(min(anon_mib, trial.ram_mb) * MIB)
+    started_at = datetime(2026, 11, 22, 10, tzinfo=UTC) + timedelta(minutes=trial.started_min or position)
     started = Outcome.MACHINE_FAILED is not trial.outcome
     missing: dict[str, str] = {"server.stop_s": "not stopped"}
     upload: dict[str, Any] = {
@@ -132,7 +151,7 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "block": trial.block,
             "position": position,
             "attempt": 1,
-            "started_at": f"2026-11-22T10:{position % 60:02d}:00+00:00",
+            "started_at": started_at.isoformat(timespec="seconds"),
             "repeat_command": f"picolab trial --ram {trial.ram_mb} --file-size {trial.file_size}",
         },
         "parameters": parameters.model_dump(mode="json"),
@@ -140,9 +159,9 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
         "stages": [{"stage": "upload", "duration_s": transfer_s + commit_s, "attempts": 1}],
         "build": {
             "label": build,
-            "kind": "calibration" if build == "calibration" else "release",
-            "version": None if build == "calibration" else build,
-            "sha256": trial.build_sha256 or SHA.get(build, "d" * 64),
+            "kind": "calibration" if trial.build == "calibration" else "release",
+            "version": None if trial.build == "calibration" else trial.build,
+            "sha256": trial.build_sha256 or SHA.get(trial.build, "d" * 64),
             "size_bytes": 12345,
         },
         "machine": _machine(trial, position),
@@ -169,27 +188,26 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
         }
         if ok
         else None,
-        "memory": {
-            "samples": 40,
-            "interval_s": 0.05,
-            "samples_per_s": 19.8,
-            "gaps": [],
-            "gap_count": 0,
-            "probe_cpu_share": 0.01,
-            "peak_rss_bytes": anon + 9 * MIB,
-            "peak_anon_bytes": anon,
-            "vm_hwm_bytes": anon + 10 * MIB,
-            "peak_swap_bytes": 0,
-            "peak_cgroup_bytes": trial.ram_mb * MIB,
-            "oom_kills": 1 if trial.outcome is Outcome.OOM_KILLED else 0,
-            "min_mem_available_bytes": 3 << 30,
-        },
+        "memory": _memory(trial, anon),
+        "download": {
+            "begun_monotonic_s": 1010.0,
+            "duration_s": transfer_s / 2,
+            "throughput_mib_s": 2 * size / MIB / transfer_s,
+            "first_byte_wait_s": 0.01,
+            "received_bytes": size,
+            "cache": "warm",
+            "memory": _memory(trial, anon),
+        }
+        if ok and trial.direction != "upload"
+        else None,
         "caveats": trial.caveats,
-        "missing": missing | ({} if ok else {"verify": "not reached"}) | ({} if started else {"upload": "not reached"}),
+        "missing": missing
+        | ({} if ok else {"verify": "not reached", "download": "not reached"})
+        | ({} if started else {"upload": "not reached"}),
         "provenance": {
             "host": {
                 "hostname": "bench",
-                "kernel": "6.1.0",
+                "kernel": trial.kernel,
                 "cpu_model": "Some CPU",
                 "cpu_count": 2,
                 "ram_bytes": 8 << 30,
@@ -200,6 +218,24 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") ->
             "picolab_commit": "0123456789abcdef0123456789abcdef01234567",
             "picolab_dirty": False,
         },
+    }
+
+
+def _memory(trial: FakeTrial, anon: int) -> dict[str, Any]:
+    return {
+        "samples": 40,
+        "interval_s": 0.05,
+        "samples_per_s": 19.8,
+        "gaps": [],
+        "gap_count": 0,
+        "probe_cpu_share": 0.01,
+        "peak_rss_bytes": anon + 9 * MIB,
+        "peak_anon_bytes": anon,
+        "vm_hwm_bytes": anon + 10 * MIB,
+        "peak_swap_bytes": 0,
+        "peak_cgroup_bytes": trial.ram_mb * MIB,
+        "oom_kills": 1 if trial.outcome is Outcome.OOM_KILLED else 0,
+        "min_mem_available_bytes": 3 << 30,
     }
 
 
@@ -240,7 +276,7 @@ def _virtual_machine(trial: FakeTrial, position: int) -> dict[str, Any]:
         "operating_system": "Debian GNU/Linux 12 (bookworm)",
         "launcher": "screen",
         "route": "direct",
-        "reached_by": "created" if position == 1 else "reset",
+        "reached_by": trial.reached_by or ("created" if position == 1 else "reset"),
         "reached_s": 31.5 if position == 1 else 1.0 + position / 10,
         "mended": ["A truncated base volume of the box was removed."] if position == 1 else [],
         "clock_uncertainty_s": 0.001,
@@ -328,6 +364,7 @@ def write_campaign(folder: Path, trials: list[FakeTrial], planned: list[FakeTria
                 "block": trial.block,
                 "position": position,
                 "case": trial.parameters.case_label,
+                "scenario": trial.parameters.scenario,
                 "parameters": trial.parameters.model_dump(mode="json"),
             }
             for position, trial in enumerate(every, start=1)

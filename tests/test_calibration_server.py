@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import random
 import re
 import signal
 import socket
 import sqlite3
+import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -748,6 +751,11 @@ def test_uploads_in_parallel(start: StartServer) -> None:
         {"status": 20},
         {"status_message": 1},
         {"exit_code": 256},
+        {"download_ballast_mib": -1},
+        {"drift_per_minute": -0.1, "drift_since": 0},
+        {"drift_per_minute": 0.1},
+        {"drift_since": "yesterday"},
+        {"noise_percent": 101},
         '{"transfer_mib_s": NaN}',
         "[]",
         "{",
@@ -851,6 +859,151 @@ def test_download_rate(start: StartServer) -> None:
             if took_s < 1.05 * 4 / 16:
                 return
     pytest.fail("five downloads were all more than 5 % slower than promised")
+
+
+def download(server: Running, path: str) -> socket.socket:
+    """Begin a download; return its connection when the head has arrived, and nothing after it was taken."""
+    connection = server.raw(f"GET {path} HTTP/1.1\r\nConnection: close")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    return connection
+
+
+def test_each_byte_of_a_download_is_on_schedule(start: StartServer) -> None:
+    rate, size = 16 * MIB, 12 * MIB
+    server = start({"download_mib_s": 16})
+    path = f"/-{server.upload(content_of(size)).json()['id']}"
+    for _ in range(5):
+        start_s = time.monotonic()
+        late_s = []
+        received = 0
+        with download(server, path) as connection:
+            while count := len(connection.recv(1 << 20)):
+                received += count
+                late_s.append(time.monotonic() - start_s - received / rate)
+        assert received == size
+        assert min(late_s) > 0, "a byte came early"
+        if max(late_s) < 0.05 * size / rate:
+            return
+    pytest.fail("in five downloads bytes were late by more than 5 % of the whole")
+
+
+def test_a_client_that_pauses_in_a_download_catches_up(start: StartServer) -> None:
+    rate, size = 32 * MIB, 32 * MIB
+    server = start({"download_mib_s": 32})
+    path = f"/-{server.upload(content_of(size)).json()['id']}"
+    for _ in range(5):
+        with download(server, path) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+            received = len(connection.recv(65536))
+            time.sleep(0.4)  # what is measured, not what is waited for
+            while count := len(connection.recv(65536)):
+                received += count
+            assert received == size
+        took_s = eventual_seconds(server, "sent")
+        assert took_s > size / rate - 0.0002
+        if took_s < 1.05 * size / rate:
+            return
+    pytest.fail(f"the pause was added to the download's time: {server.logged_seconds('sent')}")
+
+
+def eventual_seconds(server: Running, word: str) -> float:
+    """Return the seconds of a phase whose end the client has seen and the log is about to tell."""
+    eventually(lambda: server.access_log.count('"GET /-') == len(server.logged_seconds(word)), "the line of the log")
+    return server.logged_seconds(word)[-1]
+
+
+def test_download_ballast(start: StartServer) -> None:
+    server = start({"download_ballast_mib": 50, "download_mib_s": 1})
+    before = server.memory_bytes("RssAnon")
+    path = f"/-{server.upload(content_of(4 * MIB)).json()['id']}"
+    with download(server, path):
+        assert 50 * MIB <= server.memory_bytes("RssAnon") - before < 58 * MIB
+        with download(server, path):
+            assert 100 * MIB <= server.memory_bytes("RssAnon") - before < 108 * MIB
+    eventually(lambda: server.memory_bytes("RssAnon") - before < 8 * MIB, "both ballasts' end")
+
+
+def test_uploads_at_once_have_a_schedule_each(start: StartServer) -> None:
+    server = start({"transfer_mib_s": 8, "commit_mib_s": 8})
+    content = content_of(4 * MIB)
+    promised_s = 4 / 8
+    for _ in range(5):
+        start_s = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            assert [answer.status_code for answer in pool.map(server.upload, [content] * 4)] == [200] * 4
+        took_s = time.monotonic() - start_s
+        phases_s = [seconds for word in ("received", "committed") for seconds in server.logged_seconds(word)[-4:]]
+        assert min(phases_s) > promised_s - 0.0002
+        if max(phases_s) < 1.05 * promised_s:
+            # All four together took no longer than two of their eight phases would, one after the other.
+            assert took_s < 2 * 2 * promised_s
+            return
+    pytest.fail(f"four uploads at once are later than 5 % of {promised_s} s: {phases_s}")
+
+
+FACTOR = re.compile(r"(\w+): rates times ([\d.]+) \(drift ([\d.]+), noise ([\d.]+)\)")
+
+
+def factors(server: Running) -> list[tuple[str, float, float, float]]:
+    """Return what the log says of drift and noise: (upload or download, factor, drift, noise)."""
+    return [(what, *map(float, numbers)) for what, *numbers in FACTOR.findall(server.log)]  # type: ignore[misc]
+
+
+def test_drift_slows_every_phase_down(start: StartServer) -> None:
+    knobs = {"transfer_mib_s": 16, "commit_mib_s": 16, "download_mib_s": 16}
+    server = start({**knobs, "drift_per_minute": 0.1, "drift_since": time.time() - 600})
+    content = content_of(4 * MIB)
+    paced(server, "received", 0.5, lambda: server.upload(content))
+    paced(server, "committed", 0.5, lambda: server.upload(content))
+    path = f"/-{server.upload(content).json()['id']}"
+    with server.client() as client:
+        paced(server, "sent", 0.5, lambda: (client.get(path), eventual_seconds(server, "sent")))
+
+
+def test_drift_is_one_law_for_all_servers(start: StartServer) -> None:
+    since = time.time() - 3000
+    for _ in range(2):
+        server = start({"drift_per_minute": 0.02, "drift_since": since})
+        before = 1 / (1 + 0.02 * (time.time() - since) / 60)
+        assert server.upload(b"x").status_code == 200
+        after = 1 / (1 + 0.02 * (time.time() - since) / 60)
+        ((what, factor, drift, noise),) = factors(server)
+        assert (what, noise, factor) == ("upload", 1, drift)
+        assert after - 1e-6 < drift < before + 1e-6
+
+
+def test_there_is_no_drift_before_its_beginning(start: StartServer) -> None:
+    server = start({"drift_per_minute": 1, "drift_since": time.time() + 3600})
+    assert server.upload(b"x").status_code == 200
+    assert factors(server) == [("upload", 1, 1, 1)]
+
+
+def test_noise_changes_both_phases_by_the_factor_in_the_log(start: StartServer) -> None:
+    server = start({"transfer_mib_s": 32, "commit_mib_s": 32, "noise_percent": 20})
+    content = content_of(8 * MIB)
+    for _ in range(3):
+        for word in ("received", "committed"):
+            for _ in range(5):
+                assert server.upload(content).status_code == 200
+                _, factor, drift, noise = factors(server)[-1]
+                assert drift == 1 and noise == factor
+                promised_s, took_s = 8 / (32 * factor), server.logged_seconds(word)[-1]
+                assert took_s > promised_s - 0.0002
+                if took_s < 1.05 * promised_s:
+                    break
+            else:
+                pytest.fail(f"{word}: the factor of the log is not that of the phase")
+    drawn = [noise for _, _, _, noise in factors(server)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_noise_has_the_promised_spread(capfd: pytest.CaptureFixture[str]) -> None:
+    # With 4000 values both bounds are five standard errors wide.
+    logs = [math.log(module.Pace("upload", module.Knobs(noise_percent=20)).factor) for _ in range(4000)]
+    assert statistics.stdev(logs) == pytest.approx(0.2, abs=5 * 0.2 / math.sqrt(2 * 4000))
+    assert statistics.mean(logs) == pytest.approx(0, abs=5 * 0.2 / math.sqrt(4000))
 
 
 def test_startup_delay(start: StartServer) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, on_a_quiet_moment
+from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, eventually, on_a_quiet_moment
 
 from picolab.picoshare.client import (
     DownloadMeasurement,
     Limits,
+    PayloadFile,
     PicoShareClient,
     TransferProgress,
     UploadMeasurement,
+    UploadsMeasurement,
+    payload_files,
     peak_rss_bytes,
 )
 from picolab.probes.payload import pieces
@@ -95,6 +100,36 @@ def test_both_phases_at_once_are_told_apart(calibration_server: StartCalibration
 
 
 @on_a_quiet_moment
+def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
+    waits = []
+
+    def answer(connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1)
+        asked_s = time.monotonic()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n")
+        time.sleep(0.4)
+        waits.append(time.monotonic() - asked_s)
+        connection.sendall(b"".join(pieces(1, 2_000_000)))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with PicoShareClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            measured = client.download(ID, 1, 2_000_000, PATIENT)
+        thread.join()
+    assert measured.matched and measured.sent_request_s is not None and measured.first_byte_s is not None
+    assert measured.first_byte_s - measured.sent_request_s == pytest.approx(waits[0], rel=0.03)
+    assert measured.download_s is not None and measured.download_s >= waits[0]
+
+
+@on_a_quiet_moment
 def test_download_rate_is_the_servers(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(download_mib_s=30)
     entry = upload(server, 48 * MIB).entry_id
@@ -128,6 +163,112 @@ def test_progress_grows_and_ends_at_the_size_when_the_last_byte_was_delivered(
         assert count <= (t - measured.first_byte_s) * 8 * MIB + MIB
     assert {report.phase for report in reports} == {"transfer", "commit"}
     assert all(report.size_bytes == 8 * MIB for report in reports)
+
+
+def upload_all(
+    server: RunningServer, files: Sequence[PayloadFile], limits: Limits = PATIENT, **options: object
+) -> UploadsMeasurement:
+    with PicoShareClient(server.base_url, server.cookie) as client:
+        return client.upload_files(files, limits, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@on_a_quiet_moment
+def test_uploads_at_the_same_time_have_a_pace_of_their_own_each(
+    calibration_server: StartCalibrationServer, count: int
+) -> None:
+    server = calibration_server(transfer_mib_s=10, commit_mib_s=20)
+    reports: list[TransferProgress] = []
+    measured = upload_all(server, payload_files(1, 10 * MIB, count), report=reports.append)
+
+    assert measured.succeeded and not measured.failed and len({one.entry_id for one in measured.files}) == count
+    assert measured.first_byte_s is not None and measured.last_byte_s is not None and measured.response_s is not None
+    for one in measured.files:
+        assert transfer_s(one) == pytest.approx(1, rel=0.02)
+        assert commit_s(one) == pytest.approx(0.5, rel=0.03)
+    # The whole begins with the first and ends with the last, and they are at it at the same time.
+    assert measured.last_byte_s - measured.first_byte_s == pytest.approx(1, rel=0.04)
+    assert measured.response_s - measured.first_byte_s == pytest.approx(1.5, rel=0.04)
+    # A person who waits sees the sum.
+    assert {report.phase for report in reports} == {"transfer", "commit"}
+    assert {report.size_bytes for report in reports} == {count * 10 * MIB}
+    delivered = [bytes_ for _, bytes_ in measured.progress]
+    assert delivered == sorted(delivered) and delivered[-1] == measured.delivered_bytes == count * 10 * MIB
+    for t, bytes_ in measured.progress:
+        assert bytes_ <= ((t - measured.first_byte_s) * 10 + 1) * count * MIB
+
+
+def test_each_of_several_uploads_is_what_its_seed_says(calibration_server: StartCalibrationServer) -> None:
+    server = calibration_server()
+    files = payload_files(5, 3 * MIB + 1, 4)
+    measured = upload_all(server, files)
+    assert [file.name for file in files] == ["payload.bin", "payload-2.bin", "payload-3.bin", "payload-4.bin"]
+    with PicoShareClient(server.base_url, server.cookie) as client:
+        for file, one in zip(files, measured.files, strict=True):
+            assert one.entry_id is not None
+            assert client.download(one.entry_id, file.seed, file.size_bytes, PATIENT).matched is True
+            assert client.download(one.entry_id, file.seed + 1, file.size_bytes, PATIENT).first_difference_byte == 0
+
+
+def test_an_upload_that_fails_does_not_hide_the_others(calibration_server: StartCalibrationServer) -> None:
+    files = payload_files(1, 4 * MIB, 4)
+    files[2] = PayloadFile(files[2].seed, 4 * MIB, ".hidden")
+    measured = upload_all(calibration_server(commit_mib_s=16), files)
+
+    assert [one.succeeded for one in measured.files] == [True, True, False, True]
+    assert [one.http_status for one in measured.failed] == [400]
+    assert measured.failed[0].server_message == "invalid request: filename cannot begin with dots"
+    assert not measured.succeeded and measured.delivered_bytes == 16 * MIB
+    assert all(commit_s(one) > 0 for one in measured.files if one.succeeded)
+
+
+def test_the_first_that_failed_is_the_first_in_time() -> None:
+    ended = [
+        UploadMeasurement(entry_id="x", ended_s=1.0),
+        UploadMeasurement(ending="stalled", ended_s=3.0),
+        UploadMeasurement(ending="timeout", ended_s=2.0),
+    ]
+    assert [one.ending for one in UploadsMeasurement(ended).failed] == ["timeout", "stalled"]
+
+
+def test_the_progress_of_several_uploads_is_what_was_last_known_of_each() -> None:
+    files = [
+        UploadMeasurement(progress=[(1.0, 10), (2.0, 20), (2.5, 25)]),
+        UploadMeasurement(progress=[(1.0, 5), (2.0, 6), (3.0, 7)]),
+        UploadMeasurement(),
+    ]
+    assert UploadsMeasurement(files).progress == [(1.0, 15), (2.0, 26), (2.5, 31), (3.0, 32)]
+    assert UploadsMeasurement(files).first_byte_s is None and UploadsMeasurement(files).last_byte_s is None
+
+
+def test_the_limits_hold_for_every_upload(calibration_server: StartCalibrationServer) -> None:
+    stalled = upload_all(
+        calibration_server(stall_after_mib=1), payload_files(1, 32 * MIB, 3), Limits(stall_s=0.5, total_s=60)
+    )
+    assert [one.ending for one in stalled.files] == ["stalled"] * 3
+    late = upload_all(
+        calibration_server(transfer_mib_s=4), payload_files(1, 32 * MIB, 3), Limits(stall_s=30, total_s=0.6)
+    )
+    assert [one.ending for one in late.files] == ["timeout"] * 3
+    assert 0 < late.delivered_bytes < 96 * MIB
+
+
+def test_an_interrupt_ends_every_upload(calibration_server: StartCalibrationServer) -> None:
+    server = calibration_server(transfer_mib_s=4)
+    before = threading.active_count()
+    interrupted = threading.Event()
+
+    def interrupt(_: TransferProgress) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        upload_all(server, payload_files(1, 512 * MIB, 3), report=interrupt)
+    assert threading.active_count() == before
+    # The server is not kept busy either: what a connection of it had spooled is gone.
+    spool = server.folder / "tmp"
+    eventually(lambda: not list(spool.iterdir()), "the server sees that the three connections have ended")
 
 
 def test_a_report_that_fails_does_not_disable_the_limits(calibration_server: StartCalibrationServer) -> None:
@@ -480,18 +621,24 @@ def sink() -> Iterator[str]:
     process.wait()
 
 
-def test_the_clients_memory_does_not_grow_with_the_file(sink: str) -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_clients_memory_does_not_grow_with_the_file(sink: str, count: int) -> None:
     code = (
         "import sys, json\n"
         "from picolab.picoshare.client import *\n"
         "with PicoShareClient(sys.argv[1], 'none') as client:\n"
-        "    measured = client.upload(1, int(sys.argv[2]), Limits(30, 120))\n"
-        "print(json.dumps([measured.entry_id, measured.delivered_bytes, peak_rss_bytes()]))\n"
+        "    files = payload_files(1, int(sys.argv[2]) // int(sys.argv[3]), int(sys.argv[3]))\n"
+        "    measured = client.upload_files(files, Limits(30, 120))\n"
+        "print(json.dumps([measured.files[-1].entry_id, measured.delivered_bytes, peak_rss_bytes()]))\n"
     )
     peaks = []
     for size in (64 * MIB, 1024 * MIB):
         done = subprocess.run(
-            [sys.executable, "-c", code, sink, str(size)], capture_output=True, text=True, check=True, timeout=120
+            [sys.executable, "-c", code, sink, str(size), str(count)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         )
         entry_id, delivered, peak = json.loads(done.stdout)
         assert (entry_id, delivered) == (ID, size)

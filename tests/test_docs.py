@@ -234,12 +234,20 @@ def test_caveats_are_documented() -> None:
     elsewhere = [
         path.name
         for path in PACKAGE.rglob("*.py")
-        if "Caveat(" in path.read_text() and path.name not in ("caveats.py", "record.py")
+        if "Caveat(" in path.read_text() and path.name not in ("caveats.py", "comparison_caveats.py", "record.py")
     ]
 
     assert len(codes) == len(set(codes)) >= 10
     assert {row[0].strip("`") for row in table_rows("record.md", "## Caveats")} == set(codes)
-    assert elsewhere == [], "caveats are made in caveats.py alone"
+    assert elsewhere == [], "caveats are made in caveats.py and comparison_caveats.py alone"
+
+
+def test_caveats_of_a_comparison_are_documented() -> None:
+    codes = re.findall(r'code="(\w+)"', (PACKAGE / "comparison_caveats.py").read_text())
+    rows = table_rows("comparison.md", "## Caveats of a comparison")
+
+    assert sorted(row[0].strip("`") for row in rows) == sorted(codes)
+    assert not set(codes) & {row[0].strip("`") for row in table_rows("record.md", "## Caveats")}
 
 
 def test_columns_of_samples_are_documented() -> None:

@@ -34,6 +34,10 @@ def test_numbers_are_what_scripts_rely_on() -> None:
     }
 
 
+def test_a_regression_has_the_number_of_trials_that_failed() -> None:
+    assert ExitCode.REGRESSION is ExitCode.TRIALS_FAILED
+
+
 def test_each_code_says_what_it_means() -> None:
     (body,) = [node for node in ast.parse(inspect.getsource(exit_codes)).body if isinstance(node, ast.ClassDef)]
     names = [
@@ -43,7 +47,7 @@ def test_each_code_says_what_it_means() -> None:
     ]
     sentences = [node for node in body.body[1:] if isinstance(node, ast.Expr)]
 
-    assert names == [code.name for code in ExitCode]
+    assert names == list(ExitCode.__members__)
     assert len(sentences) == len(names)
 
 

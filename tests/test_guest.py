@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, SECRET, alive, eventually
+from conftest import MIB, SECRET, alive, eventually, on_a_quiet_moment
+from throttled_disk import throttled
 
 from picolab.calibration import SERVER_PATH
 from picolab.errors import MemoryLimitUnavailable
@@ -586,6 +587,43 @@ def test_a_full_disk_does_not_hide_how_the_server_ended(start_agent: StartAgent,
         home.rmdir()
 
 
+# The page cache and the disk
+
+
+@needs_root
+@needs_screen
+def test_the_servers_files_leave_the_page_cache(agent: RunningAgent) -> None:
+    store = Path(agent.ask("fresh_folders")["data"]) / "store.db"
+    agent.launch(*shell(f"head -c {8 * MIB} /dev/urandom >{store}; echo written; exec sleep 1000"))
+    eventually(lambda: "written" in agent.ask("log", bytes=100)["text"], "the server has written")
+    assert guest.cached_and_size(str(store)) == (8 * MIB, 8 * MIB)
+    assert agent.ask("drop_page_cache") == {"reason": None}
+    assert guest.cached_and_size(str(store)) == (0, 8 * MIB)
+    assert agent.ask("status")["running"], "the server is left alone"
+
+
+@on_a_quiet_moment
+def check_the_time_of_a_sync(agent: RunningAgent) -> None:
+    rate = 16 * MIB
+    store = Path(agent.ask("fresh_folders")["data"]) / "store.db"
+    store.write_bytes(os.urandom(24 * MIB))
+    with throttled(agent.home, rate, agent.process.pid):
+        took_s = agent.ask("sync_data")["sync_s"]
+        again_s = agent.ask("sync_data")["sync_s"]
+    assert took_s == pytest.approx(24 * MIB / rate, rel=0.08)
+    assert again_s < took_s / 10, "all of it was on the disk before"
+
+
+def test_bringing_data_to_the_disk_takes_what_the_disk_takes(agent: RunningAgent) -> None:
+    check_the_time_of_a_sync(agent)
+
+
+def test_what_cannot_be_brought_to_the_disk_is_told(agent: RunningAgent) -> None:
+    missing = agent.home / "data"
+    said = f"what the server has written could not be brought to the disk (No such file or directory: {missing})"
+    assert agent.refusal("sync_data") == said
+
+
 # The OOM killer
 
 
@@ -665,7 +703,10 @@ def test_an_agent_without_root_says_what_it_may_not(start_agent: StartAgent, scr
     # The time that it is: nothing would be changed by it.
     assert "it needs root" in agent.refusal("set_clock", wall_s=time.time())
     (home / "data" / "store.db").write_text("x")
-    assert agent.refusal("reset") == "the page cache could not be dropped (Permission denied); it needs root"
+    assert agent.ask("sync_data")["sync_s"] > 0
+    refused = "the page cache could not be dropped (Permission denied); it needs root"
+    assert agent.ask("drop_page_cache") == {"reason": refused}
+    assert agent.refusal("reset") == refused
     # All the rest of the reset was done.
     assert not alive(pid) and agent.ask("status")["pid"] is None
     assert {path.name for path in home.rglob("*")} == {"data", "tmp", "lock"}

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from picolab.probes.payload import PIECE_BYTES, Keystream, pieces
+from picolab.probes.payload import PIECE_BYTES, Keystream, pieces, seed_of_file
 
 MIB = 1 << 20
 
@@ -92,6 +92,15 @@ def test_pieces_have_the_size_that_was_asked_for(size: int) -> None:
 
     assert sum(lengths) == size
     assert all(length == PIECE_BYTES for length in lengths[:-1]) and 0 < lengths[-1] <= PIECE_BYTES
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7 << 40, (1 << 63) - 1])
+def test_each_file_of_a_trial_has_a_seed_of_its_own_and_the_first_has_the_trials(seed: int) -> None:
+    seeds = [seed_of_file(seed, index) for index in range(16)]
+
+    assert seeds[0] == seed and len(set(seeds)) == 16
+    assert all(0 <= one < 1 << 63 for one in seeds)
+    assert seed_of_file(1, 3) == 1 + 3 * 2**59, "as documented"
 
 
 def test_seeds_and_lengths() -> None:

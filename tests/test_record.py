@@ -211,10 +211,95 @@ def test_fields_that_may_be_null_exist() -> None:
         (Outcome.OK, lambda r: (r.update(memory=None), r["missing"].update(memory="lost")), "upload or memory"),
         (Outcome.OK, lambda r: r["upload"].update(file_size_bytes=5), "upload.file_size_bytes is 5, not 100M"),
         (Outcome.OK, lambda r: r["upload"]["progress"]["t_s"].append(1.0), "differ in length"),
+        (
+            Outcome.OK,
+            lambda r: r["parameters"].update(parallel_uploads=2),
+            "parallel_uploads is 2, and upload tells of 1",
+        ),
+        (
+            Outcome.OK,
+            lambda r: r["upload"].update(files=[uploaded_file()] * 2),
+            "is 1, and upload tells of 1 and 2 files",
+        ),
+        (
+            Outcome.OK,
+            lambda r: (r["parameters"].update(direction="both"), r["missing"].update(download="lost")),
+            "outcome is ok, and download is not complete",
+        ),
+        (Outcome.OK, lambda r: r.update(download=download_of(r)), "direction is upload, and download is there"),
     ],
 )
 def test_contradiction_does_not_count(outcome: Outcome, spoil: Spoil, words: str) -> None:
     assert words in complaint(spoil, outcome)
+
+
+def uploaded_file() -> dict[str, Any]:
+    return {
+        "seed": 1,
+        "first_byte_s": 0.0,
+        "transfer_s": 0.5,
+        "commit_s": 0.4,
+        "duration_s": 0.9,
+        "throughput_mib_s": 111.1,
+        "delivered_bytes": 104857600,
+        "http_status": 200,
+        "ending": "response",
+        "ending_detail": "",
+    }
+
+
+def download_of(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "begun_monotonic_s": 1000.0,
+        "duration_s": 2.0,
+        "throughput_mib_s": 50.0,
+        "first_byte_wait_s": 0.01,
+        "received_bytes": 104857600,
+        "cache": "dropped",
+        "memory": dict(record["memory"]),
+    }
+
+
+def asks_for_more() -> dict[str, Any]:
+    """Return a record of a trial that measures the download and the sync."""
+    data = good()
+    data["parameters"] |= {"direction": "both", "sync": "measure"}
+    data["upload"] |= {"files": [uploaded_file()], "sync_s": 0.1, "durable_mib_s": 100.0}
+    data["download"] = download_of(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "upload.sync_s",
+        "upload.durable_mib_s",
+        "upload.files.0.commit_s",
+        "download.first_byte_wait_s",
+        "download.memory.peak_anon_bytes",
+        "download",
+    ],
+)
+def test_null_needs_a_reason_where_it_was_asked_for(path: str) -> None:
+    data = asks_for_more()
+    assert validate_record(data, "a place").download is not None
+    *parents, name = path.split(".")
+    place: Any = data
+    for parent in parents:
+        place = place[int(parent)] if isinstance(place, list) else place[parent]
+    place[name] = None
+
+    assert nulls_without_reason(data) == [path]
+
+
+def test_what_was_not_asked_for_needs_no_reason() -> None:
+    data = good()
+    data["upload"] |= {"sync_s": None, "durable_mib_s": None}
+    data["download"] = None
+    assert nulls_without_reason(data) == []
+    for name in ("direction", "sync", "parallel_uploads", "cache", "environment", "label"):
+        data["parameters"].pop(name)
+    assert nulls_without_reason(data) == [], "as in a record that was made before there were such parameters"
 
 
 def test_validation_changes_nothing() -> None:

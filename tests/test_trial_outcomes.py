@@ -18,7 +18,7 @@ from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, local, registry
 from picolab.machines.folders import KEEPER
 from picolab.parameters import MIB, TrialParameters
-from picolab.picoshare.client import UploadMeasurement
+from picolab.picoshare.client import UploadMeasurement, UploadsMeasurement
 from picolab.progress import in_mib, in_seconds
 from picolab.record import Outcome, Record, validate_record
 from picolab.trial import Trial
@@ -63,7 +63,7 @@ def test_ok_has_every_measurement(run_trial: Callable[..., Record]) -> None:
     assert record.machine.memory_limit.limit_bytes == 128 * MIB
     assert record.memory.samples >= 2
     assert record.server.exit_code == 0 and record.server.stop_s is not None
-    assert set(record.missing) <= {"provenance"}, record.missing
+    assert set(record.missing) == {"upload.sync_s", "upload.durable_mib_s"}, "they were not asked for"
     assert record.caveats[0].code == "calibration_server"
 
 
@@ -273,6 +273,8 @@ def test_the_secret_is_nowhere(run_trial: Callable[..., Record]) -> None:
         {"build": "null", "work_dir": "~"},
         {"work_dir": "/a folder/with 'quotes'", "calibration": {"status": 500, "status_message": "a: b"}},
         {"total_limit_s": 12.5, "memory_limit": "none", "seed": 7},
+        {"label": "small", "parallel_uploads": 4, "direction": "both", "cache": "cold", "sync": "measure"},
+        {"environment": {"GOMEMLIMIT": "100MiB", "QUOTES": "a  'b' \"c\" $HOME `d` \\ ü", "NOTHING": ""}},
     ],
 )
 def test_the_repeat_command_means_the_same_trial(
@@ -299,7 +301,7 @@ def test_an_answer_before_the_last_acknowledgement_leaves_the_phases_unknown() -
         ending="response", http_status=200, entry_id="x", first_byte_s=1.0, response_s=2.0, delivered_bytes=MIB - 1
     )
 
-    record = trial._upload_record(measured)
+    record = trial._upload_record(UploadsMeasurement([measured]))
 
     assert (record.duration_s, record.transfer_s, record.commit_s) == (1.0, None, None)
     for phase in ("transfer_s", "commit_s", "transfer_mib_s", "commit_mib_s"):

@@ -186,6 +186,31 @@ def test_a_server_that_is_killed_is_no_oom_kill(machine: VagrantMachine, tmp_pat
     assert (status.exit_signal, status.oom_kills, status.oom_evidence) == ("SIGKILL", 0, None)
 
 
+def test_the_page_cache_and_the_disk_are_the_guests(machine: VagrantMachine, tmp_path: Path) -> None:
+    size, rate = 12 * MIB, 4 * MIB  # less than what the kernel of a small guest begins to write by itself
+    store = f"{machine.fresh_folders()[0]}/store.db"
+    write = f"import os, time; open('{store}', 'wb').write(os.urandom({size})); print('written', flush=True)"
+    read = f"open('{store}', 'rb').read(); print(open('/proc/self/io').read().split('read_bytes: ')[1])"
+
+    def read_from_disk() -> int:
+        return int(shell(machine, f'sudo -n /usr/bin/python3 -c "{read}"').split()[0])
+
+    shell(machine, "sync")
+    (domain,) = domains()
+    tune = ["virsh", "-c", "qemu:///system", "blkdeviotune", domain, "vda", "--live", "--write-bytes-sec"]
+    subprocess.run([*tune, str(rate)], check=True, timeout=60, capture_output=True)
+    try:
+        run_python(machine, f"{write}; time.sleep(86399)", tmp_path / "log")
+        eventually(lambda: "written" in machine.process_log(), "the server has written")
+        assert machine.sync_data() == pytest.approx(size / rate, rel=0.1)
+        assert machine.sync_data() < 0.1 * size / rate, "all of it was on the disk before"
+    finally:
+        subprocess.run([*tune, "0"], check=True, timeout=60, capture_output=True)
+    assert read_from_disk() < MIB
+    assert machine.drop_page_cache() is None
+    assert read_from_disk() >= size
+
+
 def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
     machine: VagrantMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,3 +10,6 @@ from pathlib import Path
 
 SERVER_PATH = Path(__file__).with_name("server.py")
 """The executable to start, or to copy to another machine."""
+
+SINK_PATH = Path(__file__).with_name("sink.py")
+"""A server that does nothing with what it gets: what remains is the client's own speed."""

@@ -26,6 +26,7 @@ import json
 import math
 import mmap
 import os
+import random
 import re
 import secrets
 import signal
@@ -71,6 +72,7 @@ def _is_integer(value: object) -> bool:
 KINDS: dict[str, Callable[[Any], bool]] = {
     "a number above 0": lambda value: _is_number(value) and value > 0,
     "a number, 0 or above": lambda value: _is_number(value) and value >= 0,
+    "a number from 0 to 100": lambda value: _is_number(value) and 0 <= value <= 100,
     "an integer": _is_integer,
     "an integer from 0 to 255": lambda value: _is_integer(value) and 0 <= value <= 255,
     "an integer from 200 to 599": lambda value: _is_integer(value) and 200 <= value <= 599,
@@ -131,7 +133,28 @@ class Knobs:
     occupy_port_without_listening: bool = _knob(
         "true or false", "Holds the port, says that it is taken, and lives on without a listener.", False
     )
-    download_mib_s: float | None = _knob("a number above 0", "A download is sent at this rate.")
+    download_mib_s: float | None = _knob(
+        "a number above 0", "From the first to the last byte of a download takes size / rate, each byte on schedule."
+    )
+    download_ballast_mib: float = _knob(
+        "a number, 0 or above",
+        "Each download adds this much anonymous memory, from before its first byte to its end.",
+        0,
+    )
+    drift_per_minute: float = _knob(
+        "a number, 0 or above",
+        "Every rate is divided by 1 + this x minutes since drift_since, as it is when an upload or download begins.",
+        0,
+    )
+    drift_since: float | None = _knob(
+        "a number, 0 or above", "When the drift begins: wall-clock seconds since the epoch (1970)."
+    )
+    noise_percent: float = _knob(
+        "a number from 0 to 100",
+        "Every upload and download multiplies its rates by a random factor of its own: lognormal, median 1, with this "
+        "standard deviation of its natural logarithm in per cent.",
+        0,
+    )
 
     @classmethod
     def parse(cls, text: str) -> Knobs:
@@ -151,6 +174,11 @@ class Knobs:
             if not KINDS[kind](value):
                 wrong = f"{name} must be {kind}, not {json.dumps(value)}"
                 raise ValueError(f"PICOLAB_CALIBRATION: {wrong}; {valid}")
+        if given.get("drift_per_minute") and "drift_since" not in given:
+            raise ValueError(
+                "PICOLAB_CALIBRATION: drift_per_minute needs drift_since, the seconds since the epoch at which the "
+                f"drift begins; {valid}"
+            )
         return cls(**given)
 
 
@@ -200,6 +228,25 @@ class Schedule:
             log(f"{self._knob}: this truth is not met: took {took_s:.4f} s instead of {promised_s:.4f} s")
 
 
+class Pace:
+    """The rates of one upload or download: those of the knobs, times one factor for all of its phases."""
+
+    def __init__(self, what: str, knobs: Knobs) -> None:
+        """Draw the factor, and log it if it can differ from 1."""
+        self._knobs = knobs
+        minutes = max(0.0, time.time() - (knobs.drift_since or 0)) / 60
+        drift = 1 / (1 + knobs.drift_per_minute * minutes)
+        noise = random.lognormvariate(0, knobs.noise_percent / 100)
+        self.factor = drift * noise
+        if knobs.drift_per_minute or knobs.noise_percent:
+            log(f"{what}: rates times {self.factor:.6f} (drift {drift:.6f}, noise {noise:.6f})")
+
+    def schedule(self, knob: str, start_s: float) -> Schedule:
+        """Return the schedule of a phase whose rate is the knob of that name."""
+        rate: float | None = getattr(self._knobs, knob)
+        return Schedule(knob, rate * self.factor if rate else None, start_s)
+
+
 # ---- memory --------------------------------------------------------------------------------------
 
 
@@ -212,6 +259,16 @@ def touched_memory(size_bytes: int) -> mmap.mmap:
     for offset in range(0, size_bytes, mmap.PAGESIZE):
         block[offset] = 1
     return block
+
+
+@contextmanager
+def held_memory(size_mib: float) -> Iterator[None]:
+    """Hold anonymous memory of which every page has been written."""
+    if int(size_mib * MIB) == 0:
+        yield
+        return
+    with touched_memory(int(size_mib * MIB)):
+        yield
 
 
 class Ballast:
@@ -311,6 +368,7 @@ class UploadBody(Body):
         self._knobs = knobs = handler.server.knobs
         self._ballast = handler.server.ballast
         self._growing: list[mmap.mmap] = []
+        self.pace = Pace("upload", knobs)
         self._schedule: Schedule | None = None
         self.first_read_s = self.last_read_s = time.monotonic()
         self._milestones: list[tuple[int, Callable[[], None]]] = [
@@ -338,7 +396,7 @@ class UploadBody(Body):
         if self._schedule is None:
             self._stream.peek(1)  # the clock starts when the body does, not when the client dawdles
             self.first_read_s = time.monotonic()
-            self._schedule = Schedule("transfer_mib_s", self._knobs.transfer_mib_s, self.first_read_s)
+            self._schedule = self.pace.schedule("transfer_mib_s", self.first_read_s)
             self._ballast.keep()
         want = len(view)
         for at_bytes, act in self._milestones:
@@ -753,7 +811,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if knobs.status is not None:
                     message = knobs.status_message or http.client.responses.get(knobs.status, "")
                     raise Refusal(knobs.status, message)
-                entry_id = self._commit(form, spool, expiration, body.last_read_s)
+                entry_id = self._commit(form, spool, expiration, body)
             except ConnectionError:
                 log(f"the client went away after {body.received_bytes} bytes of the body")
                 raise
@@ -779,16 +837,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start, end = part or (0, size)
         if part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        self.wfile.write(self._head(206 if part else 200, end - start, entry.content_type, headers))
-        schedule = Schedule("download_mib_s", self.server.knobs.download_mib_s, time.monotonic())
-        sent = 0
-        for chunk in self.server.store.read(entry_id, start, end):
-            while chunk:
-                due = schedule.wait(sent, len(chunk))
-                self.connection.sendall(chunk[:due])
-                sent += due
-                chunk = chunk[due:]
-        schedule.check(sent, time.monotonic())
+        knobs = self.server.knobs
+        pace = Pace("download", knobs)
+        with held_memory(knobs.download_ballast_mib):
+            self.wfile.write(self._head(206 if part else 200, end - start, entry.content_type, headers))
+            start_s = time.monotonic()
+            schedule = pace.schedule("download_mib_s", start_s)
+            sent = 0
+            for chunk in self.server.store.read(entry_id, start, end):
+                while chunk:
+                    due = schedule.wait(sent, len(chunk))
+                    self.connection.sendall(chunk[:due])
+                    sent += due
+                    chunk = chunk[due:]
+            end_s = time.monotonic()
+        schedule.check(sent, end_s)
+        log(f"sent {sent} bytes in {end_s - start_s:.4f} s")
 
     # -- the two phases of an upload
 
@@ -829,12 +893,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise BadRequest("filename must have 1 to 255 printable characters")
         return form
 
-    def _commit(self, form: Form, spool: Spool, expiration: str, start_s: float) -> str:
+    def _commit(self, form: Form, spool: Spool, expiration: str, body: UploadBody) -> str:
         """Commit: copy the spooled file into the database, a chunk at a time; return the entry's id."""
-        server, size = self.server, spool.size_bytes
+        server, size, start_s = self.server, spool.size_bytes, body.last_read_s
         entry_id = "".join(secrets.choice(ID_LETTERS) for _ in range(10))
         entry = Entry(entry_id, form.filename or "", form.content_type, size)
-        schedule = Schedule("commit_mib_s", server.knobs.commit_mib_s, start_s)
+        schedule = body.pace.schedule("commit_mib_s", start_s)
         corrupt = server.knobs.corrupt_byte
         corrupt_at = size + corrupt if corrupt is not None and corrupt < 0 else corrupt
         if corrupt_at is not None and not 0 <= corrupt_at < size:

@@ -167,6 +167,31 @@ class Machine(Protocol):
     def stop_process(self, grace_s: float) -> ProcessStatus:
         """SIGTERM, after `grace_s` seconds SIGKILL; return when the process is gone."""
 
+    def drop_page_cache(self) -> str | None:
+        """Empty the page cache: None when it is done, else a sentence that says why it could not be.
+
+        Whether it is done is looked up: the pages of the data folder's files are counted afterwards (mincore(2)).
+        Dirty pages are written first. Pages count for the memory cgroup of the process that has read or written
+        them, but the kernel can drop those of the whole machine only: on the local machine that of all programs of
+        this host, which read their files anew. In a virtual machine it is the guest's cache alone; the host may
+        still hold parts of its disk in memory.
+        """
+
+    def sync_data(self) -> float:
+        """Bring what the server has written into its data folder to the disk; return the seconds that took.
+
+        It is fsync of every file and folder there, because that waits for this server's data, where syncfs waits
+        for what any program has written to the file system. A server may have synced most of it itself before
+        that, and the kernel writes old dirty pages on its own.
+
+        The time is taken in the machine: that of the way to a guest and back is not in it, which also means that a
+        guest has had that long to write before the clock starts (see `clock_uncertainty_s` in the record). "Disk"
+        is what the kernel takes for one: a disk's own cache is flushed, a virtual disk's as far as its host does so.
+
+        Raises:
+            MachineError: it could not be done; the sentence says why. So with a data folder that lies in memory.
+        """
+
     def probe(self, interval_s: float, output: Path) -> Stream:
         """Start the memory probe on the server process; return when its first sample is in `output`."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from picolab.errors import MachineError
 from picolab.host import disk_of
+from picolab.machines import guest
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.folders import (
@@ -223,7 +224,7 @@ class LocalMachine:
         return str(executable.resolve())
 
     def fresh_folders(self) -> tuple[str, str]:
-        folders = self._work / "data", self._work / "tmp"
+        folders = self._data, self._work / "tmp"
         for folder in folders:
             if folder.exists():
                 shutil.rmtree(folder)
@@ -279,6 +280,25 @@ class LocalMachine:
     def _status(self, request: dict[str, Any]) -> ProcessStatus:
         answer = _ask(self.folder, request)
         return ProcessStatus(**{name: answer[name] for name in ProcessStatus.__dataclass_fields__})
+
+    @property
+    def _data(self) -> Path:
+        return self._work / "data"
+
+    def drop_page_cache(self) -> str | None:
+        return guest.drop_page_cache(str(self._data))
+
+    def sync_data(self) -> float:
+        disk = disk_of(self._data)
+        if disk.in_memory:
+            raise MachineError(
+                f"the machine {self.name!r} has its data folder in memory ({disk.file_system}): nothing in it is ever "
+                f"on a disk; set work_dir to a folder on a disk"
+            )
+        try:
+            return guest.sync_folder(str(self._data))
+        except guest.Refusal as refusal:
+            raise MachineError(f"machine {self.name!r}: {refusal}") from None
 
     def probe(self, interval_s: float, output: Path) -> Stream:
         from picolab.probes import memory

@@ -699,6 +699,13 @@ class VagrantMachine:
         self.save_log()
         return status
 
+    def drop_page_cache(self) -> str | None:
+        reason: str | None = self._ask({"do": "drop_page_cache"})["reason"]
+        return reason
+
+    def sync_data(self) -> float:
+        return float(self._ask({"do": "sync_data"})["sync_s"])
+
     def probe(self, interval_s: float, output: Path) -> Stream:
         pid = self.process_status().pid
         clock = self._clock = self._read_clock()

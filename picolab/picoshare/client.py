@@ -4,6 +4,9 @@ When is a byte sent? Not when `send` returns: megabytes may still lie in this ho
 buffer is bounded, and the client asks the kernel what the other side has acknowledged (SIOCOUTQ of tcp(7) for
 the end of the transfer, `tcpi_bytes_acked` of `struct tcp_info` for the progress). What the receiving kernel has
 acknowledged but the server has not read yet cannot be seen from here.
+
+Files that are uploaded at the same time have a connection and a thread each. What is slow in a thread (making the
+payload, sending it) leaves Python's lock to the others.
 """
 
 import contextlib
@@ -15,7 +18,8 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +28,7 @@ from typing import Any, Literal
 import httpx
 
 from picolab.parameters import MIB
-from picolab.probes.payload import Keystream, pieces
+from picolab.probes.payload import Keystream, pieces, seed_of_file
 
 SEND_BUFFER_BYTES = 256 * 1024
 CONNECT_LIMIT_S = 10.0
@@ -43,8 +47,8 @@ class Limits:
     """Time limits of an upload or a download, in seconds.
 
     Attributes:
-        stall_s: without a delivered byte while there is something left to deliver.
-        total_s: for the whole, from the first byte to the response.
+        stall_s: without a delivered byte of one file while there is something left of it to deliver.
+        total_s: for the whole, from the first byte (of any file) to the last response.
     """
 
     stall_s: float
@@ -52,8 +56,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class PayloadFile:
+    """A file to upload: the first `size_bytes` of the payload of a seed."""
+
+    seed: int
+    size_bytes: int
+    name: str = "payload.bin"
+
+
+def payload_files(seed: int, size_bytes: int, count: int) -> list[PayloadFile]:
+    """Return the files of a trial: each has another payload, and the first one has the trial's own seed."""
+    names = ["payload.bin", *(f"payload-{number}.bin" for number in range(2, count + 1))]
+    return [PayloadFile(seed_of_file(seed, index), size_bytes, name) for index, name in enumerate(names)]
+
+
+@dataclass(frozen=True)
 class TransferProgress:
-    """How far an upload is, for a person who waits."""
+    """How far an upload (of all files together) is, for a person who waits."""
 
     delivered_bytes: int
     size_bytes: int
@@ -86,7 +105,7 @@ class TransferProgress:
 
 @dataclass
 class UploadMeasurement:
-    """What an upload measured. Times are on the monotonic clock of this process, None when not reached."""
+    """What the upload of one file measured. Times are on this process's monotonic clock, None when not reached."""
 
     ending: Ending = "connection_lost"
     ending_detail: str = ""
@@ -100,16 +119,75 @@ class UploadMeasurement:
     delivered_bytes: int = 0
     progress: list[tuple[float, int]] = field(default_factory=list)
 
+    @property
+    def succeeded(self) -> bool:
+        return self.entry_id is not None
+
+
+@dataclass
+class UploadsMeasurement:
+    """What uploads at the same time measured, in the order of their files; times as in `UploadMeasurement`."""
+
+    files: list[UploadMeasurement]
+
+    @property
+    def succeeded(self) -> bool:
+        return all(measured.succeeded for measured in self.files)
+
+    @property
+    def failed(self) -> list[UploadMeasurement]:
+        """Those that were not answered with success, in the order in which they ended."""
+        return sorted((m for m in self.files if not m.succeeded), key=lambda m: m.ended_s)
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """When the first byte of any file was sent."""
+        return min((m.first_byte_s for m in self.files if m.first_byte_s is not None), default=None)
+
+    @property
+    def last_byte_s(self) -> float | None:
+        """When the last byte of all files was acknowledged; None when one of them did not get there."""
+        times = [m.last_byte_s for m in self.files if m.last_byte_s is not None]
+        return max(times) if len(times) == len(self.files) else None
+
+    @property
+    def response_s(self) -> float | None:
+        """When the last answer came; None when one is missing."""
+        times = [m.response_s for m in self.files if m.response_s is not None]
+        return max(times) if len(times) == len(self.files) else None
+
+    @property
+    def delivered_bytes(self) -> int:
+        return sum(m.delivered_bytes for m in self.files)
+
+    @property
+    def progress(self) -> list[tuple[float, int]]:
+        """Bytes delivered of all files over time: at each moment what was last known of every file."""
+        moments = sorted((t, index, count) for index, m in enumerate(self.files) for t, count in m.progress)
+        known = [0] * len(self.files)
+        summed: list[tuple[float, int]] = []
+        for t, index, count in moments:
+            known[index] = count
+            if summed and summed[-1][0] == t:
+                summed.pop()
+            summed.append((t, sum(known)))
+        return summed
+
 
 @dataclass
 class DownloadMeasurement:
-    """What a download measured and how it compares with the payload."""
+    """What a download measured and how it compares with the payload.
+
+    `sent_request_s` and `first_byte_s` (of the body) are on this process's monotonic clock, `download_s` is a duration.
+    """
 
     ending: Ending = "connection_lost"
     ending_detail: str = ""
     http_status: int | None = None
     server_message: str | None = None
     received_bytes: int = 0
+    sent_request_s: float | None = None
+    first_byte_s: float | None = None
     download_s: float | None = None
     sent_sha256: str | None = None
     received_sha256: str | None = None
@@ -132,39 +210,38 @@ def peak_rss_bytes() -> int:
 
 
 class _Body:
-    """A multipart body with one file, generated while it is sent, and its way through the kernel.
+    """A multipart body with one file, generated while it is sent, its way through the kernel, and its measurement.
 
-    The main thread sends; a watching thread looks at what arrives, and shuts the socket down at a limit: that
+    One thread sends; the watching thread looks at what arrives, and shuts the socket down at a limit: that
     ends a blocked `send` or `recv` wherever it is.
     """
 
-    def __init__(self, seed: int, size_bytes: int, file_name: str, limits: Limits) -> None:
-        boundary = f"picolab-{seed:x}-{size_bytes:x}"
-        self._seed = seed
-        self.size_bytes = size_bytes
-        self._limits = limits
+    def __init__(self, file: PayloadFile) -> None:
+        boundary = f"picolab-{file.seed:x}-{file.size_bytes:x}"
+        self._seed = file.seed
+        self.size_bytes = file.size_bytes
         self._head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{file.name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(len(self._head) + size_bytes + len(self._tail)),
+            "Content-Length": str(len(self._head) + file.size_bytes + len(self._tail)),
         }
+        self.measured = UploadMeasurement()
         self.socket: socket.socket | None = None
-        self.first_byte_s: float | None = None
-        self.last_byte_s: float | None = None
-        self.cut: Ending | None = None
+        self.cut_why: Ending | None = None
+        self.ended = False
         self._acked_before = 0
         self._delivered_bytes = 0
-        self._over = threading.Event()
+        self._moved_s = 0.0
 
     def content(self) -> Iterator[bytes]:
         """Yield the body; httpx asks for the first piece when the request's head has been sent."""
         assert self.socket is not None
         self._acked_before = self._acked() + self._unacknowledged()
-        self.first_byte_s = time.monotonic()
+        self.measured.first_byte_s = self._moved_s = time.monotonic()
         yield self._head
         for piece in pieces(self._seed, self.size_bytes):
             yield piece
@@ -175,6 +252,8 @@ class _Body:
         """Follow httpcore's events: take the socket, and time the end of the transfer."""
         if event == "connection.connect_tcp.complete":
             self.socket = info["return_value"].get_extra_info("socket")
+            if self.cut_why is not None:
+                self._shut_down()
         elif event == "http11.send_request_body.complete":
             self._await_delivery()
         elif event.endswith(".failed"):
@@ -199,13 +278,13 @@ class _Body:
                 # Whatever can be read now is an answer or the end of the connection: no reason to wait on.
                 if select.select([self.socket], [], [], _DRAIN_POLL_S)[0] and self._unacknowledged() > 0:
                     return
-            self.last_byte_s = time.monotonic()
+            self.measured.last_byte_s = time.monotonic()
 
     def delivered_bytes(self) -> int:
         """Return how much of the file the receiving kernel has acknowledged."""
-        if self.first_byte_s is None:
+        if self.measured.first_byte_s is None:
             return 0
-        if self.last_byte_s is not None:
+        if self.measured.last_byte_s is not None:
             return self.size_bytes
         with contextlib.suppress(OSError, ValueError):
             delivered = self._acked() - self._acked_before - len(self._head)
@@ -213,42 +292,68 @@ class _Body:
         # When the socket is gone, what was last known still holds.
         return self._delivered_bytes
 
-    def watch(self, measurement: UploadMeasurement, report: Callable[[TransferProgress], None] | None) -> None:
-        """Record the progress and enforce the limits, until `finish`."""
-        moved_s = reported_s = time.monotonic()
-        while not self._over.wait(_WATCH_INTERVAL_S):
-            if self.first_byte_s is None:
-                moved_s = time.monotonic()
-                continue
-            now = time.monotonic()
-            delivered = self.delivered_bytes()
-            if delivered > measurement.delivered_bytes:
-                moved_s = now
-                measurement.delivered_bytes = delivered
-            recorded_s = measurement.progress[-1][0] if measurement.progress else 0.0
-            if self.last_byte_s is None and now - recorded_s >= _PROGRESS_INTERVAL_S:
-                measurement.progress.append((now, measurement.delivered_bytes))
-            if report is not None and now - reported_s >= _PROGRESS_INTERVAL_S:
-                reported_s = now
-                try:
-                    report(TransferProgress(measurement.delivered_bytes, self.size_bytes, now - self.first_byte_s))
-                except Exception:
-                    # A full disk, a closed terminal: nobody sees the progress then, but the limits must hold.
-                    report = None
-            if self.cut is None:
-                if now - self.first_byte_s > self._limits.total_s:
-                    self._cut("timeout")
-                elif self.last_byte_s is None and now - moved_s > self._limits.stall_s:
-                    self._cut("stalled")
+    def look(self, now: float, stall_limit_s: float) -> None:
+        """Record how far it is at the moment `now`, and end it when it stalls; called by the watching thread."""
+        measured = self.measured
+        if self.ended or measured.first_byte_s is None:
+            return
+        delivered = self.delivered_bytes()
+        if delivered > measured.delivered_bytes:
+            self._moved_s = now
+            measured.delivered_bytes = delivered
+        recorded_s = measured.progress[-1][0] if measured.progress else 0.0
+        if measured.last_byte_s is None:
+            if now - recorded_s >= _PROGRESS_INTERVAL_S:
+                measured.progress.append((now, measured.delivered_bytes))
+            if now - self._moved_s > stall_limit_s:
+                self.cut("stalled")
 
-    def _cut(self, why: Ending) -> None:
-        self.cut = why
+    def cut(self, why: Ending) -> None:
+        """End it wherever it is, unless it has ended already; also before it has a connection."""
+        if self.ended or self.cut_why is not None:
+            return
+        self.cut_why = why
+        self._shut_down()
+
+    def _shut_down(self) -> None:
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
 
     def finish(self) -> None:
-        self._over.set()
+        """Complete the measurement when nothing is sent or awaited any more."""
+        self.measured.delivered_bytes = self.delivered_bytes()
+        if self.measured.last_byte_s is not None:
+            self.measured.progress.append((self.measured.last_byte_s, self.size_bytes))
+
+
+def _watch(
+    bodies: Sequence[_Body],
+    limits: Limits,
+    report: Callable[[TransferProgress], None] | None,
+    over: threading.Event,
+) -> None:
+    """Look at the bodies, tell how far they are together, and enforce the limits, until `over`."""
+    size_bytes = sum(body.size_bytes for body in bodies)
+    reported_s = time.monotonic()
+    while not over.wait(_WATCH_INTERVAL_S):
+        first_byte_s = UploadsMeasurement([body.measured for body in bodies]).first_byte_s
+        if first_byte_s is None:
+            continue
+        now = time.monotonic()
+        for body in bodies:
+            body.look(now, limits.stall_s)
+        if report is not None and now - reported_s >= _PROGRESS_INTERVAL_S:
+            reported_s = now
+            delivered = sum(body.delivered_bytes() for body in bodies)
+            try:
+                report(TransferProgress(delivered, size_bytes, now - first_byte_s))
+            except Exception:
+                # A full disk, a closed terminal: nobody sees the progress then, but the limits must hold.
+                report = None
+        if now - first_byte_s > limits.total_s:
+            for body in bodies:
+                body.cut("timeout")
 
 
 class PicoShareClient:
@@ -315,68 +420,70 @@ class PicoShareClient:
         file_name: str = "payload.bin",
         report: Callable[[TransferProgress], None] | None = None,
     ) -> UploadMeasurement:
-        """Upload the payload of a seed as one file, with constant memory. However it ends, it is measured.
+        """Upload the payload of a seed as one file, see `upload_files`."""
+        return self.upload_files([PayloadFile(seed, size_bytes, file_name)], limits, report).files[0]
+
+    def upload_files(
+        self,
+        files: Sequence[PayloadFile],
+        limits: Limits,
+        report: Callable[[TransferProgress], None] | None = None,
+    ) -> UploadsMeasurement:
+        """Upload files at the same time, with constant memory. However one ends, each is measured.
 
         Args:
+            files: one or more.
             report: called a few times a second from another thread.
         """
-        measurement = UploadMeasurement()
-        body = _Body(seed, size_bytes, file_name, limits)
-        expiration = (datetime.now(UTC) + timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        watcher = threading.Thread(target=body.watch, args=(measurement, report), daemon=True)
+        bodies = [_Body(file) for file in files]
+        # A connection of its own for each: what it acknowledges is then this body alone.
+        connections = [self._connect() for _ in bodies]
+        over = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(bodies, limits, report, over), daemon=True)
         watcher.start()
-        # A connection of its own: what it acknowledges is then this body alone.
-        connection = self._connect()
+        # This thread sends too: a single upload needs no other.
+        pool = ThreadPoolExecutor(max(1, len(bodies) - 1))
         try:
-            answer = connection.post(
-                "/api/entry",
-                params={"expiration": expiration},
-                headers=body.headers,
-                content=body.content(),
-                extensions={
-                    "trace": body.trace,
-                    # The watching thread enforces both limits: these are only nets below it.
-                    "timeout": {
-                        "connect": CONNECT_LIMIT_S,
-                        "read": limits.total_s + 60,
-                        "write": limits.stall_s + 60,
-                        "pool": CONNECT_LIMIT_S,
-                    },
-                },
-            )
-            measurement.response_s = time.monotonic()
-            measurement.ending = "response"
-            measurement.http_status = answer.status_code
-            if answer.status_code == 200:
-                measurement.entry_id = _entry_id(answer)
-            if measurement.entry_id is None:
-                missing = "an answer without an id: " if answer.status_code == 200 else ""
-                measurement.server_message = missing + _sentence(answer.text)
-        except httpx.RequestError as error:
-            measurement.ending = body.cut or "connection_lost"
-            measurement.ending_detail = str(error) or type(error).__name__
+            others = [
+                pool.submit(_send, connection, body, limits)
+                for connection, body in zip(connections[1:], bodies[1:], strict=True)
+            ]
+            _send(connections[0], bodies[0], limits)
+            for other in others:
+                other.result()
+        except BaseException:
+            for body in bodies:
+                body.cut("connection_lost")
+            raise
         finally:
-            measurement.ended_s = time.monotonic()
-            body.finish()
+            pool.shutdown()
+            over.set()
             watcher.join()
-            connection.close()
-        measurement.first_byte_s = body.first_byte_s
-        measurement.last_byte_s = body.last_byte_s
-        measurement.delivered_bytes = body.delivered_bytes()
-        if body.last_byte_s is not None:
-            measurement.progress.append((body.last_byte_s, size_bytes))
-        return measurement
+        for body in bodies:
+            body.finish()
+        return UploadsMeasurement([body.measured for body in bodies])
 
     def download(self, entry_id: str, seed: int, size_bytes: int, limits: Limits) -> DownloadMeasurement:
-        """Download an entry and compare it with the payload while it streams, with constant memory."""
+        """Download an entry and compare it with the payload while it streams, with constant memory.
+
+        What came back is hashed only from the first difference on, and otherwise afterwards from the payload that it
+        equals: while it is timed, the client shall do no more than it must.
+        """
         measurement = DownloadMeasurement()
         keystream = Keystream(seed)
-        received = hashlib.sha256()
+        received: Any = None
         sent: Any = None
         begun = time.monotonic()
+
+        def note_request(event: str, _: dict[str, Any]) -> None:
+            if event == "http11.send_request_headers.complete":
+                measurement.sent_request_s = time.monotonic()
+
         timeout = httpx.Timeout(CONNECT_LIMIT_S, read=limits.stall_s)
         try:
-            with self._http.stream("GET", f"/-{entry_id}", timeout=timeout) as answer:
+            with self._http.stream(
+                "GET", f"/-{entry_id}", timeout=timeout, extensions={"trace": note_request}
+            ) as answer:
                 measurement.http_status = answer.status_code
                 if answer.status_code != 200:
                     answer.read()
@@ -384,22 +491,27 @@ class PicoShareClient:
                     measurement.server_message = _sentence(answer.text)
                     return measurement
                 for chunk in answer.iter_raw():
+                    if measurement.first_byte_s is None:
+                        measurement.first_byte_s = time.monotonic()
                     expected = keystream.read(min(len(chunk), max(0, size_bytes - measurement.received_bytes)))
                     if sent is None and chunk != expected:
                         # Up to here both are the same: from here on each has a hash of its own.
+                        received = _payload_hash(seed, measurement.received_bytes)
                         sent = received.copy()
                         same = next(
                             (i for i, (a, b) in enumerate(zip(chunk, expected, strict=False)) if a != b),
                             min(len(chunk), len(expected)),
                         )
                         measurement.first_difference_byte = measurement.received_bytes + same
-                    received.update(chunk)
                     if sent is not None:
+                        received.update(chunk)
                         sent.update(expected)
                     measurement.received_bytes += len(chunk)
                     if time.monotonic() - begun > limits.total_s:
                         measurement.ending = "timeout"
                         return measurement
+            if measurement.sent_request_s is not None:
+                begun = measurement.sent_request_s
             measurement.download_s = time.monotonic() - begun
             measurement.ending = "response"
         except httpx.ReadTimeout:
@@ -408,17 +520,19 @@ class PicoShareClient:
         except httpx.RequestError as error:
             measurement.ending_detail = str(error) or type(error).__name__
             return measurement
+        if sent is None:
+            received = _payload_hash(seed, measurement.received_bytes)
+            sent = received.copy()
         if measurement.received_bytes < size_bytes:
-            if sent is None:
+            if measurement.first_difference_byte is None:
                 measurement.first_difference_byte = measurement.received_bytes
-                sent = received.copy()
             left = size_bytes - measurement.received_bytes
             while left > 0:
                 piece = keystream.read(min(MIB, left))
                 sent.update(piece)
                 left -= len(piece)
         measurement.received_sha256 = received.hexdigest()
-        measurement.sent_sha256 = (sent or received).hexdigest()
+        measurement.sent_sha256 = sent.hexdigest()
         return measurement
 
     def delete(self, entry_id: str) -> int:
@@ -428,6 +542,52 @@ class PicoShareClient:
             httpx.TransportError: the server cannot be reached.
         """
         return self._http.delete(f"/api/entry/{entry_id}", timeout=60).status_code
+
+
+def _send(connection: httpx.Client, body: _Body, limits: Limits) -> None:
+    """Upload one file over a connection of its own, which is closed then."""
+    measured = body.measured
+    expiration = (datetime.now(UTC) + timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        answer = connection.post(
+            "/api/entry",
+            params={"expiration": expiration},
+            headers=body.headers,
+            content=body.content(),
+            extensions={
+                "trace": body.trace,
+                # The watching thread enforces both limits: these are only nets below it.
+                "timeout": {
+                    "connect": CONNECT_LIMIT_S,
+                    "read": limits.total_s + 60,
+                    "write": limits.stall_s + 60,
+                    "pool": CONNECT_LIMIT_S,
+                },
+            },
+        )
+        measured.response_s = time.monotonic()
+        measured.ending = "response"
+        measured.http_status = answer.status_code
+        if answer.status_code == 200:
+            measured.entry_id = _entry_id(answer)
+        if measured.entry_id is None:
+            missing = "an answer without an id: " if answer.status_code == 200 else ""
+            measured.server_message = missing + _sentence(answer.text)
+    except httpx.RequestError as error:
+        measured.ending = body.cut_why or "connection_lost"
+        measured.ending_detail = str(error) or type(error).__name__
+    finally:
+        measured.ended_s = time.monotonic()
+        body.ended = True
+        connection.close()
+
+
+def _payload_hash(seed: int, size_bytes: int) -> Any:
+    """Return the SHA-256 object of the first bytes of a payload."""
+    digest = hashlib.sha256()
+    for piece in pieces(seed, size_bytes):
+        digest.update(piece)
+    return digest
 
 
 def _entry_id(answer: httpx.Response) -> str | None:

@@ -39,7 +39,12 @@ class StartedServer:
 
 
 def start_server(
-    machine: Machine, build: Build, knobs: Mapping[str, Any], log: Path, ready_limit_s: float
+    machine: Machine,
+    build: Build,
+    knobs: Mapping[str, Any],
+    log: Path,
+    ready_limit_s: float,
+    variables: Mapping[str, str] | None = None,
 ) -> StartedServer:
     """Start a build with fresh folders and a fresh secret, and wait until it answers.
 
@@ -49,6 +54,7 @@ def start_server(
     Args:
         knobs: of the calibration server; must be empty for any other build.
         log: file on the host for what the server prints.
+        variables: of its environment beside picolab's own, which they never replace.
 
     Raises:
         ParameterError: knobs were given for a build that has none.
@@ -65,6 +71,7 @@ def start_server(
     secret = secrets.token_urlsafe(24)
     store_private(machine.folder / SECRET_FILE, secret)
     environment = {
+        **(variables or {}),
         "PATH": os.defpath,
         "HOME": data,
         "PORT": str(port),

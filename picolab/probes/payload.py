@@ -5,6 +5,8 @@ the first 16 bytes of SHA-256("picolab payload <seed>") as the key. Anyone can m
 
     key=$(printf 'picolab payload 1' | sha256sum | head -c 32)
     head -c 104857600 /dev/zero | openssl enc -aes-128-ctr -K $key -iv 0
+
+Of files that are uploaded at the same time, file i (from 0) has the seed (seed + i * 2^59) mod 2^63.
 """
 
 import hashlib
@@ -13,6 +15,12 @@ from collections.abc import Iterator
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 PIECE_BYTES = 1 << 20
+_FILE_STEP = 1 << 59
+
+
+def seed_of_file(seed: int, index: int) -> int:
+    """Return the payload seed of one of up to 16 files; that of file 0 is the trial's seed itself."""
+    return (seed + index * _FILE_STEP) % (1 << 63)
 
 
 class Keystream:

@@ -19,7 +19,7 @@ Value = float | int | None
 
 @dataclass(frozen=True)
 class Samples:
-    """All samples of one upload.
+    """All samples of one measured step, an upload or a download.
 
     Attributes:
         columns: names in the order of a row; the first is `t_s` on the host's monotonic clock.
@@ -42,7 +42,7 @@ class Samples:
         return int(max(values)) if values else None
 
     def growth(self, name: str) -> int | None:
-        """Return by how much a counter grew; what it had counted before is not of this upload."""
+        """Return by how much a counter grew; what it had counted before is not of this step."""
         values = [value for value in self.column(name) if value is not None]
         return int(max(values) - values[0]) if values else None
 

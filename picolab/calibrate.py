@@ -1,0 +1,438 @@
+"""Measures the instrument itself, on this host and kind of machine: `picolab calibrate`.
+
+No notebook takes part: a machine, the calibration server or a null sink in it, and the client in this process. All
+measurements take turns in rounds, so that a host that becomes slower touches all of them alike.
+"""
+
+import contextlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from picolab import caveats, conditions, statistics
+from picolab.calibration import SINK_PATH
+from picolab.errors import MachineError, MemoryLimitUnavailable
+from picolab.instrument import Error, HostIdentity, Instrument, MachineKind, Pairs, Rate, now, save
+from picolab.machines import registry
+from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
+from picolab.parameters import MIB, TrialParameters
+from picolab.picoshare.build import Build, find_build
+from picolab.picoshare.client import Limits, PicoShareClient, UploadMeasurement
+from picolab.picoshare.server import SECRET_FILE, start_server
+from picolab.probes.samples import read_samples
+from picolab.processes import this_process
+from picolab.record import Caveat
+
+MACHINE_NAME = "calibrate"
+RAM_MB = 512
+IDLE_LIMIT_S = 30.0
+TRANSFER_MIB_S, COMMIT_MIB_S, DOWNLOAD_MIB_S = 40.0, 64.0, 64.0
+"""The truth of the rates: far below what the instrument can do, so that only its errors are seen."""
+BALLAST_MIB = 128.0
+"""The truth of the memory: by how much a server with it has more than one without."""
+_LIMITS = Limits(stall_s=60.0, total_s=900.0)
+_READY_LIMIT_S = 120.0
+_READY_POLL_S = 0.02
+_STOP_GRACE_S = 10.0
+_SEED = 1
+_KEPT_FILE = "keep.bin"
+_DEFAULTS = TrialParameters.model_validate({})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        rounds: each measures everything once, and the errors twice.
+        file_bytes: of an upload at full speed.
+        ceiling_bytes: of an upload to the sink.
+        kept_bytes: of a download from the sink, which has it in memory.
+        paced_bytes: of an upload with known truth.
+    """
+
+    rounds: int
+    file_bytes: int
+    ceiling_bytes: int
+    kept_bytes: int
+    paced_bytes: int
+
+
+FULL = Sizes(rounds=10, file_bytes=128 * MIB, ceiling_bytes=512 * MIB, kept_bytes=128 * MIB, paced_bytes=32 * MIB)
+"""Ten rounds are ten pairs, the usual number of a comparison. An upload at full speed takes most of a second then."""
+QUICK = Sizes(rounds=2, file_bytes=8 * MIB, ceiling_bytes=16 * MIB, kept_bytes=8 * MIB, paced_bytes=4 * MIB)
+
+
+class _Stopped(Exception):
+    """The caller does not want to wait any longer."""
+
+
+@dataclass
+class _Measured:
+    upload_ceiling: list[float] = field(default_factory=list)
+    download_ceiling: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    second: list[float] = field(default_factory=list)
+    without_probe: list[float] = field(default_factory=list)
+    transfer: list[float] = field(default_factory=list)
+    commit: list[float] = field(default_factory=list)
+    download: list[float] = field(default_factory=list)
+    ballast_mib: list[float] = field(default_factory=list)
+    """Peak of a server with ballast less that of one without."""
+
+
+def calibrate(
+    machine: MachineKind = "local",
+    *,
+    quick: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    cpus: int = 1,
+    box: str = "",
+    provider: Literal["libvirt", "virtualbox"] = "libvirt",
+    work_dir: str = "",
+) -> Instrument | None:
+    """Measure the instrument on a machine of its own, take the machine down, store the result and return it.
+
+    Args:
+        quick: small files and few rounds.
+        report: gets a line for each step, with an ETA.
+        stop_requested: ends it between two steps when it returns true.
+        cpus, box, provider: of a virtual machine, as in a trial.
+        work_dir: of a local machine, as in a trial.
+
+    Returns:
+        the calibration; None when it was stopped, and then nothing is stored.
+
+    Raises:
+        HostUnfit: this host cannot make such a machine.
+        MachineError: the machine or a server in it failed.
+    """
+    begun = time.monotonic()
+    sizes = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="picolab-calibrate-") as name:
+        folder = Path(name)
+        if not quick:
+            waited = conditions.wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
+            if waited.stopped:
+                return None
+        wish = MachineWish(
+            name=MACHINE_NAME,
+            ram_mb=RAM_MB,
+            memory_limit="enforced",
+            work_dir=work_dir,
+            kind=machine,
+            cpus=cpus,
+            box=box,
+            provider=provider,
+            log=folder / "vagrant.log",
+            report=report,
+        )
+        with _machine(wish, report) as obtained:
+            before = _conditions_now(obtained)
+            bench = _Bench(obtained, find_build("calibration", "calibration", ""), sizes, folder)
+            try:
+                _run_rounds(bench, report, stop_requested)
+            except _Stopped:
+                return None
+            found = conditions.between(before, _conditions_now(obtained))[0]
+            described = obtained.describe()
+            warnings = [*caveats.of_machine(described), *caveats.of_conditions(found)]
+            if described.memory_limit.method == "none":
+                warnings += caveats.of_parameters(
+                    _DEFAULTS.model_copy(update={"memory_limit": "none", "ram_mb": RAM_MB})
+                )
+    instrument = _instrument(bench.measured, sizes, machine, quick, time.monotonic() - begun, warnings)
+    save(instrument)
+    return instrument
+
+
+@contextlib.contextmanager
+def _machine(wish: MachineWish, report: Callable[[str], None]) -> Iterator[Machine]:
+    """Obtain a machine, and take it down whatever happens."""
+    holder = Holder(this_process(), keep=False)
+    try:
+        machine = registry.obtain(wish, holder)
+    except MemoryLimitUnavailable as error:
+        # Rates do not need it, and a host without limits can make unlimited trials only.
+        report(f"no memory limit: {error}")
+        machine = registry.obtain(MachineWish(**{**vars(wish), "memory_limit": "none"}), holder)
+    try:
+        yield machine
+    finally:
+        machine.release()
+
+
+def _conditions_now(machine: Machine) -> conditions.Reading:
+    return conditions.read(conditions.own_of(machine), conditions.work_folder(machine))
+
+
+def _run_rounds(bench: "_Bench", report: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
+    begun = time.monotonic()
+    rounds = bench.sizes.rounds
+    for number in range(1, rounds + 1):
+        taken_s = time.monotonic() - begun
+        eta = (
+            f"ETA {taken_s / (number - 1) * (rounds - number + 1):.0f} s" if number > 1 else "ETA after the first round"
+        )
+        for what, step in bench.steps(random.Random(number)):
+            if stop_requested():
+                raise _Stopped
+            report(f"round {number} of {rounds}, {eta}: {what}")
+            step()
+
+
+class _Bench:
+    """A machine and what is measured on it."""
+
+    def __init__(self, machine: Machine, build: Build, sizes: Sizes, folder: Path) -> None:
+        self.sizes = sizes
+        self.measured = _Measured()
+        self._machine = machine
+        self._build = build
+        self._folder = folder
+        self._samples = 0
+
+    def steps(self, order: random.Random) -> list[tuple[str, Callable[[], None]]]:
+        """Return the steps of a round, in random order; the three uploads that make pairs stay side by side."""
+        measured = self.measured
+        pairs: list[tuple[str, Callable[[], None]]] = [
+            ("upload at full speed", lambda: self._full_speed(measured.first, probe=True)),
+            ("the same once more", lambda: self._full_speed(measured.second, probe=True)),
+            ("the same without the memory probe", lambda: self._full_speed(measured.without_probe, probe=False)),
+        ]
+        order.shuffle(pairs)
+        groups: list[list[tuple[str, Callable[[], None]]]] = [
+            pairs,
+            [("ceilings of the client, null sink", self._ceilings)],
+            [("errors against known truth", self._errors)],
+        ]
+        order.shuffle(groups)
+        return [step for group in groups for step in group]
+
+    def _ceilings(self) -> None:
+        machine = self._machine
+        port = machine.free_port()
+        path = machine.install(SINK_PATH)
+        environment = {
+            "PATH": os.defpath,
+            "PORT": str(port),
+            "PICOLAB_CALIBRATION_HOST": machine.listen_address,
+        }
+        machine.start_process(ProcessSpec([machine.python, "-I", "-S", path], environment, self._folder / "sink.log"))
+        try:
+            host, host_port = machine.endpoint(port)
+            with PicoShareClient(f"http://{host}:{host_port}") as client:
+                self._await_sink(client)
+                sent = _uploaded(client.upload(_SEED, self.sizes.ceiling_bytes, _LIMITS))
+                self.measured.upload_ceiling.append(_rate(self.sizes.ceiling_bytes, sent.transfer_s))
+                kept = _uploaded(client.upload(_SEED, self.sizes.kept_bytes, _LIMITS, _KEPT_FILE))
+                self.measured.download_ceiling.append(self._download(client, kept.entry_id, self.sizes.kept_bytes))
+        finally:
+            machine.stop_process(_STOP_GRACE_S)
+
+    def _await_sink(self, client: PicoShareClient) -> None:
+        deadline = time.monotonic() + _READY_LIMIT_S
+        while not client.is_ready():
+            if not self._machine.process_status().running or time.monotonic() > deadline:
+                last = self._machine.process_log().strip().splitlines()[-1:]
+                raise MachineError(f"the null sink does not answer; it said {last}; run picolab calibrate again")
+            time.sleep(_READY_POLL_S)
+
+    @contextlib.contextmanager
+    def _server(self, knobs: dict[str, Any]) -> Iterator[PicoShareClient]:
+        """Run a calibration server and log in."""
+        machine = self._machine
+        started = start_server(machine, self._build, knobs, self._folder / "server.log", _READY_LIMIT_S)
+        try:
+            if started.ready_s is None:
+                raise MachineError("the calibration server never answered; run picolab calibrate again")
+            with PicoShareClient(started.base_url) as client:
+                status, answer = client.authenticate((machine.folder / SECRET_FILE).read_text())
+            if status != 200:
+                raise MachineError(f"the calibration server answered the log-in with {status}: {answer}")
+            with PicoShareClient(started.base_url, answer) as client:
+                yield client
+        finally:
+            machine.stop_process(_STOP_GRACE_S)
+
+    def _full_speed(self, rates: list[float], *, probe: bool) -> None:
+        size = self.sizes.file_bytes
+        with self._server({}) as client:
+            if probe:
+                sent, _ = self._probed_upload(client, size)
+            else:
+                sent = _uploaded(client.upload(_SEED, size, _LIMITS))
+            rates.append(_rate(size, sent.duration_s))
+
+    def _probed_upload(self, client: PicoShareClient, size_bytes: int) -> tuple["_Upload", float]:
+        """Upload with the memory probe; return the upload, and the peak of anonymous memory in MiB."""
+        self._samples += 1
+        output = self._folder / f"samples-{self._samples}.jsonl"
+        probe = self._machine.probe(_DEFAULTS.sample_interval_s, output)
+        try:
+            sent = _uploaded(client.upload(_SEED, size_bytes, _LIMITS))
+        finally:
+            probe.finish()
+        peak = read_samples(output).peak("anon_bytes")
+        if peak is None:
+            raise MachineError("the memory probe saw no memory of the calibration server; run picolab calibrate again")
+        return sent, peak / MIB
+
+    def _errors(self) -> None:
+        knobs = {"transfer_mib_s": TRANSFER_MIB_S, "commit_mib_s": COMMIT_MIB_S, "download_mib_s": DOWNLOAD_MIB_S}
+        peaks_mib = []
+        size = self.sizes.paced_bytes
+        for ballast_mib in (0.0, BALLAST_MIB):
+            with self._server({**knobs, "ballast_mib": ballast_mib}) as client:
+                sent, peak_mib = self._probed_upload(client, size)
+                peaks_mib.append(peak_mib)
+                self.measured.transfer.append(_rate(size, sent.transfer_s))
+                self.measured.commit.append(_rate(size, sent.commit_s))
+                self.measured.download.append(self._download(client, sent.entry_id, size))
+        self.measured.ballast_mib.append(peaks_mib[1] - peaks_mib[0])
+
+    @staticmethod
+    def _download(client: PicoShareClient, entry_id: str, size_bytes: int) -> float:
+        got = client.download(entry_id, _SEED, size_bytes, _LIMITS)
+        if not got.matched or got.download_s is None:
+            raise MachineError(
+                f"a download of the calibration ended with {got.ending} after {got.received_bytes} of {size_bytes} "
+                f"bytes, and what came back {'differs' if got.matched is False else 'is not whole'}"
+            )
+        return _rate(size_bytes, got.download_s)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    entry_id: str
+    transfer_s: float
+    commit_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.transfer_s + self.commit_s
+
+
+def _uploaded(sent: UploadMeasurement) -> _Upload:
+    """Return the times of an upload.
+
+    Raises:
+        MachineError: it was not answered with success, or its phases could not be told apart.
+    """
+    if sent.entry_id is None or sent.first_byte_s is None or sent.last_byte_s is None or sent.response_s is None:
+        said = sent.server_message or sent.ending_detail
+        raise MachineError(
+            f"an upload of the calibration ended with {sent.ending} ({said}); run picolab calibrate again"
+        )
+    return _Upload(sent.entry_id, sent.last_byte_s - sent.first_byte_s, sent.response_s - sent.last_byte_s)
+
+
+def _rate(size_bytes: int, duration_s: float) -> float:
+    return size_bytes / MIB / duration_s
+
+
+# Numbers
+
+
+def _instrument(
+    measured: _Measured, sizes: Sizes, machine: MachineKind, quick: bool, took_s: float, warnings: list[Caveat]
+) -> Instrument:
+    errors = {
+        "transfer": _error(measured.transfer, TRANSFER_MIB_S, "MiB/s"),
+        "commit": _error(measured.commit, COMMIT_MIB_S, "MiB/s"),
+        "download": _error(measured.download, DOWNLOAD_MIB_S, "MiB/s"),
+        "peak_memory": _error(measured.ballast_mib, BALLAST_MIB, "MiB"),
+    }
+    return Instrument(
+        measured_at=now(),
+        took_s=round(took_s, 1),
+        host=HostIdentity.now(),
+        machine=machine,
+        quick=quick,
+        file_size_mib=sizes.file_bytes / MIB,
+        upload_ceiling_mib_s=_rate_of(measured.upload_ceiling),
+        download_ceiling_mib_s=_rate_of(measured.download_ceiling),
+        probe=_pairs(measured.without_probe, measured.first),
+        errors=errors,
+        noise=_pairs(measured.first, measured.second),
+        caveats=warnings,
+    )
+
+
+def _rate_of(values: Sequence[float]) -> Rate:
+    interval = statistics.median_interval(values)
+    return Rate(
+        n=len(values),
+        median=statistics.median(values),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        coverage=interval.coverage if interval else None,
+    )
+
+
+def _error(values: Sequence[float], truth: float, unit: str) -> Error:
+    relative = [value / truth - 1.0 for value in values]
+    return Error(
+        n=len(values), truth=truth, unit=unit, median=statistics.median(relative), worst=max(relative, key=abs)
+    )
+
+
+def _pairs(baseline: Sequence[float], candidate: Sequence[float]) -> Pairs:
+    paired = statistics.paired_ratio(baseline, candidate)
+    assert paired is not None, "there is at least one round"
+    return Pairs(
+        n=paired.n,
+        ratio=paired.ratio,
+        low=paired.low,
+        high=paired.high,
+        coverage=paired.coverage,
+        spread=paired.spread,
+        minimum_detectable=paired.minimum_detectable,
+    )
+
+
+# Words
+
+
+def lines(instrument: Instrument) -> list[str]:
+    """Return what a calibration found, for a terminal."""
+    probe, noise = instrument.probe, instrument.noise
+    cost = f"{1.0 - probe.ratio:+.1%} of the throughput ({1.0 - probe.high:+.1%} to {1.0 - probe.low:+.1%})"
+    found = [
+        f"client's ceiling  upload {_in_words(instrument.upload_ceiling_mib_s)}, "
+        f"download {_in_words(instrument.download_ceiling_mib_s)}",
+        f"memory probe      costs {cost}, {probe.n} pairs",
+        *(
+            f"error             {name.replace('_', ' ')}: median {error.median:+.2%}, worst {error.worst:+.2%} "
+            f"(truth {error.truth:g} {error.unit}, n = {error.n})"
+            for name, error in instrument.errors.items()
+        ),
+        f"noise floor       {_noise_in_words(noise)}",
+        *(f"caveat            {caveat.message} {caveat.advice}" for caveat in instrument.caveats),
+    ]
+    if instrument.quick:
+        found.append(
+            "note              quick: small files and few rounds; run picolab calibrate for numbers to rely on"
+        )
+    return found
+
+
+def _in_words(rate: Rate) -> str:
+    if rate.low is None or rate.high is None:
+        return f"{rate.median:,.0f} MiB/s (n = {rate.n})"
+    return f"{rate.median:,.0f} MiB/s ({rate.low:,.0f} to {rate.high:,.0f}, n = {rate.n})"
+
+
+def _noise_in_words(noise: Pairs) -> str:
+    if noise.spread is None or noise.minimum_detectable is None:
+        return f"the same server twice: {noise.n} pairs are too few to tell"
+    return (
+        f"the same server twice differs by {noise.spread:.1%} (spread of {noise.n} pairs); so many pairs find a change "
+        f"of {noise.minimum_detectable:.1%} or more"
+    )

@@ -1,0 +1,476 @@
+"""What the host did beside a measured step: two readings of the kernel's counters, and what lies between them.
+
+A reading takes a few milliseconds and is made right before and right after the step, never in it. Everything that
+a host does not show is null with a reason.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from picolab.machines.base import Machine
+from picolab.machines.folders import keeper_of, spec_of
+from picolab.record import ConditionsRecord
+
+LEAST_DURATION_S = 0.5
+"""The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks
+at the edges would be several per cent."""
+IDLE_BUSY_SHARE = 0.10
+"""Of the time of all processors: below it a host counts as idle. Its own housekeeping stays far below, and one busy
+process is above it on up to nine processors. With more of them, others are free for the trial."""
+IDLE_READINGS = 3
+"""That must be below, one after the other: a short pause of what keeps the host busy is no idle host."""
+IDLE_READING_S = 1.0
+_STOP_POLL_S = 0.05
+_NAMED_PROCESSORS = 0.05
+"""A process that used less of one processor is not worth a name."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD in the flags of /proc/<pid>/stat (linux/sched.h)."""
+_CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+"""Of the first line of /proc/stat; what follows (guest time) is contained in the first two."""
+_TOO_SHORT = f"the step took less than {LEAST_DURATION_S:g} s, too short for the kernel's clock ticks"
+
+
+@dataclass(frozen=True)
+class Own:
+    """The processes whose CPU time is the trial's own.
+
+    Attributes:
+        alone: these processes, with those of their children that ended meanwhile.
+        callers: processes that wait for the trial: they themselves, and nothing that they started.
+        trees: these processes and all that descend from them: the machine's keeper with the server, or QEMU.
+        unknown: why own and foreign CPU time cannot be told apart; None when they can.
+    """
+
+    alone: frozenset[int]
+    callers: frozenset[int] = frozenset()
+    trees: frozenset[int] = frozenset()
+    unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class _Process:
+    name: str
+    parent: int
+    start_ticks: int
+    is_kernel_thread: bool
+    cpu_s: float
+    reaped_s: float
+    """CPU time of children that have ended and were waited for."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The kernel's counters at one moment.
+
+    Attributes:
+        t_s: on the monotonic clock.
+        cpu_s: seconds of all processors together, by column of /proc/stat.
+        own_s: CPU seconds of the trial's own processes.
+        others: the other processes that live now, by pid.
+        pressure_us: microseconds in which some task waited, by resource.
+        missing: field of the record -> why this host does not show it.
+    """
+
+    t_s: float
+    cpu_s: dict[str, float]
+    own_s: float
+    kernel_threads_s: float
+    own_unknown: str | None
+    others: dict[int, _Process]
+    load_1min: float
+    pressure_us: dict[str, int]
+    throttle_count: int | None
+    frequency_share: float | None
+    temperature_c: float | None
+    governor: str | None
+    swapped_bytes: int
+    cached_bytes: int | None
+    dirty_bytes: int | None
+    disk_free_share: float | None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def own_of(machine: Machine, caller: int | None = None) -> Own:
+    """Return whose CPU time belongs to a trial that runs in this process and uses a machine.
+
+    Args:
+        caller: pid of the process that this one runs for, such as a campaign; None when there is none.
+    """
+    alone = frozenset({os.getpid()})
+    callers = _between(caller)
+    if machine.kind != "vagrant":
+        keeper = keeper_of(machine.folder)
+        if keeper is None:
+            return Own(alone, callers, unknown="the machine's keeper is gone, so the server's CPU time is not known")
+        return Own(alone, callers, frozenset({keeper.pid}))
+    prefix = str((spec_of(machine.folder) or {}).get("prefix", ""))
+    emulators = _emulators(prefix) if prefix else frozenset()
+    if not emulators:
+        why = "the process that runs the virtual machine was not found, so its CPU time cannot be told from others'"
+        return Own(alone, callers, unknown=why)
+    return Own(alone, callers, emulators)
+
+
+def _between(caller: int | None) -> frozenset[int]:
+    """Return the ancestors of this process up to the caller; none when the caller is no ancestor."""
+    if caller is None:
+        return frozenset()
+    ancestors: list[int] = []
+    process = _process(Path("/proc"), os.getpid())
+    while process is not None and process.parent > 1:
+        ancestors.append(process.parent)
+        if process.parent == caller:
+            return frozenset(ancestors)
+        process = _process(Path("/proc"), process.parent)
+    return frozenset()
+
+
+def _emulators(prefix: str) -> frozenset[int]:
+    """Return the QEMU processes of libvirt's domains whose names begin with `prefix`."""
+    found = set()
+    for pid, process in _processes(Path("/proc")).items():
+        if process.name.startswith("qemu"):
+            words = (_text(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
+            if any(word.startswith(f"guest={prefix}") for word in words):
+                found.add(pid)
+    return frozenset(found)
+
+
+def work_folder(machine: Machine) -> Path | None:
+    """Return the folder on the host that holds a local machine's data; None for a virtual machine."""
+    spec = spec_of(machine.folder)
+    return None if machine.kind == "vagrant" or spec is None else Path(spec["work"])
+
+
+def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:
+    """Read the counters of this moment.
+
+    Args:
+        disk: folder whose disk is looked at; None: the data lie on no disk of this host's.
+        root: where `proc` and `sys` are.
+    """
+    proc, sys = root / "proc", root / "sys"
+    missing: dict[str, str] = {}
+    processes = _processes(proc)
+    own_pids = _with_descendants(own.trees, processes)
+    own_s = sum(processes[pid].cpu_s for pid in own.callers if pid in processes)
+    own_s += sum(processes[pid].cpu_s + processes[pid].reaped_s for pid in own_pids | own.alone if pid in processes)
+    known = own_pids | own.alone | own.callers
+    others = {pid: process for pid, process in processes.items() if pid not in known and not process.is_kernel_thread}
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(proc / "meminfo") or "", re.MULTILINE))
+    return Reading(
+        t_s=time.monotonic(),
+        cpu_s=_cpu_s(proc),
+        own_s=own_s,
+        kernel_threads_s=sum(process.cpu_s for process in processes.values() if process.is_kernel_thread),
+        own_unknown=own.unknown,
+        others=others,
+        load_1min=float((_text(proc / "loadavg") or "0").split()[0]),
+        pressure_us=_pressure_us(proc, missing),
+        throttle_count=_throttle_count(sys, missing),
+        frequency_share=_frequency_share(sys, missing),
+        temperature_c=_temperature_c(sys, missing),
+        governor=_governor(sys, missing),
+        swapped_bytes=_swapped_bytes(proc),
+        cached_bytes=int(memory["Cached"]) * 1024 if "Cached" in memory else None,
+        dirty_bytes=int(memory["Dirty"]) * 1024 if "Dirty" in memory else None,
+        disk_free_share=_disk_free_share(disk, missing),
+        missing=missing,
+    )
+
+
+def _with_descendants(roots: frozenset[int], processes: dict[int, _Process]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
+    found, queue = set(roots), list(roots)
+    while queue:
+        new = [pid for pid in children.get(queue.pop(), []) if pid not in found]
+        found.update(new)
+        queue += new
+    return found
+
+
+def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str, str]]:
+    """Return the conditions between two readings, and the reason for each null in them, by its field."""
+    duration_s = after.t_s - before.t_s
+    missing = dict(before.missing) | after.missing
+    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
+    all_s = sum(cpu.values())
+    measurable = duration_s >= LEAST_DURATION_S and all_s > 0
+    own_s = max(0.0, after.own_s - before.own_s)
+    threads_s = max(0.0, after.kernel_threads_s - before.kernel_threads_s)
+    programs_s = cpu["user"] + cpu["nice"] + cpu["system"]
+    known = measurable and after.own_unknown is None and before.own_unknown is None
+
+    def share(seconds: float) -> float:
+        return round(min(1.0, max(0.0, seconds / all_s)), 4)
+
+    def pressure(resource: str) -> float | None:
+        grown_us = after.pressure_us.get(resource, 0) - before.pressure_us.get(resource, 0)
+        there = resource in before.pressure_us and resource in after.pressure_us and duration_s > 0
+        return round(min(1.0, grown_us / 1e6 / duration_s), 4) if there else None
+
+    record = ConditionsRecord(
+        duration_s=duration_s,
+        other_busy_share=share(programs_s - own_s - threads_s) if known else None,
+        busiest_other=_busiest(before, after),
+        own_busy_share=share(own_s) if known else None,
+        kernel_busy_share=share(cpu["irq"] + cpu["softirq"] + threads_s) if measurable else None,
+        steal_share=share(cpu["steal"]) if measurable else None,
+        iowait_share=share(cpu["iowait"]) if measurable else None,
+        load_1min_before=before.load_1min,
+        load_1min_after=after.load_1min,
+        cpu_pressure_share=pressure("cpu"),
+        io_pressure_share=pressure("io"),
+        memory_pressure_share=pressure("memory"),
+        throttle_events=after.throttle_count - before.throttle_count
+        if after.throttle_count is not None and before.throttle_count is not None
+        else None,
+        frequency_share=after.frequency_share,
+        temperature_c=after.temperature_c,
+        governor=after.governor,
+        disk_free_share=after.disk_free_share,
+        swapped_bytes=max(0, after.swapped_bytes - before.swapped_bytes),
+        cached_bytes_before=before.cached_bytes,
+        dirty_bytes_before=before.dirty_bytes,
+    )
+    if not measurable:
+        missing |= dict.fromkeys(("kernel_busy_share", "steal_share", "iowait_share"), _TOO_SHORT)
+    if not known:
+        why = after.own_unknown or before.own_unknown if measurable else _TOO_SHORT
+        missing |= dict.fromkeys(("other_busy_share", "own_busy_share"), why or _TOO_SHORT)
+    unread = "/proc/meminfo does not say"
+    missing = dict.fromkeys(("cached_bytes_before", "dirty_bytes_before"), unread) | missing
+    return record, {name: why for name, why in missing.items() if getattr(record, name) is None}
+
+
+def _busiest(before: Reading, after: Reading) -> str | None:
+    """Name the process that used most CPU time between two readings and still lives, if it used some."""
+    used: dict[int, float] = {}
+    for pid, process in after.others.items():
+        old = before.others.get(pid)
+        same = old is not None and old.start_ticks == process.start_ticks
+        used[pid] = process.cpu_s - (old.cpu_s if old is not None and same else 0.0)
+    duration_s = after.t_s - before.t_s
+    if not used or duration_s <= 0:
+        return None
+    pid = max(used, key=lambda pid: used[pid])
+    if used[pid] < _NAMED_PROCESSORS * duration_s:
+        return None
+    return f"{after.others[pid].name} (pid {pid}), {used[pid] / duration_s:.2f} of a processor"
+
+
+# A host that is not idle yet
+
+
+@dataclass(frozen=True)
+class IdleResult:
+    """How the wait for an idle host ended.
+
+    Attributes:
+        waited_s: seconds.
+        idle: true when the last readings were all below `IDLE_BUSY_SHARE`.
+        busy_share: of all processors, without this process, in the last reading; None before there was one.
+        busiest: the process that used most, in the last reading, if one stood out.
+        stopped: true when the caller did not want to wait any longer.
+    """
+
+    waited_s: float
+    idle: bool
+    busy_share: float | None
+    busiest: str | None = None
+    stopped: bool = False
+
+    @property
+    def line(self) -> str:
+        """What happened, one sentence without a full stop."""
+        if self.busy_share is None:
+            return "the wait for an idle host was stopped"
+        busy = f"{self.busy_share:.0%} of all processors busy"
+        if self.idle:
+            return f"the host is idle ({busy}), after {self.waited_s:.0f} s"
+        return f"the host was not idle for {self.waited_s:.0f} s: {busy}" + (
+            f", most of it by {self.busiest}" if self.busiest else ""
+        )
+
+
+def wait_for_idle(
+    limit_s: float,
+    report: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> IdleResult:
+    """Wait until the host is idle for a few readings of a second, for a limited time.
+
+    Time that a hypervisor gives to others counts as busy: nobody here can have it.
+
+    Args:
+        limit_s: seconds to wait at most; the readings of a host that is idle take three of them in any case.
+        report: gets a line a reading while the host is busy.
+        stop_requested: ends the wait when it returns true.
+    """
+    own = Own(frozenset({os.getpid()}))
+    begun = time.monotonic()
+    idle_readings, share, busiest = 0, None, None
+    before = read(own)
+    while True:
+        ends_s = before.t_s + IDLE_READING_S
+        while (left_s := ends_s - time.monotonic()) > 0:
+            if stop_requested():
+                return IdleResult(time.monotonic() - begun, False, share, busiest, stopped=True)
+            time.sleep(min(_STOP_POLL_S, left_s))
+        after = read(own)
+        share, busiest = _busy_share(before, after), _busiest(before, after)
+        before = after
+        waited_s = after.t_s - begun
+        idle_readings = idle_readings + 1 if share <= IDLE_BUSY_SHARE else 0
+        if idle_readings >= IDLE_READINGS:
+            return IdleResult(waited_s, True, share, busiest)
+        if waited_s >= limit_s and idle_readings == 0:
+            return IdleResult(waited_s, False, share, busiest)
+        if idle_readings == 0:
+            most = f", most of it by {busiest}" if busiest else ""
+            report(
+                f"waiting for an idle host: {share:.0%} of all processors busy (limit {IDLE_BUSY_SHARE:.0%}){most}; "
+                f"{max(0.0, limit_s - waited_s):.0f} s left"
+            )
+
+
+def _busy_share(before: Reading, after: Reading) -> float:
+    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
+    busy_s = sum(cpu.values()) - cpu["idle"] - cpu["iowait"] - (after.own_s - before.own_s)
+    return max(0.0, busy_s / sum(cpu.values())) if any(cpu.values()) else 0.0
+
+
+# The files
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _processes(proc: Path) -> dict[int, _Process]:
+    found = {}
+    for folder in proc.iterdir():
+        if folder.name.isdigit() and (process := _process(proc, int(folder.name))) is not None:
+            found[int(folder.name)] = process
+    return found
+
+
+def _process(proc: Path, pid: int) -> _Process | None:
+    """Read /proc/<pid>/stat (proc(5)): its numbers cover all threads of the process."""
+    try:
+        head, _, rest = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return None
+    fields = rest.split()
+    if len(fields) < 20:
+        return None
+    ticks = [int(value) for value in fields[11:15]]
+    return _Process(
+        name=head.partition("(")[2],
+        parent=int(fields[1]),
+        start_ticks=int(fields[19]),
+        is_kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),
+        cpu_s=(ticks[0] + ticks[1]) / _TICKS_PER_S,
+        reaped_s=(ticks[2] + ticks[3]) / _TICKS_PER_S,
+    )
+
+
+def _cpu_s(proc: Path) -> dict[str, float]:
+    first = (_text(proc / "stat") or "cpu").splitlines()[0].split()[1:]
+    values = [int(value) / _TICKS_PER_S for value in first]
+    return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(_CPU_COLUMNS)}
+
+
+def _pressure_us(proc: Path, missing: dict[str, str]) -> dict[str, int]:
+    """Return the totals of /proc/pressure (Documentation/accounting/psi.rst of Linux)."""
+    found = {}
+    for resource in ("cpu", "io", "memory"):
+        line = re.search(r"^some .*\btotal=(\d+)", _text(proc / "pressure" / resource) or "", re.MULTILINE)
+        if line:
+            found[resource] = int(line[1])
+        else:
+            missing[f"{resource}_pressure_share"] = f"this kernel offers no /proc/pressure/{resource}"
+    return found
+
+
+def _cpu_files(sys: Path, name: str) -> list[Path]:
+    return sorted((sys / "devices/system/cpu").glob(f"cpu[0-9]*/{name}"))
+
+
+def _throttle_count(sys: Path, missing: dict[str, str]) -> int | None:
+    counts = [_number(path) for path in _cpu_files(sys, "thermal_throttle/*_throttle_count")]
+    known = [count for count in counts if count is not None]
+    if not known:
+        missing["throttle_events"] = "this host shows no counters of thermal throttling"
+        return None
+    return sum(known)
+
+
+def _frequency_share(sys: Path, missing: dict[str, str]) -> float | None:
+    """Return the fastest processor's frequency against the highest that the hardware can do.
+
+    The fastest: the one that has just worked on the step. An idle one may be slow, which says nothing.
+    """
+    shares = []
+    for folder in _cpu_files(sys, "cpufreq"):
+        current, highest = _number(folder / "scaling_cur_freq"), _number(folder / "cpuinfo_max_freq")
+        if current and highest:
+            shares.append(current / highest)
+    if not shares:
+        missing["frequency_share"] = "this host does not show the processors' frequency"
+        return None
+    return round(max(shares), 3)
+
+
+def _temperature_c(sys: Path, missing: dict[str, str]) -> float | None:
+    readings = [_number(path) for path in sorted((sys / "class/thermal").glob("thermal_zone*/temp"))]
+    known = [reading / 1000 for reading in readings if reading]
+    if not known:
+        missing["temperature_c"] = "this host shows no temperature"
+        return None
+    return max(known)
+
+
+def _governor(sys: Path, missing: dict[str, str]) -> str | None:
+    found = [_text(path) for path in _cpu_files(sys, "cpufreq/scaling_governor")]
+    names = sorted({name for name in found if name})
+    if not names:
+        missing["governor"] = "this host shows no CPU frequency governor, as most virtual machines"
+        return None
+    return ", ".join(names)
+
+
+def _swapped_bytes(proc: Path) -> int:
+    pages = re.findall(r"^pswp(?:in|out) (\d+)$", _text(proc / "vmstat") or "", re.MULTILINE)
+    return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _disk_free_share(folder: Path | None, missing: dict[str, str]) -> float | None:
+    if folder is None:
+        missing["disk_free_share"] = "the data lie on the virtual machine's own disk"
+        return None
+    try:
+        found = os.statvfs(folder)
+    except OSError as error:
+        missing["disk_free_share"] = f"the disk of the data folder cannot be looked at ({error.strerror})"
+        return None
+    # As df counts: what is kept for root is neither used nor free.
+    usable = found.f_blocks - found.f_bfree + found.f_bavail
+    return round(found.f_bavail / usable, 4) if usable else 0.0

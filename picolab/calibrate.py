@@ -403,11 +403,11 @@ def _pairs(baseline: Sequence[float], candidate: Sequence[float]) -> Pairs:
 def lines(instrument: Instrument) -> list[str]:
     """Return what a calibration found, for a terminal."""
     probe, noise = instrument.probe, instrument.noise
-    cost = f"{1.0 - probe.ratio:+.1%} of the throughput ({1.0 - probe.high:+.1%} to {1.0 - probe.low:+.1%})"
     found = [
         f"client's ceiling  upload {_in_words(instrument.upload_ceiling_mib_s)}, "
         f"download {_in_words(instrument.download_ceiling_mib_s)}",
-        f"memory probe      costs {cost}, {probe.n} pairs",
+        f"memory probe      throughput with it is {probe.ratio:.1%} of that without "
+        f"({probe.low:.1%} to {probe.high:.1%}, {probe.n} pairs)",
         *(
             f"error             {name.replace('_', ' ')}: median {error.median:+.2%}, worst {error.worst:+.2%} "
             f"(truth {error.truth:g} {error.unit}, n = {error.n})"

@@ -3,6 +3,8 @@
     outputs/<campaign>/
         plan.json        the plan, frozen
         ledger.jsonl     one line an attempt
+        starts.jsonl     one line a start: how long it waited for an idle host, and whether it found one
+        stopped.json     after which block `repeats: auto` had enough, and why
         results.csv      one row a result, renewed after each trial
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
@@ -15,16 +17,19 @@ machines down that nobody holds, and goes on.
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from picolab import conditions
 from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, MachineBusy, ParameterError, RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -42,6 +47,7 @@ from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.scraps import read_record, record_row
+from picolab.stopping import note_stop, stopped_after, why_enough
 from picolab.trial_state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
@@ -53,6 +59,7 @@ from picolab.trial_state import (
 )
 
 RESULTS_FILE = "results.csv"
+STARTS_FILE = "starts.jsonl"
 _FILES = (
     (SAMPLES_FILE, ".samples.jsonl"),
     (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
@@ -102,6 +109,8 @@ class Watcher:
 
     progress: Callable[[Progress], None] = lambda _: None
     ended: Callable[[LedgerEntry, Progress], None] = lambda _entry, _progress: None
+    waiting: Callable[[str], None] = lambda _line: None
+    note: Callable[[str], None] = lambda _line: None
     stop_requested: Callable[[], bool] = lambda: False
 
 
@@ -158,17 +167,17 @@ def check_host(plan: Plan) -> None:
 
 
 def _check_disk(trial: PlannedTrial, source: str) -> None:
-    size = trial.parameters.file_size_bytes
+    size, needed = trial.parameters.uploaded_bytes, trial.parameters.needed_disk_bytes
     if trial.parameters.machine == "vagrant":
         place, free = "the storage of virtual machines", vagrant.free_disk_bytes(trial.parameters.provider)
     else:
         work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
         place, free = str(work), disk_of(work).free_bytes
-    if free is not None and free < DISK_FACTOR * size:
+    if free is not None and free < needed:
         elsewhere = ", or set work_dir to a folder on a larger disk" if trial.parameters.machine == "local" else ""
         raise HostUnfit(
             f"{source}: an upload of {format_size(size)} needs {DISK_FACTOR} times its size on disk, "
-            f"{DISK_FACTOR * size / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
+            f"{needed / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
             f"smaller files{elsewhere}"
         )
 
@@ -223,9 +232,7 @@ class Campaign:
             self._recover()
             check_host(self.plan)
             try:
-                for trial in self.plan.trials:
-                    if trial.trial_id not in self.ledger.results():
-                        self._run_trial(trial)
+                self._run_blocks()
             except _Interrupted:
                 return ExitCode.INTERRUPTED
             except _MachineKept:
@@ -241,7 +248,7 @@ class Campaign:
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
         results = self.ledger.results()
-        if len(results) < len(self.plan.trials):
+        if any(trial.trial_id not in results for trial in self.needed):
             return ExitCode.INSTRUMENT_FAULT
         if any(entry.outcome is not Outcome.OK for entry in results.values()):
             return ExitCode.TRIALS_FAILED
@@ -256,6 +263,58 @@ class Campaign:
                     f"with: picolab status {self.folder.name}"
                 ) from None
             yield
+
+    @property
+    def needed(self) -> list[PlannedTrial]:
+        """The trials of the plan, without those after the block in which `repeats: auto` had enough."""
+        last = stopped_after(self.folder)
+        return [trial for trial in self.plan.trials if last is None or trial.block <= last]
+
+    def _run_blocks(self) -> None:
+        if all(trial.trial_id in self.ledger.results() for trial in self.needed):
+            return
+        self._wait_for_idle_host()
+        for block, trials in itertools.groupby(self.plan.trials, key=lambda trial: trial.block):
+            if stopped_after(self.folder) is not None and block > (stopped_after(self.folder) or 0):
+                return
+            for trial in trials:
+                if trial.trial_id not in self.ledger.results():
+                    self._run_trial(trial)
+            self._look(block)
+
+    def _wait_for_idle_host(self) -> None:
+        """Wait for an idle host, and write down whether there was one.
+
+        Raises:
+            HostUnfit: there was none, and the plan does not want to run then.
+        """
+        if not self.plan.idle_limit_s:
+            return
+        found = conditions.wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
+        if found.stopped:
+            raise _Interrupted
+        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
+        with (self.folder / STARTS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if found.idle:
+            return
+        if self.plan.busy_host == "refuse":
+            raise HostUnfit(
+                f"{found.line}, and busy_host is refuse; end what runs beside, then: picolab resume {self.folder.name}"
+            )
+        self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
+
+    def _look(self, block: int) -> None:
+        """Stop after this block when `repeats: auto` has enough."""
+        results = self.ledger.results()
+        upto = {trial.trial_id: trial.block for trial in self.plan.trials if trial.trial_id in results}
+        if self.plan.stopping is None or block < max(upto.values(), default=0):
+            return
+        ran_s = sum(results[name].duration_s or 0.0 for name in upto)
+        reason = why_enough(self.plan, self._rows(), block, ran_s)
+        if reason is not None:
+            note_stop(self.folder, block, reason)
+            self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
     # One trial
 
@@ -315,7 +374,7 @@ class Campaign:
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
-        limit_s = parameters.ready_limit_s + 2 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        limit_s = parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
             # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
             limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
@@ -429,7 +488,7 @@ class Campaign:
 
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         results = self.ledger.results()
-        return Progress(len(self.plan.trials), len(results), self._eta_s(results), current, attempt, line)
+        return Progress(len(self.needed), len(results), self._eta_s(results), current, attempt, line)
 
     def _eta_s(self, results: dict[str, LedgerEntry]) -> float | None:
         """Return the expected seconds for the trials that are left: each like its case so far, or by its size."""
@@ -444,20 +503,24 @@ class Campaign:
         total_s = sum(duration for _, duration in taken)
         per_byte_s = total_s / sum(trial.parameters.file_size_bytes for trial, _ in taken)
         left_s = 0.0
-        for trial in self.plan.trials:
+        for trial in self.needed:
             if trial.trial_id in results:
                 continue
             same = [duration for done, duration in taken if done.case == trial.case]
             left_s += sum(same) / len(same) if same else per_byte_s * trial.parameters.file_size_bytes
         return left_s
 
-    def _write_results(self) -> None:
+    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for entry in self.ledger.results().values():
             with suppress(RecordError, OSError, ValueError):
                 if entry.record is not None:
                     path = self.folder / entry.record
                     rows.append(record_row(validate_record(json.loads(path.read_text()), str(path))))
+        return rows
+
+    def _write_results(self) -> None:
+        rows = self._rows()
         if not rows:
             return
         text = io.StringIO()

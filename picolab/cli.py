@@ -1,6 +1,7 @@
 """The command line: words to calls."""
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ def main() -> None:
     Examples:
       picolab matrix parameters/quick.yaml      run a campaign
       picolab report quick-20260101T120000      render its report
+      picolab compare ./old ./new               is the new build faster?
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab doctor                            what this host can do
     """
@@ -153,6 +155,170 @@ def matrix(
         code = running.run()
     console.show_end(running, code)
     return code
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[BASELINE CANDIDATE...] [PARAMETERS.yaml]")
+@click.option("--self", "twice", metavar="BUILD", help="Compare a build with itself (A/A): it must find nothing.")
+@click.option("--campaign", help="Name of the campaign; default: the file's name and the time.")
+@click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256.")
+@click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G.")
+@click.option("--repeats", help="Pairs a scenario instead of the file's number, or auto: until it knows enough.")
+@click.option("--margin", type=float, help="Change in percent that does not matter, instead of the file's.")
+@click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing.")
+def compare(
+    words: tuple[str, ...],
+    twice: str | None,
+    campaign: str | None,
+    memory_limits: str | None,
+    file_sizes: str | None,
+    repeats: str | None,
+    margin: float | None,
+    seed: int | None,
+    only_plan: bool,
+) -> ExitCode | None:
+    """Measure builds side by side, and say which is faster and which needs more memory, or that it cannot tell.
+
+    A build is a path, a release or a label of the parameter file's `builds`; LABEL=BUILD names it. All builds of a
+    scenario run back to back, in balanced random order. Writes compare.html and exits with 0 when no regression
+    beyond the margin is left, 1 for a regression, 2 when it cannot tell.
+
+    \b
+    Examples:
+      picolab compare ./picoshare-old ./picoshare-new
+      picolab compare old=1.4.4 new=./picoshare parameters/compare.yaml --repeats 20
+      picolab compare 1.4.4 1.5.4 --repeats auto --margin 3
+      picolab compare --self ./picoshare
+    """
+    from picolab import console
+    from picolab.campaign import Campaign, check_host, check_name
+    from picolab.comparison_request import requested
+    from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.paths import project_root
+    from picolab.plan import make_plan
+
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    if len(files) > 1:
+        raise ParameterError(f"{files[0]} and {files[1]} are two parameter files; name one")
+    file = Path(files[0]) if files else project_root() / "parameters" / "compare.yaml"
+    wanted = requested(
+        load_campaign_parameters(file).model_dump(),
+        [word for word in words if word not in files],
+        twice,
+        str(file),
+    )
+    overrides = {"ram_mb": _levels(memory_limits, int), "file_size": _levels(file_sizes, str)}
+    wanted["matrix"].update({name: levels for name, levels in overrides.items() if levels is not None})
+    given = {"margin_percent": margin, "seed": seed, "repeats": _pairs(repeats)}
+    wanted.update({name: value for name, value in given.items() if value is not None})
+    if repeats is not None and repeats != "auto":
+        wanted["stopping"] = None
+    name = check_name(campaign or f"{file.stem}-{datetime.now():%Y%m%dT%H%M%S}")
+    plan = make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
+    if plan.baseline is None:
+        raise ParameterError(f"{file}: this is one build, and nothing to compare it with; name two, or use --self")
+    if only_plan:
+        console.show_plan(plan)
+        return None
+    check_host(plan)
+    stop = _StopRequest().install()
+    with console.campaign_watcher(lambda: stop.requested) as watcher:
+        running = Campaign.create(plan, watcher)
+        console.say_begin(running)
+        code = running.run()
+    console.show_end(running, code)
+    if code is ExitCode.INTERRUPTED:
+        return code
+    verdict = console.show_verdict(running.folder)
+    return code if code is ExitCode.INSTRUMENT_FAULT else verdict
+
+
+def _pairs(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+@main.command()
+@click.argument("campaigns", nargs=-1, required=True, metavar="CAMPAIGN...")
+@click.option("--margin", type=float, help="Change in percent that does not matter; default: the plan's.")
+@click.option("--baseline", help="Label of the build that the others are compared with; default: the plan's.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write no page.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a table for a pull request, and write no page.")
+@click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: compare.html in the campaign.")
+def verdict(
+    campaigns: tuple[str, ...],
+    margin: float | None,
+    baseline: str | None,
+    as_json: bool,
+    as_markdown: bool,
+    output: Path | None,
+) -> ExitCode:
+    """Compare the builds of a campaign that has run, and write the page of the comparison.
+
+    Builds of several campaigns can be put side by side, but get no verdict: they are not comparable in time.
+
+    \b
+    Examples:
+      picolab verdict compare-20260101T120000
+      picolab verdict compare-20260101T120000 --markdown --margin 3
+      picolab verdict release-1.4.4 release-1.5.4 --json
+    """
+    from picolab import comparison_text, console
+    from picolab.campaign import find_campaign
+    from picolab.comparison import compare as compare_builds
+    from picolab.comparison import compare_campaigns
+    from picolab.scraps import read_campaign
+
+    if as_json and as_markdown:
+        raise ParameterError("--json and --markdown exclude each other; give one")
+    if margin is not None and not 0 < margin <= 50:
+        raise ParameterError(f"--margin {margin:g} should be a change in percent, above 0 and at most 50")
+    folders = [find_campaign(name) for name in campaigns]
+    share = None if margin is None else margin / 100
+    if len(folders) == 1 and not as_json and not as_markdown:
+        return console.show_verdict(folders[0], output, share, baseline)
+    read = [read_campaign(folder) for folder in folders]
+    found = compare_campaigns(read, share, baseline) if len(read) > 1 else compare_builds(read[0], share, baseline)
+    if as_json:
+        click.echo(json.dumps(comparison_text.as_json(found), indent=1, allow_nan=False))
+    elif as_markdown:
+        click.echo(comparison_text.as_markdown(found))
+    else:
+        console.show_lines(comparison_text.as_lines(found))
+    return found.gate
+
+
+@main.command()
+@click.option("--machine", type=click.Choice(["local", "vagrant"]), default="local", show_default=True)
+@click.option("--quick", is_flag=True, help="Small files and few rounds: a look, no numbers to rely on.")
+@click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
+def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
+    """Measure picolab itself on this host: the client's ceiling, the probe's cost, errors, and the noise floor.
+
+    Takes about three minutes. Later records refer to the result, and say so when the client was the limit.
+
+    \b
+    Examples:
+      picolab calibrate
+      picolab calibrate --machine vagrant
+    """
+    from picolab import console
+    from picolab.calibrate import calibrate as measure
+    from picolab.calibrate import lines
+
+    stop = _StopRequest().install()
+    found = measure(
+        "vagrant" if machine == "vagrant" else "local",
+        quick=quick,
+        work_dir=work_dir,
+        report=console.live_line,
+        stop_requested=lambda: stop.requested,
+    )
+    console.live_line("")
+    if found is None:
+        return ExitCode.INTERRUPTED
+    console.show_lines(lines(found))
+    return ExitCode.OK
 
 
 @main.command()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from picolab import statistics
+from picolab import statistics, stopping
 from picolab.errors import ParameterError
 from picolab.parameters import TrialParameters, short, validate
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from picolab.record import Record
     from picolab.scraps import CampaignData
 
-STOPPED_FILE = "stopped.json"
-"""Says after which block the stopping rule ended a campaign."""
 APART_FACTOR = 10.0
 """Trials that began so many times further apart than is usual in their scenario are no pair."""
 APART_FLOOR_S = 600.0
@@ -105,7 +103,7 @@ def read_subject(data: CampaignData) -> Subject:
     names = _Names(parameters)
     trials = sorted(_trials(data, names), key=lambda trial: (trial.started, trial.position))
     places = _places(planned, trials, names)
-    stopped_after = _stopped_after(data)
+    stopped_after = stopping.stopped_after(data.folder)
     ended = {trial.trial_id for trial in trials}
     faults: dict[str, list[str]] = defaultdict(list)
     for trial_id, outcome in zip(data.faults["trial_id"], data.faults["outcome"], strict=True):
@@ -222,14 +220,6 @@ def _places(planned: dict[str, _Planned], trials: list[ComparedTrial], names: _N
         scenario, direction = place.parameters.scenario, place.parameters.direction
         places.append(Place(place.trial_id, scenario, build, place.block, place.position, direction))
     return sorted(places, key=lambda place: place.position)
-
-
-def _stopped_after(data: CampaignData) -> int | None:
-    """Return the block after which the stopping rule ended the campaign; None when it did not."""
-    try:
-        return int(json.loads((data.folder / STOPPED_FILE).read_text(encoding="utf-8"))["after_block"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _order_of_builds(plan: dict[str, Any], trials: Sequence[ComparedTrial], places: Sequence[Place]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +90,22 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
         with suppress(OSError):
             _console.print(line)
 
-    if live is not None:
-        with live:
-            yield Watcher(show_progress, show_ended, stop_requested)
-    else:
-        yield Watcher(show_progress, show_ended, stop_requested)
+    said: list[str] = []
+
+    def show_waiting(line: str) -> None:
+        with suppress(OSError):
+            if live is not None:
+                live.update(Text(line, style="yellow"))
+            elif not said:
+                said.append(line)
+                _console.print(line, style="yellow", markup=False)
+
+    def show_note(line: str) -> None:
+        with suppress(OSError):
+            _console.print(line, style="yellow", markup=False)
+
+    with live or nullcontext():
+        yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested)
 
 
 def live_line(text: str) -> None:
@@ -108,9 +119,11 @@ def say_begin(campaign: Campaign) -> None:
     """Say what is about to run."""
     plan, done = campaign.plan, len(campaign.ledger.results())
     done_text = f", {done} of them done" if done else ""
+    most = "at most " if plan.stopping is not None else ""
     _console.print(
-        f"Campaign {plan.campaign}: {len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
-        f"{plan.repeats} repeats, seed {plan.seed}. Ctrl-C stops; `picolab resume {campaign.folder.name}` goes on."
+        f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
+        f"{most}{plan.repeats} repeats, seed {plan.seed}. "
+        f"Ctrl-C stops; `picolab resume {campaign.folder.name}` goes on."
     )
 
 
@@ -122,9 +135,10 @@ def show_plan(plan: Plan) -> None:
     for trial in plan.trials:
         table.add_row(str(trial.position), str(trial.block), trial.case)
     _console.print(table)
-    upload_mib = sum(trial.parameters.file_size_bytes for trial in plan.trials) / MIB
+    upload_mib = sum(trial.parameters.uploaded_bytes for trial in plan.trials) / MIB
+    most = "at most " if plan.stopping is not None else ""
     _console.print(
-        f"{len(plan.trials)} trials = {len(plan.cases)} cases x {plan.repeats} repeats, seed {plan.seed}; "
+        f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
 
@@ -136,7 +150,7 @@ def outcome_table(campaign: Campaign) -> Table:
     for heading in ("case", "outcomes", "MiB/s", "transfer", "commit", "peak anon MiB"):
         table.add_column(heading, justify="left" if heading in ("case", "outcomes") else "right")
     results = campaign.ledger.results()
-    case_of = {trial.trial_id: trial.case for trial in campaign.plan.trials}
+    case_of = {trial.trial_id: trial.case for trial in campaign.needed}
     for case in campaign.plan.cases:
         planned = [name for name, its_case in case_of.items() if its_case == case]
         outcomes = Counter(results[name].outcome for name in planned if name in results)
@@ -163,7 +177,7 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     _console.print(outcome_table(campaign))
     name, results = campaign.folder.name, campaign.ledger.results()
     _console.print(
-        f"{len(results)} of {len(campaign.plan.trials)} trials have a result. Rates are medians of ok trials. "
+        f"{len(results)} of {len(campaign.needed)} trials have a result. Rates are medians of ok trials. "
         f"Everything is in {campaign.folder}"
     )
     if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
@@ -191,6 +205,29 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
         _console.print(f"Go on with: picolab resume {name}", style="bold")
     else:
         _console.print(f"Render the report with: picolab report {name}")
+        if campaign.plan.baseline is not None:
+            _console.print(f"Compare its builds with: picolab verdict {name}")
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        _console.print(line, markup=False)
+
+
+def show_verdict(
+    folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
+) -> ExitCode:
+    """Compare the builds of a campaign, print the verdicts, write the page, and return the gate's code."""
+    from picolab.comparison import compare
+    from picolab.comparison_text import as_lines
+    from picolab.report import render_comparison
+
+    found = compare(read_campaign(folder), margin, baseline)
+    _console.print()
+    show_lines(as_lines(found))
+    _console.print(f"\nPage: {render_comparison(folder, output, margin, baseline)}")
+    return found.gate
 
 
 def show_status(campaign: Campaign) -> None:

@@ -166,7 +166,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         seed=wanted.seed,
         repeats=blocks,
         fault_retries=wanted.fault_retries,
-        factors=wanted.matrix.factors,
+        factors=_with_builds(wanted, source).factors,
         order=_order_in_words(cases),
         baseline=_baseline(cases, wanted, source),
         margin_percent=wanted.margin_percent,

@@ -7,7 +7,8 @@ import pytest
 from campaign_factory import FakeTrial, make_record
 
 from picolab import caveats
-from picolab.record import MachineRecord
+from picolab.parameters import MIB
+from picolab.record import InstrumentReference, MachineRecord
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +85,39 @@ def test_clock_that_drifted(drift_s: float, words: str) -> None:
 
     assert (caveat.code, caveat.value) == ("guest_clock_drifted", round(drift_s, 3))
     assert words in caveat.message
+
+
+def reference(**values: Any) -> InstrumentReference:
+    data = {
+        "measured_at": "2026-11-22T10:00:00+00:00",
+        "upload_ceiling_mib_s": 1000.0,
+        "download_ceiling_mib_s": 500.0,
+        "probe_ratio": 1.0,
+        "noise_floor": 0.02,
+        "minimum_detectable": 0.03,
+        "stale": None,
+    }
+    return InstrumentReference.model_validate(data | values)
+
+
+@pytest.mark.parametrize(
+    ("upload_mib_s", "download_mib_s", "value"),
+    [(800.0, None, None), (None, None, None), (801.0, None, 0.801), (100.0, 450.0, 0.9), (950.0, 450.0, 0.95)],
+)
+def test_rate_near_the_clients_ceiling(
+    upload_mib_s: float | None, download_mib_s: float | None, value: float | None
+) -> None:
+    found = caveats.of_instrument(reference(), upload_mib_s, download_mib_s)
+
+    assert [(caveat.code, caveat.value) for caveat in found] == ([("client_bound", value)] if value else [])
+
+
+def test_ceiling_that_may_not_hold_any_more_is_called_so() -> None:
+    (caveat,) = caveats.of_instrument(reference(stale="the kernel was 1 and is 2"), 990, None)
+    assert "may not hold: the kernel was 1 and is 2." in caveat.message
+    assert caveats.of_instrument(None, 1e9, 1e9) == []
+
+
+@pytest.mark.parametrize(("data_bytes", "expected"), [(100 * MIB, []), (100 * MIB + 1, ["page_cache_unknown"])])
+def test_data_that_do_not_fit_into_the_page_cache(data_bytes: int, expected: list[str]) -> None:
+    assert [caveat.code for caveat in caveats.of_page_cache(data_bytes, 100 * MIB)] == expected

@@ -1,0 +1,85 @@
+"""What `picolab compare` was asked for, as the content of a parameter file."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import ParameterError
+from picolab.parameters import TrialParameters
+
+_LONGEST_LABEL = 40
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,39})=(.+)")
+
+
+def requested(wanted: dict[str, Any], words: list[str], twice: str | None, source: str) -> dict[str, Any]:
+    """Put the builds that somebody named into a campaign's parameters.
+
+    Args:
+        wanted: what the parameter file says.
+        words: builds, the baseline first: a path, a release, `LABEL=BUILD`, or a label of the file's `builds`.
+        twice: a build to compare with itself.
+        source: name of the file, for messages.
+
+    Raises:
+        ParameterError: too few builds, or two that have one label.
+    """
+    if twice is not None:
+        if words:
+            raise ParameterError(f"--self {twice} compares this build with itself; remove {words[0]!r}")
+        label, build = _named(twice, wanted["builds"])
+        again = f"{label[: _LONGEST_LABEL - 6]}-again"
+        return _with(wanted, {label: build, again: build})
+    if not words:
+        levels = wanted["builds"] or wanted["matrix"].get("build") or []
+        if len(levels) < 2:
+            raise ParameterError(
+                f"{source}: names fewer than two builds; give them: picolab compare BASELINE CANDIDATE {source}"
+            )
+        return wanted
+    if len(words) == 1:
+        raise ParameterError(f"{words[0]!r} is one build; name the other too, or compare it with itself: --self")
+    named = [_named(word, wanted["builds"]) for word in words]
+    labels = Counter(label for label, _ in named)
+    if max(labels.values()) > 1:
+        # Two executables of one name: their folders tell them apart.
+        named = [
+            (_label(_with_folder(build["build"])) if labels[label] > 1 else label, build) for label, build in named
+        ]
+        labels = Counter(label for label, _ in named)
+    for label, count in labels.items():
+        if count > 1:
+            raise ParameterError(f"two builds would be called {label!r}; name them: old=PATH new=PATH")
+    return _with(wanted, dict(named))
+
+
+def _with(wanted: dict[str, Any], builds: dict[str, Any]) -> dict[str, Any]:
+    matrix = {name: levels for name, levels in wanted["matrix"].items() if name != "build"}
+    return {**wanted, "builds": builds, "matrix": matrix, "baseline": next(iter(builds))}
+
+
+def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the label of a build and what the parameter file says about it."""
+    if word in known:
+        return word, known[word]
+    match = _NAMED.fullmatch(word)
+    # A path may hold an equals sign.
+    if match and not Path(word).exists():
+        return match[1], {"build": _whole_path(match[2])}
+    return _label(word), {"build": _whole_path(word)}
+
+
+def _whole_path(build: str) -> str:
+    """Return the path of a file from the root: trials run in another folder than this command."""
+    path = Path(build).expanduser()
+    return str(path.absolute()) if path.exists() else build
+
+
+def _label(build: str) -> str:
+    words = TrialParameters.model_construct(build=build, label="").build_label
+    return re.sub(r"^[^A-Za-z0-9]+", "", words)[:_LONGEST_LABEL] or "build"
+
+
+def _with_folder(build: str) -> str:
+    path = Path(build).expanduser().absolute()
+    return f"{path.parent.name}-{path.name}"

@@ -59,7 +59,6 @@ from picolab.trial_state import (
 )
 
 RESULTS_FILE = "results.csv"
-STARTS_FILE = "starts.jsonl"
 _FILES = (
     (SAMPLES_FILE, ".samples.jsonl"),
     (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
@@ -294,7 +293,7 @@ class Campaign:
         if found.stopped:
             raise _Interrupted
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
-        with (self.folder / STARTS_FILE).open("a", encoding="utf-8") as file:
+        with (self.folder / conditions.STARTS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if found.idle:
             return

@@ -289,7 +289,13 @@ def verdict(
 
 
 @main.command()
-@click.option("--machine", type=click.Choice(["local", "vagrant"]), default="local", show_default=True)
+@click.option(
+    "--machine",
+    type=click.Choice(["local", "vagrant"]),
+    default="local",
+    show_default=True,
+    help="The kind of machine to measure on.",
+)
 @click.option("--quick", is_flag=True, help="Small files and few rounds: a look, no numbers to rely on.")
 @click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
 def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:

@@ -352,7 +352,11 @@ class _Comparing:
             gate=gate,
             gate_reason=gate_reason,
         )
-        return replace(whole, caveats=tuple(self._caveats(whole)))
+        whole = replace(whole, caveats=tuple(self._caveats(whole)))
+        itself = [caveat for caveat in whole.caveats if caveat.code == "differs_from_itself"]
+        if not itself:
+            return whole
+        return replace(whole, gate=ExitCode.REGRESSION, gate_reason=f"the instrument fails: {itself[0].message}")
 
     # One metric
 
@@ -565,6 +569,7 @@ class _Comparing:
             *catalogue.of_drift(self._drifts(), whole.comparable),
             *catalogue.of_ratio_drift(self._ratio_drifts(comparable)),
             *self._first_trial(),
+            *catalogue.of_starts(self.subject.busy_starts),
             *catalogue.of_hosts(_hosts(self.subject.trials)),
             *catalogue.of_boots(_scenarios_of_one_boot(self.subject.trials)),
             *catalogue.of_records([t for t in self.subject.trials if t.build in self.builds], self.builds),

@@ -206,6 +206,24 @@ def of_missing_trials(reasons: Sequence[str], planned: int) -> list[Caveat]:
     ]
 
 
+def of_starts(busy: Sequence[str]) -> list[Caveat]:
+    """Return what it means that a campaign began although the host was not idle.
+
+    Args:
+        busy: what each such start found, one phrase each.
+    """
+    if not busy:
+        return []
+    return [
+        Caveat(
+            code="host_never_idle",
+            value=len(busy),
+            message=f"The campaign began on a busy host: {busy[0]}.",
+            advice="End what runs beside, and repeat the campaign; `busy_host: refuse` begins on an idle host only.",
+        )
+    ]
+
+
 def of_boots(scenarios: Sequence[str]) -> list[Caveat]:
     """Return what it means that all trials of a scenario ran in one boot of a virtual machine.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from picolab import statistics, stopping
+from picolab import conditions, statistics
 from picolab.errors import ParameterError
 from picolab.parameters import TrialParameters, short, validate
 
@@ -80,6 +80,8 @@ class Subject:
     builds: tuple[str, ...]
     """In the order in which the plan names them."""
     planned_baseline: str | None
+    busy_starts: tuple[str, ...] = ()
+    """What each start of the campaign found that waited for an idle host in vain."""
 
     def of(self, scenario: str, build: str) -> list[ComparedTrial]:
         """Return the trials of a build in a scenario, in order of time."""
@@ -103,7 +105,6 @@ def read_subject(data: CampaignData) -> Subject:
     names = _Names(parameters)
     trials = sorted(_trials(data, names), key=lambda trial: (trial.started, trial.position))
     places = _places(planned, trials, names)
-    stopped_after = stopping.stopped_after(data.folder)
     ended = {trial.trial_id for trial in trials}
     faults: dict[str, list[str]] = defaultdict(list)
     for trial_id, outcome in zip(data.faults["trial_id"], data.faults["outcome"], strict=True):
@@ -111,13 +112,14 @@ def read_subject(data: CampaignData) -> Subject:
     no_result = {
         place.trial_id: ", ".join(faults.get(place.trial_id, [])) or NOT_RUN
         for place in places
-        if place.trial_id not in ended and (stopped_after is None or place.block <= stopped_after)
+        if place.trial_id not in ended
     }
     builds = _order_of_builds(data.plan, trials, places)
     said = data.plan.get("baseline")
     # The plan knows a label; two executables, or two ways to start one, have a longer name each.
     baseline = next((name for name in builds if name == said or (said and name.startswith(f"{said} "))), None)
-    return Subject(data.folder.name, tuple(trials), tuple(places), no_result, builds, baseline)
+    busy = conditions.busy_starts(data.folder)
+    return Subject(data.folder.name, tuple(trials), tuple(places), no_result, builds, baseline, busy)
 
 
 def side_by_side(subjects: Sequence[Subject]) -> Subject:
@@ -139,6 +141,7 @@ def side_by_side(subjects: Sequence[Subject]) -> Subject:
         no_result={},
         builds=tuple(renamed(build, subject) for subject in subjects for build in subject.builds),
         planned_baseline=renamed(first.planned_baseline, first) if first.planned_baseline else None,
+        busy_starts=tuple(busy for subject in subjects for busy in subject.busy_starts),
     )
 
 

@@ -4,6 +4,8 @@ A reading takes a few milliseconds and is made right before and right after the 
 a host does not show is null with a reason.
 """
 
+import contextlib
+import json
 import os
 import re
 import time
@@ -269,6 +271,10 @@ def _busiest(before: Reading, after: Reading) -> str | None:
 # A host that is not idle yet
 
 
+STARTS_FILE = "starts.jsonl"
+"""In a campaign's folder: an `IdleResult` a start, with its moment."""
+
+
 @dataclass(frozen=True)
 class IdleResult:
     """How the wait for an idle host ended.
@@ -298,6 +304,20 @@ class IdleResult:
         return f"the host was not idle for {self.waited_s:.0f} s: {busy}" + (
             f", most of it by {self.busiest}" if self.busiest else ""
         )
+
+
+def busy_starts(folder: Path) -> tuple[str, ...]:
+    """Return what each start of a campaign found that waited for an idle host in vain; a torn line is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (folder / STARTS_FILE).read_text(encoding="utf-8").split("\n"):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                start = json.loads(line)
+                start.pop("at")
+                result = IdleResult(**start)
+                if not result.idle:
+                    found.append(result.line)
+    return tuple(found)
 
 
 def wait_for_idle(

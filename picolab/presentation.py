@@ -179,6 +179,7 @@ def provenance(data: CampaignData) -> Html:
             "Memory limit by",
             _same(str(row["memory_limit_method"]) for row in plain_rows(data.trials) if row["memory_limit_method"]),
         ),
+        ("picolab calibrated", _same(_instrument(record) for record in records)),
         *(("Build under test", build) for build in _builds(data)),
         ("picolab", _same(_picolab(record) for record in records)),
         ("Python", _same(record.provenance.versions.get("python", "?") for record in records)),
@@ -188,6 +189,17 @@ def provenance(data: CampaignData) -> Html:
         ("Seed", str(plan.get("seed", "unknown"))),
     ]
     return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
+
+
+def _instrument(record: Record) -> str:
+    found = record.instrument
+    if found is None:
+        return "not on this host (picolab calibrate)"
+    noise = "" if found.noise_floor is None else f", noise floor {found.noise_floor:.1%}"
+    return (
+        f"{_moment(found.measured_at)}: client up to {found.upload_ceiling_mib_s:,.0f} MiB/s{noise}"
+        f"{'; ' + found.stale if found.stale else ''}"
+    )
 
 
 def _machine(row: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ RECORD_SCRAP = "record"
 SAMPLES_SCRAP = "samples"
 
 
+NOT_ASKED_FOR = "not asked for"
+"""How the reason of a measurement begins that a parameter has left out."""
+
+
 class Outcome(StrEnum):
     """What a trial found, in one word."""
 
@@ -433,6 +437,9 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
 )
 """Fields in which null is itself the statement; every other null needs an entry in `missing`."""
 
+NEWER_PARTS = frozenset({"conditions", "download.conditions", "instrument"})
+"""Parts that old records do not have: null without a reason means that the record is old. A new one has a reason."""
+
 _NOT_ASKED_FOR = {
     "download": ("direction", "upload"),
     "upload.sync_s": ("sync", "skip"),
@@ -450,7 +457,7 @@ def nulls_without_reason(record: dict[str, Any]) -> list[str]:
         path
         for path in null_paths(record)
         if not explained.get(path)
-        and path not in MAY_BE_NULL_WITHOUT_REASON | not_asked_for
+        and path not in MAY_BE_NULL_WITHOUT_REASON | NEWER_PARTS | not_asked_for
         and not path.startswith("provenance.")
     ]
 

@@ -16,6 +16,7 @@ from picolab.errors import CampaignNotFound, ProbeError, RecordError
 from picolab.probes.samples import read_samples, samples_scrap
 from picolab.record import FAULTS, RECORD_SCRAP, SAMPLES_SCRAP, Record, validate_record
 from picolab.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
+from picolab.stopping import stopped_after
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
@@ -163,6 +164,10 @@ class _CampaignReader:
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
             [trial["trial_id"] for trial in plan["trials"]]
+            last = stopped_after(self.folder)
+            if last is not None:
+                # What `repeats: auto` did not need is not missing.
+                plan["trials"] = [trial for trial in plan["trials"] if trial["block"] <= last]
         except OSError as error:
             self._problem(path, f"the plan cannot be read ({error.strerror}): nobody can tell what is not done yet")
         except (ValueError, KeyError, TypeError) as error:

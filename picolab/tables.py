@@ -6,6 +6,7 @@ from typing import Any
 
 from picolab.chart_style import grouped, labelled, machine_label, mib, outcome_words, plain_rows
 from picolab.markup import Column, Html, code, paragraph, table
+from picolab.record import NOT_ASKED_FOR
 from picolab.scraps import CampaignData
 from picolab.statistics import median, median_interval
 
@@ -91,7 +92,12 @@ def trial_table(data: CampaignData) -> Html:
 
 def missing_table(data: CampaignData) -> Html:
     """Show which measurements are missing, and why."""
-    reasons = Counter(pair for record in data.records.values() for pair in record.missing.items())
+    reasons = Counter(
+        (name, why)
+        for record in data.records.values()
+        for name, why in record.missing.items()
+        if not why.startswith(NOT_ASKED_FOR)
+    )
     rows = [{"field": code(name), "reason": why, "trials": n} for (name, why), n in sorted(reasons.items())]
     if not rows:
         return paragraph("No measurement is missing.")

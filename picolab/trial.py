@@ -52,6 +52,7 @@ from picolab.probes.samples import read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine, in_mib, in_seconds
 from picolab.record import (
+    NOT_ASKED_FOR,
     RECORD_SCRAP,
     SAMPLES_SCRAP,
     STAGES,
@@ -484,7 +485,7 @@ class Trial:
     def _why_no_sync(self) -> str | None:
         """Return why the data are not brought to the disk after the upload; None when they are."""
         if self.state.parameters.sync == "skip":
-            return "not asked for (sync: skip)"
+            return f"{NOT_ASKED_FOR} (sync: skip)"
         machine = self.state.machine
         if machine is not None and machine.data_folder_file_system in FILE_SYSTEMS_IN_MEMORY:
             return f"the data folder lies in memory ({machine.data_folder_file_system}): its data are never on a disk"

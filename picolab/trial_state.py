@@ -21,6 +21,7 @@ from picolab.parameters import TrialParameters
 from picolab.paths import outputs_dir, write_atomically
 from picolab.processes import ProcessIdentity
 from picolab.record import (
+    NEWER_PARTS,
     STAGES,
     BuildUnderTest,
     Caveat,
@@ -202,6 +203,8 @@ class TrialState(BaseModel):
         for path in nulls_without_reason(data):
             missing[path] = why
         nulls = set(null_paths(data))
+        for path in NEWER_PARTS & nulls:
+            missing.setdefault(path, why)
         return record.model_copy(update={"missing": {path: why for path, why in missing.items() if path in nulls}})
 
 

@@ -193,6 +193,21 @@ def test_trial_on_a_busy_host_says_so(trial: Trial, burners: list[subprocess.Pop
     assert caveat.value == record.conditions.other_busy_share
 
 
+def test_trial_without_an_upload_says_why_it_has_no_conditions() -> None:
+    parameters = {"ram_mb": 128, "file_size": "1M", "keep_machine": "never", "ready_limit_s": 0.2}
+    trial = Trial.open(TrialParameters.model_validate({**parameters, "calibration": {"startup_delay_s": 600}}))
+    try:
+        trial.provision()
+        trial.start()
+        record = trial.collect()
+    finally:
+        registry.release_by_name("local")
+
+    assert record.outcome is Outcome.TIMEOUT and record.conditions is None
+    assert record.missing["conditions"] == "not reached: timeout in stage start"
+    assert "run picolab calibrate" in record.missing["instrument"]
+
+
 # Waiting for an idle host
 
 

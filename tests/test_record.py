@@ -192,6 +192,9 @@ def test_fields_that_may_be_null_exist() -> None:
         "verify": "VerifyRecord",
         "machine": "MachineRecord",
         "machine.memory_limit": "MemoryLimit",
+        "instrument": "InstrumentReference",
+        "conditions": "ConditionsRecord",
+        "download.conditions": "ConditionsRecord",
     }
     for path in MAY_BE_NULL_WITHOUT_REASON - {"outcome_stage"}:
         place, _, name = path.rpartition(".")

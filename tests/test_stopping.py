@@ -1,0 +1,173 @@
+"""When `repeats: auto` has enough: synthetic results of a real plan, and the file that says so."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picolab.parameters import CampaignParameters
+from picolab.plan import Plan, make_plan
+from picolab.record import Outcome
+from picolab.stopping import STOPPED_FILE, note_stop, stopped_after, why_enough
+
+Row = dict[str, Any]
+RULE = {"target_percent": 3, "least_blocks": 10, "most_blocks": 20}
+
+
+def plan_of(labels: list[str], sizes: list[str], stopping: dict[str, Any] | None = RULE, **fixed: Any) -> Plan:
+    wanted = {
+        "matrix": {"ram_mb": [128], "file_size": sizes},
+        "builds": {label: {"build": "calibration"} for label in labels},
+        "repeats": "auto" if stopping is not None else 20,
+        "stopping": stopping,
+        "parameters": fixed,
+    }
+    return make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml")
+
+
+def rows_of(plan: Plan, blocks: int, spread: float | Callable[[str], float] = 0.005) -> list[Row]:
+    """Return ok results up to a block; the rates of single trials vary by `spread`, which may depend on the scenario.
+
+    The whole block runs at a random speed between 1 and 4 times the slowest, so that only pairs are steady.
+    """
+    generator = random.Random(1)
+    speed = {block: generator.uniform(10, 40) for block in range(1, blocks + 1)}
+    rows: list[Row] = []
+    for trial in plan.trials:
+        if trial.block <= blocks:
+            share = spread(trial.scenario) if callable(spread) else spread
+            rate = speed[trial.block] * (1 + generator.uniform(-share, share))
+            download = trial.parameters.direction == "download"
+            rows.append(
+                {
+                    "scenario": trial.scenario,
+                    "build": trial.parameters.build_label,
+                    "block": trial.block,
+                    "direction": trial.parameters.direction,
+                    "outcome": Outcome.OK,
+                    "throughput_mib_s": 1.0 if download else rate,
+                    "download_mib_s": rate if download else None,
+                }
+            )
+    return rows
+
+
+def enough_at(plan: Plan, block: int, spread: float | Callable[[str], float] = 0.005) -> str | None:
+    return why_enough(plan, rows_of(plan, block, spread), block, ran_s=60.0)
+
+
+def test_narrow_pairs_are_enough_after_five_looks_and_not_before() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    # The first look is after ten pairs, and five in a row must find the interval narrow.
+    assert [block for block in range(1, 21) if enough_at(plan, block)] == list(range(14, 21))
+    assert enough_at(plan, 14) == "every interval was within 3 % of its middle"
+
+
+def test_wide_pairs_are_never_enough_up_to_the_last_block() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    assert max(trial.block for trial in plan.trials) == RULE["most_blocks"], "the plan itself ends there"
+    assert not any(enough_at(plan, block, spread=0.5) for block in range(1, 21))
+
+
+def test_what_is_measured_makes_no_difference_only_how_well() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    rows = rows_of(plan, 14)
+    for row in rows:
+        row["throughput_mib_s"] *= 2 if row["build"] == "new" else 1
+    assert why_enough(plan, rows, 14, 60.0)
+
+
+def test_every_scenario_and_every_candidate_must_be_known() -> None:
+    plan = plan_of(["old", "new"], ["8M", "4M"])
+    assert enough_at(plan, 20)
+    assert not enough_at(plan, 20, lambda scenario: 0.5 if "4M" in scenario else 0.005)
+
+    three = plan_of(["old", "new", "newer"], ["8M"])
+    rows = rows_of(three, 20)
+    assert why_enough(three, rows, 20, 60.0)
+    unsteady = [
+        {**row, "throughput_mib_s": row["throughput_mib_s"] * (1 + row["block"] % 3)} if row["build"] == "newer" else row
+        for row in rows
+    ]
+    assert not why_enough(three, unsteady, 20, 60.0)
+
+
+def test_not_before_the_least_number_of_blocks() -> None:
+    plan = plan_of(["old", "new"], ["8M"], {**RULE, "least_blocks": 18})
+    assert not enough_at(plan, 17)
+    assert enough_at(plan, 18)
+
+
+def test_a_block_without_a_pair_does_not_count() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    rows = rows_of(plan, 15)
+    for row in rows:
+        if row["build"] == "new" and row["block"] in (2, 9):
+            row.update(outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
+    assert not why_enough(plan, rows, 15, 60.0), "13 pairs"
+    assert why_enough(plan, rows_of(plan, 16)[:2] + rows[2:] + rows_of(plan, 16)[-2:], 16, 60.0) == enough_at(plan, 16)
+
+
+def test_a_failed_trial_with_a_rate_is_no_pair() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    rows = rows_of(plan, 14)
+    rows[0]["outcome"] = Outcome.HTTP_ERROR
+    assert not why_enough(plan, rows, 14, 60.0)
+
+
+def test_the_time_limit_ends_it_whatever_is_known() -> None:
+    plan = plan_of(["old", "new"], ["8M"], {**RULE, "time_limit_h": 0.5})
+    rows = rows_of(plan, 2, spread=0.5)
+    assert why_enough(plan, rows, 2, ran_s=1799.0) is None
+    assert why_enough(plan, rows, 2, ran_s=1801.0) == "the time limit of 0.5 h was reached, whatever the intervals"
+
+
+@pytest.mark.parametrize("without", [["old"], ["new"], ["old", "new"]])
+def test_a_scenario_without_any_rate_does_not_keep_it_going(without: list[str]) -> None:
+    plan = plan_of(["old", "new"], ["8M", "4M"])
+    rows = rows_of(plan, 14)
+    for row in rows:
+        if "4M" in row["scenario"] and row["build"] in without:
+            row.update(outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
+    assert why_enough(plan, rows, 14, 60.0)
+
+
+def test_downloads_are_judged_by_their_own_rate() -> None:
+    plan = plan_of(["old", "new"], ["8M"], direction="download")
+    assert enough_at(plan, 14)
+    assert not enough_at(plan, 20, spread=0.5), "the rate of the upload is steady, and is not asked"
+
+
+def test_one_build_is_judged_by_its_median() -> None:
+    plan = plan_of(["only"], ["8M"])
+    assert plan.baseline is None
+    steady = [{**row, "throughput_mib_s": 40.0 + row["block"] / 10} for row in rows_of(plan, 10)]
+    assert why_enough(plan, steady, 10, 60.0)
+    assert not why_enough(plan, steady[:9], 9, 60.0)
+    assert not enough_at(plan, 20), "a speed that differs from block to block"
+    assert not why_enough(plan, steady[:1], 10, 60.0), "one value says nothing about spread"
+    assert why_enough(plan, [], 10, 60.0), "one that never gives a rate never will"
+
+
+def test_a_plan_without_a_rule_never_stops() -> None:
+    assert enough_at(plan_of(["old", "new"], ["8M"], stopping=None), 20) is None
+
+
+def test_the_stop_is_written_down_and_read(tmp_path: Path) -> None:
+    assert stopped_after(tmp_path) is None
+    note_stop(tmp_path, 14, "every interval was within 3 % of its middle")
+    assert stopped_after(tmp_path) == 14
+    content = json.loads((tmp_path / STOPPED_FILE).read_text())
+    assert content == {"after_block": 14, "reason": "every interval was within 3 % of its middle"}
+    assert [path.name for path in tmp_path.iterdir()] == [STOPPED_FILE], "nothing else is left"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b"14", b"null", b"{}", b'{"after_block": null}', b'{"after_block": "x"}', b"\xff\xfe"]
+)
+def test_a_damaged_file_is_no_stop(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / STOPPED_FILE).write_bytes(damage)
+    assert stopped_after(tmp_path) is None

@@ -107,6 +107,9 @@ def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None
 @click.option("--build", "builds", multiple=True, help="Level of build instead of the file's; may be repeated.")
 @click.option("--repeats", type=int, help="Trials a case instead of the file's number.")
 @click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's.")
+@click.option(
+    "--idle-limit", type=float, help="Seconds to wait at most for an idle host instead of the file's; 0: none."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing.")
 def matrix(
     parameters: Path,
@@ -116,6 +119,7 @@ def matrix(
     builds: tuple[str, ...],
     repeats: int | None,
     seed: int | None,
+    idle_limit: float | None,
     only_plan: bool,
 ) -> ExitCode | None:
     """Run a campaign: every case of a matrix, several times, in random order.
@@ -141,7 +145,8 @@ def matrix(
         "build": list(builds) or None,
     }
     wanted["matrix"].update({name: levels for name, levels in overrides.items() if levels is not None})
-    wanted.update({name: value for name, value in (("repeats", repeats), ("seed", seed)) if value is not None})
+    given = {"repeats": repeats, "seed": seed, "idle_limit_s": idle_limit}
+    wanted.update({name: value for name, value in given.items() if value is not None})
     name = check_name(campaign or f"{parameters.stem}-{datetime.now():%Y%m%dT%H%M%S}")
     plan = make_plan(validate(CampaignParameters, wanted, str(parameters)), name, str(parameters))
     if only_plan:
@@ -166,6 +171,9 @@ def matrix(
 @click.option("--repeats", help="Pairs a scenario instead of the file's number, or auto: until it knows enough.")
 @click.option("--margin", type=float, help="Change in percent that does not matter, instead of the file's.")
 @click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's.")
+@click.option(
+    "--idle-limit", type=float, help="Seconds to wait at most for an idle host instead of the file's; 0: none."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing.")
 def compare(
     words: tuple[str, ...],
@@ -176,6 +184,7 @@ def compare(
     repeats: str | None,
     margin: float | None,
     seed: int | None,
+    idle_limit: float | None,
     only_plan: bool,
 ) -> ExitCode | None:
     """Measure builds side by side, and say which is faster and which needs more memory, or that it cannot tell.
@@ -210,7 +219,7 @@ def compare(
     )
     overrides = {"ram_mb": _levels(memory_limits, int), "file_size": _levels(file_sizes, str)}
     wanted["matrix"].update({name: levels for name, levels in overrides.items() if levels is not None})
-    given = {"margin_percent": margin, "seed": seed, "repeats": _pairs(repeats)}
+    given = {"margin_percent": margin, "seed": seed, "repeats": _pairs(repeats), "idle_limit_s": idle_limit}
     wanted.update({name: value for name, value in given.items() if value is not None})
     if repeats is not None and repeats != "auto":
         wanted["stopping"] = None

@@ -44,7 +44,8 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
     if max(labels.values()) > 1:
         # Two executables of one name: their folders tell them apart.
         named = [
-            (_label(_with_folder(build["build"])) if labels[label] > 1 else label, build) for label, build in named
+            (_label(_with_folder(build["build"])) if labels[label] > 1 and _is_file(label, build) else label, build)
+            for label, build in named
         ]
         labels = Counter(label for label, _ in named)
     for label, count in labels.items():
@@ -78,6 +79,11 @@ def _whole_path(build: str) -> str:
 def _label(build: str) -> str:
     words = TrialParameters.model_construct(build=build, label="").build_label
     return re.sub(r"^[^A-Za-z0-9]+", "", words)[:_LONGEST_LABEL] or "build"
+
+
+def _is_file(label: str, build: dict[str, Any]) -> bool:
+    """Tell whether a build is an executable that is labelled by its own name, which nobody chose."""
+    return Path(build["build"]).is_absolute() and label == _label(build["build"])
 
 
 def _with_folder(build: str) -> str:

@@ -40,6 +40,7 @@ def plan_of(matrix: dict[str, object], name: str = "test", repeats: int = 1, **r
     wanted = {
         "matrix": {"ram_mb": [128], "file_size": ["4M"]} | matrix,
         "repeats": repeats,
+        "idle_limit_s": 0,
         "fault_retries": 0,
     }
     return make_plan(CampaignParameters.model_validate(wanted | rest), name, "test.yaml")
@@ -151,6 +152,7 @@ def parameters_file(tmp_path: Path) -> Path:
     content = {
         "matrix": {"ram_mb": [128], "file_size": ["8M"]},
         "repeats": 2,
+        "idle_limit_s": 0,
         "parameters": {"calibration": SLOW},
     }
     path.write_text(json.dumps(content))
@@ -381,7 +383,7 @@ def test_hang_up_does_not_stop_what_nohup_started(
 
 def test_a_reader_that_goes_away_does_not_stop_a_campaign(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
-    path.write_text(json.dumps({"matrix": {"file_size": ["1M"]}, "repeats": 2}))
+    path.write_text(json.dumps({"matrix": {"file_size": ["1M"]}, "repeats": 2, "idle_limit_s": 0}))
     words = f"{sys.executable} -m picolab matrix {path} --campaign c | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=120, check=False)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def test_local_cases_stand_anywhere_between_groups() -> None:
     [
         ("[local]", "the order of cases inside a block is random"),
         ("[vagrant]", "since another one costs a boot; these groups run in random order too"),
-        ("[local, vagrant]", "since another one costs a boot; these groups and the other scenarios run in random order"),
+        ("[local, vagrant]", "another one costs a boot; these groups and the other scenarios run in random order"),
     ],
 )
 def test_plan_says_how_it_was_ordered(machines: str, words: str) -> None:
@@ -414,3 +415,74 @@ def test_spoilt_plan_is_refused_in_one_sentence(spoil: Any, words: str, tmp_path
 
     message = str(caught.value)
     assert words in message and message.startswith(str(path)) and "\n" not in message
+
+
+# Several builds
+
+BUILDS = """
+builds:
+  old: {build: calibration, environment: {GOGC: 50}}
+  new: {build: calibration, calibration: {transfer_mib_s: 50}}
+  newest: {build: calibration}
+matrix: {ram_mb: [128, 64], file_size: [4M, 8M]}
+repeats: 12
+parameters: {calibration: {commit_mib_s: 20}, environment: {GOMEMLIMIT: 100MiB}}
+"""
+
+
+def test_builds_of_a_scenario_run_back_to_back() -> None:
+    made = plan(BUILDS)
+
+    for block in range(1, 13):
+        trials = [trial for trial in made.trials if trial.block == block]
+        assert len(trials) == 12
+        for first in range(0, 12, 3):
+            group = trials[first : first + 3]
+            assert len({trial.scenario for trial in group}) == 1
+            assert {trial.parameters.build_label for trial in group} == {"old", "new", "newest"}
+    assert "back to back; over 3 blocks each build runs once at each place" in made.order
+
+
+def test_each_build_has_each_place_equally_often() -> None:
+    made = plan(BUILDS)
+
+    for scenario in {trial.scenario for trial in made.trials}:
+        labels = [trial.parameters.build_label for trial in made.trials if trial.scenario == scenario]
+        for place in range(3):
+            assert Counter(labels[place::3]) == {"old": 4, "new": 4, "newest": 4}
+    orders = [trial.scenario for trial in made.trials]
+    assert orders[:12] != orders[12:24] or orders[12:24] != orders[24:36]
+
+
+def test_a_label_brings_its_build_environment_and_knobs() -> None:
+    by_label = {trial.parameters.build_label: trial for trial in plan(BUILDS).trials}
+
+    assert by_label["old"].parameters.environment == {"GOMEMLIMIT": "100MiB", "GOGC": "50"}
+    assert by_label["new"].parameters.environment == {"GOMEMLIMIT": "100MiB"}
+    assert by_label["new"].parameters.calibration == {"commit_mib_s": 20, "transfer_mib_s": 50}
+    assert by_label["old"].trial_id.endswith("-old")
+    assert plan(BUILDS).baseline == "old" and plan(f"{BUILDS}\nbaseline: newest").baseline == "newest"
+
+
+def test_auto_plans_as_many_blocks_as_there_may_be() -> None:
+    made = plan("{matrix: {build: [a, b]}, repeats: auto, stopping: {most_blocks: 20}}")
+
+    assert made.stopping is not None and made.stopping.target_percent == 3
+    assert made.repeats == 20 and len(made.trials) == 40
+    assert plan("{matrix: {build: [a, b]}}").stopping is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{matrix: {build: [a]}, builds: {b: {build: x}}}", "builds: b is no level of build in the matrix"),
+        ("{matrix: {ram_mb: [64]}, builds: {b: {build: x}}, parameters: {build: y}}", "so b is unused"),
+        ("{matrix: {build: [a, b]}, baseline: c}", "baseline: there is no 'c'; known are a, b"),
+        ("{matrix: {build: [a, b]}, stopping: {}}", "stopping needs repeats: auto, but repeats is 3"),
+        ("{matrix: {label: [a, b]}}", "there is no 'label'"),
+        ("{matrix: {ram_mb: [64]}, parameters: {label: a}}", "label is a name in `builds`"),
+    ],
+)
+def test_builds_that_make_no_sense(text: str, sentence: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(sentence)):
+        plan(text)

@@ -89,7 +89,7 @@ def test_a_server_that_needs_too_much_is_killed_in_the_guest(box: str) -> None:
 def campaign_file(folder: Path, box: str, **more: object) -> Path:
     path = folder / "vms.yaml"
     matrix = {"machine": ["vagrant"], "ram_mb": [512, 256], "file_size": ["10M", "20M"]}
-    text = {"matrix": matrix, "repeats": 1, "parameters": {"box": box}} | more
+    text = {"matrix": matrix, "repeats": 1, "idle_limit_s": 0, "parameters": {"box": box}} | more
     path.write_text(yaml.safe_dump(text))
     return path
 

@@ -134,15 +134,15 @@ def calibrate(
             report=report,
         )
         with _machine(wish, report) as obtained:
+            described = obtained.describe()
+            warnings = caveats.of_machine(described)
             before = _conditions_now(obtained)
             bench = _Bench(obtained, find_build("calibration", "calibration", ""), sizes, folder)
             try:
                 _run_rounds(bench, report, stop_requested)
             except _Stopped:
                 return None
-            found = conditions.between(before, _conditions_now(obtained))[0]
-            described = obtained.describe()
-            warnings = [*caveats.of_machine(described), *caveats.of_conditions(found)]
+            warnings += caveats.of_conditions(conditions.between(before, _conditions_now(obtained))[0])
             if described.memory_limit.method == "none":
                 warnings += caveats.of_parameters(
                     _DEFAULTS.model_copy(update={"memory_limit": "none", "ram_mb": RAM_MB})

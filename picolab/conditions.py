@@ -30,6 +30,8 @@ _STOP_POLL_S = 0.05
 _NAMED_PROCESSORS = 0.05
 """A process that used less of one processor is not worth a name."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_STAT_BYTES = 4096
+"""More than /proc/<pid>/stat ever has: 52 numbers and a name of 64 bytes at most."""
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD in the flags of /proc/<pid>/stat (linux/sched.h)."""
 _CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -395,9 +397,15 @@ def _processes(proc: Path) -> dict[int, _Process]:
 def _process(proc: Path, pid: int) -> _Process | None:
     """Read /proc/<pid>/stat (proc(5)): its numbers cover all threads of the process."""
     try:
-        head, _, rest = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+        # A text file object would take longer than the kernel does.
+        file = os.open(f"{proc}/{pid}/stat", os.O_RDONLY)
+        try:
+            text = os.read(file, _STAT_BYTES).decode(errors="replace")
+        finally:
+            os.close(file)
     except OSError:
         return None
+    head, _, rest = text.rpartition(")")
     fields = rest.split()
     if len(fields) < 20:
         return None

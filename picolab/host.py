@@ -26,11 +26,13 @@ PACKAGES = [
     "nbclient",
     "nbconvert",
     "nbformat",
+    "numpy",
     "pandas",
     "papermill",
     "pyarrow",
     "pydantic",
     "python-vagrant",
+    "scipy",
     "scrapbook",
     "vl-convert-python",
 ]

@@ -110,7 +110,7 @@ def test_known_differences_get_the_right_verdicts(command: StartCommand, tmp_pat
 
     assert code == ExitCode.REGRESSION, output + errors
     assert ledger_lines() == 40
-    assert "faster" in output and "more memory" in output
+    assert "faster" in output and "more memory" in output, output + errors
     page = outputs_dir() / NAME / "compare.html"
     assert str(page) in output
     html = page.read_text()

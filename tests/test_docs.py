@@ -497,7 +497,10 @@ def test_charts_touch_no_file() -> None:
         assert "open" not in calls, name
 
 
-@pytest.mark.parametrize("name", ["picolab.calibration.server", "picolab.probes.memory", "picolab.machines.guest"])
+@pytest.mark.parametrize(
+    "name",
+    ["picolab.calibration.server", "picolab.calibration.sink", "picolab.probes.memory", "picolab.machines.guest"],
+)
 def test_files_that_are_copied_to_machines_need_python_alone(name: str) -> None:
     assert {target.partition(".")[0] for target in MODULES[name]} <= set(sys.stdlib_module_names)
 

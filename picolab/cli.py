@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -51,6 +52,10 @@ class _Group(click.Group):
             more = "; free some, then go on with: picolab resume" if error.errno == errno.ENOSPC else ""
             click.secho(f"Error: {place}{error.strerror or error}{more}", fg="red", err=True)
             sys.exit(int(ExitCode.HOST_UNFIT))
+        except Exception:
+            # A mistake of picolab's own: Python would exit with 1, which means a regression to a script.
+            traceback.print_exc()
+            sys.exit(int(ExitCode.INSTRUMENT_FAULT))
 
 
 @click.group(cls=_Group, epilog=EXIT_CODE_HELP, context_settings={"help_option_names": ["-h", "--help"]})

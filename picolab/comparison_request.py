@@ -50,7 +50,10 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
         labels = Counter(label for label, _ in named)
     for label, count in labels.items():
         if count > 1:
-            raise ParameterError(f"two builds would be called {label!r}; name them: old=PATH new=PATH")
+            raise ParameterError(
+                f"two builds would be called {label!r}; name them, such as old=PATH new=PATH, or compare one with "
+                f"itself: --self"
+            )
     return _with(wanted, dict(named))
 
 

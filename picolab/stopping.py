@@ -17,7 +17,7 @@ def stopped_after(folder: Path) -> int | None:
     """Return the block after which the rule ended a campaign; None when it did not, or not yet."""
     try:
         return int(json.loads((folder / STOPPED_FILE).read_text(encoding="utf-8"))["after_block"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
 
 
@@ -42,6 +42,8 @@ def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: fl
         return None
     target = rule.target_percent / 100
     if all(_is_narrow(plan, scenario, rows, target) for scenario in {trial.scenario for trial in plan.trials}):
+        if not any(row["outcome"] == Outcome.OK for row in rows):
+            return f"no trial of {block} blocks gave a rate, and more of them would not"
         return f"every interval was within {rule.target_percent:g} % of its middle"
     return None
 

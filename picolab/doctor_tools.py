@@ -33,14 +33,14 @@ def jupyter_kernel() -> list[Finding]:
 def notebooks() -> list[Finding]:
     """Tell whether the notebooks are there and whole."""
     what, folder = "notebooks", Path(__file__).resolve().parent.parent / "notebooks"
-    for name in ("trial.ipynb", "analysis.ipynb"):
+    for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb"):
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             mend = f"git -C {folder.parent} checkout -- notebooks/{name}"
             text = f"{folder / name} cannot be used ({type(error).__name__}: {error})"
             return [Finding(what, "bad", text, mend, blocks=True)]
-    return [Finding(what, "good", f"trial.ipynb and analysis.ipynb are in {project_root() / 'notebooks'}")]
+    return [Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {project_root() / 'notebooks'}")]
 
 
 def machines() -> list[Finding]:

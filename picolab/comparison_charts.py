@@ -395,17 +395,18 @@ def _time_axis(points: list[dict[str, Any]]) -> alt.X:
     """Return an axis with a place for every pair, so that a pause takes no room, and the time as its labels."""
     hours = {point["place"]: point["hours"] for point in points}
     last = max(hours)
-    decimals = 1 if max(hours.values()) >= 1 else 2
+    # A short campaign is told in minutes: hours would all be 0.0.
+    unit, scale_h = ("hours", 1) if max(hours.values()) >= 1 else ("minutes", 60)
     step = max(1, math.ceil(last / _MOST_TICKS))
     axis = alt.Axis(
         values=list(range(1, last + 1, step)),
         tickCount=last,  # else the count of the common configuration thins them out
-        labelExpr=f"{json.dumps([f'{hours[place]:.{decimals}f}' for place in range(1, last + 1)])}[datum.value - 1]",
+        labelExpr=f"{json.dumps([f'{scale_h * hours[place]:.1f}' for place in range(1, last + 1)])}[datum.value - 1]",
         labelOverlap=False,
         grid=False,
     )
     scale = alt.Scale(domain=[0.4, last + 0.6], nice=False, zero=False)
-    return alt.X("place:Q", title="pairs in order of time, hours since the first trial", scale=scale, axis=axis)
+    return alt.X("place:Q", title=f"pairs in order of time, {unit} since the first trial", scale=scale, axis=axis)
 
 
 def _tight_scale(values: Iterable[float], margin: float) -> alt.Scale:

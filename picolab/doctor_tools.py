@@ -40,7 +40,9 @@ def notebooks() -> list[Finding]:
             mend = f"git -C {folder.parent} checkout -- notebooks/{name}"
             text = f"{folder / name} cannot be used ({type(error).__name__}: {error})"
             return [Finding(what, "bad", text, mend, blocks=True)]
-    return [Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {project_root() / 'notebooks'}")]
+    return [
+        Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {project_root() / 'notebooks'}")
+    ]
 
 
 def machines() -> list[Finding]:

@@ -557,7 +557,8 @@ class _Comparing:
         differs = [
             f"{c.metric.title} {change_in_words(c.ratio, c.low, c.high)} in {c.scenario}"
             for c in found
-            if self._same(c.scenario, c.candidate)
+            # Of the metrics that decide alone: with each metric more, chance finds something more often.
+            if c.gates and self._same(c.scenario, c.candidate)
         ]
         return [
             *catalogue.of_time(apart),

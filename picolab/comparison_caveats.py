@@ -255,8 +255,8 @@ def of_self_comparison(findings: Sequence[str]) -> list[Caveat]:
         Caveat(
             code="differs_from_itself",
             value=len(findings),
-            message=f"A build was compared with itself, and a difference was found: {listed(findings)}. Once in "
-            "twenty such campaigns this is chance.",
+            message=f"A build was compared with itself, and a difference was found: {listed(findings)}. For each "
+            "metric this is chance once in twenty such campaigns.",
             advice="Repeat it. If it stays, trust no comparison that was made on this host in this state.",
         )
     ]

@@ -334,6 +334,8 @@ def test_a_build_that_differs_from_itself_is_a_caveat(tmp_path: Path) -> None:
     trials = paired_trials(around(1.2), labels=("a", "b"))
     comparison = compare(read(tmp_path / "c", trials, baseline="a"))
     assert comparison.self_comparison and "differs_from_itself" in codes(comparison)
+    # Also when the second seems faster: it is the instrument that fails.
+    assert comparison.gate is ExitCode.REGRESSION and "the instrument fails" in comparison.gate_reason
 
 
 @pytest.mark.parametrize("special", [{"environment": {"GOGC": "50"}}, {"build_sha256": "e" * 64}])

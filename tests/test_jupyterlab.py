@@ -79,7 +79,7 @@ def test_run_all(lab: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         # High enough for JupyterLab to keep every cell in the page.
-        page = browser.new_page(viewport={"width": 1200, "height": 4000})
+        page = browser.new_page(viewport={"width": 1200, "height": 7000})
         page.goto(f"{lab}/lab/tree/trial.ipynb?token={TOKEN}")
         page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000)
         # A click on Run All before the kernel is there is lost.
@@ -87,7 +87,7 @@ def test_run_all(lab: str) -> None:
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):
-            page.wait_for_function(SHOWN, arg=wanted, timeout=90_000)
-        page.wait_for_function(CHART, timeout=90_000)
+            page.wait_for_function(SHOWN, arg=wanted, timeout=90_000, polling=250)
+        page.wait_for_function(CHART, timeout=90_000, polling=250)
         assert not page.evaluate(SHOWN, "Traceback")
         browser.close()

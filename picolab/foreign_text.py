@@ -1,0 +1,33 @@
+"""Text from outside (a server's words, labels, file names, others' records), made safe at the sink that shows it.
+
+Such text is data: it is stored as it came, and changed only where it is shown. `visible` is for people (terminals, HTML,
+SVG, Markdown; escape markup afterwards as the sink needs it), `csv_cell` for files that a spreadsheet may open.
+"""
+
+import re
+
+# Everything that a terminal obeys, XML forbids or UTF-8 cannot hold: C0 and C1 controls (tab and line feed stay), lone
+# surrogates, non-characters, and the marks that turn the direction of what follows (trojansource.codes).
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def visible(text: str) -> str:
+    r"""Return a text in which each character that is obeyed and not seen stands as an escape such as `\x1b`."""
+    return _INVISIBLE.sub(lambda match: match[0].encode("ascii", "backslashreplace").decode(), text)
+
+
+def one_line(text: str) -> str:
+    r"""Return `visible` text without line breaks and tabs, which stand as `\n` and `\t`."""
+    return visible(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def csv_cell(text: str) -> str:
+    """Return a text for a CSV cell: what a spreadsheet would run as a formula gets a quote before it.
+
+    Source: OWASP, CSV injection.
+    """
+    safe = visible(text)
+    return f"'{safe}" if safe.startswith(_FORMULA_BEGINS) else safe

@@ -1,7 +1,7 @@
 """Text from outside (a server's words, labels, file names, others' records), made safe at the sink that shows it.
 
-Such text is data: it is stored as it came, and changed only where it is shown. `visible` is for people (terminals, HTML,
-SVG, Markdown; escape markup afterwards as the sink needs it), `csv_cell` for files that a spreadsheet may open.
+Such text is data: it is stored as it came, and changed only where it is shown. `visible` is for people (terminals,
+HTML, SVG, Markdown; escape markup afterwards as the sink needs it), `csv_cell` for files that a spreadsheet may open.
 """
 
 import re

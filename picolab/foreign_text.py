@@ -16,7 +16,11 @@ _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 def visible(text: str) -> str:
     r"""Return a text in which each character that is obeyed and not seen stands as an escape such as `\x1b`."""
-    return _INVISIBLE.sub(lambda match: match[0].encode("ascii", "backslashreplace").decode(), text)
+    return _INVISIBLE.sub(lambda match: _escape(ord(match[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def one_line(text: str) -> str:

@@ -231,7 +231,8 @@ class Trial:
         if later_than_finding:
             self._say(f"{stage}: nothing to do, because {self.state.outcome_stage} found {self.state.outcome}")
             return
-        if progress.done and self.state.outcome_stage != stage:
+        verify_again = stage == "verify" and self._unverified() and not self.state.stages["collect"].done
+        if progress.done and self.state.outcome_stage != stage and not verify_again:
             self._say(f"{stage}: already done")
             return
         if self.state.outcome_stage == stage:
@@ -371,7 +372,12 @@ class Trial:
     def _wants_new_server(self) -> bool:
         if self.state.stages["collect"].done or self._machine is None:
             return False
-        return not self._machine.process_status().running and not self.state.stages["verify"].done
+        verified = self.state.stages["verify"].done and not self._unverified()
+        return not verified and not self._machine.process_status().running
+
+    def _unverified(self) -> bool:
+        """Tell whether the upload was answered, and the download that nobody measures was not completed."""
+        return any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
 
     def _start(self) -> str:
         machine = self._attached("provision")
@@ -902,9 +908,10 @@ class Trial:
         if self.state.outcome is None and missing_stages:
             raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
         if self.state.outcome is None:
-            unverified = any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
-            came_back = "the upload was answered with success; whether every byte came back is not known"
-            self.state.found(Outcome.OK, None, came_back if unverified else "every byte was stored and came back")
+            not_known = "the upload was answered with success; whether every byte came back is not known"
+            self.state.found(
+                Outcome.OK, None, not_known if self._unverified() else "every byte was stored and came back"
+            )
         server = self.state.server
         if server is not None and self._machine is not None:
             self.state.missing.pop("server.stop_s", None)

@@ -22,6 +22,7 @@ from picolab.paths import outputs_dir, write_atomically
 from picolab.processes import ProcessIdentity
 from picolab.record import (
     NEWER_PARTS,
+    NOT_VERIFIED,
     STAGES,
     BuildUnderTest,
     Caveat,
@@ -159,6 +160,8 @@ class TrialState(BaseModel):
             self.stages[name].done = False
         if self.outcome_stage is None or self.outcome_stage in later:
             self.outcome, self.outcome_stage, self.outcome_detail = None, None, ""
+        if "verify" in later:
+            self.caveats = [caveat for caveat in self.caveats if caveat.code != NOT_VERIFIED]
         forgotten = [result for stage, result in _RESULTS if stage in later]
         for result in forgotten:
             setattr(self, result, None)

@@ -6,10 +6,13 @@ A test says which fault it provokes, and needs nothing else to be in the catalog
         "server killed in the transfer",
         group="server",
         outcome="server_died",
-        see="the server ended with signal SIGKILL, in the transfer",
+        see="`the server ended with signal SIGKILL, after ... MiB`",
         do="Nothing: it is a result. Look at the server's log for who killed it.",
     )
-    def test_server_killed_in_the_transfer(run_trial): ...
+    def test_server_killed_in_the_transfer(run_trial, proof):
+        proof.record(run_trial(...), "upload")
+
+What `see` has in backticks is what picolab says, and `proof` (conftest.py) compares it; `...` stands for anything.
 
 A test that stands elsewhere is registered where the group's other faults are, without a copy of it:
 
@@ -50,7 +53,7 @@ class Fault:
 
     Attributes:
         outcome: of the trial (a word of record.md; `ok`: nothing is lost and the numbers hold), or `refused`.
-        see: what a user reads, in picolab's own words where that is possible.
+        see: what a user reads; in backticks picolab's own words.
         do: what a user does then.
         test: the test that provokes it, as `file.py::test_name` below tests/.
     """
@@ -77,7 +80,8 @@ def fault(name: str, *, group: str, outcome: str, see: str, do: str) -> Callable
 
     def register(test: Test) -> Test:
         place = f"{test.__module__.replace('.', '/')}.py::{test.__name__}"
-        _register(Fault(name, group, outcome, see, do, place))
+        test.fault = Fault(name, group, outcome, see, do, place)  # type: ignore[attr-defined]
+        _register(test.fault)  # type: ignore[attr-defined]
         return test
 
     return register

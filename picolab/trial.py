@@ -411,6 +411,7 @@ class Trial:
         self.state.server.idle_anon_bytes = machine.process_anon_bytes()
         if self.state.server.idle_anon_bytes is None:
             self.state.missing["server.idle_anon_bytes"] = "the kernel shows no RssAnon of the process"
+        self._add_caveats(caveats.of_network(machine.exposed_addresses(started.port), self.state.machine.network))
         return f"the server answers at {started.base_url} after {started.ready_s:.3f} s"
 
     def _authenticate(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, host, instrument
+from picolab import caveats, conditions, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
     HostUnfit,
@@ -123,6 +123,7 @@ class Trial:
             MachineBusy: somebody else who is alive holds the machine of that name.
         """
         context = TrialContext.from_environment()
+        kernel_folders.note_connection_file()
         registry.check_free(_machine_name(parameters))
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from picolab import factors
 from picolab.probes.memory import COLUMNS
@@ -59,6 +59,9 @@ _COLUMNS = {
     "outcome": "string",
     "outcome_stage": "string",
     "outcome_detail": "string",
+    "upload_outcome": "string",
+    "download_outcome": "string",
+    "verify_memory_limit": "string",
     "throughput_mib_s": "Float64",
     "transfer_mib_s": "Float64",
     "commit_mib_s": "Float64",
@@ -156,6 +159,9 @@ def record_row(record: Record) -> dict[str, Any]:
         "outcome": record.outcome.value,
         "outcome_stage": record.outcome_stage,
         "outcome_detail": record.outcome_detail,
+        "upload_outcome": _step_outcome(record, "upload"),
+        "download_outcome": _step_outcome(record, "download"),
+        "verify_memory_limit": getattr(record.verify, "memory_limit", None),
         "upload_limit_s": record.upload_limit_s,
         "download_matched": record.verify.matched if record.verify else None,
         "first_byte_wait_s": download.first_byte_wait_s if download else None,
@@ -170,6 +176,15 @@ def record_row(record: Record) -> dict[str, Any]:
     merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
     row = {name: merged.get(name) for name in ROW_COLUMNS}
     return row | {"case_id": factors.case_id(row)}
+
+
+def _step_outcome(record: Record, step: Literal["upload", "download"]) -> str | None:
+    """Return how a step ended; of a download that was not measured None."""
+    if step == "download" and record.parameters.direction == "upload":
+        return None
+    part = record.upload if step == "upload" else record.download
+    found = getattr(part, "outcome", None)
+    return str(record.outcome.value if found is None else found)
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from picolab import factors
+from picolab.foreign_text import one_line
 from picolab.parameters import MIB
 from picolab.record import Outcome
 
@@ -102,31 +104,46 @@ def outcome_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[outcome]} {label}" for outcome, label in OUTCOME_LABELS.items() if counts.get(outcome))
 
 
-def labelled(trials: pd.DataFrame) -> list[dict[str, Any]]:
+def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
     """Return rows of trials with the words that charts show, in the order of cases.
 
-    Added are `group` (a panel), `ram`, `row` (a case inside a group), `label` and `colour` (of the outcome).
+    Added are `group` (build and machine), `ram`, `others` (the levels of all other factors that differ, empty when none
+    does), `row` (a case inside a group), `label` and `colour` (of the outcome). Rows of one case have all these words in
+    common, and no two cases do.
+
+    Args:
+        trials: rows of `CampaignData.trials`.
+        more: rows of trials without a result: what is known of them, `outcome` None.
     """
-    several = trials["machine"].nunique() > 1
-    rows = []
-    for row in plain_rows(trials):
-        ram = ram_label(row["ram_mb"], limited=row["memory_limit"] != "none")
-        machine = machine_label(row["machine"], row["acceleration"])
-        outcome = Outcome(row["outcome"])
-        words = {
-            "group": group_label(build_label(row["build"], row["build_kind"]), machine, several),
-            "ram": ram,
-            "row": f"{ram} · {row['file_size']}",
-            "label": OUTCOME_LABELS[outcome],
-            "colour": OUTCOME_COLOURS[outcome],
+    rows = [*plain_rows(trials), *more]
+    several = len({row["machine"] for row in rows}) > 1
+    labels = factors.Labels(rows, lambda row: (_group(row, several), _ram(row), row["file_size"]))
+    for row in rows:
+        others = labels.of(row)
+        outcome = Outcome(row["outcome"]) if row["outcome"] is not None else None
+        row |= {
+            "group": _group(row, several),
+            "ram": _ram(row),
+            "others": others,
+            "row": " · ".join(filter(None, (_ram(row), row["file_size"], others))),
+            "label": OUTCOME_LABELS[outcome] if outcome else NO_RESULT_LABEL,
+            "colour": OUTCOME_COLOURS[outcome] if outcome else NO_RESULT_COLOUR,
         }
-        rows.append(row | words)
     return sorted(rows, key=case_order)
+
+
+def _group(row: Mapping[str, Any], several: bool) -> str:
+    machine = machine_label(row["machine"], row["acceleration"])
+    return group_label(one_line(build_label(row["build"], row["build_kind"])), machine, several)
+
+
+def _ram(row: Mapping[str, Any]) -> str:
+    return ram_label(row["ram_mb"], limited=row["memory_limit"] != "none")
 
 
 def case_order(row: dict[str, Any]) -> tuple[Any, ...]:
     """Key that sorts rows by panel, then much RAM first, then small files first."""
-    return (row["group"], -row["ram_mb"], row["ram"], row["file_size_bytes"])
+    return (row["group"], -row["ram_mb"], row["ram"], row["file_size_bytes"], row["others"])
 
 
 def levels(rows: list[dict[str, Any]], name: str) -> list[str]:

@@ -68,6 +68,8 @@ class FakeTrial:
     started_min: float | None = None
     """Minutes after 10:00; default: the position."""
     kernel: str = "6.1.0"
+    parameters_too: dict[str, Any] = field(default_factory=dict)
+    """Any other parameters of the trial."""
 
     @property
     def parameters(self) -> TrialParameters:
@@ -81,6 +83,7 @@ class FakeTrial:
             environment=self.environment,
             direction=self.direction,
             fresh_machine=self.fresh_machine,
+            **self.parameters_too,
         )
 
 

@@ -93,8 +93,7 @@ def test_ready_and_usable(machine: LocalMachine, log: Path) -> None:
     assert started.status.running and started.base_url == f"http://127.0.0.1:{started.port}"
     assert machine.listener(started.port) == "server"
     with PicoShareClient(started.base_url) as client:
-        status, _ = client.authenticate(secret_of(machine))
-        assert status == 200
+        assert client.authenticate(secret_of(machine)).http_status == 200
         measured = client.upload(3, 2_000_000, Limits(30, 60))
         assert measured.entry_id is not None
         assert client.download(measured.entry_id, 3, 2_000_000, Limits(30, 60)).matched is True
@@ -182,8 +181,8 @@ def test_folders_are_fresh_at_each_start(machine: LocalMachine, log: Path) -> No
     assert started.ready_s is not None
     assert not (data / "left").exists() and list((data.parent / "tmp").iterdir()) == []
     with PicoShareClient(started.base_url) as client:
-        assert client.authenticate(first)[0] == 401
-        assert client.authenticate(secret_of(machine))[0] == 200
+        assert client.authenticate(first).http_status == 401
+        assert client.authenticate(secret_of(machine)).http_status == 200
 
 
 def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environment(

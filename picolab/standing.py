@@ -76,10 +76,9 @@ class Standing:
         return {entry.trial_id: entry.duration_s for entry in self.entries if not entry.outcome.is_fault}
 
     def last_attempts(self) -> dict[str, int]:
-        """Return the highest number of an attempt at each trial that anything tells of."""
+        """Return the highest number of an attempt at each trial that has been filed."""
         told = [(entry.trial_id, entry.attempt) for entry in self.entries]
         told += [(str(row["trial_id"]), int(row["attempt"])) for row in self.faults]
-        told += [(trial_id, record.identity.attempt) for trial_id, record in self.results.items()]
         return dict(sorted(told))
 
 

@@ -15,6 +15,7 @@ from picolab.picoshare.build import find_build
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
+from picolab.trial_notebook import check_trial_notebook
 from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
 
 
@@ -59,6 +60,7 @@ def run_single_trial(
         BuildError, MemoryLimitUnavailable: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
     """
+    check_trial_notebook()
     find_build(parameters.build, parameters.build_label, parameters.release_base_url)
     if parameters.machine == "vagrant":
         vagrant.check_host(parameters.provider)
@@ -93,7 +95,7 @@ def run_single_trial(
         if record.identity.trial_id != context.trial_id:
             record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
     except (OSError, ValueError):
-        words = last_words(folder)
+        words = process.ended_by() or last_words(folder)
         reason = (
             f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
             f"{folder / NOTEBOOK_FILE}"

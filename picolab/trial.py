@@ -16,10 +16,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, host, instrument
+from picolab import caveats, conditions, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
     HostUnfit,
@@ -37,6 +36,7 @@ from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
 from picolab.picoshare.client import (
+    DELETE_LIMIT_S,
     DownloadMeasurement,
     Limits,
     PayloadFile,
@@ -123,6 +123,7 @@ class Trial:
             MachineBusy: somebody else who is alive holds the machine of that name.
         """
         context = TrialContext.from_environment()
+        kernel_folders.note_connection_file()
         registry.check_free(_machine_name(parameters))
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
@@ -410,27 +411,29 @@ class Trial:
             self.state.missing["server.ready_s"] = "the server never answered"
             self.state.missing["server.idle_anon_bytes"] = "the server never answered"
             if started.status.running:
-                raise _Found(
-                    Outcome.TIMEOUT,
-                    f"the server did not answer within ready_limit_s = {self.state.parameters.ready_limit_s:g} s",
-                )
+                limit = f"ready_limit_s = {self.state.parameters.ready_limit_s:g} s"
+                why_not = f"; at last {started.why_not_ready}" if started.why_not_ready else ""
+                raise _Found(Outcome.TIMEOUT, f"the server did not answer within {limit}{why_not}")
             raise self._server_ended(started.status, "before it answered")
         self.state.server.idle_anon_bytes = machine.process_anon_bytes()
         if self.state.server.idle_anon_bytes is None:
             self.state.missing["server.idle_anon_bytes"] = "the kernel shows no RssAnon of the process"
+        self._add_caveats(caveats.of_network(machine.exposed_addresses(started.port), self.state.machine.network))
         return f"the server answers at {started.base_url} after {started.ready_s:.3f} s"
 
     def _authenticate(self) -> str:
         machine = self._attached("start")
-        secret = (machine.folder / SECRET_FILE).read_text()
-        try:
-            with PicoShareClient(self._base_url()) as client:
-                status, answer = client.authenticate(secret)
-        except httpx.TransportError as error:
-            raise self._lost(f"the log-in was cut off ({error})") from None
-        if status != 200:
-            raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {status}: {answer}")
-        store_private(machine.folder / COOKIE_FILE, answer)
+        limit_s = self.state.parameters.ready_limit_s
+        with PicoShareClient(self._base_url()) as client:
+            login = client.authenticate((machine.folder / SECRET_FILE).read_text(), limit_s)
+        if login.ending == "connection_lost":
+            raise self._lost(f"the log-in was cut off ({login.detail})")
+        if login.ending != "response":
+            self._require_running(machine, "in the log-in")
+            raise _Found(Outcome.TIMEOUT, f"the log-in took longer than ready_limit_s = {limit_s:g} s")
+        if login.cookie is None:
+            raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {login.http_status}: {login.detail}")
+        store_private(machine.folder / COOKIE_FILE, login.cookie)
         return "logged in"
 
     def _measures(self, step: Step) -> bool:
@@ -496,7 +499,7 @@ class Trial:
         with self._client(machine) as client:
             for entry_id in filter(None, self.state.entry_ids):
                 # A file of an earlier attempt would only fill the disk.
-                client.delete(entry_id)
+                client.delete(entry_id, min(DELETE_LIMIT_S, parameters.upload_limit_s))
             self.state.entry_ids = []
             cache = self._page_cache(machine, "upload")
             before = self._conditions_now(machine)
@@ -550,7 +553,8 @@ class Trial:
 
     def _client(self, machine: Machine) -> PicoShareClient:
         """Return a client that is logged in."""
-        return PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text())
+        cookie, secret = ((machine.folder / name).read_text() for name in (COOKIE_FILE, SECRET_FILE))
+        return PicoShareClient(self._base_url(), cookie, secret)
 
     def _why_no_sync(self) -> str | None:
         """Return why the data are not brought to the disk after the upload; None when they are."""
@@ -717,6 +721,8 @@ class Trial:
                 Outcome.DISK_FULL if full else Outcome.HTTP_ERROR,
                 f"the server answered {first.http_status}: {sentence}",
             )
+        if first.server_message is not None:
+            return _Found(Outcome.HTTP_ERROR, f"the upload failed, {delivered}: {first.server_message}")
         return _Found(
             Outcome.HTTP_ERROR,
             f"the server closed the connection without an answer, {delivered} ({first.ending_detail})",
@@ -892,7 +898,8 @@ class Trial:
             return _Found(
                 Outcome.CORRUPTED,
                 f"the download differs from byte {measured.first_difference_byte} on "
-                f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)",
+                f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)"
+                + (f"; {measured.ending_detail}" if measured.ending_detail else ""),
             )
         if measured.http_status not in (None, 200):
             return _Found(

@@ -150,6 +150,12 @@ class Machine(Protocol):
     def endpoint(self, port: int) -> tuple[str, int]:
         """Return the address and the port at which the host reaches a port of the machine."""
 
+    def exposed_addresses(self, port: int) -> list[str]:
+        """Return the addresses of this host at which others may reach the server, such as `0.0.0.0:4001`.
+
+        There are none where the server is not in this host's own network.
+        """
+
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         """Start the server under the memory limit, detached from the caller."""
 

@@ -604,6 +604,7 @@ class VagrantMachine:
                 mended=spec["mended"],
                 clock_uncertainty_s=self._clock.uncertainty_s,
             ),
+            network=None,
             data_folder_file_system=facts["file_system"],
             data_folder_disk=facts["disk_device"],
             free_disk_bytes=facts["free_disk_bytes"],
@@ -654,6 +655,9 @@ class VagrantMachine:
             forwards = {**forwards, str(port): connection.forward(port)}
         self._write_spec(forwards=forwards, server=f"http://127.0.0.1:{forwards[str(port)]}")
         return "127.0.0.1", forwards[str(port)]
+
+    def exposed_addresses(self, port: int) -> list[str]:
+        return []
 
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         # The file may hold what an earlier server has printed.

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from picolab.machines import registry
 from picolab.parameters import MIB, CampaignParameters, TrialParameters
 from picolab.paths import not_written, write_atomically
 from picolab.plan import make_plan
+from picolab.probes import memory
+from picolab.probes.samples import read_samples
 from picolab.record import Outcome, Record, validate_record
 from picolab.scraps import read_campaign
 from picolab.single_trial import run_single_trial
@@ -262,6 +265,54 @@ def test_blocks_that_a_file_did_not_need_are_given_back(mount: Mount) -> None:
         file.write(b"a sample\n")
     disk_reserve.give_back(growing)
     assert os.statvfs(place).f_bavail >= before - 2 and growing.read_bytes() == b"a sample\n"
+
+
+def test_the_probe_outlives_a_disk_that_is_full_for_a_while(mount: Mount) -> None:
+    """Where a file system cannot hold back blocks for a file."""
+    place = mount("tmpfs", 1)
+    output = place / SAMPLES_FILE
+    command = [sys.executable, "-I", "-S", str(memory.__file__), "--pid", str(os.getpid()), "--interval", "0.002"]
+    with output.open("ab") as file:
+        probe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.PIPE)
+    try:
+        assert probe.stdin is not None and probe.stderr is not None
+        with Filler(place, lambda: output.read_bytes().count(b"\n") > 5) as filler:
+            eventually(filler.full.is_set, "the disk is full")
+            full_at = output.stat().st_size
+            # A page of the file may have had room for some more.
+            eventually(lambda: output.stat().st_size % 4096 == 0 or output.stat().st_size > full_at, "nothing fits")
+            before = _writes(probe.pid)
+            eventually(lambda: _writes(probe.pid) > before + 20, "the probe goes on")
+        eventually(lambda: output.stat().st_size > full_at + 4096, "what was kept is written")
+        _, said = probe.communicate(timeout=GIVE_UP_S)
+    finally:
+        probe.kill()
+        probe.communicate()
+    samples = read_samples(output)
+    assert probe.returncode == 0 and not said and samples.end
+    assert len(samples.rows) == samples.end["samples"], "none is lost"
+    times = [float(row[0] or 0) for row in samples.rows]
+    assert times == sorted(times)
+
+
+def _writes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/io").read_text().split("syscw: ")[1].split()[0])
+
+
+def test_a_full_state_folder_does_not_lose_an_upload_that_was_measured(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    state = mount("tmpfs", 4)
+    monkeypatch.setenv("PICOLAB_STATE_DIR", str(state))
+    (scratch / "work").mkdir()
+    trial = begin(work_dir=str(scratch / "work"))
+    trial.upload()
+    with Filler(state, lambda: True) as filler:
+        eventually(filler.full.is_set, "the disk is full")
+        trial.verify()
+        record = finish(trial)
+
+    assert record.outcome is Outcome.OK and record.verify and record.verify.matched
 
 
 @pytest.mark.parametrize(

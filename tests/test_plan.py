@@ -148,7 +148,6 @@ def test_levels_are_compared_by_what_they_mean() -> None:
             "matrix: {ram_mb: [512], include: [{ram_mb: 64}, {ram_mb: 64}]}",
             "matrix: the case local-64mb-100M-calibration is",
         ),
-        ("matrix: {include: &a [{ram_mb: 64}, *a]}", "is there"),
     ],
 )
 def test_matrix_that_makes_no_sense(text: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a file is a program that the kernel of this host can start, told from its first bytes and without starting it.
+"""Whether a file is a program that the kernel of this host can start, told from its bytes and without starting it.
 
 Sources: execve(2), elf(5), and the kernel's fs/binfmt_elf.c and fs/binfmt_script.c.
 """

@@ -362,7 +362,8 @@ class Trial:
     def _provision(self) -> str:
         parameters = self.state.parameters
         self._add_caveats(caveats.of_parameters(parameters))
-        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
+        in_guest = parameters.machine != "local"
+        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url, in_guest=in_guest)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
         self._look_at_instrument()

@@ -281,8 +281,8 @@ class Campaign:
         if not accept:
             raise CampaignChanged(
                 f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
-                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or go on all "
-                f"the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
             )
         known = begun.known.accepted if begun.known is not None else []
         if begun.problems:

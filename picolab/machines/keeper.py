@@ -11,10 +11,10 @@ If the keeper itself is killed, the kernel kills the server with it, and the nex
 
 It listens on `keeper.sock` in the machine's folder for one JSON object a connection:
 
-    {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str}    -> the process's status
+    {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str,
+     "on_loopback": bool}                                                  -> the process's status
     {"do": "stop", "grace_s": float}                                       -> the process's status
     {"do": "status"}                                                       -> the process's status
-    {"do": "free_port"}                                                    -> {"port": int}
     {"do": "hold", "holder": {...}, "keep": bool}                          -> {}
     {"do": "release"}                                                      -> {}
 
@@ -174,10 +174,6 @@ class Keeper:
                 self._stop(float(request["grace_s"]))
             case "status":
                 pass
-            case "free_port":
-                if self.network is None:
-                    raise MachineError("this machine has no network of its own")
-                return {"port": self.network.free_port()}
             case "hold":
                 self.holder = ProcessIdentity.from_json(request["holder"])
                 self.keep = bool(request["keep"])
@@ -195,7 +191,8 @@ class Keeper:
     def _start(self, request: dict[str, Any]) -> None:
         if self.server is not None and self.ended_monotonic_s is None:
             raise MachineError(f"a server is already running in this machine (pid {self.server.pid}); stop it first")
-        cgroup, private, keeper = self.cgroup, self.network, os.getpid()
+        private = None if request.get("on_loopback") else self.network
+        cgroup, keeper = self.cgroup, os.getpid()
 
         def enter_machine() -> None:
             if cgroup is not None:

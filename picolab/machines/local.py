@@ -298,9 +298,8 @@ class LocalMachine:
             return []
         if status["cgroup"]:
             # With those that have left the server's family tree.
-            with contextlib.suppress(OSError, ValueError):
-                members = [int(pid) for pid in (Path(status["cgroup"]) / "cgroup.procs").read_text().split()]
-                return list(dict.fromkeys([status["pid"], *members]))
+            members = MemoryCgroup(self._spec["method"], Path(status["cgroup"])).pids
+            return [status["pid"], *members - {status["pid"]}]
         return [status["pid"], *descendants(status["pid"])]
 
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:

@@ -167,7 +167,10 @@ class HostileServer:
     """
 
     def __init__(
-        self, misbehaving: Mapping[str, str | bytes] | None = None, port: int = 0, secret: str = SECRET
+        self,
+        misbehaving: Mapping[str, str | bytes] | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        secret: str = SECRET,
     ) -> None:
         self.misbehaving = dict(misbehaving or {})
         self.secret = secret
@@ -175,7 +178,7 @@ class HostileServer:
         self.heads: list[bytes] = []
         self.files: list[bytes] = []
         self.over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server(address)
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -272,9 +275,9 @@ def misbehaving(requests: Mapping[str, str]) -> dict[str, str]:
 def main() -> None:
     """Be the server that a trial starts, until it is told to end."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    HostileServer(
-        json.loads(os.environ.get(VARIABLE, "{}")), int(os.environ["PORT"]), os.environ["PS_SHARED_SECRET"]
-    ).serve()
+    # On all interfaces, as PicoShare does.
+    address = ("", int(os.environ["PORT"]))
+    HostileServer(json.loads(os.environ.get(VARIABLE, "{}")), address, os.environ["PS_SHARED_SECRET"]).serve()
 
 
 if __name__ == "__main__":

@@ -354,6 +354,27 @@ def _throttled(conditions: ConditionsRecord) -> str | None:
     return None
 
 
+def of_verification(why_not: str | None, limit_kept: bool) -> list[Caveat]:
+    """Return what it means that the download which nobody asked to measure could not be compared.
+
+    Args:
+        why_not: what was seen; None: every byte came back, or one differs.
+        limit_kept: the memory limit could not be lifted for it.
+    """
+    if why_not is None:
+        return []
+    under = " It ran under the memory limit, which could not be lifted here." if limit_kept else ""
+    return [
+        Caveat(
+            code="not_verified",
+            value=None,
+            message=f"The upload was answered with success, but that it came back byte for byte could not be found "
+            f"out: {why_not}.{under}",
+            advice="Look at the server's log; direction: both measures the download too, with an outcome of its own.",
+        )
+    ]
+
+
 def of_attempts(attempts: int) -> list[Caveat]:
     """Return what it means that an upload was tried before on the same server.
 

@@ -145,19 +145,17 @@ def _outcome_label(row: Mapping[str, Any], outcome: Outcome | None) -> str:
 
 
 def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the outcome of each measured step of a trial, by step."""
+    """Return the outcome of each measured step of a trial, by step; of one that was not reached there is none."""
     steps = {"upload": row["upload_outcome"], "download": row["download_outcome"]}
-    if row["direction"] == "download":
-        steps = {"download": row["download_outcome"]}
     return {step: found for step, found in steps.items() if found is not None}
 
 
 def step_ok(row: Mapping[str, Any], step: str) -> bool:
     """Tell whether the numbers of a step count: it ended well, and every byte came back.
 
-    A download that proves an upload and is not measured itself counts when the upload does.
+    A step that is not measured itself, such as the download that proves an upload, counts when the trial does.
     """
-    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
+    found = row[f"{step}_outcome"] or row["outcome"]
     return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
 
 

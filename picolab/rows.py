@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from picolab import factors
 from picolab.probes.memory import COLUMNS
-from picolab.record import Record
+from picolab.record import Record, Step, step_outcome
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
@@ -61,6 +61,7 @@ _COLUMNS = {
     "outcome_detail": "string",
     "upload_outcome": "string",
     "download_outcome": "string",
+    "upload_memory_limit": "string",
     "verify_memory_limit": "string",
     "throughput_mib_s": "Float64",
     "transfer_mib_s": "Float64",
@@ -86,6 +87,8 @@ _COLUMNS = {
     "peak_cgroup_bytes": "Int64",
     "download_peak_anon_bytes": "Int64",
     "download_peak_rss_bytes": "Int64",
+    "download_vm_hwm_bytes": "Int64",
+    "download_oom_kills": "Int64",
     "idle_anon_bytes": "Int64",
     "oom_kills": "Int64",
     "oom_evidence": "string",
@@ -161,12 +164,15 @@ def record_row(record: Record) -> dict[str, Any]:
         "outcome_detail": record.outcome_detail,
         "upload_outcome": _step_outcome(record, "upload"),
         "download_outcome": _step_outcome(record, "download"),
-        "verify_memory_limit": getattr(record.verify, "memory_limit", None),
+        "upload_memory_limit": record.upload.memory_limit if record.upload else None,
+        "verify_memory_limit": record.verify.memory_limit if record.verify else None,
         "upload_limit_s": record.upload_limit_s,
         "download_matched": record.verify.matched if record.verify else None,
         "first_byte_wait_s": download.first_byte_wait_s if download else None,
         "download_peak_anon_bytes": download.memory.peak_anon_bytes if download else None,
         "download_peak_rss_bytes": download.memory.peak_rss_bytes if download else None,
+        "download_vm_hwm_bytes": download.memory.vm_hwm_bytes if download else None,
+        "download_oom_kills": download.memory.oom_kills if download else None,
         "download_samples": download.memory.samples if download else None,
         "seed": parameters.seed,
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
@@ -178,13 +184,9 @@ def record_row(record: Record) -> dict[str, Any]:
     return row | {"case_id": factors.case_id(row)}
 
 
-def _step_outcome(record: Record, step: Literal["upload", "download"]) -> str | None:
-    """Return how a step ended; of a download that was not measured None."""
-    if step == "download" and record.parameters.direction == "upload":
-        return None
-    part = record.upload if step == "upload" else record.download
-    found = getattr(part, "outcome", None)
-    return str(record.outcome.value if found is None else found)
+def _step_outcome(record: Record, step: Step) -> str | None:
+    outcome = step_outcome(record, step)
+    return None if outcome is None else outcome.value
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -228,6 +228,7 @@ class Campaign:
         with self._alone():
             registry.sweep()
             registry.check_free(self.machine_name)
+            registry.check_not_kept(self.machine_name)
             self._recover()
             check_host(self.plan)
             try:

@@ -244,8 +244,7 @@ def compare(
     console.show_end(running, code)
     if code is ExitCode.INTERRUPTED:
         return code
-    verdict = console.show_verdict(running.folder)
-    return code if code is ExitCode.INSTRUMENT_FAULT else verdict
+    return console.show_verdict(running.folder)
 
 
 def _pairs(text: str | None) -> int | str | None:
@@ -299,7 +298,7 @@ def verdict(
         click.echo(comparison_text.as_markdown(found))
     else:
         console.show_lines(comparison_text.as_lines(found))
-    return found.gate
+    return found.exit_code
 
 
 @main.command()

@@ -58,6 +58,7 @@ def run_single_trial(
     Raises:
         BuildError, MemoryLimitUnavailable: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
+        MachineKept: an earlier trial left a machine of that name up for a look.
     """
     find_build(parameters.build, parameters.build_label, parameters.release_base_url)
     if parameters.machine == "vagrant":
@@ -67,6 +68,7 @@ def run_single_trial(
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)
+    registry.check_not_kept(name)
     registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)

@@ -23,6 +23,8 @@ from picolab.processes import ProcessIdentity, is_self_or_ancestor
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
+TRIAL_FILE = "trial.json"
+"""Written by a trial into its machine's folder: where the trial's own folder is."""
 _KEEPER_END_LIMIT_S = 60.0
 _LOCK_LIMIT_S = 1800.0
 """More than the longest making of a machine may take: a first boot, and the copy of its box before."""

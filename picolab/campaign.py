@@ -424,7 +424,7 @@ class Campaign:
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
-        limit_s = parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
             # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
             limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S

@@ -739,7 +739,7 @@ class Trial:
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, delivered)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
@@ -927,7 +927,7 @@ class Trial:
 
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
-        if not status.running and measured.matched is None:
+        if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
             return self._server_ended(status, "in the download")
         if measured.matched is False:
             return _Found(
@@ -1039,9 +1039,7 @@ class Trial:
         return status
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
-        virtual = self.state.machine is not None and self.state.machine.kind == "vagrant"
-        # A guest counts the kills of all of its processes: there the line that names the server decides.
-        if status.oom_evidence if virtual else status.oom_kills and status.exit_signal == "SIGKILL":
+        if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
@@ -1052,9 +1050,16 @@ class Trial:
         said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
         return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
 
+    def _was_oom_killed(self, status: ProcessStatus) -> bool:
+        if self.state.machine is not None and self.state.machine.kind == "vagrant":
+            # A guest counts the kills of all of its processes: there the line that names the server decides.
+            return status.oom_evidence is not None
+        # However it ended, or not at all: a script that has started the real server may live on or end in its own way.
+        return bool(status.oom_kills)
+
     def _lost(self, what: str) -> _Found:
         status = self._settled_status(wait=True)
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, what)
         return _Found(Outcome.HTTP_ERROR, what)
 

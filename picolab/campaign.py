@@ -242,6 +242,7 @@ class Campaign:
             self._compare_with_beginning(standing, accept_changes)
             registry.sweep()
             registry.check_free(self.machine_name)
+            registry.check_not_kept(self.machine_name)
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             check_plan(self.plan)

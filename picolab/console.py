@@ -293,16 +293,18 @@ def show_lines(lines: Sequence[str]) -> None:
 def show_verdict(
     folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
 ) -> ExitCode:
-    """Compare the builds of a campaign, print the verdicts, write the page, and return the gate's code."""
+    """Compare the builds of a campaign, print the verdicts, write the page, and return the code that was printed."""
     from picolab.comparison import compare
     from picolab.comparison_text import as_lines
     from picolab.report import render_comparison
 
     found = compare(read_campaign(folder), margin, baseline)
+    # The page first: when it cannot be written, the command ends with another code than the one below.
+    page = render_comparison(folder, output, margin, baseline)
     _console.print()
     show_lines(as_lines(found))
-    _console.print(f"\nPage: {render_comparison(folder, output, margin, baseline)}")
-    return found.gate
+    _console.print(f"\nPage: {page}")
+    return found.exit_code
 
 
 def show_status(folder: Path) -> ExitCode:

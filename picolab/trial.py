@@ -33,6 +33,7 @@ from picolab.errors import (
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
+from picolab.machines.folders import TRIAL_FILE
 from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
@@ -89,7 +90,6 @@ from picolab.trial_state import (
     claim_folder,
 )
 
-TRIAL_FILE = "trial.json"
 COOKIE_FILE = "cookie"
 SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
@@ -127,6 +127,7 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
+            MachineKept: a trial of other parameters left it up for a look.
         """
         context = TrialContext.from_environment()
         kernel_folders.note_connection_file()
@@ -134,7 +135,7 @@ class Trial:
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
-            folder = _trial_folder_of(machine)
+            folder = registry.trial_folder_of(machine.folder)
         state = TrialState.load(folder) if folder is not None and machine is not None else None
         if state is not None and state.parameters == parameters and folder is not None:
             trial = cls(state, folder, context)
@@ -143,6 +144,7 @@ class Trial:
             if all(stage.done for stage in state.stages.values()) and state.outcome is Outcome.OK:
                 trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
+        registry.check_not_kept(_machine_name(parameters))
         state = TrialState.begin(parameters, context)
         trial = cls(state, context.folder if context else claim_folder(state), context)
         trial.state.save(trial.folder)
@@ -1150,13 +1152,6 @@ def _in_words(machine: MachineRecord) -> str:
 
 def _machine_name(parameters: TrialParameters) -> str:
     return parameters.machine_name or parameters.machine
-
-
-def _trial_folder_of(machine: Machine) -> Path | None:
-    try:
-        return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _in_notebook() -> bool:

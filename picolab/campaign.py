@@ -40,6 +40,7 @@ from picolab.errors import (
     ParameterError,
     RecordError,
     UnreadableFile,
+    UnsafePath,
 )
 from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -312,9 +313,9 @@ class Campaign:
             return
         if not accept:
             raise CampaignChanged(
-                f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. Numbers "
-                f"from before and after would not be comparable: change it back, or begin a new campaign; or go on all "
-                f"the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+                f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
+                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
             )
         known = begun.known.accepted if begun.known is not None else []
         if begun.problems:
@@ -627,9 +628,9 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 def renew_results(folder: Path, records: Iterable[Record]) -> None:
-    """Make `results.csv` say what is there, unless the campaign runs now and does so itself."""
-    refuse_links(folder, _WRITTEN)
-    with alone(folder) as got:
+    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
+    with suppress(OSError, UnsafePath), alone(folder) as got:
+        refuse_links(folder, [SET_ASIDE])
         if got:
             write_results(folder, map(record_row, records))
 

@@ -45,15 +45,12 @@ from picolab.errors import (
 from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
 from picolab.foreign_files import refuse_links, remove_tree_inside
-from picolab.host import disk_of, memory_info
 from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.locks import try_lock
-from picolab.machines import registry, vagrant
-from picolab.machines.cgroup import find_method
-from picolab.parameters import DISK_FACTOR, MIB, format_size
-from picolab.paths import outputs_dir, state_dir
-from picolab.picoshare.build import find_build
+from picolab.machines import registry
+from picolab.paths import outputs_dir
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.preflight import check_plan
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record
@@ -164,48 +161,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_host(plan: Plan) -> None:
-    """Refuse a plan that this host cannot carry out, as far as that can be known before.
-
-    Raises:
-        HostUnfit: too little disk or RAM, or no way to limit memory.
-        BuildError: a build is not there.
-    """
-    for wanted in {(trial.parameters.build, trial.parameters.release_base_url) for trial in plan.trials}:
-        find_build(wanted[0], wanted[0], wanted[1])
-    for trial in plan.trials:
-        _check_disk(trial, plan.source)
-    if any(
-        trial.parameters.memory_limit == "enforced" and trial.parameters.machine == "local" for trial in plan.trials
-    ):
-        find_method()
-    for provider in sorted({t.parameters.provider for t in plan.trials if t.parameters.machine == "vagrant"}):
-        vagrant.check_host(provider)
-    largest = max(trial.parameters.ram_mb for trial in plan.trials) * MIB
-    total = memory_info()["MemTotal"]
-    if largest > total:
-        raise HostUnfit(
-            f"{plan.source}: ram_mb = {largest // MIB} is more than this host's {total // MIB} MiB, so the limit "
-            f"would mean nothing; choose smaller levels"
-        )
-
-
-def _check_disk(trial: PlannedTrial, source: str) -> None:
-    size, needed = trial.parameters.uploaded_bytes, trial.parameters.needed_disk_bytes
-    if trial.parameters.machine == "vagrant":
-        place, free = "the storage of virtual machines", vagrant.free_disk_bytes(trial.parameters.provider)
-    else:
-        work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
-        place, free = str(work), disk_of(work).free_bytes
-    if free is not None and free < needed:
-        elsewhere = ", or set work_dir to a folder on a larger disk" if trial.parameters.machine == "local" else ""
-        raise HostUnfit(
-            f"{source}: an upload of {format_size(size)} needs {DISK_FACTOR} times its size on disk, "
-            f"{needed / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
-            f"smaller files{elsewhere}"
-        )
-
-
 @dataclass
 class Campaign:
     """One execution of a plan."""
@@ -234,13 +189,26 @@ class Campaign:
         """
         check_trial_notebook()
         folder = outputs_dir() / plan.campaign
-        if folder.exists():
-            raise ParameterError(
-                f"campaign {plan.campaign!r}: {folder} is already there; go on with `picolab resume "
-                f"{plan.campaign}`, or choose another name with --campaign"
-            )
-        folder.mkdir(parents=True)
-        plan.save(folder)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            # An empty folder is nobody's: what was there may have ended before it had a plan.
+            if not folder.is_dir() or any(folder.iterdir()):
+                remedy = (
+                    f"go on with `picolab resume {plan.campaign}`"
+                    if (folder / PLAN_FILE).is_file()
+                    else "it holds no campaign, remove it"
+                )
+                raise ParameterError(
+                    f"campaign {plan.campaign!r}: {folder} is already there; {remedy}, or choose another name with "
+                    f"--campaign"
+                ) from None
+        try:
+            plan.save(folder)
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
         return cls(folder, plan, watcher)
 
     @classmethod
@@ -277,7 +245,7 @@ class Campaign:
             registry.check_free(self.machine_name)
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
-            check_host(self.plan)
+            check_plan(self.plan)
             if not (self.folder / beginning.BEGUN_FILE).exists():
                 beginning.write_beginning(self.folder, self.plan)
             try:

@@ -1,13 +1,9 @@
 """A trial's process: waiting for it without work, what it says about its end, and what it leaves behind."""
 
-import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

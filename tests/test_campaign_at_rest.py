@@ -29,7 +29,11 @@ _opened: list[str] | None = None
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
-    if _opened is not None and not isinstance(arguments[0], int) and event in ("open", "os.listdir", "os.scandir", "subprocess.Popen"):
+    if (
+        _opened is not None
+        and not isinstance(arguments[0], int)
+        and event in ("open", "os.listdir", "os.scandir", "subprocess.Popen")
+    ):
         _opened.append(f"{event} {arguments[0]}")
 
 

@@ -75,9 +75,7 @@ def folders(tmp_path: Path, in_the_checkout: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("build", "whose"),
     [
-        ("./server-of-a-test", "here"),
         ("server-of-a-test", "here"),
-        ("../there/server-of-a-test", "there"),
         ("~/server-of-a-test", "home"),
     ],
 )
@@ -270,17 +268,15 @@ def test_an_old_plan_is_read_and_not_run(tmp_path: Path) -> None:
 
     assert Plan.load(outputs_dir() / "c").trials[0].parameters.build == "./server-of-a-test"
     assert "0 of" in picolab(tmp_path, "status", "c").stdout
-    with pytest.raises(ParameterError, match="'./server-of-a-test' does not say in which folder"):
+    with pytest.raises(ParameterError, match=r"'./server-of-a-test' does not say in which folder"):
         check_plan(Plan.load(outputs_dir() / "c"))
     done = run([sys.executable, "-m", "picolab", "resume", "c"], tmp_path)
     assert done.returncode == 4 and "does not say in which folder" in done.stderr
 
 
-texts = st.text(
-    st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Cf", "Co", "Cn", "Zs"]), min_size=1, max_size=20
-)
+texts = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20)
 odd = st.sampled_from(
-    ["1.10", "007", "yes", "null", "~", "true", "- a", "a: b", "{", "[x", '"', "'", "#", "a #b", "!x", "*a"]
+    ["1.10", "007", "yes", "null", "~", "true", "- a", "a: b", "{", "[x", '"', "'", "#", "a #b", "*a"]
 )
 
 

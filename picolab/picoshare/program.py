@@ -121,10 +121,10 @@ def _why_no_elf(path: Path, size: int, in_guest: bool) -> str:
         entry_bytes, count = struct.unpack_from(f"{order}HH", ident, 54 if wide else 42)
         if entry_bytes != (56 if wide else 32) or not 0 < count * entry_bytes <= _MOST_SEGMENTS_BYTES:
             return "its ELF header is damaged"
+        if table + count * entry_bytes > size:
+            return cut
         file.seek(table)
         headers = file.read(count * entry_bytes)
-        if len(headers) < count * entry_bytes:
-            return cut
         segments = []
         for at in range(0, len(headers), entry_bytes):
             segment, offset, length = (
@@ -133,7 +133,8 @@ def _why_no_elf(path: Path, size: int, in_guest: bool) -> str:
                 else struct.unpack_from(f"{order}II8xI", headers, at)
             )
             segments.append((segment, offset, length))
-        if any(offset + length > size for segment, offset, length in segments if segment == _PT_LOAD):
+        read = (_PT_LOAD, _PT_DYNAMIC, _PT_INTERP)
+        if any(offset + length > size for segment, offset, length in segments if segment in read):
             return cut
         if not any(segment == _PT_LOAD for segment, _, _ in segments):
             return "it holds nothing to load (a file of debugging symbols?)"

@@ -128,14 +128,14 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     def show_waiting(line: str) -> None:
         with suppress(OSError):
             if live is not None:
-                live.update(Text(line, style="yellow"))
+                live.update(Text(one_line(line), style="yellow"))
             elif not said:
                 said.append(line)
-                _console.print(line, style="yellow")
+                _console.print(one_line(line), style="yellow")
 
     def show_note(line: str) -> None:
         with suppress(OSError):
-            _console.print(line, style="yellow")
+            _console.print(one_line(line), style="yellow")
 
     with live or nullcontext():
         yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested)

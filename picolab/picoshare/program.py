@@ -64,12 +64,8 @@ def why_no_program(path: Path, *, in_guest: bool = False, search: str = os.defpa
 def _why_no_script(first: bytes, in_guest: bool, search: str) -> str:
     line, newline, _ = first[2:].partition(b"\n")
     if line.endswith(b"\r"):
-        return (
-            "its first line ends as on Windows (CR LF), so its interpreter is not found; convert it: sed -i 's/\\r$//'"
-        )
-    if b"\0" in line:
-        return "its first line, which names the interpreter, holds NUL"
-    words = line.split()
+        return "its first line ends with CR LF, as on Windows, so its interpreter is not found; end it with LF"
+    words = line.partition(b"\0")[0].split()
     if not words:
         return "its first line #! names no interpreter"
     if not newline and len(first) == _SCRIPT_LINE_BYTES and len(words) == 1:

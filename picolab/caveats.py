@@ -11,6 +11,7 @@ from picolab.record import (
     InstrumentReference,
     MachineRecord,
     MemoryRecord,
+    NetworkRecord,
     VirtualMachineRecord,
 )
 
@@ -163,6 +164,28 @@ def _of_virtual_machine(virtual: VirtualMachineRecord) -> list[Caveat]:
             )
         )
     return caveats
+
+
+def of_network(exposed: list[str], network: NetworkRecord | None) -> list[Caveat]:
+    """Return what it means that a server could be reached from other hosts.
+
+    Args:
+        exposed: addresses on which it listened beyond this host.
+        network: of its machine.
+    """
+    if not exposed:
+        return []
+    why = f" A network of its own was not possible: {network.reason}." if network and network.reason else ""
+    return [
+        Caveat(
+            code="server_reachable",
+            value=", ".join(exposed),
+            message="The server listened beyond this host while it was under test: other hosts could reach it, and may "
+            f"have had a part in its numbers.{why}",
+            advice="Run as root, so that the server gets a network that only this host reaches, or close its ports in "
+            "the firewall.",
+        )
+    ]
 
 
 def of_clock(drift_s: float | None) -> list[Caveat]:
@@ -352,6 +375,27 @@ def _throttled(conditions: ConditionsRecord) -> str | None:
     if conditions.governor == "performance" and share is not None and share < LEAST_FREQUENCY_SHARE:
         return f"the fastest ran at {share:.0%} of its highest frequency although the governor is performance"
     return None
+
+
+def of_verification(why_not: str | None, limit_kept: bool) -> list[Caveat]:
+    """Return what it means that the download which nobody asked to measure could not be compared.
+
+    Args:
+        why_not: what was seen; None: every byte came back, or one differs.
+        limit_kept: the memory limit could not be lifted for it.
+    """
+    if why_not is None:
+        return []
+    under = " It ran under the memory limit, which could not be lifted here." if limit_kept else ""
+    return [
+        Caveat(
+            code="not_verified",
+            value=None,
+            message=f"The upload was answered with success, but that it came back byte for byte could not be found "
+            f"out: {why_not}.{under}",
+            advice="Look at the server's log; direction: both measures the download too, with an outcome of its own.",
+        )
+    ]
 
 
 def of_attempts(attempts: int) -> list[Caveat]:

@@ -393,14 +393,21 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 
 @main.command()
 @click.argument("campaign")
-def resume(campaign: str) -> ExitCode:
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Go on although plan, a build or the host changed since the campaign began; its report will say so.",
+)
+def resume(campaign: str, accept_changes: bool) -> ExitCode:
     """Go on with a campaign that was stopped, without repeating or losing a trial.
 
-    Trials that ended in a fault of the instrument are tried again.
+    Trials that ended in a fault of the instrument are tried again, and so are trials whose results are gone.
+    Refuses when plan, a build (SHA-256) or the host are not what the campaign began with, and says what changed.
 
     \b
-    Example:
+    Examples:
       picolab resume quick-20260101T120000
+      picolab resume quick-20260101T120000 --accept-changes
     """
     from picolab import console
     from picolab.campaign import Campaign, find_campaign
@@ -409,15 +416,17 @@ def resume(campaign: str) -> ExitCode:
     with console.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.load(find_campaign(campaign), watcher)
         console.say_begin(running)
-        code = running.run()
+        code = running.run(accept_changes)
     console.show_end(running, code)
     return code
 
 
 @main.command()
 @click.argument("campaign", required=False)
-def status(campaign: str | None) -> None:
-    """Show how far a campaign is, or list all campaigns.
+def status(campaign: str | None) -> ExitCode | None:
+    """Show how far a campaign is, what is wrong with its files, or list all campaigns.
+
+    Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read.
 
     \b
     Examples:
@@ -425,12 +434,12 @@ def status(campaign: str | None) -> None:
       picolab status quick-20260101T120000
     """
     from picolab import console
-    from picolab.campaign import Campaign, all_campaigns, find_campaign
+    from picolab.campaign import all_campaigns, find_campaign
 
     if campaign is None:
         console.show_campaigns(all_campaigns())
-    else:
-        console.show_status(Campaign.load(find_campaign(campaign)))
+        return None
+    return console.show_status(find_campaign(campaign))
 
 
 @main.command()

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from picolab.campaign import Campaign, Progress, Watcher
-from picolab.errors import PicolabError
+from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.foreign_text import one_line, visible
 from picolab.ledger import LedgerEntry
@@ -27,7 +27,7 @@ from picolab.parameters import MIB
 from picolab.plan import Plan
 from picolab.progress import in_seconds
 from picolab.record import OUTCOME_MEANINGS, Outcome
-from picolab.scraps import read_campaign
+from picolab.scraps import CampaignData, read_campaign
 from picolab.single_trial import FinishedTrial
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ _NARROWEST_TABLE_CELLS = 72
 """On a narrower terminal the lines of a table are wrapped by the terminal, so that no column is lost."""
 _console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _BAR_CELLS = 24
+_REFRESH_S = 1.0
+"""Of the live line while a trial runs: what draws more often works beside the measured step."""
+_MOST_PROBLEMS = 10
 
 
 def _show_table(table: Table) -> None:
@@ -92,7 +95,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _progress_text(progress: Progress) -> Text:
-    filled = _BAR_CELLS * progress.done // progress.total
+    filled = _BAR_CELLS * progress.done // max(1, progress.total)
     text = Text(f"{'━' * filled}{'─' * (_BAR_CELLS - filled)} {progress.done} of {progress.total}")
     text.append(f"  ETA {format_duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
     if progress.current is not None:
@@ -105,12 +108,12 @@ def _progress_text(progress: Progress) -> Text:
 @contextmanager
 def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     """Yield a watcher that shows a campaign: a live line on a terminal, and a line for each trial that ended."""
-    live = Live(console=_console, refresh_per_second=4, transient=True) if _console.is_terminal else None
+    live = Live(console=_console, auto_refresh=False, transient=True) if _console.is_terminal else None
 
     def show_progress(progress: Progress) -> None:
         if live is not None:
             with suppress(OSError):
-                live.update(_progress_text(progress))
+                live.update(_progress_text(progress), refresh=True)
 
     def show_ended(entry: LedgerEntry, progress: Progress) -> None:
         eta = f"ETA {format_duration(progress.eta_s)}" if progress.eta_s else ""
@@ -128,7 +131,7 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     def show_waiting(line: str) -> None:
         with suppress(OSError):
             if live is not None:
-                live.update(Text(one_line(line), style="yellow"))
+                live.update(Text(one_line(line), style="yellow"), refresh=True)
             elif not said:
                 said.append(line)
                 _console.print(one_line(line), style="yellow")
@@ -138,7 +141,8 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
             _console.print(one_line(line), style="yellow")
 
     with live or nullcontext():
-        yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested)
+        refresh_s = None if live is None else _REFRESH_S
+        yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested, refresh_s)
 
 
 def live_line(text: str) -> None:
@@ -150,7 +154,7 @@ def live_line(text: str) -> None:
 
 def say_begin(campaign: Campaign) -> None:
     """Say what is about to run."""
-    plan, done = campaign.plan, len(campaign.ledger.results())
+    plan, done = campaign.plan, campaign.tally.done
     done_text = f", {done} of them done" if done else ""
     most = "at most " if plan.stopping is not None else ""
     _console.print(
@@ -176,17 +180,17 @@ def show_plan(plan: Plan) -> None:
     )
 
 
-def outcome_table(campaign: Campaign) -> Table:
+def outcome_table(campaign: Campaign, data: CampaignData) -> Table:
     """Return a table with a row a case: outcomes with counts, median rates and the peak of memory."""
-    trials = read_campaign(campaign.folder).trials
+    trials = data.trials
     table = Table(title=f"Campaign {campaign.plan.campaign}", title_justify="left", box=None, pad_edge=False)
     for heading in ("case", "outcomes", "MiB/s", "transfer", "commit", "peak anon MiB"):
         table.add_column(heading, justify="left" if heading in ("case", "outcomes") else "right")
-    results = campaign.ledger.results()
+    outcome_of = dict(zip(trials["trial_id"], map(Outcome, trials["outcome"]), strict=True))
     case_of = {trial.trial_id: trial.case for trial in campaign.needed}
     for case in campaign.plan.cases:
         planned = [name for name, its_case in case_of.items() if its_case == case]
-        outcomes = Counter(results[name].outcome for name in planned if name in results)
+        outcomes = Counter(outcome_of[name] for name in planned if name in outcome_of)
         words = Text(", ").join(Text(f"{n} {word}", style=_colour(word)) for word, n in outcomes.most_common())
         if len(planned) > outcomes.total():
             words = Text(", ").join(
@@ -207,10 +211,11 @@ def outcome_table(campaign: Campaign) -> Table:
 def show_end(campaign: Campaign, code: ExitCode) -> None:
     """Print how a campaign ended and what can be done next."""
     _console.print()
-    _show_table(outcome_table(campaign))
-    name, results = campaign.folder.name, campaign.ledger.results()
+    data = read_campaign(campaign.folder)
+    _show_table(outcome_table(campaign, data))
+    name = campaign.folder.name
     _console.print(
-        f"{len(results)} of {len(campaign.needed)} trials have a result. Rates are medians of ok trials. "
+        f"{len(data.trials)} of {len(campaign.needed)} trials have a result. Rates are medians of ok trials. "
         f"Everything is in {campaign.folder}"
     )
     if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
@@ -220,7 +225,7 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
         )
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         _console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
-    if (read_campaign(campaign.folder).trials["acceleration"] == "emulation").any():
+    if (data.trials["acceleration"] == "emulation").any():
         _console.print(
             "Virtual machines were emulated by software: their rates and times say little about a real machine.",
             style="yellow",
@@ -263,19 +268,47 @@ def show_verdict(
     return found.gate
 
 
-def show_status(campaign: Campaign) -> None:
-    """Print how far a campaign is."""
-    _show_table(outcome_table(campaign))
-    progress = campaign.progress()
-    eta = f", about {format_duration(progress.eta_s)} left" if progress.eta_s else ""
-    _console.print(f"{progress.done} of {progress.total} trials have a result{eta}. Folder: {campaign.folder}")
-    for entry in campaign.ledger.entries():
-        if entry.outcome.is_fault:
-            _console.print(
-                f"  {entry.trial_id} attempt {entry.attempt}: {entry.outcome}: {one_line(entry.outcome_detail)}"
-            )
-    if progress.done < progress.total:
-        _console.print(f"Go on with: picolab resume {campaign.folder.name}")
+def show_status(folder: Path) -> ExitCode:
+    """Print how far a campaign is, and return 3 when results are gone, 4 when the plan cannot be read, else 0."""
+    data = read_campaign(folder)
+    try:
+        campaign = Campaign.load(folder)
+    except CampaignNotFound:
+        raise
+    except PicolabError as error:
+        _console.print(one_line(str(error)), style="red")
+        _console.print(f"{len(data.trials)} trials have a result. Folder: {folder}")
+        _show_problems(data)
+        return error.exit_code
+    _show_table(outcome_table(campaign, data))
+    left_s = campaign.tally.left_s()
+    eta = f", about {format_duration(left_s)} left" if left_s else ""
+    _console.print(f"{len(data.trials)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
+    for row in data.faults.to_dict("records"):
+        words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"
+        _console.print(one_line(words))
+    _show_problems(data)
+    if len(data.trials) < len(campaign.needed):
+        _console.print(f"Go on with: picolab resume {folder.name}")
+    return ExitCode.INSTRUMENT_FAULT if data.lost else ExitCode.OK
+
+
+def _show_problems(data: CampaignData) -> None:
+    """Print which results are gone, and the first of everything else that cannot be read or contradicts."""
+    if data.lost:
+        names = ", ".join(f"{trial_id} ({outcome})" for trial_id, outcome in list(data.lost.items())[:_MOST_PROBLEMS])
+        more = " ..." if len(data.lost) > _MOST_PROBLEMS else ""
+        which = (
+            "1 result that the ledger names is"
+            if len(data.lost) == 1
+            else (f"{len(data.lost)} results that the ledger names are")
+        )
+        _console.print(f"{which} gone: {names}{more}", style="red")
+    told = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
+    for path, problem in told.head(_MOST_PROBLEMS).itertuples(index=False):
+        _console.print(f"  {path}: {problem}", style="yellow")
+    if len(told) > _MOST_PROBLEMS:
+        _console.print(f"  and {len(told) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
 
 
 def show_campaigns(folders: Sequence[Path]) -> None:
@@ -284,11 +317,15 @@ def show_campaigns(folders: Sequence[Path]) -> None:
         _console.print("There are no campaigns yet. Begin with: picolab matrix parameters/quick.yaml")
     for folder in folders:
         try:
-            progress = Campaign.load(folder).progress()
+            campaign = Campaign.load(folder)
+            progress = campaign.progress()
+        except CampaignNotFound:
+            continue
         except PicolabError as error:
             _console.print(one_line(f"{folder.name}  {error}"), style="red")
         else:
-            _console.print(f"{one_line(folder.name)}  {progress.done} of {progress.total} trials  {folder}")
+            gone = ", and some of its results are gone" if campaign.tally.lost else ""
+            _console.print(f"{one_line(folder.name)}  {progress.done} of {progress.total} trials{gone}  {folder}")
 
 
 def show_trial(finished: FinishedTrial) -> None:

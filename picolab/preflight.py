@@ -13,6 +13,8 @@ from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import state_dir
 from picolab.picoshare.build import find_build
 from picolab.plan import Plan
+from picolab.trial_notebook import check_trial_notebook
+from picolab.trial_notebook import check_trial_notebook
 
 
 def check_plan(plan: Plan) -> None:
@@ -32,6 +34,8 @@ def check_trial(parameters: TrialParameters) -> None:
 
 
 def _check(wanted: Sequence[TrialParameters], source: str) -> None:
+    check_trial_notebook()
+    check_trial_notebook()
     _check_paths(wanted, source)
     builds = {(trial.build, trial.release_base_url, trial.machine != "local") for trial in wanted}
     for build, base_url, in_guest in sorted(builds):

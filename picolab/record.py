@@ -50,7 +50,7 @@ class Outcome(StrEnum):
 FAULTS = frozenset({Outcome.MACHINE_FAILED, Outcome.INTERRUPTED, Outcome.INVALID})
 
 OUTCOME_MEANINGS = {
-    Outcome.OK: "the upload was answered with success and came back byte for byte",
+    Outcome.OK: "every measured step was answered with success, and no byte is known to differ",
     Outcome.OOM_KILLED: "the kernel killed the server because the machine's memory was used up",
     Outcome.SERVER_DIED: "the server's process ended by itself",
     Outcome.HTTP_ERROR: "the server answered with an error",
@@ -65,6 +65,13 @@ OUTCOME_MEANINGS = {
 
 Stage = Literal["provision", "start", "authenticate", "upload", "verify", "collect", "release"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+Step = Literal["upload", "download"]
+"""What numbers are about. Which of the two are measured, the parameter `direction` says."""
+STEPS: tuple[Step, ...] = get_args(Step)
+
+NOT_VERIFIED = "not_verified"
+"""Code of the caveat of a trial whose upload was answered with success and could not be compared."""
 
 
 class _Model(BaseModel):
@@ -169,6 +176,15 @@ class VirtualMachineRecord(_Model):
     )
 
 
+class NetworkRecord(_Model):
+    """Who could reach the server of a local machine."""
+
+    kind: Literal["private", "host"] = Field(
+        description="`private`: a network namespace that only the host reached; `host`: the host's own network"
+    )
+    reason: str | None = Field(description="why there was no private network; null when there was one")
+
+
 class MachineRecord(_Model):
     """Where the server ran."""
 
@@ -184,6 +200,9 @@ class MachineRecord(_Model):
     virtual_machine: VirtualMachineRecord | None = Field(
         None, description="the virtual machine; null for a local machine"
     )
+    network: NetworkRecord | None = Field(
+        None, description="the network of a local machine; null for a virtual machine, and in records of older versions"
+    )
 
 
 class ServerRecord(_Model):
@@ -193,7 +212,10 @@ class ServerRecord(_Model):
     idle_anon_bytes: int | None = Field(description="anonymous memory when ready, before the upload")
     exit_code: int | None = Field(description="exit code; null when a signal ended it or it runs on")
     exit_signal: str | None = Field(description="such as `SIGKILL`; null when it ended by itself or runs on")
-    oom_kills: int | None = Field(description="OOM kills under the machine's memory limit while this server ran")
+    oom_kills: int | None = Field(
+        description="OOM kills under the machine's memory limit from this server's start to the end of the last "
+        "measured step"
+    )
     stop_s: float | None = Field(description="seconds from SIGTERM to the end of the process")
     oom_evidence: str | None = Field(
         None, description="the line of the kernel's log that says that it killed the server; null when there is none"
@@ -226,13 +248,27 @@ class UploadedFile(_Model):
     ending_detail: str = Field(description="what the server or the connection said then; empty after a success")
 
 
+LimitDuringStep = Literal["kept", "lifted", "none"]
+_LIMIT_DURING_STEP = (
+    "memory limit meanwhile: `kept`, `lifted` (a step that is not measured, and put back after it), or `none` (the "
+    "trial has none); null in older records"
+)
+_STEP_OUTCOME = "what this step found; null in older records, and when it did not come to a finding"
+_STEP_DETAIL = "one sentence with what was seen; empty when the outcome is null"
+
 PageCache = Literal["warm", "dropped", "unknown"]
 _PAGE_CACHE = "page cache before it: `warm` (as it was), `dropped`, or `unknown` (dropping it was not possible)"
 
 
 class UploadRecord(_Model):
-    """The measured upload of all files. Times count from the moment the first byte of any body was sent."""
+    """The upload of all files. Times count from the moment the first byte of any body was sent.
 
+    With direction download it is not measured: it only brings the files there.
+    """
+
+    outcome: Outcome | None = Field(None, description=_STEP_OUTCOME)
+    outcome_detail: str = Field("", description=_STEP_DETAIL)
+    memory_limit: LimitDuringStep | None = Field(None, description=_LIMIT_DURING_STEP)
     file_size_bytes: int = Field(description="size of each file")
     first_byte_monotonic_s: float | None = Field(
         description="host's monotonic clock when the first byte was sent: the zero of the samples' `t_s`"
@@ -264,9 +300,12 @@ class UploadRecord(_Model):
 
 
 class VerifyRecord(_Model):
-    """The download of every file that proves the upload."""
+    """The download of every file that proves the upload. With direction upload it is not measured."""
 
-    matched: bool | None = Field(description="true: every byte of every file came back")
+    memory_limit: LimitDuringStep | None = Field(None, description=_LIMIT_DURING_STEP)
+    matched: bool | None = Field(
+        description="true: every byte of every file came back; false: one differs; null: it was not found out"
+    )
     sent_sha256: str | None = Field(description="of the first file, or of the first one that came back different")
     received_sha256: str | None = Field(description="of the same file, as it came back")
     first_difference_byte: int | None = Field(description="offset of the first wrong byte; null when there is none")
@@ -348,6 +387,8 @@ class ConditionsRecord(_Model):
 class DownloadRecord(_Model):
     """The measured download of all files, one after another; it is the one that proves the upload, too."""
 
+    outcome: Outcome | None = Field(None, description=_STEP_OUTCOME)
+    outcome_detail: str = Field("", description=_STEP_DETAIL)
     begun_monotonic_s: float = Field(
         description="host's monotonic clock before the first request: the zero of its gaps' `t_s`"
     )
@@ -392,7 +433,9 @@ class Record(_Model):
     """The result of one trial."""
 
     record_version: Literal[1] = 1
-    outcome: Outcome
+    outcome: Outcome = Field(
+        description="that of the first measured step which is not ok; else `corrupted` if a byte differs, else `ok`"
+    )
     outcome_stage: Stage | None = Field(description="the stage in which the outcome was found; null when ok")
     outcome_detail: str = Field(description="one sentence with what was seen")
     identity: TrialIdentity
@@ -430,6 +473,8 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
         "server.oom_evidence",
         "machine.memory_limit.limit_bytes",
         "machine.virtual_machine",
+        "machine.network",
+        "machine.network.reason",
         "instrument.stale",
         "conditions.busiest_other",
         "download.conditions.busiest_other",
@@ -437,7 +482,17 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
 )
 """Fields in which null is itself the statement; every other null needs an entry in `missing`."""
 
-NEWER_PARTS = frozenset({"conditions", "download.conditions", "instrument"})
+NEWER_PARTS = frozenset(
+    {
+        "conditions",
+        "download.conditions",
+        "instrument",
+        "upload.outcome",
+        "upload.memory_limit",
+        "download.outcome",
+        "verify.memory_limit",
+    }
+)
 """Parts that old records do not have: null without a reason means that the record is old. A new one has a reason."""
 
 _NOT_ASKED_FOR = {
@@ -475,6 +530,26 @@ def null_paths(value: Any, path: str = "") -> Iterator[str]:
             # A list of numbers can be long, and has no null in it.
             if isinstance(item, dict):
                 yield from null_paths(item, f"{path}.{index}")
+
+
+def step_outcome(record: Record, step: Step) -> Outcome | None:
+    """Return what a measured step found; None: it is not measured, or an earlier one left nothing to do for it.
+
+    A record that does not say it (an old one, or one of a trial that ended before the step) is judged by the trial's
+    outcome and the stage that found it. Numbers of a step count when this is ok and the trial is not `corrupted`.
+    """
+    if record.parameters.direction not in (step, "both"):
+        return None
+    part = record.upload if step == "upload" else record.download
+    if part is not None and part.outcome is not None:
+        return part.outcome
+    stage = record.outcome_stage
+    found_after_upload = stage is not None and STAGES.index(stage) > STAGES.index("upload")
+    if step == "upload":
+        answered = record.upload is not None and record.upload.duration_s is not None
+        return Outcome.OK if found_after_upload and answered and not record.outcome.is_fault else record.outcome
+    ended_before = record.parameters.direction == "both" and stage is not None and not found_after_upload
+    return None if ended_before else record.outcome
 
 
 def validate_record(data: Any, place: str) -> Record:
@@ -542,11 +617,16 @@ def _contradiction(record: Record) -> str | None:
     if record.outcome is Outcome.OK:
         if record.upload is None or record.upload.duration_s is None or record.memory is None:
             return "outcome is ok, and upload or memory is not complete"
-        if record.verify is None or not record.verify.matched:
-            return "outcome is ok, and verify.matched is not true"
         measured = record.parameters.direction != "upload"
+        unverified = not measured and any(caveat.code == NOT_VERIFIED for caveat in record.caveats)
+        if record.verify is None or not (record.verify.matched or (unverified and record.verify.matched is None)):
+            return "outcome is ok, and verify.matched is not true"
         if measured and (record.download is None or record.download.duration_s is None):
             return "outcome is ok, and download is not complete"
+    for step in STEPS:
+        part = record.upload if step == "upload" else record.download
+        if part is not None and record.outcome is Outcome.OK and part.outcome not in (None, Outcome.OK):
+            return f"outcome is ok, and {step}.outcome is {part.outcome}"
     return None
 
 

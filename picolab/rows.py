@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from picolab import factors
 from picolab.probes.memory import COLUMNS
-from picolab.record import Record
+from picolab.record import Record, Step, step_outcome
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
 
-ROW_COLUMNS = {
+_COLUMNS = {
     "trial_id": "string",
     "campaign": "string",
     "block": "Int64",
@@ -18,6 +19,7 @@ ROW_COLUMNS = {
     "attempt": "Int64",
     "started_at": "string",
     "case": "string",
+    "case_id": "string",
     "scenario": "string",
     "machine": "string",
     "machine_name": "string",
@@ -57,6 +59,10 @@ ROW_COLUMNS = {
     "outcome": "string",
     "outcome_stage": "string",
     "outcome_detail": "string",
+    "upload_outcome": "string",
+    "download_outcome": "string",
+    "upload_memory_limit": "string",
+    "verify_memory_limit": "string",
     "throughput_mib_s": "Float64",
     "transfer_mib_s": "Float64",
     "commit_mib_s": "Float64",
@@ -81,6 +87,8 @@ ROW_COLUMNS = {
     "peak_cgroup_bytes": "Int64",
     "download_peak_anon_bytes": "Int64",
     "download_peak_rss_bytes": "Int64",
+    "download_vm_hwm_bytes": "Int64",
+    "download_oom_kills": "Int64",
     "idle_anon_bytes": "Int64",
     "oom_kills": "Int64",
     "oom_evidence": "string",
@@ -99,11 +107,17 @@ ROW_COLUMNS = {
     "caveats": "string",
     "repeat_command": "string",
 }
+ROW_COLUMNS = _COLUMNS | {name: kind for name, kind in factors.COLUMNS.items() if name not in _COLUMNS}
 """Columns of a tidy row and their pandas types, in the order of `results.csv`; null for a local machine: those of a
-virtual machine, from `provider` to `clock_uncertainty_s` and the RAM that its guest can use and had left."""
+virtual machine, from `provider` to `clock_uncertainty_s` and the RAM that its guest can use and had left.
+
+Every factor has a column: after the others come those parameters that have no place among them. `build`, `box`, `cpus`
+and `provider` are what there was, and `build_wanted` and so on what was asked for.
+"""
 
 CASE_COLUMNS = (
     "case",
+    "case_id",
     "machine",
     "acceleration",
     "ram_mb",
@@ -128,25 +142,17 @@ def record_row(record: Record) -> dict[str, Any]:
     virtual = machine.virtual_machine if machine else None
     named = {
         **identity.model_dump(),
-        "case": parameters.case_label,
+        **factors.levels_of(parameters),
+        "case": factors.case_name(parameters),
         "scenario": parameters.scenario,
-        "machine": parameters.machine,
         "machine_name": machine.name if machine else None,
         "machine_reused": machine.reused if machine else None,
-        "ram_mb": parameters.ram_mb,
-        "file_size": parameters.file_size,
         "file_size_bytes": parameters.file_size_bytes,
-        "parallel_uploads": parameters.parallel_uploads,
-        "direction": parameters.direction,
-        "cache": parameters.cache,
-        "sync": parameters.sync,
-        "environment": " ".join(f"{name}={value}" for name, value in sorted(parameters.environment.items())),
         "build": build.label if build else parameters.build_label,
         "build_kind": build.kind if build else None,
         "build_version": build.version if build else None,
         "build_sha256": build.sha256 if build else None,
         "build_size_bytes": build.size_bytes if build else None,
-        "memory_limit": parameters.memory_limit,
         "memory_limit_method": limit.method if limit else None,
         "memory_limit_bytes": limit.limit_bytes if limit else None,
         "swap": limit.swap if limit else None,
@@ -156,11 +162,17 @@ def record_row(record: Record) -> dict[str, Any]:
         "outcome": record.outcome.value,
         "outcome_stage": record.outcome_stage,
         "outcome_detail": record.outcome_detail,
+        "upload_outcome": _step_outcome(record, "upload"),
+        "download_outcome": _step_outcome(record, "download"),
+        "upload_memory_limit": record.upload.memory_limit if record.upload else None,
+        "verify_memory_limit": record.verify.memory_limit if record.verify else None,
         "upload_limit_s": record.upload_limit_s,
         "download_matched": record.verify.matched if record.verify else None,
         "first_byte_wait_s": download.first_byte_wait_s if download else None,
         "download_peak_anon_bytes": download.memory.peak_anon_bytes if download else None,
         "download_peak_rss_bytes": download.memory.peak_rss_bytes if download else None,
+        "download_vm_hwm_bytes": download.memory.vm_hwm_bytes if download else None,
+        "download_oom_kills": download.memory.oom_kills if download else None,
         "download_samples": download.memory.samples if download else None,
         "seed": parameters.seed,
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
@@ -168,7 +180,13 @@ def record_row(record: Record) -> dict[str, Any]:
     # Fields that keep their own name in the row.
     parts = [part.model_dump() for part in (record.upload, record.verify, server, record.memory, virtual) if part]
     merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
-    return {name: merged.get(name) for name in ROW_COLUMNS}
+    row = {name: merged.get(name) for name in ROW_COLUMNS}
+    return row | {"case_id": factors.case_id(row)}
+
+
+def _step_outcome(record: Record, step: Step) -> str | None:
+    outcome = step_outcome(record, step)
+    return None if outcome is None else outcome.value
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -178,13 +196,19 @@ def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in ROW_COLUMNS.items()}
     trials = pd.DataFrame(columns).sort_values(["position", "trial_id"], ignore_index=True)
     trials["build"] = _unambiguous_builds(trials)
+    trials["case"] = _unambiguous(trials, "case", "case_id")
     return trials
 
 
 def _unambiguous_builds(trials: pd.DataFrame) -> pd.Series:
     """Tell two executables apart that have one label."""
-    several = trials.groupby("build")["build_sha256"].transform("nunique") > 1
-    return trials["build"].mask(several, trials["build"] + " " + trials["build_sha256"].str[:8].fillna("unknown"))
+    return _unambiguous(trials, "build", "build_sha256")
+
+
+def _unambiguous(trials: pd.DataFrame, name: str, identity: str) -> pd.Series:
+    """Return a column of names, of which those that stand for several identities get the begin of it."""
+    several = trials.groupby(name)[identity].transform("nunique") > 1
+    return trials[name].mask(several, trials[name] + " " + trials[identity].str[:8].fillna("unknown"))
 
 
 def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def run_single_trial(
         if record.identity.trial_id != context.trial_id:
             record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
     except (OSError, ValueError):
-        words = last_words(folder)
+        words = process.ended_by() or last_words(folder)
         reason = (
             f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
             f"{folder / NOTEBOOK_FILE}"

@@ -68,6 +68,8 @@ class FakeTrial:
     started_min: float | None = None
     """Minutes after 10:00; default: the position."""
     kernel: str = "6.1.0"
+    parameters_too: dict[str, Any] = field(default_factory=dict)
+    """Any other parameters of the trial."""
 
     @property
     def parameters(self) -> TrialParameters:
@@ -81,6 +83,7 @@ class FakeTrial:
             environment=self.environment,
             direction=self.direction,
             fresh_machine=self.fresh_machine,
+            **self.parameters_too,
         )
 
 
@@ -107,7 +110,7 @@ def trial_id(position: int, trial: FakeTrial) -> str:
     return f"{position:03d}-{trial.parameters.case_label}"
 
 
-def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") -> dict[str, Any]:
+def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[str, Any]:
     """Return the JSON of a valid record."""
     parameters = trial.parameters
     size = parameters.file_size_bytes

@@ -392,9 +392,9 @@ def test_folder_without_a_plan_is_no_campaign(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda text: text[:-20], "Invalid JSON"),
-        (lambda text: "", "Invalid JSON"),
-        (lambda text: "[]", "the whole: Input should be an object"),
+        (lambda text: text[:-20], "cut off or damaged"),
+        (lambda text: "", "is empty"),
+        (lambda text: "[]", "it holds no object"),
         (lambda text: text.replace('"plan_version": 1', '"plan_version": 2'), "plan_version: "),
         (lambda text: text.replace('"ram_mb": 512', '"ram_mb": -1'), "parameters.ram_mb: "),
         (lambda text: json.dumps({**json.loads(text), "trials": []}), "trials: "),

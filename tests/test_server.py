@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import stat
 import sys
 import threading
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
+from conftest import eventually, socket_in_network_of
 
 from picolab.errors import MachineError, MemoryLimitUnavailable, ParameterError
-from picolab.machines import local, registry
+from picolab.machines import local, network, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.cgroup import find_method
 from picolab.machines.local import LocalMachine
@@ -28,15 +27,23 @@ from picolab.processes import this_process
 READY_LIMIT_S = 30.0
 
 
-@pytest.fixture
-def machine() -> Iterator[LocalMachine]:
+@pytest.fixture(params=["private", "host"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMachine]:
+    """A machine with each kind of network."""
+    if request.param == "host":
+        monkeypatch.setattr(network, "why_not", lambda: "the test wants none")
+    elif network.why_not() is not None:
+        pytest.skip("only root may make a network namespace")
     try:
         find_method()
         limit = "enforced"
     except MemoryLimitUnavailable:
         limit = "none"
     wish = MachineWish("local", 128, limit, "")  # type: ignore[arg-type]
-    yield LocalMachine.obtain(wish, Holder(this_process(), keep=False))
+    machine = LocalMachine.obtain(wish, Holder(this_process(), keep=False))
+    described = machine.describe().network
+    assert described is not None and described.kind == request.param
+    yield machine
     registry.release_by_name("local")
 
 
@@ -73,10 +80,13 @@ def other_server(monkeypatch: pytest.MonkeyPatch, machine: LocalMachine) -> Iter
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket_in_network_of(machine)
+    server.server_activate()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    port = int(server.server_address[1])
+    port = int(server.socket.getsockname()[1])
     monkeypatch.setattr(machine, "free_port", lambda: port)
     yield port
     server.shutdown()
@@ -90,11 +100,10 @@ def other_server(monkeypatch: pytest.MonkeyPatch, machine: LocalMachine) -> Iter
 def test_ready_and_usable(machine: LocalMachine, log: Path) -> None:
     started = start(machine, log)
     assert started.ready_s is not None and 0 < started.ready_s < READY_LIMIT_S
-    assert started.status.running and started.base_url == f"http://127.0.0.1:{started.port}"
+    assert started.status.running and started.base_url == f"http://{machine.listen_address}:{started.port}"
     assert machine.listener(started.port) == "server"
     with PicoShareClient(started.base_url) as client:
-        status, _ = client.authenticate(secret_of(machine))
-        assert status == 200
+        assert client.authenticate(secret_of(machine)).http_status == 200
         measured = client.upload(3, 2_000_000, Limits(30, 60))
         assert measured.entry_id is not None
         assert client.download(measured.entry_id, 3, 2_000_000, Limits(30, 60)).matched is True
@@ -136,7 +145,7 @@ def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Pa
 
 
 def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, log: Path, other_server: int) -> None:
-    with PicoShareClient(f"http://127.0.0.1:{other_server}") as client:
+    with PicoShareClient(f"http://{machine.listen_address}:{other_server}") as client:
         assert client.is_ready()
     with pytest.raises(MachineError, match=f"port {other_server} .* served by another program"):
         start(machine, log)
@@ -146,8 +155,7 @@ def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, lo
 
 
 def test_a_port_that_is_held_without_a_listener(machine: LocalMachine, log: Path, monkeypatch: Any) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
+    with socket_in_network_of(machine) as holder:
         port = holder.getsockname()[1]
         monkeypatch.setattr(machine, "free_port", lambda: port)
         with pytest.raises(MachineError, match=f"could not have port {port}"):
@@ -161,7 +169,7 @@ def test_an_answer_other_than_200_is_not_ready(machine: LocalMachine, log: Path,
         "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
         "class H(BaseHTTPRequestHandler):\n"
         "    def do_GET(self): self.send_error(503)\n"
-        "HTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n"
+        "HTTPServer(('', int(os.environ['PORT'])), H).serve_forever()\n"
     )
     started = start_server(machine, program(scratch, code), {}, log, 1.0)
     assert started.ready_s is None and started.status.running
@@ -182,8 +190,8 @@ def test_folders_are_fresh_at_each_start(machine: LocalMachine, log: Path) -> No
     assert started.ready_s is not None
     assert not (data / "left").exists() and list((data.parent / "tmp").iterdir()) == []
     with PicoShareClient(started.base_url) as client:
-        assert client.authenticate(first)[0] == 401
-        assert client.authenticate(secret_of(machine))[0] == 200
+        assert client.authenticate(first).http_status == 401
+        assert client.authenticate(secret_of(machine)).http_status == 200
 
 
 def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environment(

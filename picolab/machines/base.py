@@ -150,6 +150,12 @@ class Machine(Protocol):
     def endpoint(self, port: int) -> tuple[str, int]:
         """Return the address and the port at which the host reaches a port of the machine."""
 
+    def exposed_addresses(self, port: int) -> list[str]:
+        """Return the addresses of this host at which others may reach the server, such as `0.0.0.0:4001`.
+
+        There are none where the server is not in this host's own network.
+        """
+
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         """Start the server under the memory limit, detached from the caller."""
 
@@ -175,6 +181,16 @@ class Machine(Protocol):
         them, but the kernel can drop those of the whole machine only: on the local machine that of all programs of
         this host, which read their files anew. In a virtual machine it is the guest's cache alone; the host may
         still hold parts of its disk in memory.
+        """
+
+    def lift_memory_limit(self) -> str | None:
+        """Let the server use all memory for a step that is not measured: None when done, else why that cannot be."""
+
+    def restore_memory_limit(self) -> str | None:
+        """Put a lifted limit back without harm to the server: None when it holds, else why it could not be done.
+
+        Page cache beyond the limit is given up by the kernel; what the server itself holds beyond it is not. A limit
+        that was never lifted holds. When nobody calls this, the next stage or the next server begins with it.
         """
 
     def sync_data(self) -> float:

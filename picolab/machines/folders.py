@@ -13,13 +13,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from picolab.errors import MachineBusy, MachineError
 from picolab.locks import try_lock
 from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, is_self_or_ancestor
+from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
@@ -86,6 +87,33 @@ def exclusive(name: str = "") -> Iterator[None]:
                 )
             time.sleep(_LOCK_POLL_S)
         yield
+
+
+@dataclass(frozen=True)
+class WorkedBefore:
+    """Whether something worked for this user since the host was started; a file beside the machines remembers it."""
+
+    file: Path
+
+    @property
+    def worked(self) -> bool:
+        try:
+            return self.file.read_text() == _this_boot()
+        except OSError:
+            return False
+
+    def note(self) -> None:
+        if not self.worked:
+            write_atomically(self.file, _this_boot())
+
+
+def _this_boot() -> str:
+    return f"user {os.geteuid()}, boot {boot_id()}\n"
+
+
+def worked_before(what: str) -> WorkedBefore:
+    """Return the memory of whether something worked."""
+    return WorkedBefore(machines_dir() / f".{what}.worked")
 
 
 def spec_of(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The keeper of a local machine: a small process of its own that outlives kernels and notebooks.
 
-It makes the memory cgroup and the work folder, starts the server in them, watches it and takes everything down
-again. A notebook's kernel cannot do that: it may be killed at any moment and then runs no clean-up.
+It makes the memory cgroup, the private network and the work folder, starts the server in them, watches it and takes
+everything down again. A notebook's kernel cannot do that: it may be killed at any moment and then runs no clean-up.
 
 The keeper lives as long as its machine. It ends, and leaves nothing behind,
 - when it is told to (`release`),
@@ -14,7 +14,10 @@ It listens on `keeper.sock` in the machine's folder for one JSON object a connec
     {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str}    -> the process's status
     {"do": "stop", "grace_s": float}                                       -> the process's status
     {"do": "status"}                                                       -> the process's status
+    {"do": "free_port"}                                                    -> {"port": int}
     {"do": "hold", "holder": {...}, "keep": bool}                          -> {}
+    {"do": "lift_limit"}                                                   -> {}
+    {"do": "restore_limit"}                                                -> {"restored": bool}
     {"do": "release"}                                                      -> {}
 
 An answer is {"ok": true, ...} or {"ok": false, "error": "a sentence"}.
@@ -35,8 +38,10 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import MachineError, PicolabError
+from picolab.machines import network
 from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
-from picolab.machines.folders import KEEPER, SPEC
+from picolab.machines.folders import KEEPER, SPEC, worked_before
+from picolab.machines.network import NoPrivateNetwork, PrivateNetwork
 from picolab.processes import ProcessIdentity, this_process
 
 KEEP_LEASE_S = 12 * 3600.0
@@ -58,26 +63,28 @@ class Keeper:
         self.spec: dict[str, Any] = json.loads((folder / SPEC).read_text())
         self.work = Path(self.spec["work"])
         self.cgroup: MemoryCgroup | None = None
+        self.network: PrivateNetwork | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.server_pidfd: int | None = None
         self.started_monotonic_s: float | None = None
         self.ended_monotonic_s: float | None = None
         self.stop_s: float | None = None
         self.oom_kills_before = 0
+        self.limit_is_lifted = False
         self.holder = ProcessIdentity.from_json(self.spec["holder"])
         self.keep: bool = self.spec["keep"]
         self.lease_ends_s: float | None = None
         self.released = False
 
     def set_up(self) -> socket.socket:
-        """Make cgroup, work folder and socket, in an order in which a sweep can always find them."""
+        """Make cgroup, network, work folder and socket, in an order in which a sweep can always find them."""
         cgroup = plan_cgroup(self.spec["method"], self.spec["place"])
         state = {"process": this_process().to_json(), "cgroup": str(cgroup.path) if cgroup else None}
-        (self.folder / f"{KEEPER}.new").write_text(json.dumps(state))
-        (self.folder / f"{KEEPER}.new").replace(self.folder / KEEPER)
+        self._write_state(state)
         if cgroup is not None:
             cgroup.create(self.spec["limit_bytes"])
             self.cgroup = cgroup
+        self._write_state({**state, "network": self._make_network()})
         self.work.mkdir(mode=0o700, parents=True)
         # Relative, because the path of a unix socket may not be longer than 107 bytes.
         os.chdir(self.folder)
@@ -86,6 +93,35 @@ class Keeper:
         listener.listen()
         Path(f"{SOCKET}.new").replace(SOCKET)
         return listener
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        (self.folder / f"{KEEPER}.new").write_text(json.dumps(state))
+        (self.folder / f"{KEEPER}.new").replace(self.folder / KEEPER)
+
+    def _make_network(self) -> dict[str, Any]:
+        """Make the private network if there can be one, and return what others need to know about it.
+
+        Raises:
+            MachineError: it could be made before since this host was started, so that other trials have had one.
+        """
+        reason = self.spec["no_private_network"]
+        if reason is None:
+            before = worked_before("private_network")
+            try:
+                self.network = network.make(self.spec["place"])
+            except NoPrivateNetwork as error:
+                if before.worked:
+                    raise MachineError(
+                        f"there is no private network for the server any more, and trials that had one cannot be "
+                        f"compared with others: {error}; mend that, or remove {before.file} to go on without"
+                    ) from None
+                reason = str(error)
+            else:
+                before.note()
+        if self.network is None:
+            return {"kind": "host", "reason": reason, "address": "127.0.0.1", "namespace": None}
+        address, namespace = self.network.server_address, self.network.inode
+        return {"kind": "private", "reason": None, "address": address, "namespace": namespace}
 
     def run(self, listener: socket.socket) -> None:
         """Serve requests until the machine is released."""
@@ -113,6 +149,9 @@ class Keeper:
             self.lease_ends_s = None
         elif not self.keep:
             self.released = True
+        elif self.limit_is_lifted and self._restore_limit():
+            # Whoever lifted it was killed; who comes back finds it in its place.
+            return
         elif self.lease_ends_s is None:
             self.lease_ends_s = time.monotonic() + KEEP_LEASE_S
         elif time.monotonic() > self.lease_ends_s:
@@ -141,11 +180,24 @@ class Keeper:
                 self._stop(float(request["grace_s"]))
             case "status":
                 pass
+            case "free_port":
+                if self.network is None:
+                    raise MachineError("this machine has no network of its own")
+                return {"port": self.network.free_port()}
             case "hold":
                 self.holder = ProcessIdentity.from_json(request["holder"])
                 self.keep = bool(request["keep"])
                 self.lease_ends_s = None
+                self._restore_limit()
                 return {}
+            case "lift_limit":
+                if self.cgroup is None:
+                    raise MachineError("this machine has no memory limit")
+                self.limit_is_lifted = True
+                self.cgroup.lift()
+                return {}
+            case "restore_limit":
+                return {"restored": self._restore_limit()}
             case "release":
                 # Taken down before the answer: who asks may rely on it.
                 self.take_down()
@@ -155,16 +207,28 @@ class Keeper:
                 raise MachineError(f"the keeper knows no request {other!r}")
         return self._status()
 
+    def _restore_limit(self) -> bool:
+        """Put a lifted memory limit back; tell whether it holds."""
+        if self.limit_is_lifted and self.cgroup is not None:
+            self.limit_is_lifted = not self.cgroup.limit_again(self.spec["limit_bytes"])
+        return not self.limit_is_lifted
+
     def _start(self, request: dict[str, Any]) -> None:
         if self.server is not None and self.ended_monotonic_s is None:
             raise MachineError(f"a server is already running in this machine (pid {self.server.pid}); stop it first")
-        cgroup = self.cgroup
+        if not self._restore_limit():
+            raise MachineError("the memory limit that was lifted for the last server could not be put back")
+        cgroup, private, keeper = self.cgroup, self.network, os.getpid()
 
         def enter_machine() -> None:
             if cgroup is not None:
                 cgroup.add(os.getpid())
+            if private is not None:
+                private.enter()
             # If the keeper is killed, the server must not live on without a watcher.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != keeper:
+                os._exit(1)
 
         oom_kills_before = (cgroup.oom_kills or 0) if cgroup else 0
         begun = time.monotonic()
@@ -231,6 +295,9 @@ class Keeper:
         shutil.rmtree(self.work, ignore_errors=True)
         if self.cgroup is not None:
             self.cgroup.remove()
+        if self.network is not None:
+            self.network.close()
+            self.network = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

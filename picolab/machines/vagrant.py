@@ -604,6 +604,7 @@ class VagrantMachine:
                 mended=spec["mended"],
                 clock_uncertainty_s=self._clock.uncertainty_s,
             ),
+            network=None,
             data_folder_file_system=facts["file_system"],
             data_folder_disk=facts["disk_device"],
             free_disk_bytes=facts["free_disk_bytes"],
@@ -655,6 +656,9 @@ class VagrantMachine:
         self._write_spec(forwards=forwards, server=f"http://127.0.0.1:{forwards[str(port)]}")
         return "127.0.0.1", forwards[str(port)]
 
+    def exposed_addresses(self, port: int) -> list[str]:
+        return []
+
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         # The file may hold what an earlier server has printed.
         begins_at = spec.log.stat().st_size if spec.log.exists() else 0
@@ -702,6 +706,12 @@ class VagrantMachine:
     def drop_page_cache(self) -> str | None:
         reason: str | None = self._ask({"do": "drop_page_cache"})["reason"]
         return reason
+
+    def lift_memory_limit(self) -> str | None:
+        return "the limit is the RAM of the virtual machine"
+
+    def restore_memory_limit(self) -> str | None:
+        return None
 
     def sync_data(self) -> float:
         return float(self._ask({"do": "sync_data"})["sync_s"])

@@ -281,8 +281,8 @@ class Campaign:
         if not accept:
             raise CampaignChanged(
                 f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
-                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or go on all "
-                f"the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
             )
         known = begun.known.accepted if begun.known is not None else []
         if begun.problems:
@@ -423,7 +423,7 @@ class Campaign:
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
-        limit_s = parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
             # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
             limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S

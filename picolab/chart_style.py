@@ -152,15 +152,6 @@ def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
     return {step: found for step, found in steps.items() if found is not None}
 
 
-def step_ok(row: Mapping[str, Any], step: str) -> bool:
-    """Tell whether the numbers of a step count: it ended well, and every byte came back.
-
-    A download that proves an upload and is not measured itself counts when the upload does.
-    """
-    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
-    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
-
-
 def _group(row: Mapping[str, Any], several: bool) -> str:
     machine = machine_label(row["machine"], row["acceleration"])
     return group_label(one_line(build_label(row["build"], row["build_kind"])), machine, several)

@@ -372,7 +372,7 @@ class _Comparing:
         if not any(one.direction in metric.gates for one in measured if one.scenario == scenario):
             return False
         baseline = self.subject.of(scenario, self.baseline)
-        return len(baseline) < statistics.LEAST_PAIRS or any(trial.ok for trial in baseline)
+        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric.name) for trial in baseline)
 
     def _metric(self, metric: Metric) -> list[MetricComparison]:
         """Return all comparisons of one metric: a family, whose p-values are adjusted together."""
@@ -657,7 +657,7 @@ def _impossible(pairs: int, family: int) -> str:
 def _why_no_value(metric: Metric, old: ComparedTrial, new: ComparedTrial) -> str:
     words = []
     for trial in (old, new):
-        if not trial.ok:
+        if not trial.ok and not trial.step_ok(metric.name):
             words.append(f"{trial.build} ended {trial.outcome}")
         elif trial.value(metric.name) is None:
             words.append(f"{trial.build} has no {metric.name}")

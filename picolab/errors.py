@@ -4,6 +4,7 @@
     ├── ParameterError                a value, a file or a name that the user gave makes no sense
     │   └── CampaignNotFound          no campaign of that name
     ├── HostUnfit                     this host cannot do what was asked; the message names the remedy
+    │   ├── FileNotWritten            a full or read-only file system, which the message names
     │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
     ├── BuildError                    the build under test cannot be had or is not what it says it is
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
@@ -40,6 +41,13 @@ class CampaignNotFound(ParameterError):
 
 class HostUnfit(PicolabError):
     exit_code = ExitCode.HOST_UNFIT
+
+
+class FileNotWritten(HostUnfit, OSError):
+    """An OSError as well, so that whoever can do without the file need not know this class."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class MemoryLimitUnavailable(HostUnfit):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from picolab import disk_reserve
 from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -81,6 +82,7 @@ def run_single_trial(
         if not kept:
             registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
+            disk_reserve.free(folder)
         live("")
     record, reason = None, ""
     try:

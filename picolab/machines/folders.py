@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import select
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 from picolab.errors import MachineBusy, MachineError
 from picolab.locks import try_lock
 from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor
+from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
@@ -184,15 +182,8 @@ def start_keeper(folder: Path, command: Sequence[str]) -> str:
 def end_keeper(folder: Path) -> None:
     """Kill the keeper of a machine, if it has one, and return when it is gone."""
     keeper = keeper_of(folder)
-    if keeper is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        watch = os.pidfd_open(keeper.pid)
-        try:
-            keeper.signal(signal.SIGKILL)
-            select.select([watch], [], [], _KEEPER_END_LIMIT_S)
-        finally:
-            os.close(watch)
+    if keeper is not None:
+        kill_and_wait([keeper], _KEEPER_END_LIMIT_S)
 
 
 def reap_own_keepers() -> None:

@@ -340,10 +340,10 @@ def _show_problems(data: CampaignData) -> None:
             if len(data.lost) == 1
             else (f"{len(data.lost)} results that the ledger names are")
         )
-        _console.print(f"{which} gone: {names}{more}", style="red")
+        _console.print(one_line(f"{which} gone: {names}{more}"), style="red")
     told = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
     for path, problem in told.head(_MOST_PROBLEMS).itertuples(index=False):
-        _console.print(f"  {path}: {problem}", style="yellow")
+        _console.print(one_line(f"  {path}: {problem}"), style="yellow")
     if len(told) > _MOST_PROBLEMS:
         _console.print(f"  and {len(told) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
 

@@ -14,7 +14,6 @@ from picolab.paths import state_dir
 from picolab.picoshare.build import find_build
 from picolab.plan import Plan
 from picolab.trial_notebook import check_trial_notebook
-from picolab.trial_notebook import check_trial_notebook
 
 
 def check_plan(plan: Plan) -> None:

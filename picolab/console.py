@@ -133,14 +133,14 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     def show_waiting(line: str) -> None:
         with suppress(OSError):
             if live is not None:
-                live.update(Text(line, style="yellow"), refresh=True)
+                live.update(Text(one_line(line), style="yellow"), refresh=True)
             elif not said:
                 said.append(line)
-                _console.print(line, style="yellow")
+                _console.print(one_line(line), style="yellow")
 
     def show_note(line: str) -> None:
         with suppress(OSError):
-            _console.print(line, style="yellow")
+            _console.print(one_line(line), style="yellow")
 
     with live or nullcontext():
         refresh_s = None if live is None else _REFRESH_S
@@ -293,16 +293,18 @@ def show_lines(lines: Sequence[str]) -> None:
 def show_verdict(
     folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
 ) -> ExitCode:
-    """Compare the builds of a campaign, print the verdicts, write the page, and return the gate's code."""
+    """Compare the builds of a campaign, print the verdicts, write the page, and return the code that was printed."""
     from picolab.comparison import compare
     from picolab.comparison_text import as_lines
     from picolab.report import render_comparison
 
     found = compare(read_campaign(folder), margin, baseline)
+    # The page first: when it cannot be written, the command ends with another code than the one below.
+    page = render_comparison(folder, output, margin, baseline)
     _console.print()
     show_lines(as_lines(found))
-    _console.print(f"\nPage: {render_comparison(folder, output, margin, baseline)}")
-    return found.gate
+    _console.print(f"\nPage: {page}")
+    return found.exit_code
 
 
 def show_status(folder: Path) -> ExitCode:
@@ -340,10 +342,10 @@ def _show_problems(data: CampaignData) -> None:
             if len(data.lost) == 1
             else (f"{len(data.lost)} results that the ledger names are")
         )
-        _console.print(f"{which} gone: {names}{more}", style="red")
+        _console.print(one_line(f"{which} gone: {names}{more}"), style="red")
     told = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
     for path, problem in told.head(_MOST_PROBLEMS).itertuples(index=False):
-        _console.print(f"  {path}: {problem}", style="yellow")
+        _console.print(one_line(f"  {path}: {problem}"), style="yellow")
     if len(told) > _MOST_PROBLEMS:
         _console.print(f"  and {len(told) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
 

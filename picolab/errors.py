@@ -9,6 +9,7 @@
     ├── BuildError                    the build under test cannot be had or is not what it says it is
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
     │   ├── MachineBusy               somebody who is alive holds the machine
+    │   │   └── MachineKept           an earlier trial left it up for a look
     │   ├── VagrantError              vagrant failed or hung; in machines/vagrant_command.py
     │   └── LibvirtError              libvirt failed or does not answer; in machines/libvirt.py
     ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
@@ -64,6 +65,10 @@ class MachineError(PicolabError):
 
 class MachineBusy(MachineError):
     exit_code = ExitCode.HOST_UNFIT
+
+
+class MachineKept(MachineBusy):
+    pass
 
 
 class StageError(PicolabError):

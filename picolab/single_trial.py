@@ -58,11 +58,13 @@ def run_single_trial(
     Raises:
         BuildError, HostUnfit: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
+        MachineKept: an earlier trial left a machine of that name up for a look.
     """
     check_trial(parameters)
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)
+    registry.check_not_kept(name)
     registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)

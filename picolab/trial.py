@@ -33,6 +33,7 @@ from picolab.errors import (
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
+from picolab.machines.folders import TRIAL_FILE
 from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
@@ -89,7 +90,6 @@ from picolab.trial_state import (
     claim_folder,
 )
 
-TRIAL_FILE = "trial.json"
 COOKIE_FILE = "cookie"
 SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
@@ -127,6 +127,7 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
+            MachineKept: a trial of other parameters left it up for a look.
         """
         context = TrialContext.from_environment()
         kernel_folders.note_connection_file()
@@ -134,7 +135,7 @@ class Trial:
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
-            folder = _trial_folder_of(machine)
+            folder = registry.trial_folder_of(machine.folder)
         state = TrialState.load(folder) if folder is not None and machine is not None else None
         if state is not None and state.parameters == parameters and folder is not None:
             trial = cls(state, folder, context)
@@ -143,6 +144,7 @@ class Trial:
             if all(stage.done for stage in state.stages.values()) and state.outcome is Outcome.OK:
                 trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
+        registry.check_not_kept(_machine_name(parameters))
         state = TrialState.begin(parameters, context)
         trial = cls(state, context.folder if context else claim_folder(state), context)
         trial.state.save(trial.folder)
@@ -737,7 +739,7 @@ class Trial:
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, delivered)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
@@ -925,7 +927,7 @@ class Trial:
 
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
-        if not status.running and measured.matched is None:
+        if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
             return self._server_ended(status, "in the download")
         if measured.matched is False:
             return _Found(
@@ -1037,9 +1039,7 @@ class Trial:
         return status
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
-        virtual = self.state.machine is not None and self.state.machine.kind == "vagrant"
-        # A guest counts the kills of all of its processes: there the line that names the server decides.
-        if status.oom_evidence if virtual else status.oom_kills and status.exit_signal == "SIGKILL":
+        if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
@@ -1050,9 +1050,16 @@ class Trial:
         said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
         return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
 
+    def _was_oom_killed(self, status: ProcessStatus) -> bool:
+        if self.state.machine is not None and self.state.machine.kind == "vagrant":
+            # A guest counts the kills of all of its processes: there the line that names the server decides.
+            return status.oom_evidence is not None
+        # However it ended, or not at all: a script that has started the real server may live on or end in its own way.
+        return bool(status.oom_kills)
+
     def _lost(self, what: str) -> _Found:
         status = self._settled_status(wait=True)
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, what)
         return _Found(Outcome.HTTP_ERROR, what)
 
@@ -1145,13 +1152,6 @@ def _in_words(machine: MachineRecord) -> str:
 
 def _machine_name(parameters: TrialParameters) -> str:
     return parameters.machine_name or parameters.machine
-
-
-def _trial_folder_of(machine: Machine) -> Path | None:
-    try:
-        return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _in_notebook() -> bool:

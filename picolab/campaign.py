@@ -40,6 +40,7 @@ from picolab.errors import (
     ParameterError,
     RecordError,
     UnreadableFile,
+    UnsafePath,
 )
 from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -596,9 +597,9 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 def renew_results(folder: Path, records: Iterable[Record]) -> None:
-    """Make `results.csv` say what is there, unless the campaign runs now and does so itself."""
-    refuse_links(folder, _WRITTEN)
-    with alone(folder) as got:
+    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
+    with suppress(OSError, UnsafePath), alone(folder) as got:
+        refuse_links(folder, [SET_ASIDE])
         if got:
             write_results(folder, map(record_row, records))
 

@@ -30,6 +30,7 @@ from picolab.chart_style import (
     panel_title,
     placed,
     plain_rows,
+    shortened,
     tip,
     value_scale,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "throughput",
 ]
 
+_LONGEST_TOOLTIP = 300
 _TILE_GAP = 0.03
 _LINE_HEIGHT = 15
 _OUTCOME_ORDER = [*OUTCOME_LABELS, None]
@@ -130,6 +132,7 @@ def _outcome_panel(
     title: str, tiles: list[dict[str, Any]], words: list[dict[str, Any]], names: list[str], sizes: list[str]
 ) -> alt.LayerChart:
     fields = ("trial_id", "label", "outcome_detail", "colour", "x", "x2", "y", "y2")
+    tiles = [tile | {"outcome_detail": shortened(tile["outcome_detail"], _LONGEST_TOOLTIP)} for tile in tiles]
     rectangles = (
         chart(tiles, *fields)
         .mark_rect(stroke="black", strokeWidth=1, strokeOpacity=0.18)

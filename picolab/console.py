@@ -134,14 +134,14 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     def show_waiting(line: str) -> None:
         with suppress(OSError):
             if live is not None:
-                live.update(Text(line, style="yellow"), refresh=True)
+                live.update(Text(one_line(line), style="yellow"), refresh=True)
             elif not said:
                 said.append(line)
-                _console.print(line, style="yellow")
+                _console.print(one_line(line), style="yellow")
 
     def show_note(line: str) -> None:
         with suppress(OSError):
-            _console.print(line, style="yellow")
+            _console.print(one_line(line), style="yellow")
 
     with live or nullcontext():
         refresh_s = None if live is None else _REFRESH_S
@@ -345,10 +345,10 @@ def _show_problems(data: CampaignData) -> None:
             if len(data.lost) == 1
             else (f"{len(data.lost)} results that the ledger names are")
         )
-        _console.print(f"{which} gone: {names}{more}", style="red")
+        _console.print(one_line(f"{which} gone: {names}{more}"), style="red")
     told = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
     for path, problem in told.head(_MOST_PROBLEMS).itertuples(index=False):
-        _console.print(f"  {path}: {problem}", style="yellow")
+        _console.print(one_line(f"  {path}: {problem}"), style="yellow")
     if len(told) > _MOST_PROBLEMS:
         _console.print(f"  and {len(told) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
 

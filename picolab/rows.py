@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from picolab import factors
+from picolab.foreign_text import csv_cell
 from picolab.probes.memory import COLUMNS
 from picolab.record import Outcome, Record, Step, step_outcome
 
@@ -197,6 +198,11 @@ def step_ok(row: Mapping[str, Any], step: str) -> bool:
 def _step_outcome(record: Record, step: Step) -> str | None:
     outcome = step_outcome(record, step)
     return None if outcome is None else outcome.value
+
+
+def csv_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for a CSV file: a spreadsheet runs no text of it as a formula."""
+    return {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from picolab.progress import in_seconds
 from picolab.record import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
 from picolab.scraps import CampaignData, read_campaign
 from picolab.single_trial import FinishedTrial
+from picolab.stopping import watched_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,6 +188,8 @@ def show_plan(plan: Plan) -> None:
         f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
+    if plan.stopping is not None:
+        _console.print(watched_in_words(plan))
 
 
 def outcome_table(campaign: Campaign, data: CampaignData) -> Table:

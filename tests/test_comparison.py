@@ -415,7 +415,9 @@ def test_missing_partners_are_named(tmp_path: Path) -> None:
 
 def test_what_the_stopping_rule_left_out_is_not_unfinished(tmp_path: Path) -> None:
     trials = paired_trials(around(1.0, n=12))
-    write_campaign(tmp_path / "c", trials[:20], trials[20:])
+    read(
+        tmp_path / "c", trials[:20], trials[20:], stopping={"target_percent": 3, "least_blocks": 10, "most_blocks": 12}
+    )
     (tmp_path / "c" / "stopped.json").write_text('{"after_block": 10, "reason": "narrow enough"}')
     assert "unfinished" not in codes(compare(read_campaign(tmp_path / "c"), baseline="old"))
 

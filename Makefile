@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-CAMPAIGN ?= demo-$(shell date +%Y%m%dT%H%M%S)
+CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)
 
 # Installs a Debian package when that is possible without asking, else says how.
 debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -2,9 +2,9 @@
 
     python benchmarks/report_scale.py [--trials 12,200,1000] [--keep FOLDER]
 
-The campaigns are written, not measured: cases of several RAM levels and file sizes, two values of `cache` and of
-`direction`, 60 samples a trial, one trial in nine killed. Prints a line for each: trials, cases, seconds, MiB of the page
-and of the notebook beside it. `--keep` leaves the campaigns in a folder, to look at their pages.
+The campaigns are written, not measured: cases of several RAM levels and file sizes, with a warm and a cold cache, 60
+samples a trial, some trials killed. Prints a line for each: trials, cases, seconds, MiB of the page and of the notebook
+beside it. `--keep` leaves the campaigns in a folder, to look at their pages.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ LEVEL_COLOURS = ("#0079bd", "#d06000", "#00976e", "#c2699a", "#3f9ad0", "#a68300
 LEVEL_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 ANON_COLOUR, HWM_COLOUR, CGROUP_COLOUR, LIMIT_COLOUR = "#0079bd", "#d06000", "#8d9aa5", "#cf3b2c"
 
+_TITLE_WIDTH = 58
 LOG_RATIO = 30
 """An axis is logarithmic when its largest value is more than this many times its smallest."""
 
@@ -107,9 +109,9 @@ def outcome_words(counts: Mapping[str, int]) -> str:
 def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
     """Return rows of trials with the words that charts show, in the order of cases.
 
-    Added are `group` (build and machine), `ram`, `others` (the levels of all other factors that differ, empty when none
-    does), `row` (a case inside a group), `label` and `colour` (of the outcome). Rows of one case have all these words in
-    common, and no two cases do.
+    Added are `group` (build and machine), `ram`, `others` (the levels of all other factors that differ, empty when
+    none does), `row` (a case inside a group), `label` and `colour` (of the outcome). Rows of one case have all these
+    words in common, and no two cases do.
 
     Args:
         trials: rows of `CampaignData.trials`.
@@ -125,11 +127,38 @@ def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[
             "group": _group(row, several),
             "ram": _ram(row),
             "others": others,
-            "row": " · ".join(filter(None, (_ram(row), row["file_size"], others))),
-            "label": OUTCOME_LABELS[outcome] if outcome else NO_RESULT_LABEL,
+            "row": _joined(_ram(row), row["file_size"], others),
+            "label": _outcome_label(row, outcome),
             "colour": OUTCOME_COLOURS[outcome] if outcome else NO_RESULT_COLOUR,
         }
     return sorted(rows, key=case_order)
+
+
+def _outcome_label(row: Mapping[str, Any], outcome: Outcome | None) -> str:
+    """Return the outcome in words; of each measured step where they differ."""
+    if outcome is None:
+        return NO_RESULT_LABEL
+    steps = measured_outcomes(row)
+    if len(set(steps.values())) < 2 or outcome is Outcome.CORRUPTED:
+        return OUTCOME_LABELS[outcome]
+    return ", ".join(f"{step} {OUTCOME_LABELS[Outcome(found)]}" for step, found in steps.items())
+
+
+def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outcome of each measured step of a trial, by step."""
+    steps = {"upload": row["upload_outcome"], "download": row["download_outcome"]}
+    if row["direction"] == "download":
+        steps = {"download": row["download_outcome"]}
+    return {step: found for step, found in steps.items() if found is not None}
+
+
+def step_ok(row: Mapping[str, Any], step: str) -> bool:
+    """Tell whether the numbers of a step count: it ended well, and every byte came back.
+
+    A download that proves an upload and is not measured itself counts when the upload does.
+    """
+    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
+    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
 
 
 def _group(row: Mapping[str, Any], several: bool) -> str:
@@ -141,14 +170,50 @@ def _ram(row: Mapping[str, Any]) -> str:
     return ram_label(row["ram_mb"], limited=row["memory_limit"] != "none")
 
 
+MOST_SERIES, LONGEST_SERIES = 6, 30
+"""More series, or longer names, than a legend and an axis can show make a panel for each level of the other factors."""
+
+
+def placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `labelled` with their places in charts with RAM and file size as axes.
+
+    Added are `panel`, `title` (of the panel), `series` (RAM, and the other levels where there is room) and `line`
+    (series and file size).
+    """
+    names = {_joined(row["ram"], row["others"]) for row in rows}
+    split = len(names) > MOST_SERIES or max(map(len, names), default=0) > LONGEST_SERIES
+    return [
+        row
+        | {
+            "panel": (row["group"], row["others"] if split else ""),
+            "title": _joined(row["group"], row["others"] if split else ""),
+            "series": row["ram"] if split else _joined(row["ram"], row["others"]),
+            "line": _joined(row["ram"], row["file_size"], "" if split else row["others"]),
+        }
+        for row in rows
+    ]
+
+
+def _joined(*words: str) -> str:
+    return " · ".join(filter(None, words))
+
+
+def panel_title(text: str) -> Any:
+    """Return a title, broken into lines where it is long."""
+    return text if len(text) <= _TITLE_WIDTH else alt.TitleParams(text=textwrap.wrap(text, _TITLE_WIDTH))
+
+
 def case_order(row: dict[str, Any]) -> tuple[Any, ...]:
     """Key that sorts rows by panel, then much RAM first, then small files first."""
     return (row["group"], -row["ram_mb"], row["ram"], row["file_size_bytes"], row["others"])
 
 
 def levels(rows: list[dict[str, Any]], name: str) -> list[str]:
-    """Return the levels of the factor `ram` (much first) or `file_size` (small first)."""
-    order = {"ram": lambda row: (-row["ram_mb"], row["ram"]), "file_size": lambda row: row["file_size_bytes"]}
+    """Return the levels of `series` (much RAM first) or `file_size` (small first)."""
+    order = {
+        "series": lambda row: (-row["ram_mb"], row["ram"], row["others"]),
+        "file_size": lambda row: row["file_size_bytes"],
+    }
     return list(dict.fromkeys(row[name] for row in sorted(rows, key=order[name])))
 
 

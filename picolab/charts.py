@@ -10,89 +10,125 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from picolab import factors
 from picolab.chart_style import (
     ANON_COLOUR,
     HWM_COLOUR,
     LEVEL_COLOURS,
     LEVEL_SHAPES,
     LIMIT_COLOUR,
-    NO_RESULT_COLOUR,
     NO_RESULT_LABEL,
+    OUTCOME_COLOURS,
     OUTCOME_LABELS,
     band_axis,
-    build_label,
-    case_order,
     chart,
-    group_label,
     grouped,
     labelled,
     levels,
+    measured_outcomes,
     mib,
-    ram_label,
+    panel_title,
+    placed,
+    plain_rows,
+    step_ok,
     tip,
     value_scale,
 )
-from picolab.memory_charts import memory_over_time, memory_panels
+from picolab.memory_charts import memory_caption, memory_over_time, memory_panels
 from picolab.parameters import TrialParameters
 from picolab.record import Outcome
+from picolab.rows import ROW_COLUMNS
 from picolab.statistics import median, median_interval
 
-__all__ = ["memory_over_time", "memory_panels", "outcome_matrix", "peak_memory", "phases", "throughput"]
+__all__ = [
+    "memory_caption",
+    "memory_over_time",
+    "memory_panels",
+    "outcome_matrix",
+    "peak_memory",
+    "phases",
+    "throughput",
+]
 
 _TILE_GAP = 0.03
 _LINE_HEIGHT = 15
-_OUTCOME_ORDER = [*OUTCOME_LABELS.values(), NO_RESULT_LABEL]
+_OUTCOME_ORDER = [*OUTCOME_LABELS, None]
 
 
 def outcome_matrix(trials: pd.DataFrame, planned: Sequence[dict[str, Any]] = ()) -> list[alt.LayerChart]:
     """Show the outcome of every cell of the matrix, RAM by file size; a cell has a tile for every trial.
 
+    A trial in which upload and download were measured has a tile in two halves: the upload above, the download below.
+
     Args:
         trials: rows of `CampaignData.trials`.
         planned: `trials` of the plan; those without a result get a grey tile.
     """
-    rows = labelled(trials)
-    done = {row["trial_id"] for row in rows}
-    rows += [_without_result(trial, rows) for trial in planned if trial["trial_id"] not in done]
-    rams, sizes = levels(rows, "ram"), levels(rows, "file_size")
+    rows = placed(labelled(trials, _without_result(planned, plain_rows(trials))))
+    names, sizes = levels(rows, "series"), levels(rows, "file_size")
     panels = []
-    for (group,), members in grouped(sorted(rows, key=case_order), "group").items():
+    for (_,), members in grouped(rows, "panel").items():
+        here = [name for name in names if any(row["series"] == name for row in members)]
         tiles: list[dict[str, Any]] = []
         words: list[dict[str, Any]] = []
-        for (ram, size), cell in grouped(members, "ram", "file_size").items():
-            left, top, width = sizes.index(size), rams.index(ram), (1 - 2 * _TILE_GAP) / len(cell)
-            cell.sort(key=lambda row: _OUTCOME_ORDER.index(row["label"]))
+        for (name, size), cell in grouped(members, "series", "file_size").items():
+            left, top, width = sizes.index(size), here.index(name), (1 - 2 * _TILE_GAP) / len(cell)
+            cell.sort(key=lambda row: (row["label"] == NO_RESULT_LABEL, _OUTCOME_ORDER.index(row["outcome"])))
             for place, row in enumerate(cell):
                 start = left + _TILE_GAP + place * width
-                corners = {"x": start, "x2": start + width, "y": top + _TILE_GAP, "y2": top + 1 - _TILE_GAP}
-                tiles.append(row | corners)
+                tiles += _tiles(row, start, start + width, top + _TILE_GAP, top + 1 - _TILE_GAP)
             labels = [f"{len(same)} {label}" for (label,), same in grouped(cell, "label").items()]
             words.append({"x": left + 0.5, "y": top + 0.5, "words": labels})
-        panels.append(_outcome_panel(group, tiles, words, rams, sizes))
+        panels.append(_outcome_panel(members[0]["title"], tiles, words, here, sizes))
     return panels
 
 
-def _without_result(trial: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    parameters = TrialParameters.model_validate(trial["parameters"])
-    label = parameters.build_label
-    known = (row["group"] for row in rows if row["build"] == label and row["machine"] == parameters.machine)
-    kind = "calibration" if parameters.build == "calibration" else None
-    several = any(row["machine"] != parameters.machine for row in rows)
-    return {
-        "trial_id": trial["trial_id"],
-        "group": next(known, group_label(build_label(label, kind), parameters.machine, several)),
-        "ram": ram_label(parameters.ram_mb, limited=parameters.memory_limit != "none"),
-        "ram_mb": parameters.ram_mb,
-        "file_size": parameters.file_size,
-        "file_size_bytes": parameters.file_size_bytes,
-        "label": NO_RESULT_LABEL,
-        "outcome_detail": "not run yet, or only faults of the instrument",
-        "colour": NO_RESULT_COLOUR,
-    }
+def _tiles(row: dict[str, Any], left: float, right: float, top: float, bottom: float) -> list[dict[str, Any]]:
+    steps = measured_outcomes(row)
+    colours = [OUTCOME_COLOURS[Outcome(found)] for found in steps.values()]
+    if len(steps) < 2 or row["outcome"] == Outcome.CORRUPTED:
+        colours = [row["colour"]]
+    height = (bottom - top) / len(colours)
+    place = {"x": round(left, 4), "x2": round(right, 4)}
+    return [
+        row | place | {"y": round(top + n * height, 4), "y2": round(top + (n + 1) * height, 4), "colour": colour}
+        for n, colour in enumerate(colours)
+    ]
+
+
+def _without_result(planned: Sequence[dict[str, Any]], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is known of planned trials without a result; of machine and build what others like them had."""
+    ids = {row["trial_id"] for row in done}
+    same = {factors.parameter_key(row): row for row in reversed(done)}
+    built = {(row["build_wanted"], row["label"]): row for row in reversed(done)}
+    machines = {(row["machine"], row["memory_limit"]): row for row in reversed(done)}
+    rows = []
+    for trial in planned:
+        if trial["trial_id"] in ids:
+            continue
+        try:
+            parameters = TrialParameters.model_validate(trial["parameters"])
+        except (KeyError, ValueError):
+            continue  # a plan that somebody has edited: the table of problems tells
+        row = dict.fromkeys(ROW_COLUMNS) | factors.levels_of(parameters)
+        like = same.get(factors.parameter_key(row))
+        build = like or built.get((row["build_wanted"], row["label"]))
+        machine = like or machines.get((row["machine"], row["memory_limit"])) or {}
+        row |= {name: machine.get(name) for name in factors.MACHINE_FACTS}
+        row |= {
+            "trial_id": trial["trial_id"],
+            "file_size_bytes": parameters.file_size_bytes,
+            "outcome_detail": "not run yet, or only faults of the instrument",
+            "build": build["build"] if build else parameters.build_label,
+            "build_sha256": build["build_sha256"] if build else None,
+            "build_kind": "calibration" if parameters.build == "calibration" else build and build["build_kind"],
+        }
+        rows.append(row)
+    return rows
 
 
 def _outcome_panel(
-    group: str, tiles: list[dict[str, Any]], words: list[dict[str, Any]], rams: list[str], sizes: list[str]
+    title: str, tiles: list[dict[str, Any]], words: list[dict[str, Any]], names: list[str], sizes: list[str]
 ) -> alt.LayerChart:
     fields = ("trial_id", "label", "outcome_detail", "colour", "x", "x2", "y", "y2")
     rectangles = (
@@ -101,7 +137,7 @@ def _outcome_panel(
         .encode(
             x=band_axis(alt.X, "x", "file size", sizes),
             x2="x2",
-            y=band_axis(alt.Y, "y", "RAM", rams),
+            y=band_axis(alt.Y, "y", "RAM", names),
             y2="y2",
             color=alt.Color("colour:N", scale=None),
             tooltip=[
@@ -118,8 +154,10 @@ def _outcome_panel(
         # Vega centres the first line on y, not the whole text.
         word["y"] -= (len(word["words"]) - 1) / 2 * _LINE_HEIGHT / row_height
     # The words of a tile need their room: on a narrow page the chart scrolls in its box.
-    room = {"minWidth": 90 + 85 * len(sizes)}
-    return alt.LayerChart(layer=layers, title=group, width="container", height=row_height * len(rams), usermeta=room)
+    widest = max(len(line) for word in words for line in word["words"])
+    room = {"minWidth": 30 + 6 * max(map(len, names)) + max(85, 7 * widest) * len(sizes)}
+    height = row_height * len(names)
+    return alt.LayerChart(layer=layers, title=panel_title(title), width="container", height=height, usermeta=room)
 
 
 def throughput(trials: pd.DataFrame) -> list[alt.LayerChart]:
@@ -135,28 +173,31 @@ def phases(trials: pd.DataFrame) -> list[alt.LayerChart]:
 def _rate_panels(trials: pd.DataFrame, columns: dict[str, str]) -> list[alt.LayerChart]:
     rows = [
         row | {"value": row[column], "quantity": quantity}
-        for row in labelled(trials)
+        for row in placed(labelled(trials))
         for column, quantity in columns.items()
-        if row["outcome"] == Outcome.OK and row[column] is not None
+        if step_ok(row, "upload") and row[column] is not None
     ]
     panels = []
-    for (group,), members in grouped(rows, "group").items():
+    for (_,), members in grouped(rows, "panel").items():
         for (quantity,), points in grouped(members, "quantity").items():
-            title = f"{quantity}: {group}" if len(columns) > 1 else group
+            title = points[0]["title"]
+            title = f"{quantity}: {title}" if len(columns) > 1 else title
             panels.append(_rate_panel(points, title, f"{quantity}, MiB/s", rows))
     return panels
 
 
 def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: list[dict[str, Any]]) -> alt.LayerChart:
     """Args: every: the rows of all panels, which share their scales."""
-    rams, sizes = levels(every, "ram"), levels(every, "file_size")
+    names, sizes = levels(every, "series"), levels(every, "file_size")
     scale = value_scale([row["value"] for row in every])
+    what = "RAM" if all(row["series"] == row["ram"] for row in every) else "RAM and what else differs"
+    shapes = _level_scale(names, LEVEL_SHAPES, shift=True)
     place: dict[str, Any] = {
         "x": alt.X("file_size:O", title="file size", axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=sizes)),
-        "xOffset": alt.XOffset("ram:N", scale=alt.Scale(domain=rams, paddingOuter=0.3)),
-        "color": alt.Color("ram:N", title="RAM", scale=_level_scale(rams, LEVEL_COLOURS), legend=_level_legend(rams)),
+        "xOffset": alt.XOffset("series:N", scale=alt.Scale(domain=names, paddingOuter=0.3)),
+        "color": alt.Color("series:N", title=what, scale=_level_scale(names, LEVEL_COLOURS), legend=_legend(names)),
     }
-    case = [tip("ram:N", "RAM"), tip("file_size:O", "file size")]
+    case = [tip("series:N", what), tip("file_size:O", "file size")]
     cells = chart(_medians(rows)).encode(
         **place,
         tooltip=[
@@ -167,15 +208,15 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: li
         ],
     )
     spread = cells.mark_rule(strokeWidth=10, opacity=0.28, strokeCap="round").transform_filter("isValid(datum.low)")
-    middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=max(9, min(26, 240 // (len(rams) * len(sizes)))))
-    fields = ("trial_id", "ram", "file_size", "value", "duration_s", "transfer_s", "commit_s", "block")
+    middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=max(5, min(26, 240 // (len(names) * len(sizes)))))
+    fields = ("trial_id", "series", "file_size", "value", "duration_s", "transfer_s", "commit_s", "block")
     points = (
         chart(rows, *fields)
         .mark_point(filled=True, size=50, opacity=0.95)
         .encode(
             **place,
             y=alt.Y("value:Q", title=quantity, scale=scale),
-            shape=alt.Shape("ram:N", title="RAM", scale=_level_scale(rams, LEVEL_SHAPES)),
+            shape=alt.Shape("series:N", title=what, scale=shapes),
             tooltip=[
                 tip("trial_id:N", "trial"),
                 *case,
@@ -188,24 +229,26 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: li
         )
     )
     layers = [spread.encode(y="low:Q", y2="high:Q"), middle.encode(y="median:Q"), points]
-    return alt.LayerChart(layer=layers, title=title, width="container", height=280)
+    return alt.LayerChart(layer=layers, title=panel_title(title), width="container", height=280)
 
 
-def _level_legend(names: list[str]) -> alt.Legend:
+def _legend(names: list[str]) -> alt.Legend:
     # A phone has room for about 40 characters beside each other.
     return alt.Legend(symbolOpacity=1, columns=max(1, 40 // (4 + max(map(len, names)))))
 
 
-def _level_scale(names: list[str], values: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=names, range=[values[index % len(values)] for index in range(len(names))])
+def _level_scale(names: list[str], values: Sequence[str], shift: bool = False) -> alt.Scale:
+    """Return a scale of levels; with `shift` a second round is shifted: no colour comes with its shape again."""
+    rounds = [index // len(values) if shift else 0 for index in range(len(names))]
+    return alt.Scale(domain=names, range=[values[(index + rounds[index]) % len(values)] for index in range(len(names))])
 
 
 def _medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     medians = []
-    for (ram, size), cell in grouped(rows, "ram", "file_size").items():
+    for (name, size), cell in grouped(rows, "series", "file_size").items():
         values = [row["value"] for row in cell]
         interval = median_interval(values)
-        row = {"ram": ram, "file_size": size, "trials": len(values), "median": median(values)}
+        row = {"series": name, "file_size": size, "trials": len(values), "median": median(values)}
         if interval is None:
             row["interval"] = "none: one trial says nothing about spread"
         else:
@@ -216,38 +259,57 @@ def _medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def peak_memory(trials: pd.DataFrame) -> list[alt.LayerChart]:
-    """Show the peak of anonymous memory and VmHWM by case, every trial a point, beside the limit."""
-    kinds = {"peak_anon_bytes": "anonymous memory", "vm_hwm_bytes": "VmHWM", "memory_limit_bytes": "limit"}
+    """Show the peaks of anonymous memory and VmHWM by case, every trial a point, beside the limit."""
     rows = [
         row | {"kind": kind, "value": mib(row[column])}
-        for row in labelled(trials)
-        for column, kind in kinds.items()
+        for row in placed(labelled(trials))
+        for column, kind in _PEAKS.items()
         if row[column] is not None
     ]
+    kinds = [kind for kind in _PEAKS.values() if any(row["kind"] == kind for row in rows)]
     measured = [row for row in rows if row["kind"] != "limit"]
     return [
-        _peak_panel(members, group, list(kinds.values()), value_scale([row["value"] for row in rows]))
-        for (group,), members in grouped(rows if measured else [], "group").items()
+        _peak_panel(members, members[0]["title"], kinds, value_scale([row["value"] for row in rows]))
+        for (_,), members in grouped(rows if measured else [], "panel").items()
     ]
+
+
+_PEAKS = {
+    "peak_anon_bytes": "anonymous memory",
+    "vm_hwm_bytes": "VmHWM",
+    "download_peak_anon_bytes": "anonymous memory in the download",
+    "memory_limit_bytes": "limit",
+}
+"""Kinds of peaks, each with a colour and a form of its own."""
+_PEAK_LOOK = {
+    "anonymous memory": (ANON_COLOUR, "circle"),
+    "VmHWM": (HWM_COLOUR, "diamond"),
+    "anonymous memory in the download": (LEVEL_COLOURS[2], "triangle-up"),
+    "limit": (LIMIT_COLOUR, "square"),
+}
 
 
 def _peak_panel(rows: list[dict[str, Any]], title: str, kinds: list[str], scale: alt.Scale) -> alt.LayerChart:
-    order = list(dict.fromkeys(row["row"] for row in rows))
+    order = list(dict.fromkeys(row["line"] for row in rows))
+    colours, forms = ([_PEAK_LOOK[kind][place] for kind in kinds] for place in (0, 1))
+    legend = alt.Legend(columns=2)  # a phone has no room for more beside each other
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),
-        "y": alt.Y("row:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=200)),
-        "color": alt.Color(
-            "kind:N", title=None, scale=alt.Scale(domain=kinds, range=[ANON_COLOUR, HWM_COLOUR, LIMIT_COLOUR])
-        ),
-        "tooltip": [tip("row:N", "case"), tip("kind:N", "what"), tip("value:Q", "MiB", ".1f")],
+        "y": alt.Y("line:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=320)),
+        "color": alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=colours), legend=legend),
+        "tooltip": [tip("line:N", "case"), tip("kind:N", "what"), tip("value:Q", "MiB", ".1f")],
     }
-    limits = [cell[0] for cell in grouped((row for row in rows if row["kind"] == "limit"), "row").values()]
-    limit_ticks = chart(limits, "row", "kind", "value").mark_tick(thickness=3, size=20).encode(**place)
+    limits = [row for row in rows if row["kind"] == "limit"]
+    limits = [same[0] for same in grouped(limits, "line", "value").values()]
+    limit_ticks = chart(limits, "line", "kind", "value").mark_tick(thickness=3, size=20).encode(**place)
     place["tooltip"] += [tip("trial_id:N", "trial"), tip("label:N", "outcome")]
-    points = chart([row for row in rows if row["kind"] != "limit"], "row", "kind", "value", "trial_id", "label")
+    points = chart([row for row in rows if row["kind"] != "limit"], "line", "kind", "value", "trial_id", "label")
     circles = points.mark_point(filled=True, size=60, opacity=0.75).encode(
         **place,
-        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=["circle", "diamond", "square"])),
+        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=forms)),
     )
     height = 34 * max(2, len(order))
-    return alt.LayerChart(layer=[limit_ticks, circles], title=title, width="container", height=height)
+    room = {"minWidth": 200 + 6 * max(map(len, order))}
+    return alt.LayerChart(
+        layer=[limit_ticks, circles], title=panel_title(title), width="container", height=height, usermeta=room
+    )

@@ -13,6 +13,9 @@
     ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
     ├── ProbeError                    the memory probe did not deliver: outcome `invalid`
     ├── RecordError                   a record or a notebook that cannot be read or is not valid
+    ├── UnreadableFile                a file of a campaign that cannot be read: damaged, too large, or no file
+    ├── UnsafePath                    something would be written or removed outside of its folder
+    ├── CampaignChanged               plan, build or host are not what the campaign began with
     └── CampaignBusy                  another process runs this campaign
 
 The message of each is one sentence or two for a person: it names the value, the place and the remedy.
@@ -65,6 +68,18 @@ class ProbeError(PicolabError):
 
 class RecordError(PicolabError):
     pass
+
+
+class UnreadableFile(PicolabError):
+    exit_code = ExitCode.BAD_PARAMETERS
+
+
+class UnsafePath(PicolabError):
+    exit_code = ExitCode.BAD_PARAMETERS
+
+
+class CampaignChanged(PicolabError):
+    exit_code = ExitCode.BAD_PARAMETERS
 
 
 class CampaignBusy(PicolabError):

@@ -69,7 +69,6 @@ class _Signals:
         if _Signals._pipe is None:
             _Signals._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.descriptor, write_end = _Signals._pipe
-        self.forget()
         self._before: int | None = None
         with contextlib.suppress(ValueError):
             self._before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -99,11 +98,11 @@ class TrialProcess:
         # Made and removed here too: papermill may be killed before it can.
         self._kernel_folder = KernelFolder()
         self._watch = -1
-        self._signals: _Signals | None = None
+        self._killed_here = False
+        self._signals: _Signals | None = _Signals()
         try:
             self._process = self._launch(parameters, context)
             self._watch = os.pidfd_open(self._process.pid)
-            self._signals = _Signals()
         except BaseException:
             self._tidy()
             raise
@@ -151,9 +150,9 @@ class TrialProcess:
         return True
 
     def ended_by(self) -> str:
-        """Return which signal has ended papermill or the kernel, in words; empty when none did."""
+        """Return which signal has ended papermill or the kernel, in words; empty when none did but ours."""
         code = self._process.returncode
-        if code is None:
+        if code is None or self._killed_here:
             return ""
         if code < 0:
             return f"papermill was killed by {_name_of(-code)}"
@@ -184,7 +183,8 @@ class TrialProcess:
 
     def kill(self) -> None:
         """End papermill and its kernel at once; return when both are gone."""
-        with contextlib.suppress(ProcessLookupError):
+        if self._process.poll() is None:
+            self._killed_here = True
             self._process.kill()
         self._process.wait()
         kill_and_wait(self._find_kernels())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from picolab.campaign import renew_results
 from picolab.errors import ParameterError
 from picolab.parameters import unknown_name
 from picolab.scraps import read_campaign
@@ -28,6 +29,7 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
         if name not in FORMATS:
             raise ParameterError(f"format: {unknown_name(name, list(FORMATS))}")
     data = read_campaign(folder)
+    renew_results(folder, data.records.values())
     out_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for name in formats:

@@ -1,8 +1,8 @@
 """Factors: everything in which two trials may differ; trials that differ in any of it are never one case.
 
-Each parameter of a trial is a factor, unless it stands in `NOT_FACTORS`: a parameter that is added later groups by itself.
-With them go facts that a machine or a build has whatever was asked for, such as the executable's SHA-256. Grouping is
-always by all of them (`case_key`); a label names only the levels that differ.
+Each parameter of a trial is a factor, unless it stands in `NOT_FACTORS`: a parameter that is added later groups by
+itself. With them go facts that a machine or a build has whatever was asked for, such as the executable's SHA-256.
+Grouping is always by all of them (`case_key`); a label names only the levels that differ.
 """
 
 from __future__ import annotations
@@ -89,10 +89,8 @@ PARAMETER_FACTORS = tuple(
     for name, field in TrialParameters.model_fields.items()
     if name not in NOT_FACTORS
 )
-FACT_FACTORS = tuple(
-    Factor(name, None, "string")
-    for name in ("build_sha256", "acceleration", "memory_limit_method", "box", "box_version", "route")
-)
+MACHINE_FACTS = ("acceleration", "memory_limit_method", "box", "box_version", "route")
+FACT_FACTORS = tuple(Factor(name, None, "string") for name in ("build_sha256", *MACHINE_FACTS))
 """What makes trials incomparable although they were asked for the same."""
 FACTORS = (*PARAMETER_FACTORS, *FACT_FACTORS)
 COLUMNS = {factor.name: factor.kind for factor in FACTORS}
@@ -151,7 +149,9 @@ def varying(trials: pd.DataFrame | Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _rows(trials: pd.DataFrame | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    if isinstance(trials, Iterable) and not hasattr(trials, "to_dict"):
+    import pandas as pd
+
+    if not isinstance(trials, pd.DataFrame):
         return list(trials)
     plain = trials.astype(object).where(trials.notna(), None)
     return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]

@@ -2,10 +2,11 @@
 
 The output of a cell holds the Vega-Lite specs of the panels with an SVG of each under a mime type of our own
 (altair's is refused by the schema of the notebook format), and one PNG of all panels: JupyterLab shows it
-without network, also in a notebook that it does not trust yet.
+without network, also in a notebook that it does not trust yet. Each panel is drawn once; the PNG is made of the SVGs.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from picolab.chart_style import CONFIG
 FIGURE_MIME = "application/vnd.picolab.vegalite+json"
 PANEL_WIDTH = 640
 _COLUMNS = 2
+_FEW_PANELS = 4
+_SCALE_OF_FEW, _SCALE_OF_MANY = 1.25, 0.75
+_SIZE = re.compile(r'<svg [^>]*?width="([0-9.]+)" height="([0-9.]+)"')
 
 
 class Figure:
@@ -30,25 +34,42 @@ class Figure:
         return self.caption
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        specs = [panel.to_dict() | {"config": CONFIG} for panel in self.panels]
-        shown = [{"spec": spec, "svg": vl_convert.vegalite_to_svg(_still(spec))} for spec in specs]
+        # Charts are made here and tested against the schema; checking every value again takes longer than drawing.
+        specs = [panel.to_dict(validate=False) | {"config": CONFIG} for panel in self.panels]
+        pictures = [vl_convert.vegalite_to_svg(_still(spec)) for spec in specs]
+        shown = [{"spec": spec, "svg": svg} for spec, svg in zip(specs, pictures, strict=True)]
         return {
             FIGURE_MIME: {"caption": self.caption, "panels": shown},
-            "image/png": base64.b64encode(self._png()).decode(),
+            "image/png": base64.b64encode(_png(pictures)).decode(),
             "text/plain": self.caption,
         }
 
-    def _png(self) -> bytes:
-        columns = min(_COLUMNS, len(self.panels))
-        sized = [panel.properties(width=PANEL_WIDTH // columns + 100) for panel in self.panels]
-        for panel in sized:
-            panel.usermeta = alt.Undefined  # allowed only at the top of a spec
-        together = alt.concat(*sized, columns=columns).resolve_scale(color="independent", shape="independent")
-        spec = together.to_dict() | {"config": CONFIG, "background": "white"}
-        return vl_convert.vegalite_to_png(spec, scale=1.5)
-
 
 def _still(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the spec of a picture: of fixed size, without the invisible marks that only carry tooltips."""
+    """Return the spec of a picture: of fixed size, without what only tooltips and readers of a live chart need."""
     visible = [layer for layer in spec["layer"] if layer["mark"].get("opacity") != 0]
-    return spec | {"layer": visible, "width": PANEL_WIDTH, "background": "white", "padding": 8}
+    config = spec["config"] | {"aria": False}
+    return spec | {"layer": visible, "config": config, "width": PANEL_WIDTH, "background": "white", "padding": 8}
+
+
+def _png(pictures: Sequence[str]) -> bytes:
+    """Return SVGs as one picture, beside and below each other."""
+    columns = min(_COLUMNS, len(pictures))
+    parts, top, width = [], 0.0, 0.0
+    for start in range(0, len(pictures), columns):
+        left, height = 0.0, 0.0
+        for number, svg in enumerate(pictures[start : start + columns], start):
+            size = _SIZE.match(svg)
+            if size is None:
+                continue
+            # Names of clip paths and gradients are unique in their own SVG only.
+            own = re.sub(r'(\bid="|url\(#)', rf"\g<1>panel{number}-", svg)
+            parts.append(own.replace("<svg ", f'<svg x="{left:g}" y="{top:g}" ', 1))
+            left, height = left + float(size[1]), max(height, float(size[2]))
+        top, width = top + height, max(width, left)
+    together = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width:g}" '
+        f'height="{top:g}"><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>'
+    )
+    scale = _SCALE_OF_FEW if len(pictures) <= _FEW_PANELS else _SCALE_OF_MANY
+    return vl_convert.svg_to_png(together, scale=scale)

@@ -114,13 +114,14 @@ def _is_dead(folder: Path) -> bool:
 
 
 def note_connection_file() -> None:
-    """Leave a note about the connection file of the kernel that this is, so that it can be removed when all are killed.
+    """Leave a note about the connection file of this kernel, and remove what earlier ones have left.
 
     Nothing happens in a process that is no kernel, and in a kernel whose file lies in a folder of ours.
     """
     file = _own_connection_file()
     if file is None or _NAME.fullmatch(file.parent.name):
         return
+    sweep()
     kernel, parent = this_process(), ProcessIdentity.of(os.getppid())
     # As long as its parent lives, a kernel may be started again with the same file.
     processes = [kernel.to_json(), *([parent.to_json()] if parent is not None else [])]

@@ -1,9 +1,14 @@
-"""Memory over time: one panel a case, one line a trial, the limit drawn in."""
+"""Memory over time: one panel a case, one line a trial, the limit drawn in; of many trials a few lines and a band."""
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from picolab.chart_style import (
     ANON_COLOUR,
@@ -15,35 +20,109 @@ from picolab.chart_style import (
     grouped,
     labelled,
     mib,
-    plain_rows,
+    panel_title,
     tip,
     value_scale,
 )
+from picolab.parameters import MIB
 from picolab.record import Outcome
 
+MOST_LINES = 12
+"""Up to so many trials of a case have a line each; of more only `SHOWN_RANKS` have one."""
+SHOWN_RANKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Which trials have a line where all would be too many: lowest, quartiles, median and highest by their peak."""
+BAND = (0.05, 0.95)
+"""Between these quantiles of all trials lies the band where not every trial has a line."""
 LINE_POINTS, TOOLTIP_POINTS = 160, 40
 """Points to which a line is thinned; of each stretch the sample with most memory stays: no peak is lost."""
+_ALL_POINTS, _FEWEST_POINTS = 16_000, 40
+"""Points of all lines of a page, if that leaves each line enough to be seen."""
+_BAND_POINTS = 60
+_MOST_WORDS = 3
+"""More words than this at the ends of lines would cover each other."""
 
 _SERIES = {"cgroup_bytes": "with page cache", "anon_bytes": "anonymous memory"}
+_MAIN = _SERIES["anon_bytes"]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One series of one trial, in seconds and MiB; nowhere without memory."""
+
+    trial_id: str
+    outcome: str
+    label: str
+    series: str
+    t_s: Numbers
+    value: Numbers
+
+    @property
+    def peak(self) -> float:
+        return float(self.value.max())
+
+    def datum(self, most: int) -> dict[str, Any]:
+        """Return at most so many points, of each stretch the highest, as one datum to be flattened."""
+        size = len(self.value)
+        kept = np.arange(size)
+        if size > most:
+            edges = [place * size // most for place in range(most + 1)]
+            kept = np.array([a + int(self.value[a:b].argmax()) for a, b in itertools.pairwise(edges)])
+        return {
+            "trial_id": self.trial_id,
+            "label": self.label,
+            "series": self.series,
+            "t_s": self.t_s[kept].round(3).tolist(),
+            "value": self.value[kept].round(2).tolist(),
+        }
 
 
 def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.LayerChart]:
-    """Show memory over time, a panel a case and a line a trial.
+    """Show memory over time, a panel a case and a line a trial; of many trials a few lines, and a band of all.
 
     Args:
         samples: rows of `CampaignData.samples`.
         trials: rows of `CampaignData.trials`.
     """
-    by_trial = grouped(plain_rows(samples[["trial_id", "t_s", *_SERIES]]), "trial_id")
-    panels = []
-    rows = [row for row in labelled(trials) if (row["trial_id"],) in by_trial]
-    lines = {row["trial_id"]: _line(by_trial[row["trial_id"],], row["trial_id"], row["outcome"]) for row in rows}
-    scale = _scale([point for line in lines.values() for point in line], [row["memory_limit_bytes"] for row in rows])
-    for (group, case), members in grouped(rows, "group", "row").items():
-        points = [point for row in members for point in lines[row["trial_id"]]]
-        if points:
-            panels.append(_panel(points, members[0]["memory_limit_bytes"], f"{case} · {group}", scale))
-    return panels
+    columns = {name: _numbers(samples[name]) for name in ("t_s", *_SERIES)}
+    places = samples.groupby("trial_id", sort=False).indices
+    rows = [row for row in labelled(trials) if row["trial_id"] in places]
+    lines = {
+        row["trial_id"]: _lines_of(
+            {name: values[places[row["trial_id"]]] for name, values in columns.items()},
+            *(row["trial_id"], row["outcome"], row["label"]),
+        )
+        for row in rows
+    }
+    scale = _scale([line for both in lines.values() for line in both], [row["memory_limit_bytes"] for row in rows])
+    cases = {}
+    for place, members in grouped(rows, "group", "row").items():
+        every = [line for row in members for line in lines[row["trial_id"]]]
+        if every:
+            cases[place] = (members[0]["memory_limit_bytes"], every, _shown(every))
+    points = _points(sum(len(shown) for _, _, shown in cases.values()))
+    return [
+        _panel(shown, every, limit_bytes, f"{case} · {group}", scale, points)
+        for (group, case), (limit_bytes, every, shown) in cases.items()
+    ]
+
+
+def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
+    """Say how to read `memory_panels`, and what was thinned to draw them."""
+    words = "One panel a case, one line a trial; zero is the moment when the first byte was sent."
+    rows = [row for row in labelled(trials) if row["trial_id"] in set(samples["trial_id"])]
+    sizes = [len(cell) for cell in grouped(rows, "group", "row").values()]
+    if max(sizes, default=0) > MOST_LINES:
+        words += (
+            f" Of a case with more than {MOST_LINES} trials, {len(SHOWN_RANKS)} have a line: those with the highest, "
+            f"the lowest and the median peak of anonymous memory, and its quartiles. The band then holds the middle "
+            f"{BAND[1] - BAND[0]:.0%} of all its trials at each moment, and each trial that was not ok has a cross."
+        )
+    points = _points(2 * sum(size if size <= MOST_LINES else len(SHOWN_RANKS) for size in sizes))
+    longest = samples.groupby("trial_id").size().max() if len(samples) else 0
+    if longest > points:
+        words += f" A line has at most {points} points, each the highest sample of its stretch."
+    return words
 
 
 def memory_over_time(samples: dict[str, Any], limit_bytes: int | None, outcome: str = "ok") -> alt.LayerChart:
@@ -54,49 +133,68 @@ def memory_over_time(samples: dict[str, Any], limit_bytes: int | None, outcome: 
         limit_bytes: the memory limit; None when nothing limited the memory.
         outcome: of the trial.
     """
-    columns = samples["columns"]
-    rows = [
-        {"t_s": t_s} | {name: columns[name][index] if name in columns else None for name in _SERIES}
-        for index, t_s in enumerate(columns.get("t_s", []))
-    ]
-    points = _line(rows, samples["trial_id"], outcome)
-    return _panel(points, limit_bytes, "Memory of the server over time", _scale(points, [limit_bytes]))
+    found = samples["columns"]
+    t_s = _numbers(found.get("t_s", []))
+    columns = {name: _numbers(found[name]) if name in found else np.full(len(t_s), np.nan) for name in _SERIES}
+    lines = _lines_of({"t_s": t_s, **columns}, samples["trial_id"], outcome, OUTCOME_LABELS[Outcome(outcome)])
+    title = "Memory of the server over time"
+    return _panel(lines, lines, limit_bytes, title, _scale(lines, [limit_bytes]), LINE_POINTS)
 
 
-def _line(rows: list[dict[str, Any]], trial_id: str, outcome: str) -> list[dict[str, Any]]:
-    """Return points of both series in MiB, at most `LINE_POINTS` of each."""
-    rows = [row for row in rows if row["t_s"] is not None]
-    return [
-        {
-            "trial_id": trial_id,
-            "label": OUTCOME_LABELS[Outcome(outcome)],
-            "series": series,
-            "t_s": round(row["t_s"], 3),
-            "value": mib(row[column]),
-        }
-        for column, series in _SERIES.items()
-        for row in _thinned(rows, column, LINE_POINTS)
+def _numbers(values: Any) -> Numbers:
+    numbers: Numbers = pd.array(values, dtype="Float64").to_numpy(dtype="float64", na_value=np.nan)
+    return numbers
+
+
+def _lines_of(columns: dict[str, Numbers], trial_id: str, outcome: str, label: str) -> list[_Line]:
+    """Return the series of a trial that have a point."""
+    lines = []
+    for column, series in _SERIES.items():
         # A process that is not there yet or gone has no memory; a logarithmic axis has no zero.
-        if row[column]
-    ]
+        there = ~np.isnan(columns["t_s"]) & (columns[column] > 0)
+        if there.any():
+            lines.append(_Line(trial_id, outcome, label, series, columns["t_s"][there], columns[column][there] / MIB))
+    return lines
 
 
-def _thinned(rows: list[dict[str, Any]], field: str, most: int) -> list[dict[str, Any]]:
-    stretch = max(1, -(-len(rows) // most))
-    stretches = [rows[start : start + stretch] for start in range(0, len(rows), stretch)]
-    return [max(part, key=lambda row: row[field] or 0) for part in stretches]
+def _shown(lines: Sequence[_Line]) -> list[_Line]:
+    """Return the lines of a case to draw: all, or those of a few trials."""
+    by_trial: dict[str, list[_Line]] = {}
+    for line in lines:
+        by_trial.setdefault(line.trial_id, []).append(line)
+    if len(by_trial) <= MOST_LINES:
+        return list(lines)
+    # Trials without this series come first, as the lowest.
+    ranked = sorted(
+        by_trial.values(), key=lambda both: max((one.peak for one in both if one.series == _MAIN), default=0)
+    )
+    places = {round(rank * (len(ranked) - 1)) for rank in SHOWN_RANKS}
+    return [line for place in sorted(places) for line in ranked[place]]
 
 
-def _scale(points: list[dict[str, Any]], limits: list[int | None]) -> alt.Scale:
-    main = [point["value"] for point in points if point["series"] == _SERIES["anon_bytes"]]
+def _points(lines: int) -> int:
+    return max(_FEWEST_POINTS, min(LINE_POINTS, _ALL_POINTS // max(1, lines)))
+
+
+def _scale(lines: Sequence[_Line], limits: list[int | None]) -> alt.Scale:
+    main = [end for line in lines if line.series == _MAIN for end in (float(line.value.min()), line.peak)]
     return value_scale([*main, *(mib(limit) or 0.0 for limit in limits if limit)])
 
 
-def _panel(points: list[dict[str, Any]], limit_bytes: int | None, title: str, scale: alt.Scale) -> alt.LayerChart:
+def _panel(
+    lines: Sequence[_Line],
+    every: Sequence[_Line],
+    limit_bytes: int | None,
+    title: str,
+    scale: alt.Scale,
+    points: int,
+) -> alt.LayerChart:
+    """Args: lines: those to draw; every: of all trials of the case."""
     names, colours = list(_SERIES.values()), [CGROUP_COLOUR, ANON_COLOUR]
-    is_main = f"datum.series === '{_SERIES['anon_bytes']}'"
-    lines = (
-        chart(points)
+    is_main = f"datum.series === '{_MAIN}'"
+    drawn = (
+        chart([line.datum(points) for line in lines])
+        .transform_flatten(["t_s", "value"])
         .mark_line(clip=True)
         .encode(
             x=alt.X("t_s:Q", title="seconds since the first byte", scale=alt.Scale(nice=False)),
@@ -112,7 +210,11 @@ def _panel(points: list[dict[str, Any]], limit_bytes: int | None, title: str, sc
         )
     )
     # A line shows a tooltip only on its own pixels; invisible, wide points are easy to hit, also by a finger.
-    handles = chart(_tooltip_points(points)).mark_point(size=200, opacity=0, clip=True)
+    handles = (
+        chart([line.datum(min(points, TOOLTIP_POINTS)) for line in lines])
+        .transform_flatten(["t_s", "value"])
+        .mark_point(size=200, opacity=0, clip=True)
+    )
     handles = handles.encode(
         x="t_s:Q",
         y="value:Q",
@@ -124,26 +226,47 @@ def _panel(points: list[dict[str, Any]], limit_bytes: int | None, title: str, sc
             tip("label:N", "outcome"),
         ],
     )
-    layers = [lines, handles, *_ends(points), *_limit(limit_bytes)]
-    return alt.LayerChart(layer=layers, title=title, width="container", height=230)
+    band = [_band([line for line in every if line.series == _MAIN])] if len(lines) < len(every) else []
+    layers = [*band, drawn, handles, *_ends(every), *_limit(limit_bytes)]
+    return alt.LayerChart(layer=layers, title=panel_title(title), width="container", height=230)
 
 
-def _tooltip_points(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    lines = grouped(points, "trial_id", "series").values()
-    return [point for line in lines for point in _thinned(line, "value", TOOLTIP_POINTS)]
+def _band(lines: Sequence[_Line]) -> alt.Chart:
+    """Show where most of the trials are at each moment; where fewer than three are left it ends."""
+    begin, end = min(line.t_s[0] for line in lines), max(line.t_s[-1] for line in lines)
+    moments = np.linspace(begin, end, _BAND_POINTS)
+    values = np.array([np.interp(moments, line.t_s, line.value, left=np.nan, right=np.nan) for line in lines])
+    enough = (~np.isnan(values)).sum(axis=0) >= 3
+    low, high = np.nanquantile(values[:, enough], BAND, axis=0)
+    rows = [
+        {"t_s": round(t, 3), "low": round(a, 2), "high": round(b, 2)}
+        for t, a, b in zip(moments[enough].tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+    area = chart(rows).mark_area(color=ANON_COLOUR, opacity=0.22, clip=True, tooltip=None)
+    return area.encode(x="t_s:Q", y="low:Q", y2="high:Q")  # type: ignore[no-any-return]
 
 
-def _ends(points: list[dict[str, Any]]) -> list[alt.Chart]:
-    """Mark where a trial ended that was not ok."""
-    main = [point for point in points if point["series"] == _SERIES["anon_bytes"] and point["label"] != "ok"]
-    colours = {OUTCOME_LABELS[outcome]: colour for outcome, colour in OUTCOME_COLOURS.items()}
-    rows = [line[-1] | {"colour": colours[line[-1]["label"]]} for line in grouped(main, "trial_id").values()]
+def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
+    """Mark where a trial ended that was not ok; with many, of each kind of end only the last has its word."""
+    colours = {outcome.value: colour for outcome, colour in OUTCOME_COLOURS.items()}
+    rows: list[dict[str, Any]] = [
+        {
+            "t_s": round(float(line.t_s[-1]), 3),
+            "value": round(float(line.value[-1]), 2),
+            "label": line.label,
+            "colour": colours[line.outcome],
+        }
+        for line in lines
+        if line.series == _MAIN and line.outcome != Outcome.OK
+    ]
     if not rows:
         return []
-    ends = chart(rows).encode(x="t_s:Q", y="value:Q", color=alt.Color("colour:N", scale=None))
-    cross = ends.mark_point(shape="cross", angle=45, filled=True, size=90)
-    words = ends.mark_text(align="right", baseline="bottom", dy=-9, fontWeight="bold").encode(text="label:N")
-    return [cross, words]
+    rows.sort(key=lambda row: row["t_s"])
+    named = rows if len(rows) <= _MOST_WORDS else list({row["label"]: row for row in rows}.values())
+    place: dict[str, Any] = {"x": "t_s:Q", "y": "value:Q", "color": alt.Color("colour:N", scale=None)}
+    cross = chart(rows).mark_point(shape="cross", angle=45, filled=True, size=90).encode(**place)
+    words = chart(named).mark_text(align="right", baseline="bottom", dy=-9, fontWeight="bold")
+    return [cross, words.encode(**place, text="label:N")]
 
 
 def _limit(limit_bytes: int | None) -> list[alt.Chart]:

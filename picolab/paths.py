@@ -5,6 +5,9 @@ from pathlib import Path
 
 from picolab.errors import ParameterError
 
+_LONGEST_NAME = 200
+"""A file system takes 255 bytes, and names get endings such as `.attempt2.download-samples.jsonl`."""
+
 
 def project_root() -> Path:
     """Return the checkout: the folder that holds `notebooks/` and the package.
@@ -41,3 +44,18 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """Return a text that is used as the name of a file or folder, if it can only be that and never a path.
+
+    Raises:
+        ValueError: it cannot; one sentence.
+    """
+    if not text or not (text[0].isalnum() or text[0] == "_") or "/" in text or not text.isprintable():
+        raise ValueError(
+            f"{text[:60]!r} cannot be a file name: it should begin with a letter or digit and hold no slash"
+        )
+    if len(text.encode()) > _LONGEST_NAME:
+        raise ValueError(f"{text[:60]!r}... cannot be a file name: it is longer than {_LONGEST_NAME} bytes")
+    return text

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from picolab.errors import CampaignNotFound, ParameterError
+from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
+from picolab.foreign_files import MIB, read_json, unfit_value
+from picolab.foreign_text import one_line
 from picolab.parameters import (
     CampaignParameters,
     Matrix,
@@ -23,7 +25,7 @@ from picolab.parameters import (
     unknown_name,
     validate,
 )
-from picolab.paths import write_atomically
+from picolab.paths import file_name, write_atomically
 
 PLAN_FILE = "plan.json"
 ORDER = (
@@ -52,14 +54,20 @@ _LABELLED = ("machine", "ram_mb", "file_size", "build", "memory_limit")
 _TOLD_BY_LABEL = ("label", "environment", "calibration")
 
 
+FileName = Annotated[str, AfterValidator(file_name)]
+"""A text that becomes the name of a file or folder, checked whenever it is read."""
+LARGEST_PLAN_BYTES = 32 * MIB
+"""A plan of `MOST_TRIALS` trials has half of it."""
+
+
 class PlannedTrial(BaseModel):
     """One trial to run."""
 
     model_config = ConfigDict(extra="forbid")
 
-    trial_id: str
-    block: int
-    position: int
+    trial_id: FileName
+    block: Annotated[int, Field(ge=1, lt=1 << 31)]
+    position: Annotated[int, Field(ge=1, lt=1 << 31)]
     case: str
     scenario: str = ""
     parameters: TrialParameters
@@ -71,7 +79,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     plan_version: Literal[1] = 1
-    campaign: str
+    campaign: FileName
     created_at: str
     source: str
     description: str
@@ -86,6 +94,13 @@ class Plan(BaseModel):
     idle_limit_s: float = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Plan":
+        name, count = Counter(trial.trial_id for trial in self.trials).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{count} trials are called {name}")
+        return self
 
     @property
     def cases(self) -> list[str]:
@@ -102,17 +117,22 @@ class Plan(BaseModel):
             CampaignNotFound: there is no campaign in this folder.
             ParameterError: its plan cannot be read.
         """
+        path = folder / PLAN_FILE
         try:
-            return cls.model_validate_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
+            data = read_json(path, LARGEST_PLAN_BYTES)
+            unfit = unfit_value(data) if isinstance(data, dict) else "it holds no object"
+            if unfit is not None:
+                raise UnreadableFile(unfit)
+            return cls.model_validate(data)
         except FileNotFoundError:
             raise CampaignNotFound(f"{folder}: there is no campaign; `picolab status` lists those there are") from None
-        except (OSError, ValueError) as error:
-            why = str(error)
+        except (UnreadableFile, ValidationError) as error:
+            why = str(error).removeprefix(f"{path}: ")
             if isinstance(error, ValidationError):
-                first = error.errors()[0]
+                first = error.errors(include_input=False)[0]
                 why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
             raise ParameterError(
-                f"{folder / PLAN_FILE}: is not a plan that this picolab can read ({why}); "
+                f"{path}: is not a plan that this picolab can read ({one_line(why[:300])}); "
                 f"the notebooks beside it are still good, and a new campaign gets a new plan"
             ) from None
 

@@ -7,7 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import read_json
+from picolab.trial_state import CONTEXT_VARIABLE
+
 _FILE_INTERVAL_S = 1.0
+_LARGEST_BYTES = 1 << 16
 _MIB = 1 << 20
 
 
@@ -26,7 +31,8 @@ class LiveLine:
         self._handle: Any = None
 
     def __enter__(self) -> "LiveLine":
-        if "JPY_PARENT_PID" in os.environ:
+        # Of a trial that papermill runs nobody sees the cells, and every update would be work beside the measured step.
+        if "JPY_PARENT_PID" in os.environ and CONTEXT_VARIABLE not in os.environ:
             from IPython import display
 
             self._handle = display.display(  # type: ignore[no-untyped-call]
@@ -55,8 +61,8 @@ class LiveLine:
 def last_line(file: Path) -> str:
     """Return the line that a `LiveLine` in another process wrote last; empty when there is none."""
     try:
-        return str(json.loads(file.read_text())["line"])
-    except (OSError, ValueError, KeyError):
+        return str(read_json(file, _LARGEST_BYTES)["line"])
+    except (OSError, UnreadableFile, LookupError, TypeError):
         return ""
 
 

@@ -15,6 +15,7 @@ from picolab.paths import project_root, write_atomically
 from picolab.slow_imports import decline_slow_imports
 
 TEMPLATE_DIR = Path(__file__).with_name("report_template")
+_IOPUB_TIMEOUT_S = 300
 _HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
 
 
@@ -105,6 +106,8 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
                 kernel_name="python3",
                 progress_bar=False,
                 config=config,
+                # The kernel answers while it sends a large output; on a busy host that takes its time.
+                iopub_timeout=_IOPUB_TIMEOUT_S,
             )
     except papermill.PapermillExecutionError as error:
         working.replace(failed)

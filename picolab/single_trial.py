@@ -8,10 +8,9 @@ from pathlib import Path
 from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
-from picolab.machines import registry, vagrant
-from picolab.machines.cgroup import find_method
+from picolab.machines import registry
 from picolab.parameters import TrialParameters
-from picolab.picoshare.build import find_build
+from picolab.preflight import check_trial
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
@@ -56,14 +55,10 @@ def run_single_trial(
         live: gets the trial's line of progress.
 
     Raises:
-        BuildError, MemoryLimitUnavailable: known before anything is started.
+        BuildError, HostUnfit: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
     """
-    find_build(parameters.build, parameters.build_label, parameters.release_base_url)
-    if parameters.machine == "vagrant":
-        vagrant.check_host(parameters.provider)
-    elif parameters.memory_limit == "enforced":
-        find_method()
+    check_trial(parameters)
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)

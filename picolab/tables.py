@@ -4,9 +4,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from picolab.chart_style import grouped, labelled, machine_label, mib, outcome_words, plain_rows
+from picolab.chart_style import (
+    OUTCOME_LABELS,
+    grouped,
+    labelled,
+    machine_label,
+    measured_outcomes,
+    mib,
+    outcome_words,
+    plain_rows,
+    step_ok,
+)
 from picolab.markup import Column, Html, code, paragraph, table
-from picolab.record import NOT_ASKED_FOR
+from picolab.record import NOT_ASKED_FOR, Outcome
 from picolab.scraps import CampaignData
 from picolab.statistics import median, median_interval
 
@@ -14,31 +24,54 @@ from picolab.statistics import median, median_interval
 def case_table(data: CampaignData) -> Html:
     """Show each case in one row: medians and intervals of its ok trials."""
     rows = []
-    for (build, ram, size), cell in grouped(labelled(data.trials), "group", "ram", "file_size").items():
-        peaks = [row["peak_anon_bytes"] for row in cell if row["peak_anon_bytes"] is not None]
-        good = [row for row in cell if row["outcome"] == "ok"]
+    cases = grouped(labelled(data.trials), "group", "ram", "file_size", "others")
+    for (build, ram, size, others), cell in cases.items():
+        good = [row for row in cell if step_ok(row, "upload")]
+        downloaded = [row for row in cell if step_ok(row, "download")]
         rates = [row["throughput_mib_s"] for row in good if row["throughput_mib_s"] is not None]
         interval = median_interval(rates)
         rows.append(
-            {"build": build, "ram": ram, "file_size": size}
-            | {"trials": outcome_words(Counter(row["outcome"] for row in cell))}
+            {"build": build, "ram": ram, "file_size": size, "others": others or None}
+            | {"trials": _outcomes(cell)}
             | {name: _median(good, name) for name in _MEDIANS}
+            | {"download_mib_s": _median(downloaded, "download_mib_s")}
             | {"interval": f"{interval.low:.1f} to {interval.high:.1f}" if interval else None}
             | {"coverage": f"{interval.coverage:.0%}" if interval else None}
-            | {"peak": mib(max(peaks)) if peaks else None}
+            | {"peak": _highest(cell, "peak_anon_bytes"), "download_peak": _highest(cell, "download_peak_anon_bytes")}
         )
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    if (data.trials["machine"] != "local").any():
-        return table(rows, (Column("build and machine", "build"), *_CASE_COLUMNS))
-    several = len({row["build"] for row in rows}) > 1
-    return table(rows, (Column("build", "build"), *_CASE_COLUMNS) if several else _CASE_COLUMNS)
+    columns = [column for column in _CASE_COLUMNS if column.field not in _ONLY_IF_ANY or _any(rows, column.field)]
+    virtual = (data.trials["machine"] != "local").any()
+    if virtual or len({row["build"] for row in rows}) > 1:
+        columns.insert(0, Column("build and machine" if virtual else "build", "build"))
+    return table(rows, columns)
 
 
-_MEDIANS = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "download_mib_s", "ready_s")
+def _any(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return any(row[name] is not None for row in rows)
+
+
+def _outcomes(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the outcomes of trials with their counts; those of measured steps where they differ."""
+    words = [outcome_words(Counter(row["outcome"] for row in rows))]
+    for step in ("upload", "download"):
+        found = Counter(measured_outcomes(row).get(step) for row in rows)
+        if any(row["label"] != OUTCOME_LABELS[Outcome(row["outcome"])] for row in rows):
+            words.append(f"{step}: {outcome_words({name: n for name, n in found.items() if name})}")
+    return "; ".join(words)
+
+
+def _highest(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    return mib(max((row[name] for row in rows if row[name] is not None), default=None))
+
+
+_MEDIANS = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "ready_s")
+_ONLY_IF_ANY = ("others", "download_peak")
 _CASE_COLUMNS = (
     Column("RAM", "ram"),
     Column("file", "file_size"),
+    Column("what else differs", "others"),
     Column("trials", "trials"),
     Column("throughput, MiB/s", "throughput_mib_s", 1),
     Column("interval", "interval", 0),
@@ -47,6 +80,7 @@ _CASE_COLUMNS = (
     Column("commit, MiB/s", "commit_mib_s", 1),
     Column("download, MiB/s", "download_mib_s", 1),
     Column("highest anonymous memory, MiB", "peak", 1),
+    Column("highest in the download, MiB", "download_peak", 1),
     Column("ready after, s", "ready_s", 3),
 )
 
@@ -57,14 +91,18 @@ def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
 
 
 _TRIAL_COLUMNS = (
+    Column("trial", "trial_id"),
+    Column("what else differs", "others"),
     Column("block", "block", 0),
     Column("outcome", "outcome"),
+    Column("of each step", "steps"),
     Column("throughput, MiB/s", "throughput_mib_s", 1),
     Column("upload, s", "duration_s", 3),
     Column("transfer, s", "transfer_s", 3),
     Column("commit, s", "commit_s", 3),
     Column("download, MiB/s", "download_mib_s", 1),
     Column("anonymous memory, MiB", "peak_anon_mib", 1),
+    Column("in the download, MiB", "download_peak_mib", 1),
     Column("VmHWM, MiB", "vm_hwm_mib", 1),
     Column("samples a second", "samples_per_s", 1),
 )
@@ -79,15 +117,18 @@ def trial_table(data: CampaignData) -> Html:
     rows = [
         row
         | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
+        | {"download_peak_mib": mib(row["download_peak_anon_bytes"]), "others": row["others"] or None}
         | {"machine_words": machine_label(row["machine"], row["acceleration"])}
-        for row in plain_rows(data.trials)
+        | {"steps": row["label"] if row["label"] != OUTCOME_LABELS[Outcome(row["outcome"])] else None}
+        for row in sorted(labelled(data.trials), key=lambda row: (row["position"] or 0, row["trial_id"]))
     ]
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    trial, seen = Column("trial", "trial_id"), Column("what was seen", "outcome_detail")
-    if all(row["machine"] == "local" for row in rows):
-        return table(rows, (trial, *_TRIAL_COLUMNS, seen))
-    return table(rows, (trial, Column("machine", "machine_words"), *_TRIAL_COLUMNS, *_READY_COLUMNS, seen))
+    only_if_any = ("others", "steps", "download_peak_mib")
+    columns = [column for column in _TRIAL_COLUMNS if column.field not in only_if_any or _any(rows, column.field)]
+    if any(row["machine"] != "local" for row in rows):
+        columns = [columns[0], Column("machine", "machine_words"), *columns[1:], *_READY_COLUMNS]
+    return table(rows, [*columns, Column("what was seen", "outcome_detail")])
 
 
 def missing_table(data: CampaignData) -> Html:

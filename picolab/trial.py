@@ -11,18 +11,19 @@ that running a finished stage again changes nothing, and a new kernel goes on wh
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, host, instrument
+from picolab import caveats, conditions, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
     HostUnfit,
     MachineBusy,
+    MachineError,
     ParameterError,
     PicolabError,
     ProbeError,
@@ -53,12 +54,14 @@ from picolab.processes import this_process
 from picolab.progress import LiveLine, in_mib, in_seconds
 from picolab.record import (
     NOT_ASKED_FOR,
+    NOT_VERIFIED,
     RECORD_SCRAP,
     SAMPLES_SCRAP,
     STAGES,
     Caveat,
     ConditionsRecord,
     DownloadRecord,
+    LimitDuringStep,
     MachineRecord,
     MemoryRecord,
     Outcome,
@@ -67,6 +70,7 @@ from picolab.record import (
     Record,
     ServerRecord,
     Stage,
+    Step,
     UploadedFile,
     UploadRecord,
     VerifyRecord,
@@ -119,6 +123,7 @@ class Trial:
             MachineBusy: somebody else who is alive holds the machine of that name.
         """
         context = TrialContext.from_environment()
+        kernel_folders.note_connection_file()
         registry.check_free(_machine_name(parameters))
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
@@ -158,11 +163,18 @@ class Trial:
         self._run("authenticate", self._authenticate)
 
     def upload(self) -> None:
-        """Upload the files (at the same time, if there are several) while the memory probe samples the server."""
+        """Upload the files (at the same time, if there are several) while the memory probe samples the server.
+
+        With direction download it is not measured, and runs without the memory limit where that can be lifted.
+        """
         self._run("upload", self._upload)
 
     def verify(self) -> None:
-        """Download every file and compare it with what was sent; with direction download or both, measured."""
+        """Download every file and compare it with what was sent; with direction download or both, measured.
+
+        When nobody asked to measure it, it runs without the memory limit where that can be lifted, and decides nothing
+        but whether a byte differs.
+        """
         self._run("verify", self._verify)
 
     def collect(self) -> Record:
@@ -335,7 +347,8 @@ class Trial:
     def _provision(self) -> str:
         parameters = self.state.parameters
         self._add_caveats(caveats.of_parameters(parameters))
-        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
+        in_guest = parameters.machine != "local"
+        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url, in_guest=in_guest)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
         self._look_at_instrument()
@@ -418,10 +431,63 @@ class Trial:
         store_private(machine.folder / COOKIE_FILE, login.cookie)
         return "logged in"
 
+    def _measures(self, step: Step) -> bool:
+        return self.state.parameters.direction in (step, "both")
+
     def _upload(self) -> str:
-        parameters = self.state.parameters
         machine = self._attached("authenticate")
         self._require_running(machine, "before the upload")
+        if self._measures("upload"):
+            return self._upload_under(machine, self._limit_in_force(machine))
+        not_restored: list[str] = []
+        with self._limit_lifted(machine, not_restored) as limit:
+            line = self._upload_under(machine, limit)
+        if not not_restored:
+            return line
+        # A download by this server would be measured under another limit than the trial's.
+        self._say(f"upload: {not_restored[0]}; a new server is started, and the upload is done again under the limit")
+        self._start()
+        self._authenticate()
+        return self._upload_under(machine, self._limit_in_force(machine))
+
+    def _limit_in_force(self, machine: Machine) -> LimitDuringStep:
+        """Return how the memory limit is in a step that is measured.
+
+        Raises:
+            MachineError: an earlier kernel had lifted it, and it cannot be put back.
+        """
+        if not self._has_limit():
+            return "none"
+        why_not = machine.restore_memory_limit()
+        if why_not is not None:
+            raise MachineError(f"machine {machine.name!r}: {why_not}; run the notebook again from its first cell")
+        return "kept"
+
+    def _has_limit(self) -> bool:
+        return self.state.machine is not None and self.state.machine.memory_limit.method != "none"
+
+    @contextmanager
+    def _limit_lifted(self, machine: Machine, not_restored: list[str]) -> Iterator[LimitDuringStep]:
+        """Have a step that is not measured run without the memory limit, where that can be, and put it back after it.
+
+        Args:
+            not_restored: gets a sentence when the limit could not be put back.
+        """
+        if not self._has_limit():
+            yield "none"
+            return
+        lifted = False
+        try:
+            lifted = machine.lift_memory_limit() is None
+            yield "lifted" if lifted else "kept"
+        finally:
+            # Without its keeper there is no limit any more, and whoever asks for the server's status is told so.
+            with suppress(MachineError):
+                why_not = machine.restore_memory_limit() if lifted else None
+                not_restored += [why_not] if why_not else []
+
+    def _upload_under(self, machine: Machine, limit: LimitDuringStep) -> str:
+        parameters = self.state.parameters
         self._put_aside(SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         sync_s = None
@@ -452,7 +518,7 @@ class Trial:
                 self._add_caveats(caveats.of_clock(probe.clock_drift_s))
         self.state.conditions = self._conditions_since(before, machine, "conditions")
         self._add_caveats(caveats.of_conditions(self.state.conditions))
-        self.state.upload = self._upload_record(measurement, cache, sync_s)
+        self.state.upload = self._upload_record(measurement, cache, sync_s, limit)
         self._add_caveats(caveats.of_instrument(self.state.instrument, self.state.upload.transfer_mib_s, None))
         zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
         self.state.memory, missing, whole = self._memory(SAMPLES_FILE, zero_s)
@@ -525,7 +591,11 @@ class Trial:
         )
 
     def _upload_record(
-        self, measured: UploadsMeasurement, cache: PageCache = "warm", sync_s: float | None = None
+        self,
+        measured: UploadsMeasurement,
+        cache: PageCache = "warm",
+        sync_s: float | None = None,
+        limit: LimitDuringStep = "kept",
     ) -> UploadRecord:
         parameters = self.state.parameters
         size_mib = parameters.uploaded_bytes / MIB
@@ -536,6 +606,9 @@ class Trial:
         overlap = last_s is not None and any(m.response_s is not None and m.response_s < last_s for m in measured.files)
         failed = measured.failed
         record = UploadRecord(
+            outcome=None,
+            outcome_detail="",
+            memory_limit=limit,
             file_size_bytes=parameters.file_size_bytes,
             first_byte_monotonic_s=first_s,
             **times,
@@ -603,13 +676,21 @@ class Trial:
                 self.state.missing[f"{path}.{name}"] = reason
 
     def _judge_upload(self, measured: UploadsMeasurement) -> None:
-        """Raise _Found unless every upload was answered with success; of several that failed the first counts."""
+        """Note what the upload found, and raise it unless every file was answered with success.
+
+        Of several that failed the first counts.
+        """
+        assert self.state.upload is not None
         failed = measured.failed
         if not failed:
+            self.state.upload.outcome = Outcome.OK
+            self.state.upload.outcome_detail = "the upload was answered with success"
             return
         found = self._failed_upload(failed, measured.delivered_bytes)
         several = f"{len(failed)} of {len(measured.files)} uploads failed, the first of them so: "
-        raise _Found(found.outcome, (several if len(measured.files) > 1 else "") + found.detail)
+        found = _Found(found.outcome, (several if len(measured.files) > 1 else "") + found.detail)
+        self.state.upload.outcome, self.state.upload.outcome_detail = found.outcome, found.detail
+        raise found
 
     def _failed_upload(self, failed: list[UploadMeasurement], delivered_bytes: int) -> _Found:
         """Return what the first of the failed uploads means.
@@ -643,19 +724,53 @@ class Trial:
         )
 
     def _verify(self) -> str:
-        parameters = self.state.parameters
         machine = self._attached("upload")
         if not self.state.entry_ids or None in self.state.entry_ids:
             raise StageError("there is nothing to verify yet; run the upload cell first")
+        self.state.caveats = [caveat for caveat in self.state.caveats if caveat.code != NOT_VERIFIED]
+        if not self._measures("download"):
+            return self._compare(machine)
         self._require_running(machine, "after the upload was answered")
-        measured_step = parameters.direction != "upload"
+        limit = self._limit_in_force(machine)
         with self._client(machine) as client:
-            downloads = self._measured_downloads(machine, client) if measured_step else self._downloads(client)
-        self.state.verify = self._verify_record(downloads)
-        self._judge_downloads(downloads)
-        memory = self.state.download.memory.peak_anon_bytes if self.state.download else None
-        peak = f", peak anonymous memory {in_mib(memory)}" if measured_step else ""
-        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s{peak}"
+            downloads = self._measured_downloads(machine, client)
+        assert self.state.download is not None
+        self.state.verify = self._verify_record(downloads, limit)
+        found = self._failed_downloads(downloads)
+        self.state.download.outcome = found.outcome if found else Outcome.OK
+        self.state.download.outcome_detail = found.detail if found else "every byte came back"
+        if found is not None:
+            raise found
+        peak = f"peak anonymous memory {in_mib(self.state.download.memory.peak_anon_bytes)}"
+        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s, {peak}"
+
+    def _compare(self, machine: Machine) -> str:
+        """Download every file and compare it, in a step that nobody asked to measure.
+
+        Raises:
+            _Found: corrupted. Whatever else happens says nothing about the upload, which was answered with success.
+        """
+        status = machine.process_status()
+        server = self.state.server
+        assert server is not None
+        if server.oom_kills is None:
+            # What happens from here on is not of the measured step.
+            server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
+        not_restored: list[str] = []
+        downloads: list[DownloadMeasurement] = []
+        limit: LimitDuringStep = "kept" if self._has_limit() else "none"
+        found = None if status.running else self._server_ended(status, "after the upload was answered")
+        if found is None:
+            with self._limit_lifted(machine, not_restored) as limit, self._client(machine) as client:
+                downloads = self._downloads(client)
+        self.state.verify = self._verify_record(downloads, limit)
+        differing = [one for one in downloads if one.matched is False]
+        found = found or self._failed_downloads(downloads, only=differing)
+        if found is not None and found.outcome is Outcome.CORRUPTED:
+            raise found
+        self._add_caveats(caveats.of_verification(found.detail if found else None, limit == "kept"))
+        said = f"not completed: {found.detail}" if found else "every byte came back"
+        return "; ".join([said, *not_restored])
 
     def _files(self) -> list[PayloadFile]:
         parameters = self.state.parameters
@@ -687,6 +802,10 @@ class Trial:
             probe_exit = probe.finish()
         found = self._conditions_since(before, machine, "download.conditions")
         memory, missing, whole = self._memory(DOWNLOAD_SAMPLES_FILE, begun_s)
+        unlimited_upload = self.state.upload is not None and self.state.upload.memory_limit == "lifted"
+        if unlimited_upload and read_samples(self.folder / DOWNLOAD_SAMPLES_FILE).growth("vm_hwm_bytes") == 0:
+            memory.vm_hwm_bytes = None
+            missing["memory.vm_hwm_bytes"] = "it is still that of the upload, which ran without the memory limit"
         self.state.missing.update({f"download.{path}": why for path, why in missing.items()})
         self._add_new_caveats([*caveats.of_memory(memory), *caveats.of_conditions(found)])
         duration_s, throughput_mib_s = self._download_rate(downloads)
@@ -696,6 +815,8 @@ class Trial:
             self._add_caveats(caveats.of_page_cache(self.state.parameters.uploaded_bytes, self._room_for_cache(memory)))
         asked_s, first_byte_s = downloads[0].sent_request_s, downloads[0].first_byte_s
         self.state.download = DownloadRecord(
+            outcome=None,
+            outcome_detail="",
             begun_monotonic_s=begun_s,
             duration_s=duration_s,
             throughput_mib_s=throughput_mib_s,
@@ -728,12 +849,13 @@ class Trial:
         whole = all(one.received_bytes == parameters.file_size_bytes for one in downloads)
         return duration_s, parameters.uploaded_bytes / MIB / duration_s if whole and duration_s > 0 else None
 
-    def _verify_record(self, downloads: list[DownloadMeasurement]) -> VerifyRecord:
+    def _verify_record(self, downloads: list[DownloadMeasurement], limit: LimitDuringStep) -> VerifyRecord:
         differing = [one for one in downloads if one.matched is False]
-        shown = differing[0] if differing else downloads[0]
+        shown = (differing or downloads or [DownloadMeasurement()])[0]
         complete = len(downloads) == self.state.parameters.parallel_uploads and downloads[-1].matched is not None
         download_s, download_mib_s = self._download_rate(downloads)
         record = VerifyRecord(
+            memory_limit=limit,
             matched=False if differing else True if complete else None,
             sent_sha256=shown.sent_sha256,
             received_sha256=shown.received_sha256,
@@ -746,20 +868,26 @@ class Trial:
         self._explain("verify", record, dict.fromkeys(names, _UNFINISHED_DOWNLOAD))
         return record
 
-    def _judge_downloads(self, downloads: list[DownloadMeasurement]) -> None:
-        """Raise _Found unless every byte of every file came back; of several that failed the first counts."""
+    def _failed_downloads(
+        self, downloads: list[DownloadMeasurement], only: list[DownloadMeasurement] | None = None
+    ) -> _Found | None:
+        """Return what was found unless every byte of every file came back; of several that failed the first counts.
+
+        Args:
+            only: when there are any of these, they alone count.
+        """
         failed = [(number, one) for number, one in enumerate(downloads, start=1) if not one.matched]
         if not failed:
-            return
-        number, first = failed[0]
+            return None
+        number, first = next((one for one in failed if only and one[1] is only[0]), failed[0])
         found = self._failed_download(first)
         count = self.state.parameters.parallel_uploads
         several = f"file {number} of {count} ({len(failed)} of {len(downloads)} downloads failed): "
-        raise _Found(found.outcome, (several if count > 1 else "") + found.detail)
+        return _Found(found.outcome, (several if count > 1 else "") + found.detail)
 
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
-        if not status.running or self._was_oom_killed(status):
+        if measured.matched is None and (not status.running or self._was_oom_killed(status)):
             return self._server_ended(status, "in the download")
         if measured.matched is False:
             return _Found(
@@ -782,7 +910,9 @@ class Trial:
         if self.state.outcome is None and missing_stages:
             raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
         if self.state.outcome is None:
-            self.state.found(Outcome.OK, None, "every byte was stored and came back")
+            unverified = any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
+            came_back = "the upload was answered with success; whether every byte came back is not known"
+            self.state.found(Outcome.OK, None, came_back if unverified else "every byte was stored and came back")
         server = self.state.server
         if server is not None and self._machine is not None:
             self.state.missing.pop("server.stop_s", None)
@@ -793,8 +923,9 @@ class Trial:
             else:
                 status = self._machine.stop_process(STOP_GRACE_S)
             server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
-            server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
-            if status.oom_kills is None:
+            if self.state.verify is None or self._measures("download"):
+                server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
+            if server.oom_kills is None:
                 self.state.missing["server.oom_kills"] = "nobody counts OOM kills where this server ran"
             if status.stop_s is not None:
                 server.stop_s = status.stop_s

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from picolab.errors import RecordError
@@ -42,6 +41,7 @@ from picolab.record import (
     null_paths,
     nulls_without_reason,
 )
+from picolab.yaml_text import YamlProblem, read_yaml
 
 CONTEXT_VARIABLE = "PICOLAB_TRIAL"
 STATE_FILE = "state.json"
@@ -223,11 +223,13 @@ def repeat_command(parameters: TrialParameters) -> str:
 
 def _as_yaml(value: Any) -> str:
     """Return a text that YAML reads as this value: as it is when that will do, else as JSON."""
-    plain = str(value)
-    with suppress(yaml.YAMLError):
-        if yaml.safe_load(plain) == value:
-            return plain
-    return json.dumps(value)
+    text = str(value)
+    with suppress(YamlProblem):
+        read = read_yaml(text)
+        if read == value and isinstance(read, str) == isinstance(value, str):
+            return text
+    # As they are: YAML reads the two halves in which JSON escapes some letters as no letter.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def claim_folder(state: TrialState) -> Path:

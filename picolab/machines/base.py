@@ -189,6 +189,16 @@ class Machine(Protocol):
         still hold parts of its disk in memory.
         """
 
+    def lift_memory_limit(self) -> str | None:
+        """Let the server use all memory for a step that is not measured: None when done, else why that cannot be."""
+
+    def restore_memory_limit(self) -> str | None:
+        """Put a lifted limit back without harm to the server: None when it holds, else why it could not be done.
+
+        Page cache beyond the limit is given up by the kernel; what the server itself holds beyond it is not. A limit
+        that was never lifted holds. When nobody calls this, the next stage or the next server begins with it.
+        """
+
     def sync_data(self) -> float:
         """Bring what the server has written into its data folder to the disk; return the seconds that took.
 

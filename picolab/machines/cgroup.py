@@ -70,7 +70,45 @@ class MemoryCgroup:
                 f"the memory limit of {limit_bytes >> 20} MiB could not be set in {self.path}: {error.strerror}"
             ) from None
 
-    def _write(self, name: str, value: int) -> None:
+    def lift(self) -> None:
+        """Take the limit away, until `limit_again`.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        if not self._v1:
+            self._write("memory.max", "max")
+            return
+        # The limit of memory and swap together may never be below that of memory.
+        if (self.path / "memory.memsw.limit_in_bytes").exists():
+            self._write("memory.memsw.limit_in_bytes", -1)
+        self._write("memory.limit_in_bytes", -1)
+
+    def limit_again(self, limit_bytes: int) -> bool:
+        """Put the limit back, if what is left fits when the kernel has taken back page cache; nobody is killed.
+
+        Returns:
+            whether the limit holds; when it does not, trying again may help: dirty pages are written meanwhile.
+        """
+        try:
+            if self._v1:
+                self._write("memory.limit_in_bytes", limit_bytes)
+                if (self.path / "memory.memsw.limit_in_bytes").exists():
+                    self._write("memory.memsw.limit_in_bytes", limit_bytes)
+                return True
+            # Lowering memory.max below the usage would have the OOM killer make room; memory.high takes back gently.
+            self._write("memory.high", limit_bytes)
+            try:
+                if (self._read_int("memory.current") or 0) > limit_bytes:
+                    return False
+                self._write("memory.max", limit_bytes)
+            finally:
+                self._write("memory.high", "max")
+        except OSError:
+            return False
+        return True
+
+    def _write(self, name: str, value: int | Literal["max"]) -> None:
         (self.path / name).write_text(f"{value}\n")
 
     def _read_int(self, name: str) -> int | None:

@@ -16,6 +16,8 @@ It listens on `keeper.sock` in the machine's folder for one JSON object a connec
     {"do": "stop", "grace_s": float}                                       -> the process's status
     {"do": "status"}                                                       -> the process's status
     {"do": "hold", "holder": {...}, "keep": bool}                          -> {}
+    {"do": "lift_limit"}                                                   -> {}
+    {"do": "restore_limit"}                                                -> {"restored": bool}
     {"do": "release"}                                                      -> {}
 
 An answer is {"ok": true, ...} or {"ok": false, "error": "a sentence"}.
@@ -70,6 +72,7 @@ class Keeper:
         self.ended_monotonic_s: float | None = None
         self.stop_s: float | None = None
         self.oom_kills_before = 0
+        self.limit_is_lifted = False
         self.holder = ProcessIdentity.from_json(self.spec["holder"])
         self.keep: bool = self.spec["keep"]
         self.lease_ends_s: float | None = None
@@ -154,6 +157,9 @@ class Keeper:
             self.lease_ends_s = None
         elif not self.keep:
             self.released = True
+        elif self.limit_is_lifted and self._restore_limit():
+            # Whoever lifted it was killed; who comes back finds it in its place.
+            return
         elif self.lease_ends_s is None:
             self.lease_ends_s = time.monotonic() + KEEP_LEASE_S
         elif time.monotonic() > self.lease_ends_s:
@@ -186,7 +192,16 @@ class Keeper:
                 self.holder = ProcessIdentity.from_json(request["holder"])
                 self.keep = bool(request["keep"])
                 self.lease_ends_s = None
+                self._restore_limit()
                 return {}
+            case "lift_limit":
+                if self.cgroup is None:
+                    raise MachineError("this machine has no memory limit")
+                self.limit_is_lifted = True
+                self.cgroup.lift()
+                return {}
+            case "restore_limit":
+                return {"restored": self._restore_limit()}
             case "release":
                 # Taken down before the answer: who asks may rely on it.
                 self.take_down()
@@ -196,9 +211,17 @@ class Keeper:
                 raise MachineError(f"the keeper knows no request {other!r}")
         return self._status()
 
+    def _restore_limit(self) -> bool:
+        """Put a lifted memory limit back; tell whether it holds."""
+        if self.limit_is_lifted and self.cgroup is not None:
+            self.limit_is_lifted = not self.cgroup.limit_again(self.spec["limit_bytes"])
+        return not self.limit_is_lifted
+
     def _start(self, request: dict[str, Any]) -> None:
         if self.server is not None and self.ended_monotonic_s is None:
             raise MachineError(f"a server is already running in this machine (pid {self.server.pid}); stop it first")
+        if not self._restore_limit():
+            raise MachineError("the memory limit that was lifted for the last server could not be put back")
         private = None if request.get("on_loopback") else self.network
         cgroup, keeper = self.cgroup, os.getpid()
 

@@ -40,6 +40,9 @@ _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
+_RESTORE_LIMIT_S = 5.0
+"""What is left then is not page cache that waits to be written."""
+_RESTORE_POLL_S = 0.1
 
 
 def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -343,6 +346,24 @@ class LocalMachine:
 
     def drop_page_cache(self) -> str | None:
         return guest.drop_page_cache(str(self._data))
+
+    def lift_memory_limit(self) -> str | None:
+        try:
+            _ask(self.folder, {"do": "lift_limit"})
+        except MachineError as error:
+            return str(error)
+        return None
+
+    def restore_memory_limit(self) -> str | None:
+        deadline = time.monotonic() + _RESTORE_LIMIT_S
+        while not _ask(self.folder, {"do": "restore_limit"})["restored"]:
+            if time.monotonic() > deadline:
+                held = self.process_anon_bytes()
+                how_much = "more" if held is None else f"{held / (1 << 20):.0f} MiB of anonymous memory"
+                limit = f"the memory limit of {self._spec['ram_mb']} MiB"
+                return f"{limit} could not be put back while the server holds {how_much}"
+            time.sleep(_RESTORE_POLL_S)
+        return None
 
     def sync_data(self) -> float:
         disk = disk_of(self._data)

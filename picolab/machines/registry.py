@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from picolab import kernel_folders
 from picolab.errors import MachineError
 from picolab.machines import local, vagrant
 from picolab.machines.base import Holder, Machine, MachineWish
@@ -103,10 +104,11 @@ def release_by_name(name: str) -> bool:
 
 
 def sweep() -> list[str]:
-    """Remove what machines without a keeper have left, and return the names of those that were removed."""
+    """Remove what dead kernels and machines without a keeper have left, and return the names of the machines."""
     swept = []
     # Here, so that a state folder that cannot be used is found out before anything is done.
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    kernel_folders.sweep()
     for folder in machine_folders():
         if _is_virtual(folder):
             # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.

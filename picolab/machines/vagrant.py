@@ -707,6 +707,12 @@ class VagrantMachine:
         reason: str | None = self._ask({"do": "drop_page_cache"})["reason"]
         return reason
 
+    def lift_memory_limit(self) -> str | None:
+        return "the limit is the RAM of the virtual machine"
+
+    def restore_memory_limit(self) -> str | None:
+        return None
+
     def sync_data(self) -> float:
         return float(self._ask({"do": "sync_data"})["sync_s"])
 

@@ -661,6 +661,8 @@ def _entry_id(answer: Answer) -> tuple[str | None, str]:
         entry_id = json.loads(answer.body.decode())["id"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None, "an answer without an id"
-    if not isinstance(entry_id, str) or not _ID.fullmatch(entry_id):
-        return None, "an answer without an id that could be one"
+    if not isinstance(entry_id, str) or not entry_id:
+        return None, "an answer without an id"
+    if not _ID.fullmatch(entry_id):
+        return None, "an answer with an id that cannot be one"
     return entry_id, ""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from picolab.errors import MachineBusy, MachineError
 from picolab.locks import try_lock
@@ -22,6 +22,8 @@ from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kil
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
+TRIAL_FILE = "trial.json"
+"""Written by a trial into its machine's folder: where the trial's own folder is."""
 _KEEPER_END_LIMIT_S = 60.0
 _LOCK_LIMIT_S = 1800.0
 """More than the longest making of a machine may take: a first boot, and the copy of its box before."""
@@ -74,17 +76,27 @@ def exclusive(name: str = "") -> Iterator[None]:
         MachineBusy: another process has had it for `_LOCK_LIMIT_S`.
     """
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with lock_file(name).open("w") as lock:
-        deadline = time.monotonic() + _LOCK_LIMIT_S
-        while not try_lock(lock):
-            if time.monotonic() > deadline:
-                what = f"the machine {name!r}" if name else "the machines of this folder"
-                raise MachineBusy(
-                    f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
-                    f"(fuser {lock_file(name)} names it), then try again"
-                )
-            time.sleep(_LOCK_POLL_S)
-        yield
+    deadline = time.monotonic() + _LOCK_LIMIT_S
+    while True:
+        with lock_file(name).open("w") as lock:
+            if try_lock(lock) and _is_still(lock_file(name), lock):
+                yield
+                return
+        if time.monotonic() > deadline:
+            what = f"the machine {name!r}" if name else "the machines of this folder"
+            raise MachineBusy(
+                f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
+                f"(fuser {lock_file(name)} names it), then try again"
+            )
+        time.sleep(_LOCK_POLL_S)
+
+
+def _is_still(path: Path, file: TextIO) -> bool:
+    """Tell whether an open file is the one that a path names: a lock nobody needed may have been removed meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -403,7 +403,9 @@ class LocalMachine:
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)
-        write_spec(self.folder, self._spec)
+        # Nothing to write needs no room on a disk that may be full.
+        if spec_of(self.folder) != self._spec:
+            write_spec(self.folder, self._spec)
 
     def release(self) -> None:
         release(self.folder)

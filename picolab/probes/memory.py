@@ -12,7 +12,7 @@ that a process shares with its parent since a fork count for both; `cgroup_anon_
 With --whole-machine the machine's memory is the limit, as in a virtual machine: OOM kills are those of the whole
 machine since it booted, and the probe keeps the OOM killer off itself if it may (only root).
 
-It writes lines of JSON to standard output, each flushed as it is made:
+It writes lines of JSON to standard output, each as it is made (when a disk is full: as soon as there is room again):
 
     {"columns": [...], "missing": {column: reason}}     once, first
     [value, ...]                                        a sample; null where the kernel had no value
@@ -28,6 +28,7 @@ admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -319,6 +320,28 @@ def protect_from_oom_killer() -> None:
         return
 
 
+class Output:
+    """Standard output, which may be a file on a disk that is full for a while: what does not fit now is kept."""
+
+    def __init__(self) -> None:
+        self.pending = bytearray()
+
+    def write(self, line: str) -> None:
+        """Write a line and what is still pending, as far as there is room.
+
+        Raises:
+            OSError: another error than that of a full disk.
+        """
+        self.pending += line.encode() + b"\n"
+        while self.pending:
+            try:
+                del self.pending[: os.write(1, self.pending)]
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return
+
+
 def main() -> None:
     """Sample until standard input is closed."""
     parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
@@ -333,14 +356,13 @@ def main() -> None:
     if wanted.whole_machine:
         protect_from_oom_killer()
     sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk, wanted.whole_machine)
-    write = sys.stdout.write
-    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}) + "\n")
+    write = Output().write
+    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}))
     begun = due = time.monotonic()
     cpu_begun = time.process_time()
     samples = 0
     while True:
-        write(json.dumps(list(sampler.sample().values())) + "\n")
-        sys.stdout.flush()
+        write(json.dumps(list(sampler.sample().values())))
         samples += 1
         due += wanted.interval
         late = time.monotonic() - due
@@ -350,10 +372,9 @@ def main() -> None:
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
     # One more, so that the last state is on file whatever the interval was.
-    write(json.dumps(list(sampler.sample().values())) + "\n")
+    write(json.dumps(list(sampler.sample().values())))
     end = {"samples": samples + 1, "cpu_s": time.process_time() - cpu_begun, "lifetime_s": time.monotonic() - begun}
-    write(json.dumps({"end": end}) + "\n")
-    sys.stdout.flush()
+    write(json.dumps({"end": end}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ A test says which fault it provokes, and needs nothing else to be in the catalog
 
 What `see` has in backticks is what picolab says, and `proof` (conftest.py) compares it; `...` stands for anything.
 
-A test that stands elsewhere is registered where the group's other faults are, without a copy of it:
+A test that stands elsewhere is registered in elsewhere.py, or where the group's other faults are, without a copy of it:
 
     proved_by("test_keeper.py::test_sigkill_takes_the_server_with_it", "keeper killed", group="machine", ...)
 
@@ -97,8 +97,9 @@ def load() -> list[Fault]:
     if str(TESTS) not in sys.path:
         sys.path.insert(0, str(TESTS))
     package = importlib.import_module("faults")
-    for path in sorted(Path(str(package.__file__)).parent.glob("test_*.py")):
-        importlib.import_module(f"faults.{path.stem}")
+    paths = sorted(Path(str(package.__file__)).parent.glob("test_*.py"))
+    for name in (*(path.stem for path in paths), "elsewhere"):
+        importlib.import_module(f"faults.{name}")
     found = importlib.import_module("faults.catalogue").FAULTS.values()
     return sorted(found, key=lambda one: list(GROUPS).index(one.group))
 

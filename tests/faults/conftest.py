@@ -115,6 +115,9 @@ server = importlib.util.module_from_spec(spec)
 sys.modules["server"] = server
 spec.loader.exec_module(server)
 os.environ["PICOLAB_CALIBRATION"] = {knobs!r}
+# In a network of the machine's own nobody else can reach it, and nobody at all by its loopback.
+private = any(name == "picolab" for _, name in socket.if_nameindex())
+os.environ["PICOLAB_CALIBRATION_HOST"] = "0.0.0.0" if private else "127.0.0.1"
 replaced, latest = {{}}, []
 
 def instead(method, path, answer):

@@ -45,8 +45,20 @@ ROLES = {
     "server": "calibration/server.py",
 }
 """Each role, and a word by which its command is known."""
-LIFE_S = {"campaign": 6.0, "papermill": 5.0, "kernel": 4.0, "keeper": 3.0, "probe": 1.5, "server": 2.5}
-"""How long after it was seen a process gets its signal at the latest: about as long as it lives."""
+STAGES = ("beginning", "provision", "start", "authenticate", "upload", "verify", "collect", "release", "filing")
+STAGES_OF = {
+    "campaign": STAGES,
+    "papermill": STAGES[:-1],
+    "kernel": STAGES[:-1],
+    "keeper": STAGES[2:-1],
+    "probe": ("upload", "verify"),
+    "server": ("start", "authenticate", "upload", "verify", "collect"),
+}
+"""In which stages of a trial a process of each role gets its signal."""
+LONG_S = {"beginning": 2.0, "start": 0.2, "upload": 1.5, "verify": 0.4}
+"""How long the longer stages take at the least: the signal comes at a random moment of that."""
+STAGE_LIMIT_S = 10.0
+"""A stage may be over before anybody sees it: after this, any stage is right."""
 KINDS = ("SIGKILL", "SIGSTOP and SIGCONT", "SIGTERM", "SIGINT")
 NAME = "chaos"
 POLL_S = 0.02
@@ -200,20 +212,19 @@ class Chaos:
                     yield role, kinds[role][number]
 
     def _shoot(self, role: str, kind: str) -> bool:
-        """Signal a process of a role at a random moment of its life; tell whether one was hit."""
-        give_up = time.monotonic() + END_LIMIT_S * 2
-        while time.monotonic() < give_up:
-            found = self._find(role)
-            if found is None:
-                if self._process is None or (self._ended() and not self._complete()):
-                    self._keep_running()
-                time.sleep(POLL_S)
+        """Signal a process of a role at a random moment of a random stage; tell whether one was hit."""
+        wanted = self._random.choice(STAGES_OF[role])
+        begun = time.monotonic()
+        while time.monotonic() - begun < 2 * END_LIMIT_S:
+            if self._process is None or self._ended():
+                self._keep_running()
+            if self._stage() != wanted and time.monotonic() - begun < STAGE_LIMIT_S:
+                time.sleep(POLL_S / 4)
                 continue
-            time.sleep(self._random.uniform(0, LIFE_S[role]))
-            if not found.alive:
-                # It lived shorter than that: the next one.
+            time.sleep(self._random.uniform(0, LONG_S.get(wanted, 0.0)))
+            stage, found = self._stage(), self._find(role)
+            if found is None or not found.alive:
                 continue
-            stage = self._stage()
             if kind == "SIGSTOP and SIGCONT":
                 found.signal(signal.SIGSTOP)
                 time.sleep(self._random.uniform(0.1, 1.5))

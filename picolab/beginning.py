@@ -143,13 +143,16 @@ def now() -> str:
 
 def builds_of(plan: Plan) -> dict[str, str]:
     """Return the SHA-256 of each executable that a plan names."""
-    wanted = {(t.parameters.build, t.parameters.release_base_url) for t in plan.trials}
+    wanted = {
+        (trial.parameters.build, trial.parameters.release_base_url): trial.parameters.machine != "local"
+        for trial in plan.trials
+    }
     several = len({url for _, url in wanted}) > 1
     return {
         f"{build} of {url}" if several and build != "calibration" else build: find_build(
-            build, build, url
+            build, build, url, in_guest=in_guest
         ).identity.sha256
-        for build, url in sorted(wanted)
+        for (build, url), in_guest in sorted(wanted.items())
     }
 
 

@@ -40,6 +40,7 @@ from picolab.errors import (
     ParameterError,
     RecordError,
     UnreadableFile,
+    UnsafePath,
 )
 from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -242,6 +243,7 @@ class Campaign:
             self._compare_with_beginning(standing, accept_changes)
             registry.sweep()
             registry.check_free(self.machine_name)
+            registry.check_not_kept(self.machine_name)
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             check_plan(self.plan)
@@ -281,8 +283,8 @@ class Campaign:
         if not accept:
             raise CampaignChanged(
                 f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
-                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or go on all "
-                f"the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
             )
         known = begun.known.accepted if begun.known is not None else []
         if begun.problems:
@@ -423,7 +425,7 @@ class Campaign:
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
-        limit_s = parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
             # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
             limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
@@ -595,9 +597,9 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 def renew_results(folder: Path, records: Iterable[Record]) -> None:
-    """Make `results.csv` say what is there, unless the campaign runs now and does so itself."""
-    refuse_links(folder, _WRITTEN)
-    with alone(folder) as got:
+    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
+    with suppress(OSError, UnsafePath), alone(folder) as got:
+        refuse_links(folder, [SET_ASIDE])
         if got:
             write_results(folder, map(record_row, records))
 

@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from picolab import factors
-from picolab.foreign_text import one_line
+from picolab.foreign_text import one_line, visible
 from picolab.parameters import MIB
 from picolab.record import Outcome
 
@@ -145,20 +145,9 @@ def _outcome_label(row: Mapping[str, Any], outcome: Outcome | None) -> str:
 
 
 def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the outcome of each measured step of a trial, by step."""
+    """Return the outcome of each measured step of a trial, by step; of one that was not reached there is none."""
     steps = {"upload": row["upload_outcome"], "download": row["download_outcome"]}
-    if row["direction"] == "download":
-        steps = {"download": row["download_outcome"]}
     return {step: found for step, found in steps.items() if found is not None}
-
-
-def step_ok(row: Mapping[str, Any], step: str) -> bool:
-    """Tell whether the numbers of a step count: it ended well, and every byte came back.
-
-    A download that proves an upload and is not measured itself counts when the upload does.
-    """
-    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
-    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
 
 
 def _group(row: Mapping[str, Any], several: bool) -> str:
@@ -260,11 +249,22 @@ def _round_up(value: float) -> float:
     return 1.3 * value
 
 
+def expression_list(names: Sequence[str]) -> str:
+    """Return names as a list in a Vega expression, where they are texts and nothing else, as the data has them."""
+    return json.dumps([visible(name) for name in names])
+
+
+def shortened(text: str | None, most: int) -> str | None:
+    """Return a text with a mark where it was cut off."""
+    return text if text is None or len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def band_axis(channel: Any, field: str, title: str, names: Sequence[str]) -> Any:
     """Return an axis with a band of width 1 a level; tiles may divide it, as they may not a band scale."""
     axis = alt.Axis(
         values=[index + 0.5 for index in range(len(names))],
-        labelExpr=f"{json.dumps(list(names))}[floor(datum.value)]",
+        labelExpr=f"{expression_list(names)}[floor(datum.value)]",
+        labelLimit=320,
         orient="top" if field == "x" else "left",
         grid=False,
         ticks=False,

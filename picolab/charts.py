@@ -30,14 +30,14 @@ from picolab.chart_style import (
     panel_title,
     placed,
     plain_rows,
-    step_ok,
+    shortened,
     tip,
     value_scale,
 )
 from picolab.memory_charts import memory_caption, memory_over_time, memory_panels
 from picolab.parameters import TrialParameters
 from picolab.record import Outcome
-from picolab.rows import ROW_COLUMNS
+from picolab.rows import ROW_COLUMNS, step_ok
 from picolab.statistics import median, median_interval
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "throughput",
 ]
 
+_LONGEST_TOOLTIP = 300
 _TILE_GAP = 0.03
 _LINE_HEIGHT = 15
 _OUTCOME_ORDER = [*OUTCOME_LABELS, None]
@@ -131,6 +132,7 @@ def _outcome_panel(
     title: str, tiles: list[dict[str, Any]], words: list[dict[str, Any]], names: list[str], sizes: list[str]
 ) -> alt.LayerChart:
     fields = ("trial_id", "label", "outcome_detail", "colour", "x", "x2", "y", "y2")
+    tiles = [tile | {"outcome_detail": shortened(tile["outcome_detail"], _LONGEST_TOOLTIP)} for tile in tiles]
     rectangles = (
         chart(tiles, *fields)
         .mark_rect(stroke="black", strokeWidth=1, strokeOpacity=0.18)

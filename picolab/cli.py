@@ -19,7 +19,7 @@ import click
 from picolab import __version__
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
-from picolab.foreign_text import visible
+from picolab.foreign_text import one_line, visible
 
 EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -293,8 +293,7 @@ def compare(
     console.show_end(running, code)
     if code is ExitCode.INTERRUPTED:
         return code
-    verdict = console.show_verdict(running.folder)
-    return code if code is ExitCode.INSTRUMENT_FAULT else verdict
+    return console.show_verdict(running.folder)
 
 
 def _pairs(text: str | None) -> int | str | None:
@@ -348,7 +347,7 @@ def verdict(
         click.echo(visible(comparison_text.as_markdown(found)))
     else:
         console.show_lines(comparison_text.as_lines(found))
-    return found.gate
+    return found.exit_code
 
 
 @main.command()
@@ -570,6 +569,34 @@ def machines_remove(name: str) -> None:
         names = ", ".join(machine["name"] for machine in registry.existing()) or "none"
         raise ParameterError(f"machine {name!r}: there is no such machine; there are: {names}")
     click.echo(f"Machine {name!r} taken down.")
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+def clean(dry_run: bool) -> ExitCode:
+    """Remove what picolab has left on this host: of processes that are gone, and of this checkout only.
+
+    Results of campaigns stay, and so do machines that somebody holds or that a trial has kept; these are named.
+
+    \b
+    Examples:
+      picolab clean --dry-run
+      picolab clean
+    """
+    from picolab import leftovers
+
+    found, troubles = leftovers.find()
+    for leftover in found:
+        click.echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
+    if not dry_run:
+        troubles += leftovers.remove(found)
+    for sentence in leftovers.left_alone():
+        click.echo(f"left alone: {one_line(sentence)}")
+    if not found:
+        click.echo("There is nothing to remove.")
+    for sentence in troubles:
+        click.secho(f"Error: {one_line(sentence)}", fg="red", err=True)
+    return ExitCode.INSTRUMENT_FAULT if troubles else ExitCode.OK
 
 
 @main.group("box")

@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from picolab.chart_style import LEVEL_COLOURS, LEVEL_SHAPES, chart, grouped, mib, tip, value_scale
+from picolab.chart_style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
 from picolab.comparison import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
 
 
@@ -220,9 +220,10 @@ def _forest_panel(
 def _changes_at_the_right(rows: list[dict[str, Any]], lines: list[str], scale: alt.Scale) -> alt.Chart:
     """Return an invisible layer whose axis says the change of every row."""
     changes = {row["line"]: row["change"] if row["pairs"] else "no pairs" for row in rows}
+    words = expression_list([changes[line] for line in lines])
     axis = alt.Axis(
         orient="right",
-        labelExpr=f"{json.dumps([changes[line] for line in lines])}[indexof({json.dumps(lines)}, datum.value)]",
+        labelExpr=f"{words}[indexof({expression_list(lines)}, datum.value)]",
         ticks=False,
         domain=False,
         labelPadding=8,

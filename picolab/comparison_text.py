@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from picolab.comparison import (
     change_in_words,
 )
 from picolab.exit_codes import ExitCode
+from picolab.foreign_text import visible
 from picolab.parameters import MIB
 from picolab.statistics import CONFIDENCE
 
@@ -41,10 +43,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "scenarios": list(comparison.scenarios),
         "margin": comparison.margin,
         "gate": {
-            "exit_code": int(comparison.gate),
+            "exit_code": int(comparison.exit_code),
             "word": GATE_WORDS[comparison.gate],
-            "reason": comparison.gate_reason,
+            "reason": comparison.exit_reason,
         },
+        "unmeasured": comparison.unmeasured,
         "comparable": comparison.comparable,
         "not_comparable_reason": comparison.not_comparable_reason,
         "self_comparison": comparison.self_comparison,
@@ -147,7 +150,7 @@ def headline(comparison: Comparison) -> str:
 
 def gate_line(comparison: Comparison) -> str:
     """Return what a script is told, and why."""
-    return f"exit code {int(comparison.gate)}: {comparison.gate_reason}"
+    return f"exit code {int(comparison.exit_code)}: {comparison.exit_reason}"
 
 
 def verdict_words(found: MetricComparison | OutcomeComparison) -> str:
@@ -270,7 +273,7 @@ def as_markdown(comparison: Comparison) -> str:
     parts += _section("Outcomes", [_outcome_line(found) for found in _telling(comparison.outcomes)])
     parts += _section("Why", _reasons(comparison))
     parts += _section(
-        "Caveats", [f"`{c.code}`: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats], raw=True
+        "Caveats", [f"{_code(c.code)}: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats], raw=True
     )
     parts += _section("Blocks without a pair", _incomplete(comparison))
     parts += [f"{_plain(comparison.independence)} {_plain(comparison.randomised)}"]
@@ -289,17 +292,30 @@ def _cell(text: str) -> str:
     return f"**{plain}**" if bold else plain
 
 
+_MARKUP = re.compile(r"[\\`*_{}<>#~$&@]|\[(?=[ xX^])|(?<=\])[(\[:]|(?<=\bwww)\.|:(?=//)")
+
+
 def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is: names come from files and servers."""
-    for character in "\\`*_<>|#":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.replace("](", "]\\(").split())
+    """Return text that Markdown shows as it is, in one line: names come from files and servers."""
+    line = " ".join(visible(text).split())
+    # A pipe would end its cell; whether a backslash before it counts depends on the reader.
+    return _MARKUP.sub(r"\\\g<0>", line).replace("|", "&#124;")
+
+
+def _begin(text: str) -> str:
+    """Return text that begins no list of its own."""
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)
+
+
+def _code(text: str) -> str:
+    """Return a word in the type of a terminal, if it is one."""
+    return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else _plain(text)
 
 
 def _section(title: str, items: Sequence[str], raw: bool = False) -> list[str]:
     if not items:
         return []
-    return [f"**{title}**", "\n".join(f"- {item if raw else _plain(item)}" for item in items)]
+    return [f"**{title}**", "\n".join(f"- {item if raw else _begin(_plain(item))}" for item in items)]
 
 
 def _telling(outcomes: Sequence[OutcomeComparison]) -> list[OutcomeComparison]:

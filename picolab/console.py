@@ -26,11 +26,13 @@ from picolab.machines import registry
 from picolab.parameters import MIB
 from picolab.plan import Plan
 from picolab.progress import in_seconds
-from picolab.record import OUTCOME_MEANINGS, Outcome
+from picolab.record import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
 from picolab.scraps import CampaignData, read_campaign
 from picolab.single_trial import FinishedTrial
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from picolab.box import ListedBox
     from picolab.doctor import Finding
 
@@ -131,14 +133,14 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     def show_waiting(line: str) -> None:
         with suppress(OSError):
             if live is not None:
-                live.update(Text(line, style="yellow"), refresh=True)
+                live.update(Text(one_line(line), style="yellow"), refresh=True)
             elif not said:
                 said.append(line)
-                _console.print(line, style="yellow")
+                _console.print(one_line(line), style="yellow")
 
     def show_note(line: str) -> None:
         with suppress(OSError):
-            _console.print(line, style="yellow")
+            _console.print(one_line(line), style="yellow")
 
     with live or nullcontext():
         refresh_s = None if live is None else _REFRESH_S
@@ -181,31 +183,66 @@ def show_plan(plan: Plan) -> None:
 
 
 def outcome_table(campaign: Campaign, data: CampaignData) -> Table:
-    """Return a table with a row a case: outcomes with counts, median rates and the peak of memory."""
+    """Return a table with a row a case: outcomes with counts, and of each measured step rates and its peak of memory.
+
+    Rates are medians of trials in which that step is ok, peaks the highest of all trials in which it was measured.
+    """
     trials = data.trials
+    columns = [column for column in _STEP_COLUMNS if trials[f"{column[0]}_outcome"].notna().any() or column[4]]
     table = Table(title=f"Campaign {campaign.plan.campaign}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("case", "outcomes", "MiB/s", "transfer", "commit", "peak anon MiB"):
-        table.add_column(heading, justify="left" if heading in ("case", "outcomes") else "right")
-    outcome_of = dict(zip(trials["trial_id"], map(Outcome, trials["outcome"]), strict=True))
+    for heading in ("case", "outcomes"):
+        table.add_column(heading)
+    for _, _, heading, statistic, _ in columns:
+        table.add_column(f"{heading}\n{statistic}", justify="right")
+    outcome_of = {
+        trial_id: (_step_words(upload, download) or outcome, Outcome(outcome))
+        for trial_id, outcome, upload, download in zip(
+            *(trials[name] for name in ("trial_id", "outcome", "upload_outcome", "download_outcome")), strict=True
+        )
+    }
     case_of = {trial.trial_id: trial.case for trial in campaign.needed}
     for case in campaign.plan.cases:
         planned = [name for name, its_case in case_of.items() if its_case == case]
         outcomes = Counter(outcome_of[name] for name in planned if name in outcome_of)
-        words = Text(", ").join(Text(f"{n} {word}", style=_colour(word)) for word, n in outcomes.most_common())
+        words = Text(", ").join(
+            Text(f"{n} {word}", style=_colour(outcome)) for (word, outcome), n in outcomes.most_common()
+        )
         if len(planned) > outcomes.total():
             words = Text(", ").join(
                 [*([words] if outcomes else []), Text(f"{len(planned) - outcomes.total()} not run")]
             )
         rows = trials[trials["trial_id"].isin(planned)]
-        good = rows[rows["outcome"] == Outcome.OK]
-        rates = [
-            f"{good[name].median():,.1f}" if len(good) else "-"
-            for name in ("throughput_mib_s", "transfer_mib_s", "commit_mib_s")
-        ]
-        peaks = rows["peak_anon_bytes"].dropna()
+        cells = [_cell(rows, step, name, statistic) for step, name, _, statistic, _ in columns]
         label = f"{case} (emulated)" if (rows["acceleration"] == "emulation").any() else case
-        table.add_row(label, words, *rates, f"{peaks.max() / MIB:,.1f}" if len(peaks) else "-")
+        table.add_row(label, words, *cells)
     return table
+
+
+_STEP_COLUMNS = (
+    ("upload", "throughput_mib_s", "upload MiB/s", "median", True),
+    ("upload", "transfer_mib_s", "transfer MiB/s", "median", True),
+    ("upload", "commit_mib_s", "commit MiB/s", "median", True),
+    ("upload", "peak_anon_bytes", "upload peak MiB", "maximum", True),
+    ("download", "download_mib_s", "download MiB/s", "median", False),
+    ("download", "download_peak_anon_bytes", "download peak MiB", "maximum", False),
+)
+"""Measured step, column of a row, heading, statistic, and whether it is shown even if no trial has measured it."""
+
+
+def _cell(rows: "pd.DataFrame", step: str, name: str, statistic: str) -> str:
+    measured = rows[rows[f"{step}_outcome"].notna()]
+    if statistic == "maximum":
+        peaks = measured[name].dropna()
+        return f"{peaks.max() / MIB:,.1f}" if len(peaks) else "-"
+    good = measured[(measured[f"{step}_outcome"] == Outcome.OK) & (measured["outcome"] != Outcome.CORRUPTED)]
+    rates = good[name].dropna()
+    return f"{rates.median():,.1f}" if len(rates) else "-"
+
+
+def _step_words(upload: Any, download: Any) -> str:
+    """Return the outcome of both measured steps where they differ, else an empty text."""
+    both = [str(found) for found in (upload, download) if isinstance(found, str)]
+    return f"upload {both[0]} but download {both[1]}" if len(set(both)) > 1 else ""
 
 
 def show_end(campaign: Campaign, code: ExitCode) -> None:
@@ -215,7 +252,7 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     _show_table(outcome_table(campaign, data))
     name = campaign.folder.name
     _console.print(
-        f"{len(data.trials)} of {len(campaign.needed)} trials have a result. Rates are medians of ok trials. "
+        f"{len(data.trials)} of {len(campaign.needed)} trials have a result. A rate counts when its step is ok. "
         f"Everything is in {campaign.folder}"
     )
     if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
@@ -256,16 +293,18 @@ def show_lines(lines: Sequence[str]) -> None:
 def show_verdict(
     folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
 ) -> ExitCode:
-    """Compare the builds of a campaign, print the verdicts, write the page, and return the gate's code."""
+    """Compare the builds of a campaign, print the verdicts, write the page, and return the code that was printed."""
     from picolab.comparison import compare
     from picolab.comparison_text import as_lines
     from picolab.report import render_comparison
 
     found = compare(read_campaign(folder), margin, baseline)
+    # The page first: when it cannot be written, the command ends with another code than the one below.
+    page = render_comparison(folder, output, margin, baseline)
     _console.print()
     show_lines(as_lines(found))
-    _console.print(f"\nPage: {render_comparison(folder, output, margin, baseline)}")
-    return found.gate
+    _console.print(f"\nPage: {page}")
+    return found.exit_code
 
 
 def show_status(folder: Path) -> ExitCode:
@@ -303,10 +342,10 @@ def _show_problems(data: CampaignData) -> None:
             if len(data.lost) == 1
             else (f"{len(data.lost)} results that the ledger names are")
         )
-        _console.print(f"{which} gone: {names}{more}", style="red")
+        _console.print(one_line(f"{which} gone: {names}{more}"), style="red")
     told = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
     for path, problem in told.head(_MOST_PROBLEMS).itertuples(index=False):
-        _console.print(f"  {path}: {problem}", style="yellow")
+        _console.print(one_line(f"  {path}: {problem}"), style="yellow")
     if len(told) > _MOST_PROBLEMS:
         _console.print(f"  and {len(told) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
 
@@ -339,21 +378,37 @@ def show_trial(finished: FinishedTrial) -> None:
             + Text(f"  ({OUTCOME_MEANINGS[record.outcome]})")
         )
         _console.print(f"  {one_line(record.outcome_detail)}")
-        upload, memory = record.upload, record.memory
+        upload = record.upload
         virtual = record.machine.virtual_machine if record.machine else None
         emulated = " (emulated)" if virtual is not None and virtual.acceleration == "emulation" else ""
+        found = {step: step_outcome(record, step) for step in STEPS}
+        unmeasured = " (not measured, only done)"
         if upload is not None and upload.duration_s is not None:
             _console.print(
-                f"  upload    {upload.throughput_mib_s:,.1f} MiB/s{emulated}: "
+                f"  upload    {found['upload'] or 'done'}, {upload.throughput_mib_s:,.1f} MiB/s{emulated}: "
                 f"transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}"
+                + ("" if found["upload"] else unmeasured)
             )
+        elif found["upload"] is not None:
+            _console.print(f"  upload    {found['upload']}")
         if record.verify is not None and record.verify.download_mib_s is not None:
-            _console.print(f"  download  {record.verify.download_mib_s:,.1f} MiB/s{emulated}")
-        if memory is not None and memory.peak_anon_bytes is not None and record.machine is not None:
+            _console.print(
+                f"  download  {found['download'] or 'done'}, {record.verify.download_mib_s:,.1f} MiB/s{emulated}"
+                + ("" if found["download"] else unmeasured)
+            )
+        elif found["download"] is not None:
+            _console.print(f"  download  {found['download']}")
+        memories: dict[Step, MemoryRecord | None] = {
+            "upload": record.memory,
+            "download": record.download.memory if record.download else None,
+        }
+        for step, memory in memories.items():
+            if found[step] is None or memory is None or memory.peak_anon_bytes is None or record.machine is None:
+                continue
             limit = record.machine.memory_limit.limit_bytes
             of_limit = f"of {limit / MIB:,.0f} MiB" if limit else "with no limit"
             _console.print(
-                f"  memory    peak {memory.peak_anon_bytes / MIB:,.1f} MiB anonymous {of_limit}, "
+                f"  memory    {step}: peak {memory.peak_anon_bytes / MIB:,.1f} MiB anonymous {of_limit}, "
                 f"{memory.samples} samples"
             )
         for caveat in record.caveats:

@@ -4,10 +4,12 @@
     ├── ParameterError                a value, a file or a name that the user gave makes no sense
     │   └── CampaignNotFound          no campaign of that name
     ├── HostUnfit                     this host cannot do what was asked; the message names the remedy
+    │   ├── FileNotWritten            a full or read-only file system, which the message names
     │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
     ├── BuildError                    the build under test cannot be had or is not what it says it is
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
     │   ├── MachineBusy               somebody who is alive holds the machine
+    │   │   └── MachineKept           an earlier trial left it up for a look
     │   ├── VagrantError              vagrant failed or hung; in machines/vagrant_command.py
     │   └── LibvirtError              libvirt failed or does not answer; in machines/libvirt.py
     ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
@@ -42,6 +44,13 @@ class HostUnfit(PicolabError):
     exit_code = ExitCode.HOST_UNFIT
 
 
+class FileNotWritten(HostUnfit, OSError):
+    """An OSError as well, so that whoever can do without the file need not know this class."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class MemoryLimitUnavailable(HostUnfit):
     pass
 
@@ -56,6 +65,10 @@ class MachineError(PicolabError):
 
 class MachineBusy(MachineError):
     exit_code = ExitCode.HOST_UNFIT
+
+
+class MachineKept(MachineBusy):
+    pass
 
 
 class StageError(PicolabError):

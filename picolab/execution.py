@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab import kernel_folders
+from picolab.errors import FileNotWritten
 from picolab.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
 from picolab.parameters import TrialParameters
 from picolab.paths import project_root, write_atomically
@@ -237,6 +238,25 @@ def _kernel_manager() -> tuple[type, list[int]]:
     return Manager, ends
 
 
+def _write_notebooks_patiently() -> None:
+    """Have papermill go on when it cannot save the notebook: the trial in it writes its record itself.
+
+    What was saved before stays as it is.
+    """
+    from papermill.iorw import LocalHandler, papermill_io
+
+    class Patient(LocalHandler):  # type: ignore[misc]
+        def write(self, buf: str, path: str) -> None:
+            try:
+                write_atomically(Path(path), buf)
+            except FileNotWritten as error:
+                # The log may lie on the same full disk.
+                with contextlib.suppress(OSError):
+                    print(error, file=sys.stderr, flush=True)
+
+    papermill_io.register("/", Patient())
+
+
 def main() -> None:
     """Execute the notebook that the request file (the first argument) names; exit 1 when a cell failed."""
     prctl = ctypes.CDLL(None).prctl
@@ -255,6 +275,7 @@ def main() -> None:
     decline_slow_imports()
     import papermill
 
+    _write_notebooks_patiently()
     manager, kernel_ends = _kernel_manager()
     try:
         papermill.execute_notebook(

@@ -7,6 +7,7 @@ import pandas as pd
 
 from picolab.campaign import renew_results
 from picolab.errors import ParameterError
+from picolab.foreign_text import csv_cell
 from picolab.parameters import unknown_name
 from picolab.scraps import read_campaign
 
@@ -16,7 +17,8 @@ FORMATS = ("csv", "parquet")
 def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write the tidy frames of a campaign: `trials` (one row a trial) and `samples` (one row a sample).
 
-    Only trials whose outcome is a result are in it; missing values are empty (CSV) or null (Parquet).
+    Only trials whose outcome is a result are in it; missing values are empty (CSV) or null (Parquet). Parquet holds
+    texts as they came; in CSV what a spreadsheet would run as a formula has a quote before it.
 
     Returns:
         The files, each written whole.
@@ -44,7 +46,9 @@ def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
     temporary = target.with_name(f".{target.name}.new")
     try:
         if kind == "csv":
-            frame.to_csv(temporary, index=False)
+            texts = [str(name) for name, kind in frame.dtypes.items() if kind == "string"]
+            safe = frame.assign(**{name: frame[name].map(csv_cell, na_action="ignore") for name in texts})
+            safe.to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)
         temporary.replace(target)

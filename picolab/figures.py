@@ -14,6 +14,7 @@ import altair as alt
 import vl_convert
 
 from picolab.chart_style import CONFIG
+from picolab.foreign_text import visible
 
 FIGURE_MIME = "application/vnd.picolab.vegalite+json"
 PANEL_WIDTH = 640
@@ -28,14 +29,14 @@ class Figure:
 
     def __init__(self, panels: Sequence[alt.LayerChart], caption: str) -> None:
         self.panels = list(panels)
-        self.caption = caption
+        self.caption = visible(caption)
 
     def __repr__(self) -> str:
         return self.caption
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         # Charts are made here and tested against the schema; checking every value again takes longer than drawing.
-        specs = [panel.to_dict(validate=False) | {"config": CONFIG} for panel in self.panels]
+        specs = [_shown(panel.to_dict(validate=False)) | {"config": CONFIG} for panel in self.panels]
         pictures = [vl_convert.vegalite_to_svg(_still(spec)) for spec in specs]
         shown = [{"spec": spec, "svg": svg} for spec, svg in zip(specs, pictures, strict=True)]
         return {
@@ -43,6 +44,18 @@ class Figure:
             "image/png": base64.b64encode(_png(pictures)).decode(),
             "text/plain": self.caption,
         }
+
+
+def _shown(part: Any) -> Any:
+    """Return a part of a spec in which every text can be seen: data, levels, titles.
+
+    XML has no control characters, so that one of them in a server's message would prevent the picture.
+    """
+    if isinstance(part, str):
+        return visible(part)
+    if isinstance(part, dict):
+        return {name: _shown(value) for name, value in part.items()}
+    return [_shown(value) for value in part] if isinstance(part, list) else part
 
 
 def _still(spec: dict[str, Any]) -> dict[str, Any]:

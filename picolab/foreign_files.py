@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +128,18 @@ def remove_tree_inside(folder: Path, path: Path) -> None:
     Raises:
         UnsafePath: it does not lie inside; nothing was touched.
     """
-    inside = folder.resolve()
-    place = path.parent.resolve() / path.name
+    try:
+        inside, parent = folder.resolve(), path.parent.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UnsafePath(f"{path}: nobody can tell where it is ({error}), so it is not removed") from None
+    place = parent / path.name
     if path.name in ("", ".", "..") or inside not in place.parents:
-        raise UnsafePath(
-            f"{path}: is not inside {folder}, so it is not removed; look what it is, and remove it by hand"
-        )
+        raise UnsafePath(f"{path}: is not inside {folder}, so it is not removed; look at it, and remove it by hand")
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place, ignore_errors=True)
     else:
-        place.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.unlink()
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""HTML for notebooks and reports: everything that comes from outside goes through `escape`."""
+"""HTML for notebooks and reports: everything that comes from outside goes through `escape`, once, here."""
 
 import html
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from picolab.chart_style import OUTCOME_COLOURS, OUTCOME_LABELS
+from picolab.foreign_text import visible
 from picolab.record import Outcome
 
 NOTHING = "–"
@@ -16,7 +17,7 @@ class Html:
 
     def __init__(self, markup: str, text: str = "") -> None:
         self.markup = markup
-        self.text = text
+        self.text = visible(text)
 
     def __repr__(self) -> str:
         return self.text or "(shown as HTML)"
@@ -35,8 +36,8 @@ class Column:
 
 
 def escape(value: Any) -> str:
-    """Return text that is safe inside an element and inside a quoted attribute."""
-    return html.escape(str(value), quote=True)
+    """Return text that is safe in an element and in a quoted attribute, and of which every character is seen."""
+    return html.escape(visible(str(value)), quote=True)
 
 
 def paragraph(text: str, css_class: str = "note") -> Html:

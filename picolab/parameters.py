@@ -214,7 +214,7 @@ class TrialParameters(BaseModel):
     )
     release_base_url: Text = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
     ready_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        60.0, description="seconds that the server may take until it answers"
+        60.0, description="seconds that the server may take until it answers, and again for the log-in"
     )
     stall_limit_s: Annotated[float, Field(gt=0, le=86400)] = Field(
         60.0, description="seconds without a delivered byte after which a transfer counts as stalled"

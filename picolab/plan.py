@@ -43,6 +43,7 @@ ORDER_WITH_VIRTUAL_MACHINES = (
     "too, anew for each block."
 )
 MOST_TRIALS = 10_000
+_MOST_COMPARISONS = 300_000
 _LONGEST_LABEL = 120
 _NOT_A_FACTOR = ("machine_name", "seed", "keep_machine", "label")
 _SET_BY_CAMPAIGN = {
@@ -295,17 +296,36 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
         ParameterError: a factor has no list of levels, has a level twice, or no case is left.
     """
     factors = matrix.factors
+    known: dict[tuple[str, str], Any] = {}
+
+    def has(case: dict[str, Any], values: dict[str, Any], place: str) -> bool:
+        return all(means(name, case[name], place) == means(name, value, place) for name, value in values.items())
+
+    def means(name: str, level: Any, place: str) -> Any:
+        # Each level is looked at once, however many cases it is in.
+        key = name, repr(level)
+        if key not in known:
+            known[key] = _meaning(name, level, place)
+        return known[key]
+
     for name, levels in factors.items():
         _require_parameter(name, f"{source}: matrix")
         if not isinstance(levels, list) or not levels:
             raise ParameterError(
                 f"{source}: matrix: {name} = {shown(levels)} should be a list of levels, such as [512]"
             )
-        meant = [_meaning(name, level, f"{source}: matrix") for level in levels]
-        if any(level in meant[:index] for index, level in enumerate(meant)):
+        if len(levels) > MOST_TRIALS:
+            raise ParameterError(f"{source}: matrix: {name} has more than {MOST_TRIALS} levels; remove some")
+        meant = {_hashable(means(name, level, f"{source}: matrix")) for level in levels}
+        if len(meant) < len(levels):
             raise ParameterError(f"{source}: matrix: {name} = {shown(levels)} names a level twice; remove one")
     if math.prod(map(len, factors.values())) > MOST_TRIALS:
         raise ParameterError(f"{source}: matrix: gives more than {MOST_TRIALS} cases; remove levels")
+    cases, entries = math.prod(map(len, factors.values())), len(matrix.include) + len(matrix.exclude)
+    if cases * entries > _MOST_COMPARISONS:
+        raise ParameterError(
+            f"{source}: matrix: {cases} cases and {entries} entries of include and exclude are too many; remove some"
+        )
     combinations = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
     if not factors:
         combinations = []
@@ -314,27 +334,26 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
             if name not in factors:
                 raise ParameterError(f"{source}: matrix.exclude: {unknown_name(name, sorted(factors))}")
         place = f"{source}: matrix.exclude"
-        if not entry or not any(_has(case, entry, place) for case in combinations):
+        if not entry or not any(has(case, entry, place) for case in combinations):
             raise ParameterError(f"{place}: {shown(entry)} excludes no case; remove or mend it")
-        combinations = [case for case in combinations if not _has(case, entry, place)]
+        combinations = [case for case in combinations if not has(case, entry, place)]
     added: list[dict[str, Any]] = []
     for entry in matrix.include:
         place = f"{source}: matrix.include"
         for name, value in entry.items():
             _require_parameter(name, place)
-            _meaning(name, value, place)
+            means(name, value, place)
         shared = {name: value for name, value in entry.items() if name in factors}
-        fitting = [case for case in combinations if _has(case, shared, place)]
+        fitting = [case for case in combinations if has(case, shared, place)]
         if len(shared) == len(entry) and (fitting or not entry):
             raise ParameterError(f"{place}: {shown(entry)} adds nothing: these cases are there; remove or mend it")
         for case in fitting:
             case.update(entry)
         if not fitting:
             added.append(dict(entry))
-    cases = combinations + added
-    if not cases:
+    if not combinations + added:
         raise ParameterError(f"{source}: matrix: no case is left; give at least one factor with one level")
-    return cases
+    return combinations + added
 
 
 def _require_parameter(name: str, place: str) -> None:
@@ -348,8 +367,11 @@ def _meaning(name: str, level: Any, place: str) -> Any:
     return getattr(validate(TrialParameters, {name: level}, place), name)
 
 
-def _has(case: dict[str, Any], values: dict[str, Any], place: str) -> bool:
-    return all(_meaning(name, case[name], place) == _meaning(name, value, place) for name, value in values.items())
+def _hashable(value: Any) -> Any:
+    """Return something that is equal for equal values, and may be in a set."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> TrialParameters:

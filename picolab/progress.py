@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ class LiveLine:
             sys.stderr.flush()
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
-            temporary = self._file.with_suffix(".new")
-            temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
-            temporary.replace(self._file)
+            # A full disk: then nobody sees the line, and what it is about goes on.
+            with suppress(OSError):
+                temporary = self._file.with_suffix(".new")
+                temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
+                temporary.replace(self._file)
 
     def __exit__(self, *_: object) -> None:
         if self._handle is None and sys.stderr.isatty():

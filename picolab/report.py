@@ -11,6 +11,7 @@ from typing import Any
 
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.execution import ipc_kernel
+from picolab.foreign_text import visible
 from picolab.paths import project_root, write_atomically
 from picolab.slow_imports import decline_slow_imports
 
@@ -134,7 +135,7 @@ def _to_html(notebook: Any, title: str) -> str:
     exporter.register_filter("data_uri", _svg_uri)
     resources = {
         "report": {
-            "title": title,
+            "title": visible(title),
             "figure_mime": FIGURE_MIME,
             "contents": _contents(notebook),
             "style": (TEMPLATE_DIR / "report.css").read_text(encoding="utf-8"),

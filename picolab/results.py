@@ -31,9 +31,9 @@ def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
             return
     except UnreadableFile:
         old = ""
-    if old == text:
+    if old == text and not path.is_symlink():
         return
-    if old is not None and (not old or set(old.splitlines()) - set(text.splitlines())):
+    if old is not None and (path.is_symlink() or not old or set(old.splitlines()) - set(text.splitlines())):
         set_aside(folder, path)
     write_atomically(path, text)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from picolab import factors
+from picolab.foreign_text import csv_cell
 from picolab.probes.memory import COLUMNS
-from picolab.record import Record, Step, step_outcome
+from picolab.record import Outcome, Record, Step, step_outcome
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
@@ -184,9 +186,23 @@ def record_row(record: Record) -> dict[str, Any]:
     return row | {"case_id": factors.case_id(row)}
 
 
+def step_ok(row: Mapping[str, Any], step: str) -> bool:
+    """Tell whether the numbers of a step count: it ended well, and every byte came back.
+
+    A download that proves an upload and is not measured itself counts when the upload does.
+    """
+    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
+    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
+
+
 def _step_outcome(record: Record, step: Step) -> str | None:
     outcome = step_outcome(record, step)
     return None if outcome is None else outcome.value
+
+
+def csv_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for a CSV file: a spreadsheet runs no text of it as a formula."""
+    return {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

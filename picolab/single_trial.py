@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from picolab import disk_reserve
 from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
@@ -57,11 +58,13 @@ def run_single_trial(
     Raises:
         BuildError, HostUnfit: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
+        MachineKept: an earlier trial left a machine of that name up for a look.
     """
     check_trial(parameters)
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)
+    registry.check_not_kept(name)
     registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)
@@ -81,6 +84,7 @@ def run_single_trial(
         if not kept:
             registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
+            disk_reserve.free(folder)
         live("")
     record, reason = None, ""
     try:

@@ -13,10 +13,11 @@ from picolab.chart_style import (
     mib,
     outcome_words,
     plain_rows,
-    step_ok,
+    shortened,
 )
 from picolab.markup import Column, Html, code, paragraph, table
 from picolab.record import NOT_ASKED_FOR, Outcome
+from picolab.rows import step_ok
 from picolab.scraps import CampaignData
 from picolab.statistics import median, median_interval
 
@@ -90,6 +91,7 @@ def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     return median(values) if values else None
 
 
+_LONGEST_DETAIL = 1000
 _TRIAL_COLUMNS = (
     Column("trial", "trial_id"),
     Column("what else differs", "others"),
@@ -119,6 +121,7 @@ def trial_table(data: CampaignData) -> Html:
         | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
         | {"download_peak_mib": mib(row["download_peak_anon_bytes"]), "others": row["others"] or None}
         | {"machine_words": machine_label(row["machine"], row["acceleration"])}
+        | {"outcome_detail": shortened(row["outcome_detail"], _LONGEST_DETAIL)}
         | {"steps": row["label"] if row["label"] != OUTCOME_LABELS[Outcome(row["outcome"])] else None}
         for row in sorted(labelled(data.trials), key=lambda row: (row["position"] or 0, row["trial_id"]))
     ]

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, host, instrument, kernel_folders
+from picolab import caveats, conditions, disk_reserve, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
+    FileNotWritten,
     HostUnfit,
     MachineBusy,
     MachineError,
@@ -32,6 +33,7 @@ from picolab.errors import (
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
+from picolab.machines.folders import TRIAL_FILE
 from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
@@ -49,7 +51,7 @@ from picolab.picoshare.client import (
 )
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.probes.payload import seed_of_file
-from picolab.probes.samples import read_samples, samples_scrap, summarise
+from picolab.probes.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine, in_mib, in_seconds
 from picolab.record import (
@@ -88,12 +90,16 @@ from picolab.trial_state import (
     claim_folder,
 )
 
-TRIAL_FILE = "trial.json"
 COOKIE_FILE = "cookie"
 SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
 _DISK_FULL_SENTENCES = ("database or disk is full", "no space left on device")
 _END_POLL_S = 0.01
+_SAMPLE_BYTES, _MOST_SAMPLES = 320, 50_000
+_POINT_BYTES, _MOST_POINTS, _PROGRESS_POINTS_PER_S = 48, 50_000, 5
+_RECORD_BYTES = 128 << 10
+"""What a sample, a point of the progress and the rest of a record take on the disk at most; longer uploads than the
+other numbers stand for find room on the disk or do not."""
 _UNFINISHED_DOWNLOAD = "the download did not get to its end"
 
 
@@ -121,6 +127,7 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
+            MachineKept: a trial of other parameters left it up for a look.
         """
         context = TrialContext.from_environment()
         kernel_folders.note_connection_file()
@@ -128,7 +135,7 @@ class Trial:
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
-            folder = _trial_folder_of(machine)
+            folder = registry.trial_folder_of(machine.folder)
         state = TrialState.load(folder) if folder is not None and machine is not None else None
         if state is not None and state.parameters == parameters and folder is not None:
             trial = cls(state, folder, context)
@@ -137,6 +144,7 @@ class Trial:
             if all(stage.done for stage in state.stages.values()) and state.outcome is Outcome.OK:
                 trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
+        registry.check_not_kept(_machine_name(parameters))
         state = TrialState.begin(parameters, context)
         trial = cls(state, context.folder if context else claim_folder(state), context)
         trial.state.save(trial.folder)
@@ -232,7 +240,8 @@ class Trial:
         if later_than_finding:
             self._say(f"{stage}: nothing to do, because {self.state.outcome_stage} found {self.state.outcome}")
             return
-        if progress.done and self.state.outcome_stage != stage:
+        verify_again = stage == "verify" and self._unverified() and not self.state.stages["collect"].done
+        if progress.done and self.state.outcome_stage != stage and not verify_again:
             self._say(f"{stage}: already done")
             return
         if self.state.outcome_stage == stage:
@@ -252,10 +261,14 @@ class Trial:
         except KeyboardInterrupt:
             self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
             raise
-        except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy):
+        except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy) as error:
+            if isinstance(error, FileNotWritten) and self.state.upload is not None:
+                self._fault(Outcome.MACHINE_FAILED, stage, str(error), begun)
+                raise
             # The order of the cells, a value, or the host: nothing was measured, so nothing was found.
             progress.attempts -= 1
-            self.state.save(self.folder)
+            with suppress(OSError):
+                self.state.save(self.folder)
             raise
         except ProbeError as error:
             self._fault(Outcome.INVALID, stage, str(error), begun)
@@ -269,6 +282,8 @@ class Trial:
         progress.duration_s += time.monotonic() - begun
         # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
         self.state.save(self.folder)
+        if stage == "release":
+            disk_reserve.free(self.folder)
         self._say(f"{stage}: {line}")
 
     def _fault(self, outcome: Outcome, stage: Stage, detail: str, begun: float) -> None:
@@ -279,8 +294,10 @@ class Trial:
             self.state.save(self.folder)
             return
         self.state.found(outcome, stage, detail)
-        self.state.save(self.folder)
+        with suppress(OSError):
+            self.state.save(self.folder)
         self._publish(self.state.record())
+        disk_reserve.free(self.folder)
         if self._machine is not None:
             with suppress(PicolabError):
                 self._machine.save_log()
@@ -373,7 +390,12 @@ class Trial:
     def _wants_new_server(self) -> bool:
         if self.state.stages["collect"].done or self._machine is None:
             return False
-        return not self._machine.process_status().running and not self.state.stages["verify"].done
+        verified = self.state.stages["verify"].done and not self._unverified()
+        return not verified and not self._machine.process_status().running
+
+    def _unverified(self) -> bool:
+        """Tell whether the upload was answered, and the download that nobody measures was not completed."""
+        return any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
 
     def _start(self) -> str:
         machine = self._attached("provision")
@@ -489,6 +511,7 @@ class Trial:
     def _upload_under(self, machine: Machine, limit: LimitDuringStep) -> str:
         parameters = self.state.parameters
         self._put_aside(SAMPLES_FILE)
+        self._reserve(SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         sync_s = None
         with self._client(machine) as client:
@@ -515,6 +538,7 @@ class Trial:
                         sync_s = machine.sync_data()
             finally:
                 probe_exit = probe.finish()
+                disk_reserve.give_back(self.folder / SAMPLES_FILE)
                 self._add_caveats(caveats.of_clock(probe.clock_drift_s))
         self.state.conditions = self._conditions_since(before, machine, "conditions")
         self._add_caveats(caveats.of_conditions(self.state.conditions))
@@ -534,6 +558,20 @@ class Trial:
             f"(transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}{synced}), "
             f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
+
+    def _reserve(self, samples_file: str) -> None:
+        """Take room on the disk for what a step that begins now will find.
+
+        Raises:
+            HostUnfit: there is not as much.
+        """
+        parameters = self.state.parameters
+        samples = parameters.upload_limit_s / parameters.sample_interval_s
+        points = parameters.upload_limit_s * _PROGRESS_POINTS_PER_S
+        slot_bytes = _RECORD_BYTES + int(min(points, _MOST_POINTS) * _POINT_BYTES)
+        notebook_bytes = 2 * slot_bytes + int(min(samples, MOST_SCRAP_SAMPLES) * _SAMPLE_BYTES)
+        disk_reserve.take(self.folder, slot_bytes, notebook_bytes)
+        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES))
 
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
@@ -701,7 +739,7 @@ class Trial:
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, delivered)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
@@ -792,6 +830,7 @@ class Trial:
     def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
         """Download the files while the memory probe samples the server."""
         self._put_aside(DOWNLOAD_SAMPLES_FILE)
+        self._reserve(DOWNLOAD_SAMPLES_FILE)
         cache = self._page_cache(machine, "download")
         before = self._conditions_now(machine)
         probe = machine.probe(self.state.parameters.sample_interval_s, self.folder / DOWNLOAD_SAMPLES_FILE)
@@ -800,6 +839,7 @@ class Trial:
             downloads = self._downloads(client)
         finally:
             probe_exit = probe.finish()
+            disk_reserve.give_back(self.folder / DOWNLOAD_SAMPLES_FILE)
         found = self._conditions_since(before, machine, "download.conditions")
         memory, missing, whole = self._memory(DOWNLOAD_SAMPLES_FILE, begun_s)
         unlimited_upload = self.state.upload is not None and self.state.upload.memory_limit == "lifted"
@@ -887,7 +927,7 @@ class Trial:
 
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
-        if not status.running and measured.matched is None:
+        if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
             return self._server_ended(status, "in the download")
         if measured.matched is False:
             return _Found(
@@ -910,9 +950,10 @@ class Trial:
         if self.state.outcome is None and missing_stages:
             raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
         if self.state.outcome is None:
-            unverified = any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
-            came_back = "the upload was answered with success; whether every byte came back is not known"
-            self.state.found(Outcome.OK, None, came_back if unverified else "every byte was stored and came back")
+            not_known = "the upload was answered with success; whether every byte came back is not known"
+            self.state.found(
+                Outcome.OK, None, not_known if self._unverified() else "every byte was stored and came back"
+            )
         server = self.state.server
         if server is not None and self._machine is not None:
             self.state.missing.pop("server.stop_s", None)
@@ -998,9 +1039,7 @@ class Trial:
         return status
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
-        virtual = self.state.machine is not None and self.state.machine.kind == "vagrant"
-        # A guest counts the kills of all of its processes: there the line that names the server decides.
-        if status.oom_evidence if virtual else status.oom_kills and status.exit_signal == "SIGKILL":
+        if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
@@ -1011,9 +1050,16 @@ class Trial:
         said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
         return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
 
+    def _was_oom_killed(self, status: ProcessStatus) -> bool:
+        if self.state.machine is not None and self.state.machine.kind == "vagrant":
+            # A guest counts the kills of all of its processes: there the line that names the server decides.
+            return status.oom_evidence is not None
+        # However it ended, or not at all: a script that has started the real server may live on or end in its own way.
+        return bool(status.oom_kills)
+
     def _lost(self, what: str) -> _Found:
         status = self._settled_status(wait=True)
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, what)
         return _Found(Outcome.HTTP_ERROR, what)
 
@@ -1038,7 +1084,9 @@ class Trial:
 
     def _publish(self, record: Record) -> None:
         """Write the record beside the samples, and glue both when this is a notebook."""
-        write_atomically(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        disk_reserve.write(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        # The record is safe: what was kept for the notebook is for the notebook now.
+        disk_reserve.free(self.folder, notebook_only=True)
         if _in_notebook():
             decline_slow_imports()
             import scrapbook
@@ -1104,13 +1152,6 @@ def _in_words(machine: MachineRecord) -> str:
 
 def _machine_name(parameters: TrialParameters) -> str:
     return parameters.machine_name or parameters.machine
-
-
-def _trial_folder_of(machine: Machine) -> Path | None:
-    try:
-        return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _in_notebook() -> bool:

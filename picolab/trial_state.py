@@ -14,13 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from picolab import disk_reserve
 from picolab.errors import RecordError
 from picolab.host import provenance
 from picolab.parameters import TrialParameters
-from picolab.paths import outputs_dir, write_atomically
+from picolab.paths import not_written, outputs_dir
 from picolab.processes import ProcessIdentity
 from picolab.record import (
     NEWER_PARTS,
+    NOT_VERIFIED,
     STAGES,
     BuildUnderTest,
     Caveat,
@@ -147,7 +149,7 @@ class TrialState(BaseModel):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / STATE_FILE, self.model_dump_json())
+        disk_reserve.write(folder / STATE_FILE, self.model_dump_json())
 
     def found(self, outcome: Outcome, stage: Stage | None, detail: str) -> None:
         self.outcome, self.outcome_stage, self.outcome_detail = outcome, stage, detail
@@ -159,6 +161,8 @@ class TrialState(BaseModel):
             self.stages[name].done = False
         if self.outcome_stage is None or self.outcome_stage in later:
             self.outcome, self.outcome_stage, self.outcome_detail = None, None, ""
+        if "verify" in later:
+            self.caveats = [caveat for caveat in self.caveats if caveat.code != NOT_VERIFIED]
         forgotten = [result for stage, result in _RESULTS if stage in later]
         for result in forgotten:
             setattr(self, result, None)
@@ -235,6 +239,9 @@ def _as_yaml(value: Any) -> str:
 def claim_folder(state: TrialState) -> Path:
     """Make the folder of a trial that runs by hand and return it.
 
+    Raises:
+        FileNotWritten: the file system is full or read-only.
+
     Two trials of one case may begin in the same second: the later one gets a number behind its `trial_id`.
     """
     base = state.identity.trial_id
@@ -244,6 +251,8 @@ def claim_folder(state: TrialState) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             state.identity.trial_id = f"{base}-{number}"
+        except OSError as error:
+            raise not_written(folder, error) from None
         else:
             return folder
     raise AssertionError("unreachable: the count has no end")

@@ -17,10 +17,13 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from picolab.foreign_text import one_line
+
 LARGEST_FILE_BYTES = 256 << 10
-MOST_NODES = 20_000
+MOST_NODES = 10_000
 """Values and names in one file, each alias counted with all that it stands for."""
 DEEPEST = 50
+_LONGEST_PROBLEM = 300
 _CORE = "tag:yaml.org,2002:"
 # Bounded digits: Python refuses to read thousands of them, and no parameter is such a number.
 _KINDS = {
@@ -39,7 +42,7 @@ class YamlProblem(ValueError):
 
 def _problem(problem: str, mark: Any = None) -> YamlProblem:
     line = f" in line {mark.line + 1}" if mark is not None else ""
-    return YamlProblem(f"is not valid YAML{line}: {problem}; mend it there")
+    return YamlProblem(f"is not valid YAML{line}: {one_line(problem[:_LONGEST_PROBLEM])}; mend it there")
 
 
 class WrittenInt(int):

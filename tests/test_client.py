@@ -615,7 +615,7 @@ def test_a_connection_that_is_closed_at_once(fake_server: StartFakeServer) -> No
 @pytest.fixture
 def sink() -> Iterator[str]:
     """The benchmark's null sink in a process of its own."""
-    process = subprocess.Popen([sys.executable, str(SINK), "--sink"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(SINK), "--sink", "127.0.0.1"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"

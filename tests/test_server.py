@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import eventually, socket_in_network_of
 
+from picolab import caveats
 from picolab.errors import MachineError, MemoryLimitUnavailable, ParameterError
 from picolab.machines import local, network, registry
 from picolab.machines.base import Holder, MachineWish
@@ -237,3 +238,64 @@ def test_a_private_file_is_never_readable_for_others(scratch: Path) -> None:
     path.chmod(0o644)
     store_private(path, "new")
     assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+LOOPBACK_ONLY = f"""#!{sys.executable}
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class H(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+class Six(HTTPServer):
+    address_family = 10
+print("found", os.listdir(os.environ["HOME"]), flush=True)
+open(os.environ["HOME"] + "/store.db", "w").close()
+SERVER((ADDRESS, int(os.environ["PORT"])), H).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_a_server_that_listens_on_loopback_alone_is_reached(
+    machine: LocalMachine, log: Path, scratch: Path, address: str
+) -> None:
+    if address == "127.0.0.2" and machine.listen_address == "127.0.0.1":
+        pytest.skip("the host's own network is reached at 127.0.0.1")
+    code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", "HTTPServer")
+    started = start_server(machine, program(scratch, code), {}, log, 3.0 if address == "127.0.0.2" else READY_LIMIT_S)
+    described = machine.describe().network
+    assert described is not None and described.kind == "host" and described.reason
+    assert machine.exposed_addresses(started.port) == []
+    if address == "127.0.0.2":
+        assert started.ready_s is None
+        return
+    assert started.ready_s is not None and started.base_url == f"http://127.0.0.1:{started.port}"
+    # Its folders were fresh, also when it had to be started twice.
+    assert machine.process_log().splitlines()[0] == "found []"
+    # Another kernel finds it where it is, and the next server gets what it needs.
+    again = LocalMachine.attach("local")
+    assert again is not None and again.endpoint(started.port) == ("127.0.0.1", started.port)
+    machine.stop_process(30)
+    started = start(machine, log)
+    assert started.base_url == f"http://{machine.listen_address}:{started.port}"
+
+
+def test_who_can_reach_the_server_is_known(machine: LocalMachine, log: Path, scratch: Path) -> None:
+    network_kind = (machine.describe().network or pytest.fail("no network")).kind
+    for address, server, exposed in (
+        ("", "HTTPServer", "0.0.0.0:{}"),
+        ("::", "Six", "[::]:{}"),
+        ("::ffff:127.0.0.1", "Six", ""),
+    ):
+        code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", server)
+        started = start_server(machine, program(scratch, code), {}, log, READY_LIMIT_S)
+        assert started.ready_s is not None, (address, machine.process_log())
+        expected = [exposed.format(started.port)] if exposed and network_kind == "host" else []
+        assert machine.exposed_addresses(started.port) == expected
+        (caveat,) = caveats.of_network(expected, machine.describe().network) or (None,)
+        assert (caveat is None) == (not expected)
+        if caveat is not None:
+            assert caveat.code == "server_reachable" and caveat.value == expected[0]
+            assert "the test wants none" in caveat.message
+        machine.stop_process(30)

@@ -68,11 +68,14 @@ class ProcessSpec:
         argv: executable and arguments; never a secret, since everybody on the machine can read them.
         env: the whole environment.
         log: file on the host that gets what the process prints.
+        on_loopback: it listens on its loopback interface alone, so that a network of its own would keep out this host
+            too.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
+    on_loopback: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,11 @@ class Machine(Protocol):
     def free_port(self) -> int:
         """Return a port that nobody listens on at this moment."""
 
-    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
-        """Tell who listens on a port: nobody, the machine's server process, or something else."""
+    def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
+        """Tell who listens on a port: nobody, the server or a process that it has started, or something else.
+
+        `loopback` is a server that listens on loopback alone in a network of its own: this host does not reach it.
+        """
 
     def endpoint(self, port: int) -> tuple[str, int]:
         """Return the address and the port at which the host reaches a port of the machine."""

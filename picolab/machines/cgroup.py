@@ -149,6 +149,26 @@ class MemoryCgroup:
         """Move a process into the cgroup."""
         self._write("cgroup.procs", pid)
 
+    @property
+    def pids(self) -> set[int]:
+        """The processes in the cgroup now; none when it is gone."""
+        try:
+            return {int(pid) for pid in (self.path / "cgroup.procs").read_text().split()}
+        except OSError:
+            return set()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process in the cgroup, and no other that gets the pid of one which has just ended."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                watch = os.pidfd_open(pid)
+                try:
+                    # Whoever has the pid now is held by the pidfd; is it in here?
+                    if pid in self.pids:
+                        signal.pidfd_send_signal(watch, signal.SIGKILL)
+                finally:
+                    os.close(watch)
+
     def remove(self, patience_s: float = 10.0) -> None:
         """End everything in the cgroup and remove it. Nothing happens when it is already gone.
 
@@ -157,10 +177,7 @@ class MemoryCgroup:
         """
         deadline = time.monotonic() + patience_s
         while self.path.exists():
-            with contextlib.suppress(OSError):
-                for pid in (self.path / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+            self.kill_all()
             try:
                 self.path.rmdir()
             except FileNotFoundError:

@@ -346,11 +346,22 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal if the process is still this one."""
-        if self.alive:
-            try:
+        try:
+            watch = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # a kernel before 5.3
+            if self.alive:
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
+            return
+        try:
+            # Whoever has the pid now is held by the pidfd.
+            if self.alive:
+                signal.pidfd_send_signal(watch, number)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(watch)
 
     def wait(self, limit_s: float) -> bool:
         """Wait until it is gone, at most `limit_s` seconds; tell whether it is."""

@@ -11,10 +11,10 @@ If the keeper itself is killed, the kernel kills the server with it, and the nex
 
 It listens on `keeper.sock` in the machine's folder for one JSON object a connection:
 
-    {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str}    -> the process's status
+    {"do": "start", "argv": [...], "env": {...}, "cwd": str, "log": str,
+     "on_loopback": bool}                                                  -> the process's status
     {"do": "stop", "grace_s": float}                                       -> the process's status
     {"do": "status"}                                                       -> the process's status
-    {"do": "free_port"}                                                    -> {"port": int}
     {"do": "hold", "holder": {...}, "keep": bool}                          -> {}
     {"do": "lift_limit"}                                                   -> {}
     {"do": "restore_limit"}                                                -> {"restored": bool}
@@ -42,11 +42,13 @@ from picolab.machines import network
 from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
 from picolab.machines.folders import KEEPER, SPEC, worked_before
 from picolab.machines.network import NoPrivateNetwork, PrivateNetwork
-from picolab.processes import ProcessIdentity, this_process
+from picolab.processes import ProcessIdentity, descendants, this_process
 
 KEEP_LEASE_S = 12 * 3600.0
 _POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ORPHANS_LIMIT_S = 10.0
 
 SOCKET = "keeper.sock"
 
@@ -75,6 +77,11 @@ class Keeper:
         self.keep: bool = self.spec["keep"]
         self.lease_ends_s: float | None = None
         self.released = False
+        self.is_subreaper = False
+
+    def become_subreaper(self) -> None:
+        """Have the kernel make this process the parent of what the server leaves behind, so that it can be ended."""
+        self.is_subreaper = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
     def set_up(self) -> socket.socket:
         """Make cgroup, network, work folder and socket, in an order in which a sweep can always find them."""
@@ -132,6 +139,7 @@ class Keeper:
             ready, _, _ = select.select(waiting, [], [], _POLL_S)
             if self.server_pidfd in ready:
                 self._reap()
+            self._bury_orphans()
             if listener in ready:
                 self._answer(listener)
             elif not self.released:
@@ -180,10 +188,6 @@ class Keeper:
                 self._stop(float(request["grace_s"]))
             case "status":
                 pass
-            case "free_port":
-                if self.network is None:
-                    raise MachineError("this machine has no network of its own")
-                return {"port": self.network.free_port()}
             case "hold":
                 self.holder = ProcessIdentity.from_json(request["holder"])
                 self.keep = bool(request["keep"])
@@ -218,7 +222,8 @@ class Keeper:
             raise MachineError(f"a server is already running in this machine (pid {self.server.pid}); stop it first")
         if not self._restore_limit():
             raise MachineError("the memory limit that was lifted for the last server could not be put back")
-        cgroup, private, keeper = self.cgroup, self.network, os.getpid()
+        private = None if request.get("on_loopback") else self.network
+        cgroup, keeper = self.cgroup, os.getpid()
 
         def enter_machine() -> None:
             if cgroup is not None:
@@ -257,20 +262,50 @@ class Keeper:
         self.server.wait()
         os.close(self.server_pidfd)
         self.server_pidfd = None
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End what the server has started in sessions of their own; they are children of this process now."""
+        deadline = time.monotonic() + _ORPHANS_LIMIT_S
+        while time.monotonic() < deadline:
+            if self.cgroup is not None:
+                self.cgroup.kill_all()
+            orphans = [ProcessIdentity.of(pid) for pid in descendants(os.getpid())] if self.is_subreaper else []
+            for orphan in orphans:
+                if orphan is not None:
+                    orphan.signal(signal.SIGKILL)
+            self._bury_orphans()
+            if not any(orphans) and not (self.cgroup and self.cgroup.pids):
+                return
+            time.sleep(0.002)
+
+    def _bury_orphans(self) -> None:
+        """Wait for children that have ended, but for the server, whose end is another matter."""
+        server = self.server.pid if self.server is not None and self.server_pidfd is not None else None
+        while self.is_subreaper:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid == server:
+                return
+            os.waitpid(ended.si_pid, 0)
 
     def _stop(self, grace_s: float) -> None:
         if self.server is None or self.server_pidfd is None:
             return
         begun = time.monotonic()
-        self.server.send_signal(signal.SIGTERM)
-        if not select.select([self.server_pidfd], [], [], grace_s)[0]:
-            self.server.kill()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.server_pidfd, signal.SIGTERM)
+            if not select.select([self.server_pidfd], [], [], grace_s)[0]:
+                signal.pidfd_send_signal(self.server_pidfd, signal.SIGKILL)
         self._reap()
         self.stop_s = time.monotonic() - begun
 
     def _status(self) -> dict[str, Any]:
         code = self.server.returncode if self.server else None
-        oom_kills = self.cgroup.oom_kills if self.cgroup else None
+        counted = self.cgroup.oom_kills if self.cgroup else None
+        oom_kills = counted - self.oom_kills_before if counted is not None else None
         return {
             "pid": self.server.pid if self.server else None,
             "running": self.server is not None and self.ended_monotonic_s is None,
@@ -279,7 +314,7 @@ class Keeper:
             "started_monotonic_s": self.started_monotonic_s,
             "ended_monotonic_s": self.ended_monotonic_s,
             "stop_s": self.stop_s,
-            "oom_kills": oom_kills - self.oom_kills_before if oom_kills is not None else None,
+            "oom_kills": oom_kills,
             # The count of the server's own cgroup is evidence enough.
             "oom_evidence": None,
             "limit_bytes": self.cgroup.limit_bytes if self.cgroup else None,
@@ -313,6 +348,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     keeper = Keeper(Path(sys.argv[1]))
+    keeper.become_subreaper()
     signal.signal(signal.SIGTERM, keeper.end)
     try:
         listener = keeper.set_up()

@@ -142,8 +142,8 @@ class LocalMachine:
         self.name: str = spec["name"]
         self._spec = spec
         self._work = Path(spec["work"])
-        self._network = _network_of(folder)
-        self.listen_address: str = self._network["address"]
+        self._own_network = _network_of(folder)
+        self.listen_address: str = self._own_network["address"]
 
     @classmethod
     def obtain(cls, wish: MachineWish, holder: Holder) -> "LocalMachine":
@@ -232,7 +232,7 @@ class LocalMachine:
         )
 
     def endpoint(self, port: int) -> tuple[str, int]:
-        return self.listen_address, port
+        return self._network["address"], port
 
     def hand_back(self) -> None:
         """A local machine is made in no time, so that every trial gets one of its own."""
@@ -253,24 +253,28 @@ class LocalMachine:
         return str(folders[0]), str(folders[1])
 
     def free_port(self) -> int:
-        if self._network["kind"] == "private":
-            return int(_ask(self.folder, {"do": "free_port"})["port"])
+        # In a network of its own every port is free, but for what is left of this machine's last server.
         with socket.socket() as probe:
             # Any address, as PicoShare will want it.
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 
-    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
+    @property
+    def _network(self) -> dict[str, Any]:
+        """The network that the server is in."""
+        if self._spec.get("on_loopback") and self._own_network["kind"] == "private":
+            reason = "the server listens on loopback alone, where no other host reaches it"
+            return {"kind": "host", "reason": reason, "address": "127.0.0.1"}
+        return self._own_network
+
+    def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
         processes = self._processes()
         sockets = _listening_sockets(port, self._seen_from(processes))
         if not sockets:
             return "nobody"
         own = {inode for pid in processes for inode in _sockets_of(pid)} & sockets.keys()
         if own and self._network["kind"] == "private" and all(_is_loopback(sockets[inode]) for inode in own):
-            raise MachineError(
-                f"the server listens on its loopback interface only, where nobody reaches it in a network of its own; "
-                f"have it listen on all interfaces or on {self.listen_address}"
-            )
+            return "loopback"
         return "server" if own else "other"
 
     def exposed_addresses(self, port: int) -> list[str]:
@@ -297,9 +301,8 @@ class LocalMachine:
             return []
         if status["cgroup"]:
             # With those that have left the server's family tree.
-            with contextlib.suppress(OSError, ValueError):
-                members = [int(pid) for pid in (Path(status["cgroup"]) / "cgroup.procs").read_text().split()]
-                return list(dict.fromkeys([status["pid"], *members]))
+            members = MemoryCgroup(self._spec["method"], Path(status["cgroup"])).pids
+            return [status["pid"], *members - {status["pid"]}]
         return [status["pid"], *descendants(status["pid"])]
 
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
@@ -309,10 +312,11 @@ class LocalMachine:
             "env": dict(spec.env),
             "cwd": str(self._work),
             "log": str(spec.log.resolve()),
+            "on_loopback": spec.on_loopback,
         }
         # The log may hold what an earlier server has printed.
         begins_at = spec.log.stat().st_size if spec.log.exists() else 0
-        self._write_spec(log=request["log"], log_begins_at=begins_at)
+        self._write_spec(log=request["log"], log_begins_at=begins_at, on_loopback=spec.on_loopback)
         return self._status(request)
 
     def process_anon_bytes(self) -> int | None:
@@ -399,7 +403,9 @@ class LocalMachine:
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)
-        write_spec(self.folder, self._spec)
+        # Nothing to write needs no room on a disk that may be full.
+        if spec_of(self.folder) != self._spec:
+            write_spec(self.folder, self._spec)
 
     def release(self) -> None:
         release(self.folder)

@@ -21,6 +21,7 @@ import os
 import secrets
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,12 +81,6 @@ class PrivateNetwork:
     def enter(self) -> None:
         """Move the calling thread into the namespace."""
         _setns(self.namespace)
-
-    def free_port(self) -> int:
-        """Return a port that nobody has in the namespace."""
-        with _inside(self.namespace), socket.socket() as probe:
-            probe.bind(("0.0.0.0", 0))
-            return int(probe.getsockname()[1])
 
     def close(self) -> None:
         """Remove the devices; the namespace ends with its last process."""
@@ -261,13 +256,20 @@ def _prove(namespace: int, address: ipaddress.IPv4Address) -> None:
 
 
 def try_out() -> str | None:
-    """Tell why no private network can be made; None when it can. A pair of devices is made where nobody sees it.
-
-    The calling thread is another network's afterwards: call it in a thread that ends.
-    """
+    """Tell why no private network can be made; None when it can. A pair of devices is made where nobody sees it."""
     reason = why_not()
     if reason is not None:
         return reason
+    found: list[str | None] = []
+    # In a thread that ends, and the namespace with it.
+    thread = threading.Thread(target=lambda: found.append(_make_devices_in_a_namespace()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _make_devices_in_a_namespace() -> str | None:
+    """Return why that is not possible. The calling thread stays in the namespace."""
     try:
         _libc("unshare", _CLONE_NEWNET)
         with _Netlink() as netlink:

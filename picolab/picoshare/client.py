@@ -399,13 +399,13 @@ class PicoShareClient:
     def _headers(self) -> dict[str, str]:
         return {} if self._cookie is None else {"Cookie": f"sharedSecret={self._cookie}"}
 
-    def _said(self, text: str) -> str:
-        return sentence(text, [hidden for hidden in (self._cookie, self._secret) if hidden is not None])
+    def _said(self, text: str, *hidden: str) -> str:
+        return sentence(text, [*hidden, *(known for known in (self._cookie, self._secret) if known is not None)])
 
     def _sentence(self, answer: Answer) -> str:
         """Return what the server said with an error, and what is odd about how it said it."""
-        odd = "" if answer.encoding == "identity" else f" (encoded as {answer.encoding!r}, which nobody asked for)"
-        return self._said(answer.text) + self._said(odd) if odd else self._said(answer.text)
+        odd = "" if answer.encoding == "identity" else f"(encoded as {answer.encoding!r}, which nobody asked for) "
+        return self._said(odd + answer.text, *answer.cookies.values())
 
     def _failure(self, error: Unanswered) -> str:
         return self._said(f"its answer is no HTTP: {error.detail}" if error.not_http else error.detail)

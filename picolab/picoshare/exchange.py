@@ -226,8 +226,8 @@ class Exchange:
             self.over = True
 
     def _cut_off(self, why: Ending) -> Unanswered:
-        begun = f"the answer with {self._response.status_code} had only begun" if self._response else "no answer came"
-        return Unanswered(why, f"{begun} when it was cut off")
+        head = "nothing" if self._response is None else f"the head of an answer with {self._response.status_code}"
+        return Unanswered(why, f"{head} had come when it was cut off")
 
     def _unanswered(self, error: httpx.RequestError) -> Unanswered:
         detail = str(error) or type(error).__name__

@@ -64,12 +64,8 @@ def why_no_program(path: Path, *, in_guest: bool = False, search: str = os.defpa
 def _why_no_script(first: bytes, in_guest: bool, search: str) -> str:
     line, newline, _ = first[2:].partition(b"\n")
     if line.endswith(b"\r"):
-        return (
-            "its first line ends as on Windows (CR LF), so its interpreter is not found; convert it: sed -i 's/\\r$//'"
-        )
-    if b"\0" in line:
-        return "its first line, which names the interpreter, holds NUL"
-    words = line.split()
+        return "its first line ends with CR LF, as on Windows, so its interpreter is not found; end it with LF"
+    words = line.partition(b"\0")[0].split()
     if not words:
         return "its first line #! names no interpreter"
     if not newline and len(first) == _SCRIPT_LINE_BYTES and len(words) == 1:
@@ -121,10 +117,10 @@ def _why_no_elf(path: Path, size: int, in_guest: bool) -> str:
         entry_bytes, count = struct.unpack_from(f"{order}HH", ident, 54 if wide else 42)
         if entry_bytes != (56 if wide else 32) or not 0 < count * entry_bytes <= _MOST_SEGMENTS_BYTES:
             return "its ELF header is damaged"
+        if table + count * entry_bytes > size:
+            return cut
         file.seek(table)
         headers = file.read(count * entry_bytes)
-        if len(headers) < count * entry_bytes:
-            return cut
         segments = []
         for at in range(0, len(headers), entry_bytes):
             segment, offset, length = (
@@ -133,7 +129,8 @@ def _why_no_elf(path: Path, size: int, in_guest: bool) -> str:
                 else struct.unpack_from(f"{order}II8xI", headers, at)
             )
             segments.append((segment, offset, length))
-        if any(offset + length > size for segment, offset, length in segments if segment == _PT_LOAD):
+        read = (_PT_LOAD, _PT_DYNAMIC, _PT_INTERP)
+        if any(offset + length > size for segment, offset, length in segments if segment in read):
             return cut
         if not any(segment == _PT_LOAD for segment, _, _ in segments):
             return "it holds nothing to load (a file of debugging symbols?)"

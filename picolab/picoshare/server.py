@@ -86,11 +86,19 @@ def start_server(
         argv = [machine.python, "-I", "-S", *argv]
         environment["PICOLAB_CALIBRATION"] = json.dumps(dict(knobs))
         environment["PICOLAB_CALIBRATION_HOST"] = machine.listen_address
-    status = machine.start_process(ProcessSpec(argv, environment, log))
-    return _await_ready(machine, port, status, ready_limit_s)
+    started = _await_ready(machine, port, machine.start_process(ProcessSpec(argv, environment, log)), ready_limit_s)
+    if started is None:
+        # It listens on loopback alone: in a network of its own nobody reaches it, and in this host's nobody else does.
+        machine.stop_process(0)
+        machine.fresh_folders()
+        status = machine.start_process(ProcessSpec(argv, environment, log, on_loopback=True))
+        started = _await_ready(machine, port, status, ready_limit_s)
+        assert started is not None
+    return started
 
 
-def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer:
+def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer | None:
+    """Return the server when it answers or has ended, or the time is over; None when it listens out of reach."""
     host, host_port = machine.endpoint(port)
     base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
@@ -103,6 +111,8 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
                     f"port {port} of the machine {machine.name!r} is served by another program, not by the server "
                     f"that was started; run the trial again, a new port will be chosen"
                 )
+            if listener == "loopback":
+                return None
             if listener == "server" and (why_not := client.why_not_ready(left_s)) is None:
                 return StartedServer(base_url, port, time.monotonic() - begun, machine.process_status())
             if _LISTEN_FAILED in machine.process_log():

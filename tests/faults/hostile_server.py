@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,11 @@ ID = "abcdefghij"
 COOKIE = "c29tZSBjb29raWUgdGhhdCBoYXMgKysvLw=="
 SECRET = "correct-horse-battery-staple"
 VARIABLE = "HOSTILE"
-DRIP_S = 0.1
+DRIP_S = 0.05
 """Between two bytes: much less than any limit, so that no single read is ever too late."""
 OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+SET_COOKIE = b"Set-Cookie: sharedSecret=" + COOKIE.encode() + b"; Path=/; HttpOnly\r\n"
 
 
 @dataclass
@@ -40,32 +42,6 @@ class Request:
     path: str
     head: bytes
     server: HostileServer
-
-    def send(self, content: bytes) -> None:
-        self.connection.sendall(content)
-
-    def forever(self, piece: bytes) -> None:
-        """Send something until the other side goes away."""
-        while True:
-            self.connection.sendall(piece)
-
-    def drip(self, pieces: Iterable[bytes]) -> None:
-        """Send slowly, as long as the other side stays."""
-        for piece in pieces:
-            self.connection.sendall(piece)
-            if self.server.over.wait(DRIP_S):
-                return
-
-    def drip_bytes(self, content: bytes) -> None:
-        self.drip(content[i : i + 1] for i in range(len(content)))
-
-    def drip_forever(self, piece: bytes) -> None:
-        self.drip(iter(lambda: piece, None))
-
-    def wait(self) -> None:
-        """Say nothing until the other side goes away."""
-        while self.connection.recv(MIB):
-            pass
 
     def body(self) -> bytes:
         """Read the request's body."""
@@ -81,98 +57,105 @@ class Request:
         return b"".join(parts)
 
 
+Misbehaviour = Callable[[Request], None]
+
+
 def answer(content: bytes, status: int = 200, headers: bytes = b"") -> bytes:
     """Return a proper answer."""
     return b"HTTP/1.1 %d Whatever\r\n%sContent-Length: %d\r\n\r\n%s" % (status, headers, len(content), content)
 
 
-def _of_id(content: bytes) -> Callable[[Request], None]:
-    return lambda request: request.send(answer(content, headers=b"Content-Type: application/json\r\n"))
+def _endless(begins: bytes, piece: bytes) -> Misbehaviour:
+    def misbehave(request: Request) -> None:
+        request.connection.sendall(begins)
+        while True:
+            request.connection.sendall(piece)
+
+    return misbehave
+
+
+def _dripping(begins: bytes, piece: bytes, slowly: bytes = b"") -> Misbehaviour:
+    """Send `begins` at once, `slowly` byte by byte, and then a piece at a time without an end."""
+
+    def misbehave(request: Request) -> None:
+        request.connection.sendall(begins)
+        for byte in slowly:
+            request.connection.sendall(bytes([byte]))
+            request.server.over.wait(DRIP_S)
+        while not request.server.over.wait(DRIP_S):
+            request.connection.sendall(piece)
+
+    return misbehave
+
+
+def _silent(begins: bytes = b"") -> Misbehaviour:
+    def misbehave(request: Request) -> None:
+        request.connection.sendall(begins)
+        while request.connection.recv(MIB):
+            pass
+
+    return misbehave
+
+
+def _says(content: bytes) -> Misbehaviour:
+    return lambda request: request.connection.sendall(content)
+
+
+def _compressed_bomb(request: Request) -> None:
+    packed = gzip.compress(bytes(64 * MIB), compresslevel=1)
+    request.connection.sendall(answer(packed, headers=b"Content-Encoding: gzip\r\n"))
 
 
 def _reset(request: Request) -> None:
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _bomb(request: Request) -> None:
-    """Answer with what is a thousand times as large when it is decompressed."""
-    packed = gzip.compress(bytes(256 * MIB), compresslevel=1)
-    request.send(answer(packed, headers=b"Content-Encoding: gzip\r\n"))
-
-
 def _echo(request: Request) -> None:
-    told = f"the secret is {request.server.secret}, the cookie {request.server.cookie}"
-    request.send(answer(f"{told}; {told.replace('+', '%2B').replace('/', '%2F')}".encode(), 500))
+    """Answer with what the server knows and was told, as it is and escaped."""
+    cookie = re.search(rb"sharedSecret=([^\r]*)", request.head)
+    told = f"the secret is {request.server.secret}, the cookie {cookie[1].decode() if cookie else 'unknown'}"
+    escaped = told.replace("+", "%2B").replace("/", "%2F")
+    request.connection.sendall(answer(f"{told}; {escaped}".encode(), 500))
 
 
-MISBEHAVIOURS: dict[str, Callable[[Request], None]] = {
+MISBEHAVIOURS: dict[str, Misbehaviour] = {
     # Without an end
-    "endless body": lambda request: (request.send(OK + b"\r\n"), request.forever(bytes(MIB)))[0],
-    "endless body of a huge length": lambda request: (
-        request.send(OK + b"Content-Length: 99999999999999999999\r\n\r\n"),
-        request.forever(b"x" * MIB),
-    )[0],
-    "endless chunks": lambda request: (
-        request.send(OK + b"Transfer-Encoding: chunked\r\n\r\n"),
-        request.forever(b"10000\r\n" + bytes(65536) + b"\r\n"),
-    )[0],
-    "endless error": lambda request: (
-        request.send(b"HTTP/1.1 500 Oh\r\n\r\nit broke "),
-        request.forever(b"and broke " * 100_000),
-    )[0],
-    "endless compressed body": lambda request: (
-        request.send(OK + b"Content-Encoding: gzip\r\n\r\n"),
-        request.forever(gzip.compress(bytes(MIB))),
-    )[0],
-    "compressed bomb": _bomb,
-    "endless status line": lambda request: (request.send(b"HTTP/1.1 200 "), request.forever(b"O" * MIB))[0],
-    "endless header": lambda request: (request.send(OK + b"X: "), request.forever(b"x" * MIB))[0],
-    "endless headers": lambda request: (request.send(OK), request.forever(b"X: y\r\n" * 100_000))[0],
-    "endless cookies": lambda request: (request.send(OK), request.forever(b"Set-Cookie: a=b\r\n" * 100_000))[0],
-    "endless provisional answers": lambda request: request.forever(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
-    "endless trailers": lambda request: (
-        request.send(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"),
-        request.forever(b"X: y\r\n" * 100_000),
-    )[0],
-    "endless chunk extension": lambda request: (
-        request.send(OK + b"Transfer-Encoding: chunked\r\n\r\n5;"),
-        request.forever(b"x" * MIB),
-    )[0],
+    "endless body": _endless(OK + b"\r\n", bytes(MIB)),
+    "endless body of a huge length": _endless(OK + b"Content-Length: 99999999999999999999\r\n\r\n", b"x" * MIB),
+    "endless chunks": _endless(OK + CHUNKED, b"10000\r\n" + bytes(65536) + b"\r\n"),
+    "endless error": _endless(b"HTTP/1.1 500 Oh\r\n\r\nit broke ", b"and broke " * 100_000),
+    "endless compressed body": _endless(OK + b"Content-Encoding: gzip\r\n\r\n", gzip.compress(bytes(MIB))),
+    "compressed bomb": _compressed_bomb,
+    "endless status line": _endless(b"HTTP/1.1 200 ", b"O" * MIB),
+    "endless header": _endless(OK + b"X: ", b"x" * MIB),
+    "endless headers": _endless(OK, b"X: y\r\n" * 100_000),
+    "endless cookies": _endless(OK, b"Set-Cookie: a=b\r\n" * 100_000),
+    "endless provisional answers": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "endless trailers": _endless(OK + CHUNKED + b"0\r\n", b"X: y\r\n" * 100_000),
+    "endless chunk extension": _endless(OK + CHUNKED + b"5;", b"x" * MIB),
     # Slow
-    "dripping head": lambda request: (
-        request.drip_bytes(OK + b"X: "),
-        request.drip_forever(b"x"),
-    )[0],
-    "dripping body": lambda request: (
-        request.send(OK + b"Content-Length: 1000000\r\nSet-Cookie: sharedSecret=" + COOKIE.encode() + b"\r\n\r\n"),
-        request.drip_forever(b"x"),
-    )[0],
-    "dripping body without a length": lambda request: (request.send(OK + b"\r\n"), request.drip_forever(b"x"))[0],
-    "dripping chunks": lambda request: (
-        request.send(OK + b"Transfer-Encoding: chunked\r\n\r\n"),
-        request.drip_forever(b"1\r\nx\r\n"),
-    )[0],
-    "dripping error": lambda request: (request.send(b"HTTP/1.1 500 Oh\r\n\r\n"), request.drip_forever(b"x"))[0],
-    "dripping provisional answers": lambda request: request.drip_forever(b"HTTP/1.1 102 Processing\r\n\r\n"),
-    "silent": Request.wait,
-    "silent after the head": lambda request: (request.send(OK + b"Content-Length: 9\r\n\r\n"), request.wait())[0],
+    "dripping head": _dripping(b"", b"x", slowly=OK + b"X: "),
+    "dripping body": _dripping(OK + b"Content-Length: 1000000\r\n" + SET_COOKIE + b"\r\n", b"x"),
+    "dripping body without a length": _dripping(OK + b"\r\n", b"x"),
+    "dripping chunks": _dripping(OK + CHUNKED, b"1\r\nx\r\n"),
+    "dripping error": _dripping(b"HTTP/1.1 500 Oh\r\n\r\n", b"x"),
+    "dripping provisional answers": _dripping(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "silent": _silent(),
+    "silent after the head": _silent(OK + b"Content-Length: 9\r\n\r\n"),
     # Cut off
-    "closed": lambda request: None,
+    "closed": _says(b""),
     "reset": _reset,
-    "closed in the head": lambda request: request.send(OK + b"Content-Le"),
-    "closed in the body": lambda request: request.send(OK + b"Content-Length: 50\r\n\r\n" + b"x" * 10),
-    # What only some requests can be answered with
+    "closed in the head": _says(OK + b"Content-Le"),
+    "closed in the body": _says(OK + b"Content-Length: 50\r\n\r\n" + b"x" * 10),
+    # Odd
     "secret in an error": _echo,
-    "id with a line break": _of_id(rb'{"id":"a\r\nb"}'),
-    "id of 5 MB": _of_id(b'{"id":"' + b"a" * 5_000_000 + b'"}'),
-    "200,000 brackets": _of_id(b"[" * 200_000),
-    "unknown charset": lambda request: request.send(
-        answer(b"not found \xe4", 404, b"Content-Type: text/plain; charset=klingon\r\n")
-    ),
-    "log-in without a cookie": lambda request: request.send(answer(b"")),
-    "no HTTP": lambda request: request.send(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    "id with a line break": _says(answer(rb'{"id":"a\r\nb"}')),
+    "id of 5 MB": _says(answer(b'{"id":"' + b"a" * 5_000_000 + b'"}')),
+    "200,000 brackets": _says(answer(b"[" * 200_000)),
+    "unknown charset": _says(answer(b"not found \xe4", 404, b"Content-Type: text/plain; charset=klingon\r\n")),
+    "no cookie": _says(answer(b"")),
+    "no HTTP": _says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
 }
-"""Lambdas that do two things return what the first one does: nothing."""
 
 
 class HostileServer:
@@ -184,16 +167,18 @@ class HostileServer:
     """
 
     def __init__(
-        self, misbehaving: Mapping[str, str | bytes] | None = None, port: int = 0, secret: str = SECRET
+        self,
+        misbehaving: Mapping[str, str | bytes] | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        secret: str = SECRET,
     ) -> None:
         self.misbehaving = dict(misbehaving or {})
         self.secret = secret
-        self.cookie = COOKIE
         self.requests: list[str] = []
         self.heads: list[bytes] = []
         self.files: list[bytes] = []
         self.over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server(address)
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -255,17 +240,17 @@ class HostileServer:
             if f"{method} {path}".startswith(begins) and (begins != "GET /" or path == "/"):
                 request.body()
                 if isinstance(how, bytes):
-                    request.send(how)
+                    connection.sendall(how)
                 else:
                     MISBEHAVIOURS[how](request)
                 return
-        request.send(self._proper(request, request.body()))
+        connection.sendall(self._proper(request, request.body()))
 
     def _proper(self, request: Request, body: bytes) -> bytes:
         if request.path == "/api/auth":
             if json.loads(body)["sharedSecretKey"] != self.secret:
                 return answer(b"incorrect shared secret\n", 401)
-            return answer(b"", headers=b"Set-Cookie: sharedSecret=" + self.cookie.encode() + b"; Path=/; HttpOnly\r\n")
+            return answer(b"", headers=SET_COOKIE)
         if request.path.startswith("/api/entry?"):
             self.files.append(body[body.index(b"\r\n\r\n") + 4 : body.rindex(b"\r\n--")])
             return answer(b'{"id":"' + ID.encode() + b'"}')
@@ -290,9 +275,9 @@ def misbehaving(requests: Mapping[str, str]) -> dict[str, str]:
 def main() -> None:
     """Be the server that a trial starts, until it is told to end."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    HostileServer(
-        json.loads(os.environ.get(VARIABLE, "{}")), int(os.environ["PORT"]), os.environ["PS_SHARED_SECRET"]
-    ).serve()
+    # On all interfaces, as PicoShare does.
+    address = ("", int(os.environ["PORT"]))
+    HostileServer(json.loads(os.environ.get(VARIABLE, "{}")), address, os.environ["PS_SHARED_SECRET"]).serve()
 
 
 if __name__ == "__main__":

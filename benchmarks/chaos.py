@@ -61,7 +61,7 @@ STAGE_LIMIT_S = 10.0
 """A stage may be over before anybody sees it: after this, any stage is right."""
 KINDS = ("SIGKILL", "SIGSTOP and SIGCONT", "SIGTERM", "SIGINT")
 NAME = "chaos"
-POLL_S = 0.02
+POLL_S = 0.05
 END_LIMIT_S = 60.0
 """What may take so long until it counts as left: the interrupted stage of a trial, the patience of a keeper."""
 STUCK_LIMIT_S = 600.0
@@ -90,6 +90,8 @@ class Chaos:
     _starts: int = 0
     _idle_starts: int = 0
     _results_at_start: int = 0
+    _attempts: int = -1
+    _moved_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -179,7 +181,7 @@ class Chaos:
         self._start()
         for number, (role, kind) in enumerate(itertools.islice(self._shots(), self.signals)):
             # Spread over the whole campaign: none may be left when the last trial ends.
-            while self._results() < number * self.trials / self.signals - 1:
+            while self._results() < number * self.trials / self.signals - 2:
                 self._keep_running()
             if not self._shoot(role, kind):
                 self.problems.append(f"no {role} could be found for {kind}")
@@ -196,9 +198,11 @@ class Chaos:
             if self._idle_starts > MOST_IDLE_STARTS:
                 raise SystemExit(f"{MOST_IDLE_STARTS} starts without a result; the last says: {self._last_line()}")
             self._start()
-        newest = max((path.stat().st_mtime for path in self.campaign.rglob("*") if path.exists()), default=time.time())
-        if time.time() - newest > STUCK_LIMIT_S:
-            raise SystemExit(f"nothing has happened for {STUCK_LIMIT_S:.0f} s: {self._left_processes()}")
+        now = time.monotonic()
+        if (attempts := len(Ledger(self.campaign).entries())) != self._attempts:
+            self._attempts, self._moved_s = attempts, now
+        if now - self._moved_s > STUCK_LIMIT_S:
+            raise SystemExit(f"no attempt has ended for {STUCK_LIMIT_S:.0f} s: {self._left_processes()}")
         time.sleep(POLL_S)
 
     # Signals
@@ -219,7 +223,7 @@ class Chaos:
             if self._process is None or self._ended():
                 self._keep_running()
             if self._stage() != wanted and time.monotonic() - begun < STAGE_LIMIT_S:
-                time.sleep(POLL_S / 4)
+                time.sleep(POLL_S / 5)
                 continue
             time.sleep(self._random.uniform(0, LONG_S.get(wanted, 0.0)))
             stage, found = self._stage(), self._find(role)

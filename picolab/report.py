@@ -109,6 +109,9 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
                 config=config,
                 # The kernel answers while it sends a large output; on a busy host that takes its time.
                 iopub_timeout=_IOPUB_TIMEOUT_S,
+                # Saved once, at the end, also after a failure: writing it after each cell takes longer than the cells.
+                request_save_on_cell_execute=False,
+                autosave_cell_every=0,
             )
     except papermill.PapermillExecutionError as error:
         working.replace(failed)

@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-CAMPAIGN ?= demo-$(shell date +%Y%m%dT%H%M%S)
+CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)
 
 # Installs a Debian package when that is possible without asking, else says how.
 debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -13,11 +13,11 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
   else echo "$(2) is missing. Install it with: sudo apt-get install $(1)"; exit 1; fi
 
 # Chromium opens the report and JupyterLab, its driver wants libatomic, openssl checks the uploaded bytes, and the agent
-# in guests starts the server in screen.
-TEST_PACKAGES := chromium fonts-dejavu-core libatomic1 openssl screen
+# in guests starts the server in screen. The faults need a clock that jumps (faketime) and a network that can be spoilt.
+TEST_PACKAGES := chromium faketime fonts-dejavu-core iproute2 iptables libatomic1 openssl screen
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint lab benchmark lock clean
+.PHONY: help install demo test lint lab benchmark chaos lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -35,7 +35,8 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@{ command -v chromium && command -v openssl && command -v screen && /sbin/ldconfig -p | grep libatomic.so.1; } >/dev/null || \
+	@( PATH=$$PATH:/usr/sbin:/sbin; for program in chromium faketime iptables openssl screen tc; do \
+	  command -v $$program || exit 1; done; ldconfig -p | grep libatomic.so.1 ) >/dev/null || \
 	  { $(call debian,$(TEST_PACKAGES),Something that the tests use); }
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
@@ -58,7 +59,10 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	@$(RUN)/jupyter lab notebooks/trial.ipynb
 
 benchmark: $(VENV)/installed-dev ## measure picolab itself (minutes)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/chaos.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN)/python $$script || exit 1; done
+
+chaos: $(VENV)/installed ## kill every process of a campaign at random moments (half an hour)
+	@$(RUN)/python benchmarks/chaos.py
 
 lock: ## renew the hashed locks after a change in pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

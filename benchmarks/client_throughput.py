@@ -3,6 +3,7 @@
     client_throughput.py                    rounds of 1 GiB: the client, curl -F and curl -T take turns; medians
     client_throughput.py --size 5G          the same with 5 GiB, and the client's peak memory
     client_throughput.py --send-buffers     the client with several sizes of the socket's send buffer
+    client_throughput.py --network          the client over loopback and into a private network, by turns (as root)
 
 The sink is a process of its own that reads a request into one buffer and throws it away. The client makes its
 payload while it sends; curl reads a file, which is sparse, so that no disk slows it down.
@@ -22,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from picolab.machines.network import PrivateNetwork
+from picolab.machines.network import make as make_network
 from picolab.parameters import MIB, parse_size
 from picolab.picoshare import client as client_module
 from picolab.picoshare.client import Limits, PicoShareClient, peak_rss_bytes
@@ -30,10 +33,10 @@ LIMITS = Limits(stall_s=60, total_s=3600)
 SEND_BUFFERS_KIB = (128, 256, 512, 1024, 4096)
 
 
-def sink() -> None:
+def sink(address: str) -> None:
     """Answer every upload with success without keeping a byte of it, until the process is ended."""
     buffer = memoryview(bytearray(MIB))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((address, 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:
             connection, _ = listener.accept()
@@ -64,12 +67,15 @@ def _swallow(connection: socket.socket, buffer: memoryview) -> None:
 
 
 @contextmanager
-def running_sink() -> Iterator[str]:
-    """Run the sink in a process of its own and yield its address."""
-    process = subprocess.Popen([sys.executable, __file__, "--sink"], stdout=subprocess.PIPE, text=True)
+def running_sink(network: PrivateNetwork | None = None) -> Iterator[str]:
+    """Run the sink in a process of its own, in a private network if there is one, and yield its address."""
+    address = network.server_address if network else "127.0.0.1"
+    command = [sys.executable, __file__, "--sink", address]
+    enter = network.enter if network else None
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
     try:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        yield f"http://{address}:{process.stdout.readline().strip()}"
     finally:
         process.kill()
         process.wait()
@@ -147,6 +153,26 @@ def try_send_buffers(size_bytes: int, rounds: int) -> None:
         print(f"  send buffer {kib:5} KiB  median {statistics.median(values):6.0f} MiB/s  (best {max(values):.0f})")
 
 
+def compare_networks(size_bytes: int, rounds: int) -> None:
+    """Print the client's rates over loopback and into a private network, by turns, and the median of their ratios."""
+    network = make_network(f"picolab-benchmark-{os.getpid()}")
+    rates: dict[str, list[float]] = {"loopback": [], "private network": []}
+    try:
+        with running_sink() as loopback, running_sink(network) as private:
+            for number in range(rounds):
+                turns = [("loopback", loopback), ("private network", private)]
+                for name, url in turns if number % 2 else turns[::-1]:
+                    result = client_in_a_process(url, size_bytes, client_module.SEND_BUFFER_BYTES)
+                    rates[name].append(result["rate_mib_s"])
+    finally:
+        network.close()
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print(f"  {name:15}  median {median:6.0f} MiB/s  (from {min(values):.0f} to {max(values):.0f})")
+    ratios = [mine / other for mine, other in zip(rates["private network"], rates["loopback"], strict=True)]
+    print(f"  private / loopback = {statistics.median(ratios):.3f}, the median of {rounds} pairs")
+
+
 def main() -> None:
     """Do what the arguments say."""
     assert __doc__ is not None
@@ -154,14 +180,17 @@ def main() -> None:
     parser.add_argument("--size", default="1G", help="of an upload")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--send-buffers", action="store_true", help="compare send buffers instead")
-    parser.add_argument("--sink", action="store_true", help="be the sink: print the port, then serve")
+    parser.add_argument("--network", action="store_true", help="compare loopback and a private network instead")
+    parser.add_argument("--sink", metavar="ADDRESS", help="be the sink: print the port, then serve")
     parser.add_argument("--upload", nargs=3, metavar=("URL", "BYTES", "BUFFER"), help="upload once, print JSON")
     wanted = parser.parse_args()
     if wanted.sink:
-        sink()
+        sink(wanted.sink)
     elif wanted.upload:
         url, size, buffer = wanted.upload
         print(json.dumps(upload(url, int(size), int(buffer))))
+    elif wanted.network:
+        compare_networks(parse_size(wanted.size), wanted.rounds)
     elif wanted.send_buffers:
         try_send_buffers(parse_size(wanted.size), wanted.rounds)
     else:

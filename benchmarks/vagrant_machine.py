@@ -95,8 +95,7 @@ def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
     machine.stop_process(10)
     again = timed("start of a copied build, all in all", lambda: start_server(machine, build, {}, folder / "log", 120))
     with PicoShareClient(again.base_url) as client:
-        _, cookie = client.authenticate((machine.folder / SECRET_FILE).read_text())
-    with PicoShareClient(again.base_url, cookie) as client:
+        client.authenticate((machine.folder / SECRET_FILE).read_text())
         probe = machine.probe(0.05, folder / "samples.jsonl")
         upload = client.upload(1, size_bytes, Limits(60, 600), report=lambda _: None)
         probe.finish()

@@ -253,10 +253,11 @@ class _Bench:
             if started.ready_s is None:
                 raise MachineError("the calibration server never answered; run picolab calibrate again")
             with PicoShareClient(started.base_url) as client:
-                status, answer = client.authenticate((machine.folder / SECRET_FILE).read_text())
-            if status != 200:
-                raise MachineError(f"the calibration server answered the log-in with {status}: {answer}")
-            with PicoShareClient(started.base_url, answer) as client:
+                login = client.authenticate((machine.folder / SECRET_FILE).read_text())
+                if login.cookie is None:
+                    raise MachineError(
+                        f"the calibration server answered the log-in with {login.http_status}: {login.detail}"
+                    )
                 yield client
         finally:
             machine.stop_process(_STOP_GRACE_S)

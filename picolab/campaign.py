@@ -2,52 +2,67 @@
 
     outputs/<campaign>/
         plan.json        the plan, frozen
+        begun.json       plan, builds and host as they were when it began
         ledger.jsonl     one line an attempt
         starts.jsonl     one line a start: how long it waited for an idle host, and whether it found one
         stopped.json     after which block `repeats: auto` had enough, and why
-        results.csv      one row a result, renewed after each trial
+        results.csv      one row a result, added when a trial has ended
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
         faults/          the same for each fault of the instrument, with the attempt's number
+        set-aside/       what was in the way and may be of worth
+
+While a trial runs the campaign sleeps: nothing of it may work beside the measured step.
 
 A trial counts when its record is valid; then its files move to `trials/` by renames and the ledger gets a
 line. Whatever the campaign dies of, the next start finishes that for a trial that was already measured, takes
 machines down that nobody holds, and goes on.
 """
 
-import csv
-import io
 import itertools
 import json
+import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from picolab import conditions
-from picolab.errors import CampaignBusy, CampaignNotFound, HostUnfit, MachineBusy, ParameterError, RecordError
-from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab import beginning, conditions
+from picolab.errors import (
+    CampaignBusy,
+    CampaignChanged,
+    CampaignNotFound,
+    HostUnfit,
+    MachineBusy,
+    ParameterError,
+    RecordError,
+    UnreadableFile,
+    UnsafePath,
+)
+from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
-from picolab.host import disk_of, memory_info
-from picolab.ledger import Ledger, LedgerEntry
+from picolab.foreign_files import refuse_links, remove_tree_inside
+from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.locks import try_lock
-from picolab.machines import registry, vagrant
-from picolab.machines.cgroup import find_method
-from picolab.parameters import DISK_FACTOR, MIB, format_size
-from picolab.paths import outputs_dir, state_dir, write_atomically
-from picolab.picoshare.build import find_build
+from picolab.machines import registry
+from picolab.paths import outputs_dir
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.preflight import check_plan
 from picolab.processes import this_process
 from picolab.progress import last_line
-from picolab.record import Outcome, Record, validate_record
+from picolab.record import Outcome, Record
+from picolab.results import append_result, write_results
+from picolab.rows import record_row
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
-from picolab.scraps import read_record, record_row
-from picolab.stopping import note_stop, stopped_after, why_enough
+from picolab.scraps import read_record
+from picolab.set_aside import SET_ASIDE, set_aside
+from picolab.standing import RESULTS_FILE, Standing, difference_from_plan, read_side_file, read_standing
+from picolab.stopping import STOPPED_FILE, note_stop, why_enough
+from picolab.tally import Tally
+from picolab.trial_notebook import check_trial_notebook
 from picolab.trial_state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
@@ -58,7 +73,12 @@ from picolab.trial_state import (
     TrialContext,
 )
 
-RESULTS_FILE = "results.csv"
+LOCK_FILE = ".lock"
+_WRITTEN = (
+    *("trials", "faults", "running", SET_ASIDE),
+    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, conditions.STARTS_FILE),
+)
+"""What a campaign writes into its folder: none of it may be a link to another place."""
 _FILES = (
     (SAMPLES_FILE, ".samples.jsonl"),
     (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
@@ -111,6 +131,8 @@ class Watcher:
     waiting: Callable[[str], None] = lambda _line: None
     note: Callable[[str], None] = lambda _line: None
     stop_requested: Callable[[], bool] = lambda: False
+    refresh_s: float | None = None
+    """How often `progress` is wanted while a trial runs; None: not at all, since nobody looks."""
 
 
 def campaign_folder(name: str) -> Path:
@@ -139,48 +161,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_host(plan: Plan) -> None:
-    """Refuse a plan that this host cannot carry out, as far as that can be known before.
-
-    Raises:
-        HostUnfit: too little disk or RAM, or no way to limit memory.
-        BuildError: a build is not there.
-    """
-    for wanted in {(trial.parameters.build, trial.parameters.release_base_url) for trial in plan.trials}:
-        find_build(wanted[0], wanted[0], wanted[1])
-    for trial in plan.trials:
-        _check_disk(trial, plan.source)
-    if any(
-        trial.parameters.memory_limit == "enforced" and trial.parameters.machine == "local" for trial in plan.trials
-    ):
-        find_method()
-    for provider in sorted({t.parameters.provider for t in plan.trials if t.parameters.machine == "vagrant"}):
-        vagrant.check_host(provider)
-    largest = max(trial.parameters.ram_mb for trial in plan.trials) * MIB
-    total = memory_info()["MemTotal"]
-    if largest > total:
-        raise HostUnfit(
-            f"{plan.source}: ram_mb = {largest // MIB} is more than this host's {total // MIB} MiB, so the limit "
-            f"would mean nothing; choose smaller levels"
-        )
-
-
-def _check_disk(trial: PlannedTrial, source: str) -> None:
-    size, needed = trial.parameters.uploaded_bytes, trial.parameters.needed_disk_bytes
-    if trial.parameters.machine == "vagrant":
-        place, free = "the storage of virtual machines", vagrant.free_disk_bytes(trial.parameters.provider)
-    else:
-        work = Path(trial.parameters.work_dir).expanduser() if trial.parameters.work_dir else state_dir()
-        place, free = str(work), disk_of(work).free_bytes
-    if free is not None and free < needed:
-        elsewhere = ", or set work_dir to a folder on a larger disk" if trial.parameters.machine == "local" else ""
-        raise HostUnfit(
-            f"{source}: an upload of {format_size(size)} needs {DISK_FACTOR} times its size on disk, "
-            f"{needed / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
-            f"smaller files{elsewhere}"
-        )
-
-
 @dataclass
 class Campaign:
     """One execution of a plan."""
@@ -191,6 +171,14 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder)
+        self._tally: Tally | None = None
+
+    @property
+    def tally(self) -> Tally:
+        """What is known of the campaign's results, read when it is asked for first."""
+        if self._tally is None:
+            self._tally = Tally(read_standing(self.folder))
+        return self._tally
 
     @classmethod
     def create(cls, plan: Plan, watcher: Watcher) -> "Campaign":
@@ -199,14 +187,28 @@ class Campaign:
         Raises:
             ParameterError: there is one of that name already.
         """
+        check_trial_notebook()
         folder = outputs_dir() / plan.campaign
-        if folder.exists():
-            raise ParameterError(
-                f"campaign {plan.campaign!r}: {folder} is already there; go on with `picolab resume "
-                f"{plan.campaign}`, or choose another name with --campaign"
-            )
-        folder.mkdir(parents=True)
-        plan.save(folder)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            # An empty folder is nobody's: what was there may have ended before it had a plan.
+            if not folder.is_dir() or any(folder.iterdir()):
+                remedy = (
+                    f"go on with `picolab resume {plan.campaign}`"
+                    if (folder / PLAN_FILE).is_file()
+                    else "it holds no campaign, remove it"
+                )
+                raise ParameterError(
+                    f"campaign {plan.campaign!r}: {folder} is already there; {remedy}, or choose another name with "
+                    f"--campaign"
+                ) from None
+        try:
+            plan.save(folder)
+        except BaseException:
+            with suppress(OSError):
+                folder.rmdir()
+            raise
         return cls(folder, plan, watcher)
 
     @classmethod
@@ -218,18 +220,35 @@ class Campaign:
         """
         return cls(folder, Plan.load(folder), watcher or Watcher())
 
-    def run(self) -> ExitCode:
+    def run(self, accept_changes: bool = False) -> ExitCode:
         """Run every trial that has no result yet, and return how the campaign stands then.
+
+        Args:
+            accept_changes: go on although plan, builds or host are not what the campaign began with; it is noted.
 
         Raises:
             CampaignBusy: another process runs this campaign.
+            CampaignChanged: plan, a build or the host changed since it began.
             HostUnfit: the host cannot do it.
         """
+        check_trial_notebook()
+        refuse_links(self.folder, _WRITTEN)
         with self._alone():
+            standing = read_standing(self.folder)
+            if standing.ledger_trouble:
+                raise UnreadableFile(
+                    f"{standing.ledger_trouble}; put the ledger in order, or move it away: what is filed still counts"
+                )
+            self._tally = Tally(standing)
+            self._compare_with_beginning(standing, accept_changes)
             registry.sweep()
             registry.check_free(self.machine_name)
-            self._recover()
-            check_host(self.plan)
+            registry.check_not_kept(self.machine_name)
+            self._recover(standing)
+            write_results(self.folder, self.tally.rows.values())
+            check_plan(self.plan)
+            if not (self.folder / beginning.BEGUN_FILE).exists():
+                beginning.write_beginning(self.folder, self.plan)
             try:
                 self._run_blocks()
             except _Interrupted:
@@ -239,45 +258,72 @@ class Campaign:
             finally:
                 if not self._machine_is_kept():
                     self._release_machine()
-                self._write_results()
+                write_results(self.folder, self.tally.rows.values())
                 with suppress(OSError):
                     (self.folder / "running").rmdir()
         return self.exit_code()
 
+    def _compare_with_beginning(self, standing: Standing, accept: bool) -> None:
+        """Refuse to go on when numbers from now on would not be comparable with those that are there.
+
+        Raises:
+            CampaignChanged: that is so, and nobody has accepted it.
+        """
+        begun = beginning.read_beginning(self.folder)
+        if begun.known is None and not begun.problems:
+            if standing.entries:
+                self.watcher.note(
+                    "An older picolab began this campaign: nobody can tell whether something changed since."
+                )
+            return
+        finished = all(trial.trial_id in self.tally.rows for trial in standing.needed)
+        changes = begun.problems or (begun.plan_changes(self.plan) if finished else begun.changes(self.plan))
+        if not changes:
+            return
+        if not accept:
+            raise CampaignChanged(
+                f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
+                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+            )
+        known = begun.known.accepted if begun.known is not None else []
+        if begun.problems:
+            set_aside(self.folder, self.folder / beginning.BEGUN_FILE)
+        accepted = beginning.Accepted(at=beginning.now(), changes=changes)
+        beginning.write_beginning(self.folder, self.plan, [*known, accepted])
+        self.watcher.note(f"Goes on although it is not what it began with: {beginning.in_short(changes)}.")
+
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
-        results = self.ledger.results()
-        if any(trial.trial_id not in results for trial in self.needed):
+        outcomes = self.tally.outcomes
+        if not self.tally.needed <= outcomes.keys():
             return ExitCode.INSTRUMENT_FAULT
-        if any(entry.outcome is not Outcome.OK for entry in results.values()):
+        if any(outcome is not Outcome.OK for outcome in outcomes.values()):
             return ExitCode.TRIALS_FAILED
         return ExitCode.OK
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as lock:
-            if not try_lock(lock):
+        with alone(self.folder) as got:
+            if not got:
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
                     f"with: picolab status {self.folder.name}"
-                ) from None
+                )
             yield
 
     @property
     def needed(self) -> list[PlannedTrial]:
         """The trials of the plan, without those after the block in which `repeats: auto` had enough."""
-        last = stopped_after(self.folder)
-        return [trial for trial in self.plan.trials if last is None or trial.block <= last]
+        return [trial for trial in self.plan.trials if trial.trial_id in self.tally.needed]
 
     def _run_blocks(self) -> None:
-        if all(trial.trial_id in self.ledger.results() for trial in self.needed):
+        if self.tally.needed <= self.tally.rows.keys():
             return
         self._wait_for_idle_host()
         for block, trials in itertools.groupby(self.plan.trials, key=lambda trial: trial.block):
-            if stopped_after(self.folder) is not None and block > (stopped_after(self.folder) or 0):
-                return
             for trial in trials:
-                if trial.trial_id not in self.ledger.results():
+                if trial.trial_id in self.tally.needed and trial.trial_id not in self.tally.rows:
                     self._run_trial(trial)
             self._look(block)
 
@@ -305,27 +351,30 @@ class Campaign:
 
     def _look(self, block: int) -> None:
         """Stop after this block when `repeats: auto` has enough."""
-        results = self.ledger.results()
-        upto = {trial.trial_id: trial.block for trial in self.plan.trials if trial.trial_id in results}
-        if self.plan.stopping is None or block < max(upto.values(), default=0):
+        rows = self.tally.rows
+        last = max((trial.block for trial in self.plan.trials if trial.trial_id in rows), default=0)
+        if self.plan.stopping is None or block < last or len(self.tally.needed) < len(self.plan.trials):
             return
-        ran_s = sum(results[name].duration_s or 0.0 for name in upto)
-        reason = why_enough(self.plan, self._rows(), block, ran_s)
+        reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
             note_stop(self.folder, block, reason)
+            self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
     # One trial
 
     def _run_trial(self, trial: PlannedTrial) -> None:
         for _ in range(1 + self.plan.fault_retries):
-            entry = self._attempt(trial, self.ledger.attempts(trial.trial_id) + 1)
+            entry = self._attempt(trial, self._next_attempt(trial))
             if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested():
                 raise _Interrupted
             if self._machine_is_kept():
                 raise _MachineKept
             if not entry.outcome.is_fault:
                 return
+
+    def _next_attempt(self, trial: PlannedTrial) -> int:
+        return self.tally.last_attempt.get(trial.trial_id, 0) + 1
 
     @property
     def machine_name(self) -> str:
@@ -335,6 +384,8 @@ class Campaign:
         if self.watcher.stop_requested():
             raise _Interrupted
         folder = self.folder / "running" / trial.trial_id
+        if folder.is_symlink():
+            remove_tree_inside(self.folder, folder)
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
         process = TrialProcess(
@@ -351,9 +402,10 @@ class Campaign:
         )
         try:
             fault = self._wait(process, trial, attempt)
+            killed = process.ended_by()
         finally:
             process.kill()
-        entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault)
+        entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault, killed)
         machine = registry.attach(self.machine_name)
         # A virtual machine that gave a result is good for the next trial; after a fault it may have been the reason.
         if machine is not None and not machine.kept and (entry.outcome.is_fault or machine.kind == "local"):
@@ -373,20 +425,25 @@ class Campaign:
     def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
-        limit_s = parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
+        limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         if parameters.machine == "vagrant":
             # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
             limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
         deadline = time.monotonic() + limit_s
-        while not process.wait(POLL_S):
-            self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))
+        self._show(process, trial, attempt)
+        while not process.wait(min(deadline - time.monotonic(), self.watcher.refresh_s or limit_s)):
             if self.watcher.stop_requested():
                 process.interrupt()
                 return Outcome.INTERRUPTED, "the campaign was stopped while this trial ran"
             if time.monotonic() > deadline:
                 process.interrupt()
                 return Outcome.MACHINE_FAILED, f"the trial's process did not end within {limit_s:.0f} s"
+            self._show(process, trial, attempt)
         return None
+
+    def _show(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> None:
+        if self.watcher.refresh_s is not None:
+            self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))
 
     def _settle(
         self,
@@ -395,15 +452,17 @@ class Campaign:
         started_at: datetime | None,
         duration_s: float | None,
         fault: tuple[Outcome, str] | None,
+        killed: str = "",
     ) -> LedgerEntry:
         """Decide what an ended attempt was, put its files in their place and write the ledger.
 
         Args:
             started_at, duration_s: None for an attempt of a campaign that was killed: nobody timed it.
             fault: what it was if its own record does not say that it has a result.
+            killed: which of its processes a signal has ended, in words.
         """
         folder = self.folder / "running" / trial.trial_id
-        record, reason = self._valid_record(folder, trial)
+        record, reason = self._valid_record(folder, trial, killed)
         if record is not None and (fault is None or not record.outcome.is_fault):
             outcome, detail = record.outcome, record.outcome_detail
         else:
@@ -423,22 +482,26 @@ class Campaign:
             record=places.get(RECORD_FILE),
         )
         self.ledger.append(entry)
-        self._write_results()
+        result = record if not outcome.is_fault else None
+        self.tally.add(entry, result)
+        if result is not None:
+            append_result(self.folder, record_row(result))
         self.watcher.ended(entry, self.progress())
         return entry
 
-    def _valid_record(self, folder: Path, trial: PlannedTrial) -> tuple[Record | None, str]:
+    def _valid_record(self, folder: Path, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
         """Return the record of an ended trial, or why there is none. A notebook without it is made anew."""
         side_file, notebook = folder / RECORD_FILE, folder / NOTEBOOK_FILE
         try:
-            record = validate_record(json.loads(side_file.read_text()), str(side_file))
-        except (OSError, ValueError):
-            words = last_words(folder)
+            record = read_side_file(side_file)
+        except FileNotFoundError:
+            words = killed or last_words(folder)
             return None, f"the trial's process ended without a record{': ' + words if words else ''}"
-        except RecordError as error:
-            return None, str(error)
-        if (record.identity.trial_id, record.identity.campaign) != (trial.trial_id, self.plan.campaign):
-            return None, f"{side_file}: is the record of another trial, {record.identity.trial_id}"
+        except (UnreadableFile, RecordError) as error:
+            return None, f"{error}{'; ' + killed if killed else ''}"
+        difference = difference_from_plan(record, trial, self.plan.campaign)
+        if difference:
+            return None, f"the record {difference}"
         try:
             whole = read_record(notebook) == record
         except RecordError:
@@ -457,76 +520,88 @@ class Campaign:
         places = {}
         for name, suffix in (*_FILES, *(_FILES_OF_TROUBLE if troubled else ()), *_FILES_LAST):
             if (folder / name).exists():
-                (folder / name).replace(target / f"{stem}{suffix}")
+                self._put(folder / name, target / f"{stem}{suffix}")
                 places[name] = f"{target.name}/{stem}{suffix}"
         for extra in folder.glob("*samples.attempt*.jsonl") if folder.is_dir() else ():
-            extra.replace(target / f"{stem}.{extra.name}")
+            self._put(extra, target / f"{stem}.{extra.name}")
         if not self._machine_is_kept():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree_inside(self.folder, folder)
         return places
 
-    def _recover(self) -> None:
-        """Settle what a campaign that was killed has left: trials that ran, and trials that were being filed."""
+    def _put(self, source: Path, target: Path) -> None:
+        """Rename a file; what has its new name already is set aside."""
+        if target.exists() or target.is_symlink():
+            set_aside(self.folder, target)
+        source.rename(target)
+
+    def _recover(self, standing: Standing) -> None:
+        """Settle what a campaign that was killed has left: trials that ran, and trials that were being filed.
+
+        Results that the ledger names and that are gone are measured again; what is left of them is set aside.
+        """
         running = self.folder / "running"
-        results = self.ledger.results()
+        named = {entry.trial_id for entry in standing.entries if not entry.outcome.is_fault}
         for trial in self.plan.trials:
             folder = running / trial.trial_id
-            if trial.trial_id in results:
+            if folder.is_symlink():
+                remove_tree_inside(self.folder, folder)
+            measured, listed = trial.trial_id in standing.results, trial.trial_id in named
+            if measured and listed:
                 continue
-            for name, suffix in (*_FILES, *_FILES_OF_TROUBLE, *_FILES_LAST):
-                filed = self.folder / "trials" / f"{trial.trial_id}{suffix}"
-                if filed.exists():
+            filed = [
+                (self.folder / "trials" / f"{trial.trial_id}{suffix}", name)
+                for name, suffix in (*_FILES, *_FILES_OF_TROUBLE, *_FILES_LAST)
+            ]
+            was_being_filed = not listed and (measured or folder.is_dir())
+            for path, name in filed:
+                if not path.exists() and not path.is_symlink():
+                    continue
+                if was_being_filed and not (folder / name).exists():
                     folder.mkdir(parents=True, exist_ok=True)
-                    filed.replace(folder / name)
+                    path.rename(folder / name)
+                else:
+                    set_aside(self.folder, path)
             if folder.is_dir():
                 fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-                self._settle(trial, self.ledger.attempts(trial.trial_id) + 1, None, None, fault)
-        shutil.rmtree(running, ignore_errors=True)
+                self._settle(trial, self._next_attempt(trial), None, None, fault)
+        for left in sorted(running.iterdir()) if running.is_dir() else ():
+            worth = not left.is_symlink() and any((left / name).exists() for name in (RECORD_FILE, NOTEBOOK_FILE))
+            if worth:
+                set_aside(self.folder, left)
+            else:
+                remove_tree_inside(self.folder, left)
+        if self.tally.lost:
+            names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
+            self.watcher.note(
+                f"{len(self.tally.lost)} results that the ledger names are gone, and are measured again: {names}"
+            )
 
     # What may be asked
 
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
-        results = self.ledger.results()
-        return Progress(len(self.needed), len(results), self._eta_s(results), current, attempt, line)
+        """Return how far the campaign is."""
+        tally = self.tally
+        return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)
 
-    def _eta_s(self, results: dict[str, LedgerEntry]) -> float | None:
-        """Return the expected seconds for the trials that are left: each like its case so far, or by its size."""
-        trials = {trial.trial_id: trial for trial in self.plan.trials}
-        taken = [
-            (trials[name], entry.duration_s)
-            for name, entry in results.items()
-            if name in trials and entry.duration_s is not None
-        ]
-        if not taken:
-            return None
-        total_s = sum(duration for _, duration in taken)
-        per_byte_s = total_s / sum(trial.parameters.file_size_bytes for trial, _ in taken)
-        left_s = 0.0
-        for trial in self.needed:
-            if trial.trial_id in results:
-                continue
-            same = [duration for done, duration in taken if done.case == trial.case]
-            left_s += sum(same) / len(same) if same else per_byte_s * trial.parameters.file_size_bytes
-        return left_s
 
-    def _rows(self) -> list[dict[str, Any]]:
-        rows = []
-        for entry in self.ledger.results().values():
-            with suppress(RecordError, OSError, ValueError):
-                if entry.record is not None:
-                    path = self.folder / entry.record
-                    rows.append(record_row(validate_record(json.loads(path.read_text()), str(path))))
-        return rows
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a campaign; yield whether no other process has it."""
+    refuse_links(folder, [LOCK_FILE])
+    # Not `open("w")`: nothing is cut off, and a pipe of that name does not block.
+    descriptor = os.open(
+        folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+    )
+    with open(descriptor, "rb", buffering=0) as lock:  # noqa: PTH123 (it is open already)
+        yield try_lock(lock)
 
-    def _write_results(self) -> None:
-        rows = self._rows()
-        if not rows:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.folder / RESULTS_FILE, text.getvalue())
+
+def renew_results(folder: Path, records: Iterable[Record]) -> None:
+    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
+    with suppress(OSError, UnsafePath), alone(folder) as got:
+        refuse_links(folder, [SET_ASIDE])
+        if got:
+            write_results(folder, map(record_row, records))
 
 
 def find_campaign(name: str) -> Path:

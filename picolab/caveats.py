@@ -11,6 +11,7 @@ from picolab.record import (
     InstrumentReference,
     MachineRecord,
     MemoryRecord,
+    NetworkRecord,
     VirtualMachineRecord,
 )
 
@@ -163,6 +164,28 @@ def _of_virtual_machine(virtual: VirtualMachineRecord) -> list[Caveat]:
             )
         )
     return caveats
+
+
+def of_network(exposed: list[str], network: NetworkRecord | None) -> list[Caveat]:
+    """Return what it means that a server could be reached from other hosts.
+
+    Args:
+        exposed: addresses on which it listened beyond this host.
+        network: of its machine.
+    """
+    if not exposed:
+        return []
+    why = f" A network of its own was not possible: {network.reason}." if network and network.reason else ""
+    return [
+        Caveat(
+            code="server_reachable",
+            value=", ".join(exposed),
+            message="The server listened beyond this host while it was under test: other hosts could reach it, and may "
+            f"have had a part in its numbers.{why}",
+            advice="Run as root, so that the server gets a network that only this host reaches, or close its ports in "
+            "the firewall.",
+        )
+    ]
 
 
 def of_clock(drift_s: float | None) -> list[Caveat]:

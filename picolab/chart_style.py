@@ -150,15 +150,6 @@ def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
     return {step: found for step, found in steps.items() if found is not None}
 
 
-def step_ok(row: Mapping[str, Any], step: str) -> bool:
-    """Tell whether the numbers of a step count: it ended well, and every byte came back.
-
-    A step that is not measured itself, such as the download that proves an upload, counts when the trial does.
-    """
-    found = row[f"{step}_outcome"] or row["outcome"]
-    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
-
-
 def _group(row: Mapping[str, Any], several: bool) -> str:
     machine = machine_label(row["machine"], row["acceleration"])
     return group_label(one_line(build_label(row["build"], row["build_kind"])), machine, several)

@@ -31,14 +31,13 @@ from picolab.chart_style import (
     placed,
     plain_rows,
     shortened,
-    step_ok,
     tip,
     value_scale,
 )
 from picolab.memory_charts import memory_caption, memory_over_time, memory_panels
 from picolab.parameters import TrialParameters
 from picolab.record import Outcome
-from picolab.rows import ROW_COLUMNS
+from picolab.rows import ROW_COLUMNS, step_ok
 from picolab.statistics import median, median_interval
 
 __all__ = [

@@ -1,24 +1,25 @@
 """The command line: words to calls."""
 
 import errno
+import io
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
-import yaml
 
 from picolab import __version__
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
+from picolab.foreign_text import one_line, visible
 
 EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -28,18 +29,21 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        _make_streams_usable()
         try:
             code = super().main(*args, **kwargs)
+            sys.stdout.flush()
             sys.exit(int(code) if code is not None else 0)
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
         except click.ClickException as error:
+            vars(error)["message"] = visible(error.message)
             error.show()
             sys.exit(int(ExitCode.BAD_PARAMETERS))
         except click.exceptions.Abort:
             sys.exit(int(ExitCode.INTERRUPTED))
         except PicolabError as error:
-            click.secho(f"Error: {error}", fg="red", err=True)
+            _say_error(str(error))
             sys.exit(int(error.exit_code))
         except KeyboardInterrupt:
             sys.exit(int(ExitCode.INTERRUPTED))
@@ -50,12 +54,44 @@ class _Group(click.Group):
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             more = "; free some, then go on with: picolab resume" if error.errno == errno.ENOSPC else ""
-            click.secho(f"Error: {place}{error.strerror or error}{more}", fg="red", err=True)
+            _say_error(f"{place}{error.strerror or error}{more}")
+            _forget_unwritten_output()
             sys.exit(int(ExitCode.HOST_UNFIT))
         except Exception:
             # A mistake of picolab's own: Python would exit with 1, which means a regression to a script.
-            traceback.print_exc()
+            click.echo(visible(traceback.format_exc()), err=True, nl=False)
             sys.exit(int(ExitCode.INSTRUMENT_FAULT))
+
+
+def _say_error(text: str) -> None:
+    with suppress(OSError):
+        click.secho(f"Error: {visible(text)}", fg="red", err=True)
+
+
+def _make_streams_usable() -> None:
+    """Put /dev/null where a standard stream was closed, and write every character in any encoding.
+
+    Else the next file that is opened would get the number of the closed stream, and be written into as one.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_unwritten_output() -> None:
+    """Drop what could not be written: Python would try again at exit, and complain in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 @click.group(cls=_Group, epilog=EXIT_CODE_HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +107,10 @@ def main() -> None:
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab doctor                            what this host can do
     """
+    # Trials run in another folder, where a relative path would mean another place.
+    for name in ("PICOLAB_OUTPUTS_DIR", "PICOLAB_STATE_DIR"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
 
 
 class _StopRequest:
@@ -104,9 +144,16 @@ def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None
         raise ParameterError(f"{text!r} should be numbers with commas between, such as 512,256") from None
 
 
+def _build(build: str, labels: Container[str], place: str) -> str:
+    """Return a build of the command line: a label of the parameter file, a word, or a path from the root."""
+    from picolab.given_paths import absolute_build
+
+    return build if build in labels else absolute_build(build, Path.cwd(), place)
+
+
 @main.command()
 @click.argument("parameters", type=click.Path(path_type=Path))
-@click.option("--campaign", help="Name of the campaign; default: the file's name and the time.")
+@click.option("--campaign", help="Name of the campaign; default: the file's name and the time in UTC.")
 @click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256.")
 @click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G.")
 @click.option("--build", "builds", multiple=True, help="Level of build instead of the file's; may be repeated.")
@@ -139,25 +186,26 @@ def matrix(
       picolab matrix parameters/full.yaml --plan
     """
     from picolab import console
-    from picolab.campaign import Campaign, check_host, check_name
+    from picolab.campaign import Campaign, check_name
     from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
     from picolab.plan import make_plan
+    from picolab.preflight import check_plan
 
     wanted = load_campaign_parameters(parameters).model_dump()
     overrides = {
         "ram_mb": _levels(memory_limits, int),
         "file_size": _levels(file_sizes, str),
-        "build": list(builds) or None,
+        "build": [_build(build, wanted["builds"], "--build") for build in builds] or None,
     }
     wanted["matrix"].update({name: levels for name, levels in overrides.items() if levels is not None})
     given = {"repeats": repeats, "seed": seed, "idle_limit_s": idle_limit}
     wanted.update({name: value for name, value in given.items() if value is not None})
-    name = check_name(campaign or f"{parameters.stem}-{datetime.now():%Y%m%dT%H%M%S}")
+    name = check_name(campaign or f"{parameters.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     plan = make_plan(validate(CampaignParameters, wanted, str(parameters)), name, str(parameters))
     if only_plan:
         console.show_plan(plan)
         return None
-    check_host(plan)
+    check_plan(plan)
     stop = _StopRequest().install()
     with console.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.create(plan, watcher)
@@ -170,7 +218,7 @@ def matrix(
 @main.command()
 @click.argument("words", nargs=-1, metavar="[BASELINE CANDIDATE...] [PARAMETERS.yaml]")
 @click.option("--self", "twice", metavar="BUILD", help="Compare a build with itself (A/A): it must find nothing.")
-@click.option("--campaign", help="Name of the campaign; default: the file's name and the time.")
+@click.option("--campaign", help="Name of the campaign; default: the file's name and the time in UTC.")
 @click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256.")
 @click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G.")
 @click.option("--repeats", help="Pairs a scenario instead of the file's number, or auto: until it knows enough.")
@@ -206,11 +254,12 @@ def compare(
       picolab compare --self ./picoshare
     """
     from picolab import console
-    from picolab.campaign import Campaign, check_host, check_name
+    from picolab.campaign import Campaign, check_name
     from picolab.comparison_request import requested
     from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
     from picolab.paths import project_root
     from picolab.plan import make_plan
+    from picolab.preflight import check_plan
 
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     if len(files) > 1:
@@ -228,14 +277,14 @@ def compare(
     wanted.update({name: value for name, value in given.items() if value is not None})
     if repeats is not None and repeats != "auto":
         wanted["stopping"] = None
-    name = check_name(campaign or f"{file.stem}-{datetime.now():%Y%m%dT%H%M%S}")
+    name = check_name(campaign or f"{file.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     plan = make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
     if plan.baseline is None:
         raise ParameterError(f"{file}: this is one build, and nothing to compare it with; name two, or use --self")
     if only_plan:
         console.show_plan(plan)
         return None
-    check_host(plan)
+    check_plan(plan)
     stop = _StopRequest().install()
     with console.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.create(plan, watcher)
@@ -244,8 +293,7 @@ def compare(
     console.show_end(running, code)
     if code is ExitCode.INTERRUPTED:
         return code
-    verdict = console.show_verdict(running.folder)
-    return code if code is ExitCode.INSTRUMENT_FAULT else verdict
+    return console.show_verdict(running.folder)
 
 
 def _pairs(text: str | None) -> int | str | None:
@@ -296,10 +344,10 @@ def verdict(
     if as_json:
         click.echo(json.dumps(comparison_text.as_json(found), indent=1, allow_nan=False))
     elif as_markdown:
-        click.echo(comparison_text.as_markdown(found))
+        click.echo(visible(comparison_text.as_markdown(found)))
     else:
         console.show_lines(comparison_text.as_lines(found))
-    return found.gate
+    return found.exit_code
 
 
 @main.command()
@@ -325,12 +373,13 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
     from picolab import console
     from picolab.calibrate import calibrate as measure
     from picolab.calibrate import lines
+    from picolab.given_paths import absolute_path
 
     stop = _StopRequest().install()
     found = measure(
         "vagrant" if machine == "vagrant" else "local",
         quick=quick,
-        work_dir=work_dir,
+        work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
         report=console.live_line,
         stop_requested=lambda: stop.requested,
     )
@@ -343,14 +392,21 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 
 @main.command()
 @click.argument("campaign")
-def resume(campaign: str) -> ExitCode:
+@click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Go on although plan, a build or the host changed since the campaign began; its report will say so.",
+)
+def resume(campaign: str, accept_changes: bool) -> ExitCode:
     """Go on with a campaign that was stopped, without repeating or losing a trial.
 
-    Trials that ended in a fault of the instrument are tried again.
+    Trials that ended in a fault of the instrument are tried again, and so are trials whose results are gone.
+    Refuses when plan, a build (SHA-256) or the host are not what the campaign began with, and says what changed.
 
     \b
-    Example:
+    Examples:
       picolab resume quick-20260101T120000
+      picolab resume quick-20260101T120000 --accept-changes
     """
     from picolab import console
     from picolab.campaign import Campaign, find_campaign
@@ -359,15 +415,17 @@ def resume(campaign: str) -> ExitCode:
     with console.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.load(find_campaign(campaign), watcher)
         console.say_begin(running)
-        code = running.run()
+        code = running.run(accept_changes)
     console.show_end(running, code)
     return code
 
 
 @main.command()
 @click.argument("campaign", required=False)
-def status(campaign: str | None) -> None:
-    """Show how far a campaign is, or list all campaigns.
+def status(campaign: str | None) -> ExitCode | None:
+    """Show how far a campaign is, what is wrong with its files, or list all campaigns.
+
+    Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read.
 
     \b
     Examples:
@@ -375,12 +433,12 @@ def status(campaign: str | None) -> None:
       picolab status quick-20260101T120000
     """
     from picolab import console
-    from picolab.campaign import Campaign, all_campaigns, find_campaign
+    from picolab.campaign import all_campaigns, find_campaign
 
     if campaign is None:
         console.show_campaigns(all_campaigns())
-    else:
-        console.show_status(Campaign.load(find_campaign(campaign)))
+        return None
+    return console.show_status(find_campaign(campaign))
 
 
 @main.command()
@@ -397,7 +455,7 @@ def report(campaign: str, output: Path | None) -> None:
     from picolab.campaign import find_campaign
     from picolab.report import render_report
 
-    click.echo(f"Report: {render_report(find_campaign(campaign), output)}")
+    click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
 
 @main.command()
@@ -418,7 +476,7 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / "export", formats or ("csv", "parquet")):
-        click.echo(path)
+        click.echo(visible(str(path)))
 
 
 @main.command()
@@ -454,23 +512,23 @@ def trial(
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
     from picolab import console
-    from picolab.parameters import TrialParameters, validate
+    from picolab.parameters import TrialParameters, shown, validate
     from picolab.single_trial import run_single_trial
+    from picolab.yaml_text import YamlProblem, read_yaml
 
-    values: dict[str, Any] = {}
+    keep = "always" if keep_machine else None
+    given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in others:
+        if name in values:
+            raise ParameterError(f"-p {name} {text}: {name} is given twice; remove one of the two")
         try:
-            values[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ParameterError(f"-p {name}: {text!r} is not valid YAML; quote it") from None
-    given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build}
-    values.update({name: value for name, value in given.items() if value is not None})
-    if keep_machine:
-        values["keep_machine"] = "always"
+            values[name] = read_yaml(text)
+        except YamlProblem as problem:
+            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
+    parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
     stop = _StopRequest().install()
-    finished = run_single_trial(
-        validate(TrialParameters, values, "picolab trial"), lambda: stop.requested, console.live_line
-    )
+    finished = run_single_trial(parameters, lambda: stop.requested, console.live_line)
     console.show_trial(finished)
     return finished.exit_code
 
@@ -513,6 +571,34 @@ def machines_remove(name: str) -> None:
     click.echo(f"Machine {name!r} taken down.")
 
 
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+def clean(dry_run: bool) -> ExitCode:
+    """Remove what picolab has left on this host: of processes that are gone, and of this checkout only.
+
+    Results of campaigns stay, and so do machines that somebody holds or that a trial has kept; these are named.
+
+    \b
+    Examples:
+      picolab clean --dry-run
+      picolab clean
+    """
+    from picolab import leftovers
+
+    found, troubles = leftovers.find()
+    for leftover in found:
+        click.echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
+    if not dry_run:
+        troubles += leftovers.remove(found)
+    for sentence in leftovers.left_alone():
+        click.echo(f"left alone: {one_line(sentence)}")
+    if not found:
+        click.echo("There is nothing to remove.")
+    for sentence in troubles:
+        click.secho(f"Error: {one_line(sentence)}", fg="red", err=True)
+    return ExitCode.INSTRUMENT_FAULT if troubles else ExitCode.OK
+
+
 @main.group("box")
 def box_group() -> None:
     """The box that virtual machines are made of: build one, list those there are, remove one."""
@@ -533,7 +619,7 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
     from picolab.box import build_box
     from picolab.parameters import MIB
 
-    built = build_box(name=name, mirror=mirror, suite=suite, report=click.echo)
+    built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: click.echo(visible(line)))
     click.echo(f"Box {built.name!r} {built.version}: {built.size_bytes / MIB:,.0f} MiB in {built.duration_s:.0f} s")
 
 

@@ -205,7 +205,23 @@ class Comparison:
     """What was randomised and what was not, from the plan."""
     caveats: tuple[Caveat, ...]
     gate: ExitCode
+    """What the trials that have a result say."""
     gate_reason: str
+    unmeasured: int = 0
+    """Trials of the plan that have no result."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What a command ends with that shows this comparison: the one value that is printed and returned."""
+        return ExitCode.INSTRUMENT_FAULT if self.unmeasured else self.gate
+
+    @property
+    def exit_reason(self) -> str:
+        """Why, one sentence."""
+        if not self.unmeasured:
+            return self.gate_reason
+        have = "1 planned trial has" if self.unmeasured == 1 else f"{self.unmeasured} planned trials have"
+        return f"{have} no result; of the others: {self.gate_reason}"
 
 
 def compare(data: CampaignData, margin: float | None = None, baseline: str | None = None) -> Comparison:
@@ -351,6 +367,7 @@ class _Comparing:
             caveats=(),
             gate=gate,
             gate_reason=gate_reason,
+            unmeasured=len(self.subject.no_result),
         )
         whole = replace(whole, caveats=tuple(self._caveats(whole)))
         itself = [caveat for caveat in whole.caveats if caveat.code == "differs_from_itself"]
@@ -372,7 +389,7 @@ class _Comparing:
         if not any(one.direction in metric.gates for one in measured if one.scenario == scenario):
             return False
         baseline = self.subject.of(scenario, self.baseline)
-        return len(baseline) < statistics.LEAST_PAIRS or any(trial.ok for trial in baseline)
+        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric.name) for trial in baseline)
 
     def _metric(self, metric: Metric) -> list[MetricComparison]:
         """Return all comparisons of one metric: a family, whose p-values are adjusted together."""
@@ -657,7 +674,7 @@ def _impossible(pairs: int, family: int) -> str:
 def _why_no_value(metric: Metric, old: ComparedTrial, new: ComparedTrial) -> str:
     words = []
     for trial in (old, new):
-        if not trial.ok:
+        if not trial.ok and not trial.step_ok(metric.name):
             words.append(f"{trial.build} ended {trial.outcome}")
         elif trial.value(metric.name) is None:
             words.append(f"{trial.build} has no {metric.name}")

@@ -56,10 +56,11 @@ def _named(label: str, calibration: set[str]) -> str:
 
 def gate(data: CampaignData, comparison: Comparison) -> Html:
     """Say what the gate says, first; then loudly what forbids a verdict, and what an A/A comparison found."""
-    look = _GATE_CLASSES.get(comparison.gate, "unsure")
+    # A regression is one, also while other trials have no result.
+    look = "bad" if comparison.gate is ExitCode.REGRESSION else _GATE_CLASSES.get(comparison.exit_code, "unsure")
     parts = [
-        f'<div class="gate {look}"><p class="headline">{escape(_sentence(comparison.gate_reason))}</p>'
-        f'<p class="small">{_counts(comparison)} Exit code {int(comparison.gate)}.</p></div>'
+        f'<div class="gate {look}"><p class="headline">{escape(_sentence(comparison.exit_reason))}</p>'
+        f'<p class="small">{_counts(comparison)} Exit code {int(comparison.exit_code)}.</p></div>'
     ]
     if not comparison.comparable:
         reason = comparison.not_comparable_reason or "the order in which the trials ran supports no comparison."

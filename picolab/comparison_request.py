@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import ParameterError
+from picolab.given_paths import absolute_build
 from picolab.parameters import TrialParameters
 
 _LONGEST_LABEL = 40
@@ -67,16 +68,13 @@ def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if word in known:
         return word, known[word]
     match = _NAMED.fullmatch(word)
-    # A path may hold an equals sign.
-    if match and not Path(word).exists():
-        return match[1], {"build": _whole_path(match[2])}
-    return _label(word), {"build": _whole_path(word)}
-
-
-def _whole_path(build: str) -> str:
-    """Return the path of a file from the root: trials run in another folder than this command."""
-    path = Path(build).expanduser()
-    return str(path.absolute()) if path.exists() else build
+    if match and not Path(word).is_file():
+        return match[1], {"build": absolute_build(match[2], Path.cwd(), "picolab compare")}
+    if match and Path(match[2]).expanduser().is_file():
+        # A path may hold an equals sign.
+        raise ParameterError(f"{word!r} is a file, and {match[2]!r} is one too; write ./{word} for the first")
+    build = absolute_build(word, Path.cwd(), "picolab compare")
+    return _label(build), {"build": build}
 
 
 def _label(build: str) -> str:
@@ -90,5 +88,5 @@ def _is_file(label: str, build: dict[str, Any]) -> bool:
 
 
 def _with_folder(build: str) -> str:
-    path = Path(build).expanduser().absolute()
+    path = Path(build)
     return f"{path.parent.name}-{path.name}"

@@ -43,10 +43,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "scenarios": list(comparison.scenarios),
         "margin": comparison.margin,
         "gate": {
-            "exit_code": int(comparison.gate),
+            "exit_code": int(comparison.exit_code),
             "word": GATE_WORDS[comparison.gate],
-            "reason": comparison.gate_reason,
+            "reason": comparison.exit_reason,
         },
+        "unmeasured": comparison.unmeasured,
         "comparable": comparison.comparable,
         "not_comparable_reason": comparison.not_comparable_reason,
         "self_comparison": comparison.self_comparison,
@@ -149,7 +150,7 @@ def headline(comparison: Comparison) -> str:
 
 def gate_line(comparison: Comparison) -> str:
     """Return what a script is told, and why."""
-    return f"exit code {int(comparison.gate)}: {comparison.gate_reason}"
+    return f"exit code {int(comparison.exit_code)}: {comparison.exit_reason}"
 
 
 def verdict_words(found: MetricComparison | OutcomeComparison) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from picolab import conditions, statistics
 from picolab.errors import ParameterError
 from picolab.parameters import TrialParameters, short, validate
+from picolab.rows import step_ok
 
 if TYPE_CHECKING:
     from picolab.record import Record
@@ -48,9 +49,13 @@ class ComparedTrial:
     def ok(self) -> bool:
         return self.outcome == "ok"
 
+    def step_ok(self, metric: str) -> bool:
+        """Tell whether the numbers of the step that a metric is about count, whatever the other step found."""
+        return step_ok(self.row, "download" if metric.startswith("download") else "upload")
+
     def value(self, metric: str) -> float | None:
-        """Return a metric of a trial that ended ok; None when it has none, or one that no ratio can be made of."""
-        value = self.row.get(metric) if self.ok else None
+        """Return a metric whose step ended ok; None when it has none, or one that no ratio can be made of."""
+        value = self.row.get(metric) if self.step_ok(metric) else None
         return float(value) if value is not None and value > 0 else None
 
 

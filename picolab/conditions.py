@@ -4,7 +4,6 @@ A reading takes a few milliseconds and is made right before and right after the 
 a host does not show is null with a reason.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import read_text, unfit_value
 from picolab.machines.base import Machine
 from picolab.machines.folders import keeper_of, spec_of
 from picolab.record import ConditionsRecord
@@ -275,6 +276,8 @@ def _busiest(before: Reading, after: Reading) -> str | None:
 
 STARTS_FILE = "starts.jsonl"
 """In a campaign's folder: an `IdleResult` a start, with its moment."""
+_LARGEST_STARTS_BYTES = 4 << 20
+_LONGEST_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -308,18 +311,35 @@ class IdleResult:
         )
 
 
+def read_starts(folder: Path) -> tuple[list[IdleResult], list[str]]:
+    """Return what each start of a campaign found, and a sentence for what cannot be read of it."""
+    try:
+        text = read_text(folder / STARTS_FILE, _LARGEST_STARTS_BYTES)
+    except FileNotFoundError:
+        return [], []
+    except UnreadableFile as error:
+        return [], [str(error)]
+    found, damaged = [], 0
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            start = json.loads(line)
+            start.pop("at")
+            result = IdleResult(**start)
+            # Asked for, so that a value that cannot be shown is found here.
+            if unfit_value(start) is None and len(result.line) < _LONGEST_LINE:
+                found.append(result)
+            else:
+                damaged += 1
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+            damaged += 1
+    return found, [f"{damaged} of its lines are damaged: passed over"] if damaged else []
+
+
 def busy_starts(folder: Path) -> tuple[str, ...]:
     """Return what each start of a campaign found that waited for an idle host in vain; a torn line is left out."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in (folder / STARTS_FILE).read_text(encoding="utf-8").split("\n"):
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                start = json.loads(line)
-                start.pop("at")
-                result = IdleResult(**start)
-                if not result.idle:
-                    found.append(result.line)
-    return tuple(found)
+    return tuple(result.line for result in read_starts(folder)[0] if not result.idle)
 
 
 def wait_for_idle(

@@ -1,6 +1,7 @@
 """The doctor: what this host can and cannot do for a benchmark, and the command that mends each gap.
 
-Nothing is changed: a tiny cgroup is made and removed again to prove that memory can be limited here.
+Nothing is changed: a tiny cgroup is made and removed again to prove that memory can be limited here, and so is a pair
+of network devices in a namespace of its own, where nobody else sees it.
 """
 
 import threading
@@ -17,6 +18,7 @@ TIME_LIMIT_S = 2.0
 
 _CHECKS: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
     ("memory limit", doctor_host.memory_limit),
+    ("private network", doctor_host.private_network),
     ("swap", doctor_host.swap),
     ("RAM", doctor_host.ram),
     ("work disk", doctor_host.work_disk),

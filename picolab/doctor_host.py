@@ -12,6 +12,7 @@ from pathlib import Path
 from picolab import host
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.finding import Finding, as_root
+from picolab.machines import network
 from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope, plan_cgroup
 from picolab.parameters import DISK_FACTOR, MIB
 from picolab.paths import outputs_dir, state_dir
@@ -67,6 +68,18 @@ def memory_limit() -> list[Finding]:
         # As root, or with a systemd that refused, no single command mends it: the sentence names what may.
         remedy = "" if os.geteuid() == 0 else f"sudo {Path(sys.executable).with_name('picolab')} doctor"
         return [Finding(what, "bad", f"{error}; {unlimited}", remedy)]
+
+
+def private_network() -> list[Finding]:
+    """Prove that a server can have a network that only this host reaches, with a pair of devices in a namespace."""
+    what, reason = "private network", network.try_out()
+    if reason is None:
+        return [Finding(what, "good", "works: while a server is under test, only this host reaches it")]
+    text = (
+        f"{reason}: other hosts can reach a local machine's server while it is under test, as far as firewalls let them"
+    )
+    remedy = "" if os.geteuid() == 0 else f"sudo {Path(sys.executable).with_name('picolab')} doctor"
+    return [Finding(what, "gap", text, remedy)]
 
 
 def swap() -> list[Finding]:

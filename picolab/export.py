@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from picolab.campaign import renew_results
 from picolab.errors import ParameterError
 from picolab.foreign_text import csv_cell
 from picolab.parameters import unknown_name
@@ -30,6 +31,7 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
         if name not in FORMATS:
             raise ParameterError(f"format: {unknown_name(name, list(FORMATS))}")
     data = read_campaign(folder)
+    renew_results(folder, data.records.values())
     out_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for name in formats:
@@ -44,7 +46,7 @@ def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
     temporary = target.with_name(f".{target.name}.new")
     try:
         if kind == "csv":
-            texts = frame.select_dtypes("string").columns
+            texts = [str(name) for name, kind in frame.dtypes.items() if kind == "string"]
             safe = frame.assign(**{name: frame[name].map(csv_cell, na_action="ignore") for name in texts})
             safe.to_csv(temporary, index=False)
         else:

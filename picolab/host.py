@@ -166,6 +166,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def host_identity() -> dict[str, Any]:
+    """Return the facts that make numbers of two hosts not comparable, those that this host knows of itself."""
+    names = ("hostname", "cpu_model", "cpu_count", "architecture", "ram_bytes", "kernel")
+    return {name: _constant_facts()[name] for name in names} | {"machine_id": _read("/etc/machine-id") or None}
+
+
 def provenance() -> Provenance:
     """Return host and software as they are now."""
     commit, dirty = _commit()

@@ -1,53 +1,117 @@
 """The ledger of a campaign: one line of JSON an attempt, appended and synced, never rewritten."""
 
+import io
 import json
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import MIB, read_bounded
+from picolab.paths import file_name
 from picolab.record import Outcome
 
 LEDGER_FILE = "ledger.jsonl"
+LARGEST_LEDGER_BYTES = 64 * MIB
+_LONGEST_LINE_BYTES = MIB
+_MOST_DAMAGED_LINES = 20
+"""That are listed one by one."""
+
+
+def _place(text: str) -> str:
+    """Return the place of a trial's file, if it is one: `trials/<name>` or `faults/<name>`."""
+    folder, _, name = text.partition("/")
+    if folder not in ("trials", "faults"):
+        raise ValueError(f"{text[:60]!r} is no place of a trial's file")
+    file_name(name.removesuffix(".ipynb").removesuffix(".record.json"))
+    return text
+
+
+_Place = Annotated[str, AfterValidator(_place)]
 
 
 class LedgerEntry(BaseModel):
     """How one attempt at one trial ended. Paths are relative to the campaign's folder."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    trial_id: str
-    attempt: int
+    trial_id: Annotated[str, AfterValidator(file_name)]
+    attempt: Annotated[int, Field(ge=1, lt=1 << 31)]
     outcome: Outcome
     outcome_detail: str
     started_at: str | None
     ended_at: str
-    duration_s: float | None
-    notebook: str | None
-    record: str | None
+    duration_s: Annotated[float, Field(ge=0)] | None
+    notebook: _Place | None
+    record: _Place | None
+
+
+DamagedLine = tuple[int, Literal["torn", "damaged"], str]
+"""Number of the line from 1, whether a crash may have torn it, and what is wrong with it."""
+
+
+def read_ledger(path: Path) -> tuple[list[LedgerEntry], list[DamagedLine], int]:
+    """Return the entries of a ledger, the lines that are none (the first of them), and how many of those there are.
+
+    Raises:
+        UnreadableFile: it cannot be read as a whole; one that is not there has no entries.
+    """
+    try:
+        data = read_bounded(path, LARGEST_LEDGER_BYTES)
+    except FileNotFoundError:
+        return [], [], 0
+    entries: list[LedgerEntry] = []
+    damaged: list[DamagedLine] = []
+    count = 0
+    # Not splitlines(): it also splits at characters that may stand inside a JSON text, such as U+2028.
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > _LONGEST_LINE_BYTES:
+                raise ValueError("it is longer than any line of picolab's")
+            entries.append(LedgerEntry.model_validate_json(line))
+        except ValueError as error:
+            count += 1
+            if count <= _MOST_DAMAGED_LINES:
+                damaged.append((number, "damaged" if line.endswith(b"\n") else "torn", _why(error)))
+    return entries, damaged, count
+
+
+def _why(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 
 
 class Ledger:
-    """What has been done in a campaign."""
+    """What was attempted in a campaign, kept in memory and on disk.
+
+    Whether the result that an entry names is really there is told by `picolab.standing` alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LEDGER_FILE
+        self._entries: list[LedgerEntry] = []
+        self._seen: tuple[int, ...] | None = None
 
     def entries(self) -> list[LedgerEntry]:
-        """Return all entries; a line that was torn by a crash is passed over (the report lists it)."""
-        if not self._path.exists():
-            return []
-        entries = []
-        # Not splitlines(): it also splits at characters that may stand inside a JSON text, such as U+2028.
-        for line in self._path.read_bytes().split(b"\n"):
+        """Return all entries; what is no entry is passed over (`picolab status` and the report list it)."""
+        seen = self._signature()
+        if seen != self._seen:
             try:
-                entries.append(LedgerEntry.model_validate_json(line))
-            except ValueError:
-                continue
-        return entries
+                self._entries = read_ledger(self._path)[0]
+            except UnreadableFile:
+                self._entries = []
+            self._seen = seen
+        return self._entries
 
     def append(self, entry: LedgerEntry) -> None:
         """Write an entry so that it is on disk when this returns."""
+        known = self.entries()
         line = json.dumps(entry.model_dump(mode="json"), ensure_ascii=False) + "\n"
         with self._path.open("ab+") as file:
             if file.tell() > 0:
@@ -55,14 +119,24 @@ class Ledger:
                 if file.read(1) != b"\n":
                     # A crash tore the last line: the new one must not be glued to its rest.
                     line = "\n" + line
-            file.write(line.encode())
+            file.write(line.encode(errors="replace"))
             file.flush()
             os.fsync(file.fileno())
+        self._entries = [*known, entry]
+        self._seen = self._signature()
+
+    def _signature(self) -> tuple[int, ...] | None:
+        """Return what changes when somebody else writes to the file; None when it is not there."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
 
     def results(self) -> dict[str, LedgerEntry]:
-        """Return the trials that have a result, by trial_id."""
+        """Return the trials for which some entry names a result, by trial_id; the last such entry of each."""
         return {entry.trial_id: entry for entry in self.entries() if not entry.outcome.is_fault}
 
     def attempts(self, trial_id: str) -> int:
-        """Return how many attempts at a trial have ended."""
-        return sum(1 for entry in self.entries() if entry.trial_id == trial_id)
+        """Return the number of the last attempt at a trial that has ended, 0 when there was none."""
+        return max((entry.attempt for entry in self.entries() if entry.trial_id == trial_id), default=0)

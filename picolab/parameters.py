@@ -2,17 +2,19 @@
 
 import difflib
 import json
+import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from picolab.errors import ParameterError
+from picolab.given_paths import absolute_build, absolute_path
+from picolab.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 
 MIB = 1 << 20
 _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -74,14 +76,56 @@ def format_size(size_bytes: int) -> str:
     return str(size_bytes)
 
 
-def _no_truth_value(value: Any) -> Any:
-    """Refuse a bool, which Python would take for 0 or 1; no parameter is a bool."""
+def _no_truth_value(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Refuse a bool, which Python would take for 0 or 1 (no parameter is one); forget how numbers were written."""
     if isinstance(value, bool):
-        raise ValueError(
-            f"{value} is a yes or a no, and neither makes sense here (YAML takes yes, no, on and off for such "
-            f"a value; put quotes around a text)"
-        )
+        raise ValueError(f"{value} is a yes or a no, and neither makes sense here; put quotes around a text")
+    is_text = model.model_fields[str(info.field_name)].annotation is str
+    return value if is_text else _as_meant(str(info.field_name), value)
+
+
+def _text(value: Any) -> Any:
+    """Take a text as it stands; refuse a number whose text is lost, since 1.10 and 1.1 are one number and two texts."""
+    if isinstance(value, WrittenInt | WrittenFloat):
+        return value.written
+    if isinstance(value, bool | int | float):
+        raise ValueError(f"{shown(value)} is no text, and may have been written in another way; put quotes around it")
+    if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise ValueError(f"{shown(value)} holds a character that cannot be printed; remove it")
     return value
+
+
+_AS_IT_STANDS = BeforeValidator(_text)
+Text = Annotated[str, _AS_IT_STANDS]
+
+
+def _as_meant(name: str, value: Any) -> Any:
+    """Return a value from a YAML file for a parameter of the trial: a text as it stood there, or an ordinary number."""
+    field = TrialParameters.model_fields.get(name)
+    if field is not None and field.annotation is str and isinstance(value, WrittenInt | WrittenFloat):
+        return value.written
+    if name == "environment" and isinstance(value, dict):
+        return {variable: _as_meant("build", text) for variable, text in value.items()}
+    return plain(value)
+
+
+def _located(name: str, value: Any, folder: Path, place: str, labels: Container[str] = ()) -> Any:
+    """Return the value of a parameter with its path, if it is one, from the root.
+
+    Args:
+        labels: names of builds, which are no paths either.
+    """
+    if name == "build" and isinstance(value, str) and value not in labels:
+        return absolute_build(value, folder, place)
+    return absolute_path(value, folder, place) if name == "work_dir" and isinstance(value, str) else value
+
+
+def _all_located(values: dict[str, Any], folder: Path, place: str, labels: Container[str]) -> dict[str, Any]:
+    return {name: _located(name, value, folder, place, labels) for name, value in values.items()}
+
+
+def _all_as_meant(values: Any) -> Any:
+    return {name: _as_meant(name, value) for name, value in values.items()} if isinstance(values, dict) else values
 
 
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
@@ -103,28 +147,28 @@ def short(value: Any) -> str:
 class TrialParameters(BaseModel):
     """Everything that may be set for one trial; the trial notebook's parameters cell has the same names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     machine: Literal["local", "vagrant"] = Field(
         "local",
         description="where PicoShare runs: local (a process under a memory limit) or vagrant (a virtual machine)",
     )
-    machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$")] = Field(
+    machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$"), _AS_IT_STANDS] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
     )
     ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(512, description="memory of the machine in MiB, swap off")
-    file_size: str = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
-    build: Annotated[str, Field(min_length=1)] = Field(
+    file_size: Text = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
+    build: Annotated[str, Field(min_length=1), _AS_IT_STANDS] = Field(
         "calibration",
         description="the server under test: calibration, a path to an executable, or a release such as 1.5.4",
     )
     calibration: dict[str, Any] = Field(
         default_factory=dict, description="knobs of the calibration server, such as {'transfer_mib_s': 50}"
     )
-    label: Annotated[str, Field(pattern=f"^$|{LABEL_PATTERN}")] = Field(
+    label: Annotated[str, Field(pattern=f"^$|{LABEL_PATTERN}"), _AS_IT_STANDS] = Field(
         "", description="short name of the build in labels, charts and verdicts; empty: named after the build"
     )
-    environment: dict[str, str] = Field(
+    environment: dict[str, Text] = Field(
         default_factory=dict, description="environment variables of the server, such as {'GOMEMLIMIT': '100MiB'}"
     )
     parallel_uploads: Annotated[int, Field(ge=1, le=16)] = Field(
@@ -146,7 +190,7 @@ class TrialParameters(BaseModel):
     memory_limit: Literal["enforced", "none"] = Field(
         "enforced", description="enforced, or none: an unlimited run that is labelled as such everywhere"
     )
-    work_dir: str = Field(
+    work_dir: Text = Field(
         "",
         description="folder for data folder and TMPDIR (choose a disk); empty: .picolab in the project; "
         "not for vagrant",
@@ -158,7 +202,7 @@ class TrialParameters(BaseModel):
     cpus: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="processors of the virtual machine (local ignores it)"
     )
-    box: Annotated[str, Field(max_length=200)] = Field(
+    box: Annotated[str, Field(max_length=200), _AS_IT_STANDS] = Field(
         "",
         description="box of the VM; empty: picolab's own if it was built, else debian/bookworm64 (local ignores it)",
     )
@@ -168,9 +212,9 @@ class TrialParameters(BaseModel):
     boot_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         300.0, description="seconds that a virtual machine may take to boot (local ignores it)"
     )
-    release_base_url: str = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
+    release_base_url: Text = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
     ready_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
-        60.0, description="seconds that the server may take until it answers"
+        60.0, description="seconds that the server may take until it answers, and again for the log-in"
     )
     stall_limit_s: Annotated[float, Field(gt=0, le=86400)] = Field(
         60.0, description="seconds without a delivered byte after which a transfer counts as stalled"
@@ -185,7 +229,7 @@ class TrialParameters(BaseModel):
         0.05, description="seconds between two memory samples, at most 0.1"
     )
 
-    _no_truth_values = field_validator("*", mode="before")(_no_truth_value)
+    _no_truth_values = field_validator("*", mode="before")(classmethod(_no_truth_value))
 
     @field_validator("build", "work_dir", "box", "release_base_url")
     @classmethod
@@ -203,9 +247,17 @@ class TrialParameters(BaseModel):
                 raise ValueError(f"{shown(name)} cannot be the name of an environment variable")
             if name in SERVER_VARIABLES or name.startswith("PICOLAB_"):
                 raise ValueError(f"{name} is set by picolab itself; remove it")
-            if isinstance(text, bool) or not isinstance(text, str | int | float) or not str(text).isprintable():
+            if not isinstance(_text(text), str):
                 raise ValueError(f"{name} = {shown(text)} should be a text; put quotes around it")
+            if not _text(text).isprintable():
+                raise ValueError(f"{name} = {shown(text)} holds a character that cannot be printed; remove it")
         return value
+
+    @field_validator("file_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        # A bare number is bytes, and a whole number has one meaning.
+        return str(value) if type(value) is int else value
 
     @field_validator("file_size")
     @classmethod
@@ -290,7 +342,24 @@ class TrialParameters(BaseModel):
             ParameterError: a value makes no sense.
         """
         known = {name: namespace[name] for name in cls.model_fields if name in namespace}
-        return validate(cls, known, "the parameters cell")
+        for name, value in known.items():
+            if cls.model_fields[name].annotation is str and isinstance(value, int | float) and name != "file_size":
+                raise ParameterError(
+                    f"the parameters cell: {name} = {value} is no text, and may have been written in another way; put "
+                    f"quotes around it, or let papermill leave it as it stands: -r {name} TEXT instead of -p"
+                )
+        given = validate(cls, known, "the parameters cell")
+        # In a campaign they come from its plan, where this was done.
+        return given if os.environ.get("PICOLAB_TRIAL") else given.located(Path.cwd(), "the parameters cell")
+
+    def located(self, folder: Path, place: str) -> "TrialParameters":
+        """Return the same with paths from the root; `folder` is what a relative one means.
+
+        Raises:
+            ParameterError: it is not clear what a path means.
+        """
+        paths = {name: _located(name, getattr(self, name), folder, place) for name in ("build", "work_dir")}
+        return self.model_copy(update=paths)
 
 
 class Matrix(BaseModel):
@@ -301,6 +370,19 @@ class Matrix(BaseModel):
     include: list[dict[str, Any]] = []
     exclude: list[dict[str, Any]] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_as_they_stand(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        meant = {}
+        for name, levels in data.items():
+            if name in ("include", "exclude"):
+                meant[name] = [_all_as_meant(entry) for entry in levels] if isinstance(levels, list) else levels
+            else:
+                meant[name] = [_as_meant(name, level) for level in levels] if isinstance(levels, list) else levels
+        return meant
+
     @property
     def factors(self) -> dict[str, list[Any]]:
         return dict(self.model_extra or {})
@@ -309,11 +391,18 @@ class Matrix(BaseModel):
 class BuildParameters(BaseModel):
     """A build under test by its label: the executable, and how it is started."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid")
 
-    build: Annotated[str, Field(min_length=1)] = Field(description="calibration, a path, or a release such as 1.5.4")
+    build: Annotated[str, Field(min_length=1), _AS_IT_STANDS] = Field(
+        description="calibration, a path, or a release such as 1.5.4"
+    )
     environment: dict[str, Any] = Field(default_factory=dict, description="environment variables of the server")
     calibration: dict[str, Any] = Field(default_factory=dict, description="knobs of the calibration server")
+
+    @field_validator("environment", "calibration", mode="before")
+    @classmethod
+    def _as_it_stands(cls, value: Any, info: ValidationInfo) -> Any:
+        return _as_meant(str(info.field_name), value)
 
 
 class Stopping(BaseModel):
@@ -321,7 +410,7 @@ class Stopping(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    _no_truth_values = field_validator("*", mode="before")(_no_truth_value)
+    _no_truth_values = field_validator("*", mode="before")(classmethod(_no_truth_value))
 
     target_percent: Annotated[float, Field(gt=0, le=100)] = Field(
         3.0, description="stop when each case's interval reaches at most this far from its middle, in percent"
@@ -348,9 +437,9 @@ class CampaignParameters(BaseModel):
 
     _no_truth_values = field_validator(
         "description", "repeats", "seed", "fault_retries", "baseline", "margin_percent", "idle_limit_s", mode="before"
-    )(_no_truth_value)
+    )(classmethod(_no_truth_value))
 
-    description: str = Field("", description="what the campaign is for, one sentence for the report")
+    description: Text = Field("", description="what the campaign is for, one sentence for the report")
     matrix: Matrix = Field(description="factors and their levels; `include` adds cases, `exclude` removes them")
     repeats: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         3, description="trials a case, one in each block; auto: until the intervals are narrow, see `stopping`"
@@ -359,7 +448,7 @@ class CampaignParameters(BaseModel):
     builds: dict[Annotated[str, Field(pattern=LABEL_PATTERN)], BuildParameters] = Field(
         default_factory=dict, description="builds by label, each with its environment; levels of `build` may name them"
     )
-    baseline: str = Field("", description="label of the build that others are compared with; empty: the first")
+    baseline: Text = Field("", description="label of the build that others are compared with; empty: the first")
     margin_percent: Annotated[float, Field(gt=0, le=50)] = Field(
         5.0, description="change in percent that does not matter: less is equivalent"
     )
@@ -378,6 +467,11 @@ class CampaignParameters(BaseModel):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="trial parameters that are the same in all trials"
     )
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _texts_as_they_stand(cls, value: Any) -> Any:
+        return _all_as_meant(value)
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -443,21 +537,6 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     return f"{where or 'the whole'} = {shown(error['input'])} should be {reason}{meaning}"
 
 
-class _UniqueNamesLoader(yaml.SafeLoader):
-    """YAML without the trap that a name given twice silently hides its first value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for name, _ in node.value:
-            if name.value in seen and name.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the name {shown(name.value)} is there twice", problem_mark=name.start_mark
-                )
-            if isinstance(name.value, str):
-                seen.add(name.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_campaign_parameters(path: Path) -> CampaignParameters:
     """Read a file of `parameters/`.
 
@@ -465,26 +544,32 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
         ParameterError: no such file, not YAML, or something in it makes no sense.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = read_yaml_file(path)
     except OSError as error:
         raise ParameterError(
             f"{path}: cannot be read ({error.strerror}); name a file such as parameters/quick.yaml"
         ) from None
-    except UnicodeDecodeError:
-        raise ParameterError(f"{path}: is not a text file in UTF-8; name a YAML file") from None
-    try:
-        data = yaml.load(text, _UniqueNamesLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ParameterError(f"{path}: is not valid YAML{line}: {problem}; mend it there") from None
-    except (RecursionError, ValueError) as error:
-        # ValueError: a scalar that looks like a number or a date and is none, such as 2020-13-45.
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ParameterError(
-            f"{path}: cannot be understood: {why}; start from a copy of parameters/quick.yaml"
-        ) from None
+    except YamlProblem as problem:
+        raise ParameterError(f"{path}: {problem}") from None
     if not isinstance(data, dict):
         raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
-    return validate(CampaignParameters, data, str(path))
+    return _with_paths_from_the_root(validate(CampaignParameters, data, str(path)), path)
+
+
+def _with_paths_from_the_root(wanted: CampaignParameters, path: Path) -> CampaignParameters:
+    """Return the same parameters with absolute paths: a relative one in a file means the folder of the file."""
+    folder, place, labels = path.parent, str(path), wanted.builds
+    matrix = {
+        name: [_located(name, level, folder, place, labels) for level in levels] if isinstance(levels, list) else levels
+        for name, levels in wanted.matrix.factors.items()
+    }
+    for name in ("include", "exclude"):
+        matrix[name] = [_all_located(entry, folder, place, labels) for entry in getattr(wanted.matrix, name)]
+    builds = {
+        label: build.model_copy(update={"build": _located("build", build.build, folder, place)})
+        for label, build in wanted.builds.items()
+    }
+    parameters = _all_located(wanted.parameters, folder, place, labels)
+    return wanted.model_copy(
+        update={"matrix": Matrix.model_validate(matrix), "builds": builds, "parameters": parameters}
+    )

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from picolab.errors import CampaignNotFound, ParameterError
+from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
+from picolab.foreign_files import MIB, read_json, unfit_value
+from picolab.foreign_text import one_line
 from picolab.parameters import (
     CampaignParameters,
     Matrix,
@@ -23,7 +25,7 @@ from picolab.parameters import (
     unknown_name,
     validate,
 )
-from picolab.paths import write_atomically
+from picolab.paths import file_name, write_atomically
 
 PLAN_FILE = "plan.json"
 ORDER = (
@@ -41,6 +43,7 @@ ORDER_WITH_VIRTUAL_MACHINES = (
     "too, anew for each block."
 )
 MOST_TRIALS = 10_000
+_MOST_COMPARISONS = 300_000
 _LONGEST_LABEL = 120
 _NOT_A_FACTOR = ("machine_name", "seed", "keep_machine", "label")
 _SET_BY_CAMPAIGN = {
@@ -52,14 +55,20 @@ _LABELLED = ("machine", "ram_mb", "file_size", "build", "memory_limit")
 _TOLD_BY_LABEL = ("label", "environment", "calibration")
 
 
+FileName = Annotated[str, AfterValidator(file_name)]
+"""A text that becomes the name of a file or folder, checked whenever it is read."""
+LARGEST_PLAN_BYTES = 32 * MIB
+"""A plan of `MOST_TRIALS` trials has half of it."""
+
+
 class PlannedTrial(BaseModel):
     """One trial to run."""
 
     model_config = ConfigDict(extra="forbid")
 
-    trial_id: str
-    block: int
-    position: int
+    trial_id: FileName
+    block: Annotated[int, Field(ge=1, lt=1 << 31)]
+    position: Annotated[int, Field(ge=1, lt=1 << 31)]
     case: str
     scenario: str = ""
     parameters: TrialParameters
@@ -71,7 +80,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     plan_version: Literal[1] = 1
-    campaign: str
+    campaign: FileName
     created_at: str
     source: str
     description: str
@@ -86,6 +95,13 @@ class Plan(BaseModel):
     idle_limit_s: float = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Plan":
+        name, count = Counter(trial.trial_id for trial in self.trials).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{count} trials are called {name}")
+        return self
 
     @property
     def cases(self) -> list[str]:
@@ -102,17 +118,22 @@ class Plan(BaseModel):
             CampaignNotFound: there is no campaign in this folder.
             ParameterError: its plan cannot be read.
         """
+        path = folder / PLAN_FILE
         try:
-            return cls.model_validate_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
+            data = read_json(path, LARGEST_PLAN_BYTES)
+            unfit = unfit_value(data) if isinstance(data, dict) else "it holds no object"
+            if unfit is not None:
+                raise UnreadableFile(unfit)
+            return cls.model_validate(data)
         except FileNotFoundError:
             raise CampaignNotFound(f"{folder}: there is no campaign; `picolab status` lists those there are") from None
-        except (OSError, ValueError) as error:
-            why = str(error)
+        except (UnreadableFile, ValidationError) as error:
+            why = str(error).removeprefix(f"{path}: ")
             if isinstance(error, ValidationError):
-                first = error.errors()[0]
+                first = error.errors(include_input=False)[0]
                 why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
             raise ParameterError(
-                f"{folder / PLAN_FILE}: is not a plan that this picolab can read ({why}); "
+                f"{path}: is not a plan that this picolab can read ({one_line(why[:300])}); "
                 f"the notebooks beside it are still good, and a new campaign gets a new plan"
             ) from None
 
@@ -275,17 +296,36 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
         ParameterError: a factor has no list of levels, has a level twice, or no case is left.
     """
     factors = matrix.factors
+    known: dict[tuple[str, str], Any] = {}
+
+    def has(case: dict[str, Any], values: dict[str, Any], place: str) -> bool:
+        return all(means(name, case[name], place) == means(name, value, place) for name, value in values.items())
+
+    def means(name: str, level: Any, place: str) -> Any:
+        # Each level is looked at once, however many cases it is in.
+        key = name, repr(level)
+        if key not in known:
+            known[key] = _meaning(name, level, place)
+        return known[key]
+
     for name, levels in factors.items():
         _require_parameter(name, f"{source}: matrix")
         if not isinstance(levels, list) or not levels:
             raise ParameterError(
                 f"{source}: matrix: {name} = {shown(levels)} should be a list of levels, such as [512]"
             )
-        meant = [_meaning(name, level, f"{source}: matrix") for level in levels]
-        if any(level in meant[:index] for index, level in enumerate(meant)):
+        if len(levels) > MOST_TRIALS:
+            raise ParameterError(f"{source}: matrix: {name} has more than {MOST_TRIALS} levels; remove some")
+        meant = {_hashable(means(name, level, f"{source}: matrix")) for level in levels}
+        if len(meant) < len(levels):
             raise ParameterError(f"{source}: matrix: {name} = {shown(levels)} names a level twice; remove one")
     if math.prod(map(len, factors.values())) > MOST_TRIALS:
         raise ParameterError(f"{source}: matrix: gives more than {MOST_TRIALS} cases; remove levels")
+    cases, entries = math.prod(map(len, factors.values())), len(matrix.include) + len(matrix.exclude)
+    if cases * entries > _MOST_COMPARISONS:
+        raise ParameterError(
+            f"{source}: matrix: {cases} cases and {entries} entries of include and exclude are too many; remove some"
+        )
     combinations = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
     if not factors:
         combinations = []
@@ -294,27 +334,26 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
             if name not in factors:
                 raise ParameterError(f"{source}: matrix.exclude: {unknown_name(name, sorted(factors))}")
         place = f"{source}: matrix.exclude"
-        if not entry or not any(_has(case, entry, place) for case in combinations):
+        if not entry or not any(has(case, entry, place) for case in combinations):
             raise ParameterError(f"{place}: {shown(entry)} excludes no case; remove or mend it")
-        combinations = [case for case in combinations if not _has(case, entry, place)]
+        combinations = [case for case in combinations if not has(case, entry, place)]
     added: list[dict[str, Any]] = []
     for entry in matrix.include:
         place = f"{source}: matrix.include"
         for name, value in entry.items():
             _require_parameter(name, place)
-            _meaning(name, value, place)
+            means(name, value, place)
         shared = {name: value for name, value in entry.items() if name in factors}
-        fitting = [case for case in combinations if _has(case, shared, place)]
+        fitting = [case for case in combinations if has(case, shared, place)]
         if len(shared) == len(entry) and (fitting or not entry):
             raise ParameterError(f"{place}: {shown(entry)} adds nothing: these cases are there; remove or mend it")
         for case in fitting:
             case.update(entry)
         if not fitting:
             added.append(dict(entry))
-    cases = combinations + added
-    if not cases:
+    if not combinations + added:
         raise ParameterError(f"{source}: matrix: no case is left; give at least one factor with one level")
-    return cases
+    return combinations + added
 
 
 def _require_parameter(name: str, place: str) -> None:
@@ -328,8 +367,11 @@ def _meaning(name: str, level: Any, place: str) -> Any:
     return getattr(validate(TrialParameters, {name: level}, place), name)
 
 
-def _has(case: dict[str, Any], values: dict[str, Any], place: str) -> bool:
-    return all(_meaning(name, case[name], place) == _meaning(name, value, place) for name, value in values.items())
+def _hashable(value: Any) -> Any:
+    """Return something that is equal for equal values, and may be in a set."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> TrialParameters:

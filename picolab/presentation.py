@@ -187,6 +187,7 @@ def provenance(data: CampaignData) -> Html:
         ("Repeats of each case", str(plan.get("repeats", "unknown"))),
         ("Order of trials", str(plan.get("order", "unknown"))),
         ("Seed", str(plan.get("seed", "unknown"))),
+        ("Changed since it began", "; ".join(data.accepted)),
     ]
     return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
 

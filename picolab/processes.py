@@ -1,9 +1,10 @@
 """Which process is meant: process identity that survives the re-use of pids, from /proc."""
 
+import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,29 +65,32 @@ class ProcessIdentity:
         return " ".join(word.decode(errors="replace") for word in words[:4]).strip() or "?"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, only if the process is still this one."""
-        if self.alive:
-            try:
-                os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
+        """Send a signal, only if the process is still this one: never to another that has got its pid meanwhile."""
+        with contextlib.suppress(ProcessLookupError), self.watched() as watch:
+            if self.alive:
+                signal.pidfd_send_signal(watch, number)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[int]:
+        """Yield a pidfd of whoever has this pid; if it is `alive` after that, the pidfd is its own.
+
+        Raises:
+            ProcessLookupError: nobody has it.
+        """
+        watch = os.pidfd_open(self.pid)
+        try:
+            yield watch
+        finally:
+            os.close(watch)
 
 
 def kill_and_wait(processes: Iterable[ProcessIdentity], patience_s: float = 10.0) -> None:
     """SIGKILL processes and return when they are gone (or, after `patience_s` each, when the kernel is stuck)."""
     for process in processes:
-        try:
-            watch = os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            continue
-        try:
+        with contextlib.suppress(ProcessLookupError), process.watched() as watch:
             if process.alive:
                 signal.pidfd_send_signal(watch, signal.SIGKILL)
                 select.select([watch], [], [], patience_s)
-        except ProcessLookupError:
-            continue
-        finally:
-            os.close(watch)
 
 
 def this_process() -> ProcessIdentity:

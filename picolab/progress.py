@@ -4,10 +4,16 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import read_json
+from picolab.trial_state import CONTEXT_VARIABLE
+
 _FILE_INTERVAL_S = 1.0
+_LARGEST_BYTES = 1 << 16
 _MIB = 1 << 20
 
 
@@ -26,7 +32,8 @@ class LiveLine:
         self._handle: Any = None
 
     def __enter__(self) -> "LiveLine":
-        if "JPY_PARENT_PID" in os.environ:
+        # Of a trial that papermill runs nobody sees the cells, and every update would be work beside the measured step.
+        if "JPY_PARENT_PID" in os.environ and CONTEXT_VARIABLE not in os.environ:
             from IPython import display
 
             self._handle = display.display(  # type: ignore[no-untyped-call]
@@ -43,9 +50,11 @@ class LiveLine:
             sys.stderr.flush()
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
-            temporary = self._file.with_suffix(".new")
-            temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
-            temporary.replace(self._file)
+            # A full disk: then nobody sees the line, and what it is about goes on.
+            with suppress(OSError):
+                temporary = self._file.with_suffix(".new")
+                temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
+                temporary.replace(self._file)
 
     def __exit__(self, *_: object) -> None:
         if self._handle is None and sys.stderr.isatty():
@@ -55,8 +64,8 @@ class LiveLine:
 def last_line(file: Path) -> str:
     """Return the line that a `LiveLine` in another process wrote last; empty when there is none."""
     try:
-        return str(json.loads(file.read_text())["line"])
-    except (OSError, ValueError, KeyError):
+        return str(read_json(file, _LARGEST_BYTES)["line"])
+    except (OSError, UnreadableFile, LookupError, TypeError):
         return ""
 
 

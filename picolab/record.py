@@ -176,6 +176,15 @@ class VirtualMachineRecord(_Model):
     )
 
 
+class NetworkRecord(_Model):
+    """Who could reach the server of a local machine."""
+
+    kind: Literal["private", "host"] = Field(
+        description="`private`: a network namespace that only the host reached; `host`: the host's own network"
+    )
+    reason: str | None = Field(description="why there was no private network; null when there was one")
+
+
 class MachineRecord(_Model):
     """Where the server ran."""
 
@@ -190,6 +199,9 @@ class MachineRecord(_Model):
     free_disk_bytes: int = Field(description="free for data folder and TMPDIR before the upload")
     virtual_machine: VirtualMachineRecord | None = Field(
         None, description="the virtual machine; null for a local machine"
+    )
+    network: NetworkRecord | None = Field(
+        None, description="the network of a local machine; null for a virtual machine, and in records of older versions"
     )
 
 
@@ -461,6 +473,8 @@ MAY_BE_NULL_WITHOUT_REASON = frozenset(
         "server.oom_evidence",
         "machine.memory_limit.limit_bytes",
         "machine.virtual_machine",
+        "machine.network",
+        "machine.network.reason",
         "instrument.stale",
         "conditions.busiest_other",
         "download.conditions.busiest_other",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from picolab import factors
 from picolab.foreign_text import csv_cell
 from picolab.probes.memory import COLUMNS
-from picolab.record import Record, Step, step_outcome
+from picolab.record import Outcome, Record, Step, step_outcome
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
@@ -183,6 +184,15 @@ def record_row(record: Record) -> dict[str, Any]:
     merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
     row = {name: merged.get(name) for name in ROW_COLUMNS}
     return row | {"case_id": factors.case_id(row)}
+
+
+def step_ok(row: Mapping[str, Any], step: str) -> bool:
+    """Tell whether the numbers of a step count: it ended well, and every byte came back.
+
+    A download that proves an upload and is not measured itself counts when the upload does.
+    """
+    found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
+    return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
 
 
 def _step_outcome(record: Record, step: Step) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from picolab.execution import NOTEBOOK_FILE
 from picolab.paths import write_atomically
+from picolab.probes.samples import LARGEST_BYTES
 from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
 from picolab.scraps import samples_of
 from picolab.trial_state import SAMPLES_FILE
@@ -25,7 +26,7 @@ def salvage_notebook(folder: Path, record: Record) -> None:
         folder: of the trial; a notebook that is there is kept beside the new one, under another name.
     """
     scraps: dict[str, Any] = {RECORD_SCRAP: json.loads(record.model_dump_json())}
-    samples = samples_of(folder / SAMPLES_FILE, record)
+    samples = samples_of(folder / SAMPLES_FILE, record, LARGEST_BYTES)
     if samples is not None:
         scraps[SAMPLES_SCRAP] = samples
     outputs = [

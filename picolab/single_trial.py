@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from picolab import disk_reserve
 from picolab.errors import RecordError
 from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
-from picolab.machines import registry, vagrant
-from picolab.machines.cgroup import find_method
+from picolab.machines import registry
 from picolab.parameters import TrialParameters
-from picolab.picoshare.build import find_build
+from picolab.preflight import check_trial
 from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
@@ -56,17 +56,15 @@ def run_single_trial(
         live: gets the trial's line of progress.
 
     Raises:
-        BuildError, MemoryLimitUnavailable: known before anything is started.
+        BuildError, HostUnfit: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
+        MachineKept: an earlier trial left a machine of that name up for a look.
     """
-    find_build(parameters.build, parameters.build_label, parameters.release_base_url)
-    if parameters.machine == "vagrant":
-        vagrant.check_host(parameters.provider)
-    elif parameters.memory_limit == "enforced":
-        find_method()
+    check_trial(parameters)
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)
+    registry.check_not_kept(name)
     registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)
@@ -86,6 +84,7 @@ def run_single_trial(
         if not kept:
             registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
+            disk_reserve.free(folder)
         live("")
     record, reason = None, ""
     try:
@@ -93,7 +92,7 @@ def run_single_trial(
         if record.identity.trial_id != context.trial_id:
             record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
     except (OSError, ValueError):
-        words = last_words(folder)
+        words = process.ended_by() or last_words(folder)
         reason = (
             f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
             f"{folder / NOTEBOOK_FILE}"

@@ -2,23 +2,29 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from picolab import statistics
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import MIB, read_json
 from picolab.paths import write_atomically
 from picolab.plan import Plan
 from picolab.record import Outcome
 
 STOPPED_FILE = "stopped.json"
+_LARGEST_BYTES = MIB
 
 
 def stopped_after(folder: Path) -> int | None:
     """Return the block after which the rule ended a campaign; None when it did not, or not yet."""
-    try:
-        return int(json.loads((folder / STOPPED_FILE).read_text(encoding="utf-8"))["after_block"])
-    except (OSError, ValueError, LookupError, TypeError, OverflowError):
-        return None
+    with suppress(FileNotFoundError, UnreadableFile):
+        said = read_json(folder / STOPPED_FILE, _LARGEST_BYTES)
+        block = said.get("after_block") if isinstance(said, dict) else None
+        if isinstance(block, int) and not isinstance(block, bool) and block >= 1:
+            return block
+    return None
 
 
 def note_stop(folder: Path, block: int, reason: str) -> None:

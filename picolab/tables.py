@@ -14,10 +14,10 @@ from picolab.chart_style import (
     outcome_words,
     plain_rows,
     shortened,
-    step_ok,
 )
 from picolab.markup import Column, Html, code, paragraph, table
 from picolab.record import NOT_ASKED_FOR, Outcome
+from picolab.rows import step_ok
 from picolab.scraps import CampaignData
 from picolab.statistics import median, median_interval
 

@@ -11,19 +11,20 @@ that running a finished stage again changes nothing, and a new kernel goes on wh
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, host, instrument
+from picolab import caveats, conditions, disk_reserve, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
+    FileNotWritten,
     HostUnfit,
     MachineBusy,
+    MachineError,
     ParameterError,
     PicolabError,
     ProbeError,
@@ -32,10 +33,12 @@ from picolab.errors import (
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
+from picolab.machines.folders import TRIAL_FILE
 from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.paths import write_atomically
 from picolab.picoshare.build import Build, find_build
 from picolab.picoshare.client import (
+    DELETE_LIMIT_S,
     DownloadMeasurement,
     Limits,
     PayloadFile,
@@ -48,17 +51,19 @@ from picolab.picoshare.client import (
 )
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.probes.payload import seed_of_file
-from picolab.probes.samples import read_samples, samples_scrap, summarise
+from picolab.probes.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
 from picolab.processes import this_process
 from picolab.progress import LiveLine, in_mib, in_seconds
 from picolab.record import (
     NOT_ASKED_FOR,
+    NOT_VERIFIED,
     RECORD_SCRAP,
     SAMPLES_SCRAP,
     STAGES,
     Caveat,
     ConditionsRecord,
     DownloadRecord,
+    LimitDuringStep,
     MachineRecord,
     MemoryRecord,
     Outcome,
@@ -67,6 +72,7 @@ from picolab.record import (
     Record,
     ServerRecord,
     Stage,
+    Step,
     UploadedFile,
     UploadRecord,
     VerifyRecord,
@@ -84,12 +90,16 @@ from picolab.trial_state import (
     claim_folder,
 )
 
-TRIAL_FILE = "trial.json"
 COOKIE_FILE = "cookie"
 SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
 _DISK_FULL_SENTENCES = ("database or disk is full", "no space left on device")
 _END_POLL_S = 0.01
+_SAMPLE_BYTES, _MOST_SAMPLES = 320, 50_000
+_POINT_BYTES, _MOST_POINTS, _PROGRESS_POINTS_PER_S = 48, 50_000, 5
+_RECORD_BYTES = 128 << 10
+"""What a sample, a point of the progress and the rest of a record take on the disk at most; longer uploads than the
+other numbers stand for find room on the disk or do not."""
 _UNFINISHED_DOWNLOAD = "the download did not get to its end"
 
 
@@ -117,13 +127,15 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
+            MachineKept: a trial of other parameters left it up for a look.
         """
         context = TrialContext.from_environment()
+        kernel_folders.note_connection_file()
         registry.check_free(_machine_name(parameters))
         machine = registry.attach(_machine_name(parameters))
         folder = context.folder if context else None
         if machine is not None and folder is None:
-            folder = _trial_folder_of(machine)
+            folder = registry.trial_folder_of(machine.folder)
         state = TrialState.load(folder) if folder is not None and machine is not None else None
         if state is not None and state.parameters == parameters and folder is not None:
             trial = cls(state, folder, context)
@@ -132,6 +144,7 @@ class Trial:
             if all(stage.done for stage in state.stages.values()) and state.outcome is Outcome.OK:
                 trial._say(f"To measure anew, first: picolab machines remove {_machine_name(parameters)}")
             return trial
+        registry.check_not_kept(_machine_name(parameters))
         state = TrialState.begin(parameters, context)
         trial = cls(state, context.folder if context else claim_folder(state), context)
         trial.state.save(trial.folder)
@@ -158,11 +171,18 @@ class Trial:
         self._run("authenticate", self._authenticate)
 
     def upload(self) -> None:
-        """Upload the files (at the same time, if there are several) while the memory probe samples the server."""
+        """Upload the files (at the same time, if there are several) while the memory probe samples the server.
+
+        With direction download it is not measured, and runs without the memory limit where that can be lifted.
+        """
         self._run("upload", self._upload)
 
     def verify(self) -> None:
-        """Download every file and compare it with what was sent; with direction download or both, measured."""
+        """Download every file and compare it with what was sent; with direction download or both, measured.
+
+        When nobody asked to measure it, it runs without the memory limit where that can be lifted, and decides nothing
+        but whether a byte differs.
+        """
         self._run("verify", self._verify)
 
     def collect(self) -> Record:
@@ -220,7 +240,8 @@ class Trial:
         if later_than_finding:
             self._say(f"{stage}: nothing to do, because {self.state.outcome_stage} found {self.state.outcome}")
             return
-        if progress.done and self.state.outcome_stage != stage:
+        verify_again = stage == "verify" and self._unverified() and not self.state.stages["collect"].done
+        if progress.done and self.state.outcome_stage != stage and not verify_again:
             self._say(f"{stage}: already done")
             return
         if self.state.outcome_stage == stage:
@@ -240,10 +261,14 @@ class Trial:
         except KeyboardInterrupt:
             self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
             raise
-        except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy):
+        except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy) as error:
+            if isinstance(error, FileNotWritten) and self.state.upload is not None:
+                self._fault(Outcome.MACHINE_FAILED, stage, str(error), begun)
+                raise
             # The order of the cells, a value, or the host: nothing was measured, so nothing was found.
             progress.attempts -= 1
-            self.state.save(self.folder)
+            with suppress(OSError):
+                self.state.save(self.folder)
             raise
         except ProbeError as error:
             self._fault(Outcome.INVALID, stage, str(error), begun)
@@ -257,6 +282,8 @@ class Trial:
         progress.duration_s += time.monotonic() - begun
         # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
         self.state.save(self.folder)
+        if stage == "release":
+            disk_reserve.free(self.folder)
         self._say(f"{stage}: {line}")
 
     def _fault(self, outcome: Outcome, stage: Stage, detail: str, begun: float) -> None:
@@ -267,8 +294,10 @@ class Trial:
             self.state.save(self.folder)
             return
         self.state.found(outcome, stage, detail)
-        self.state.save(self.folder)
+        with suppress(OSError):
+            self.state.save(self.folder)
         self._publish(self.state.record())
+        disk_reserve.free(self.folder)
         if self._machine is not None:
             with suppress(PicolabError):
                 self._machine.save_log()
@@ -335,7 +364,8 @@ class Trial:
     def _provision(self) -> str:
         parameters = self.state.parameters
         self._add_caveats(caveats.of_parameters(parameters))
-        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url)
+        in_guest = parameters.machine != "local"
+        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url, in_guest=in_guest)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
         self._look_at_instrument()
@@ -360,7 +390,12 @@ class Trial:
     def _wants_new_server(self) -> bool:
         if self.state.stages["collect"].done or self._machine is None:
             return False
-        return not self._machine.process_status().running and not self.state.stages["verify"].done
+        verified = self.state.stages["verify"].done and not self._unverified()
+        return not verified and not self._machine.process_status().running
+
+    def _unverified(self) -> bool:
+        """Tell whether the upload was answered, and the download that nobody measures was not completed."""
+        return any(caveat.code == NOT_VERIFIED for caveat in self.state.caveats)
 
     def _start(self) -> str:
         machine = self._attached("provision")
@@ -393,40 +428,96 @@ class Trial:
             self.state.missing["server.ready_s"] = "the server never answered"
             self.state.missing["server.idle_anon_bytes"] = "the server never answered"
             if started.status.running:
-                raise _Found(
-                    Outcome.TIMEOUT,
-                    f"the server did not answer within ready_limit_s = {self.state.parameters.ready_limit_s:g} s",
-                )
+                limit = f"ready_limit_s = {self.state.parameters.ready_limit_s:g} s"
+                why_not = f"; at last {started.why_not_ready}" if started.why_not_ready else ""
+                raise _Found(Outcome.TIMEOUT, f"the server did not answer within {limit}{why_not}")
             raise self._server_ended(started.status, "before it answered")
         self.state.server.idle_anon_bytes = machine.process_anon_bytes()
         if self.state.server.idle_anon_bytes is None:
             self.state.missing["server.idle_anon_bytes"] = "the kernel shows no RssAnon of the process"
+        self._add_caveats(caveats.of_network(machine.exposed_addresses(started.port), self.state.machine.network))
         return f"the server answers at {started.base_url} after {started.ready_s:.3f} s"
 
     def _authenticate(self) -> str:
         machine = self._attached("start")
-        secret = (machine.folder / SECRET_FILE).read_text()
-        try:
-            with PicoShareClient(self._base_url()) as client:
-                status, answer = client.authenticate(secret)
-        except httpx.TransportError as error:
-            raise self._lost(f"the log-in was cut off ({error})") from None
-        if status != 200:
-            raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {status}: {answer}")
-        store_private(machine.folder / COOKIE_FILE, answer)
+        limit_s = self.state.parameters.ready_limit_s
+        with PicoShareClient(self._base_url()) as client:
+            login = client.authenticate((machine.folder / SECRET_FILE).read_text(), limit_s)
+        if login.ending == "connection_lost":
+            raise self._lost(f"the log-in was cut off ({login.detail})")
+        if login.ending != "response":
+            self._require_running(machine, "in the log-in")
+            raise _Found(Outcome.TIMEOUT, f"the log-in took longer than ready_limit_s = {limit_s:g} s")
+        if login.cookie is None:
+            raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {login.http_status}: {login.detail}")
+        store_private(machine.folder / COOKIE_FILE, login.cookie)
         return "logged in"
 
+    def _measures(self, step: Step) -> bool:
+        return self.state.parameters.direction in (step, "both")
+
     def _upload(self) -> str:
-        parameters = self.state.parameters
         machine = self._attached("authenticate")
         self._require_running(machine, "before the upload")
+        if self._measures("upload"):
+            return self._upload_under(machine, self._limit_in_force(machine))
+        not_restored: list[str] = []
+        with self._limit_lifted(machine, not_restored) as limit:
+            line = self._upload_under(machine, limit)
+        if not not_restored:
+            return line
+        # A download by this server would be measured under another limit than the trial's.
+        self._say(f"upload: {not_restored[0]}; a new server is started, and the upload is done again under the limit")
+        self._start()
+        self._authenticate()
+        return self._upload_under(machine, self._limit_in_force(machine))
+
+    def _limit_in_force(self, machine: Machine) -> LimitDuringStep:
+        """Return how the memory limit is in a step that is measured.
+
+        Raises:
+            MachineError: an earlier kernel had lifted it, and it cannot be put back.
+        """
+        if not self._has_limit():
+            return "none"
+        why_not = machine.restore_memory_limit()
+        if why_not is not None:
+            raise MachineError(f"machine {machine.name!r}: {why_not}; run the notebook again from its first cell")
+        return "kept"
+
+    def _has_limit(self) -> bool:
+        return self.state.machine is not None and self.state.machine.memory_limit.method != "none"
+
+    @contextmanager
+    def _limit_lifted(self, machine: Machine, not_restored: list[str]) -> Iterator[LimitDuringStep]:
+        """Have a step that is not measured run without the memory limit, where that can be, and put it back after it.
+
+        Args:
+            not_restored: gets a sentence when the limit could not be put back.
+        """
+        if not self._has_limit():
+            yield "none"
+            return
+        lifted = False
+        try:
+            lifted = machine.lift_memory_limit() is None
+            yield "lifted" if lifted else "kept"
+        finally:
+            # Without its keeper there is no limit any more, and whoever asks for the server's status is told so.
+            with suppress(MachineError):
+                why_not = machine.restore_memory_limit() if lifted else None
+                not_restored += [why_not] if why_not else []
+
+    def _upload_under(self, machine: Machine, limit: LimitDuringStep) -> str:
+        parameters = self.state.parameters
         self._put_aside(SAMPLES_FILE)
+        self._reserve(SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         sync_s = None
         with self._client(machine) as client:
             for entry_id in filter(None, self.state.entry_ids):
                 # A file of an earlier attempt would only fill the disk.
-                client.delete(entry_id)
+                client.delete(entry_id, min(DELETE_LIMIT_S, parameters.upload_limit_s))
             self.state.entry_ids = []
             cache = self._page_cache(machine, "upload")
             before = self._conditions_now(machine)
@@ -447,10 +538,11 @@ class Trial:
                         sync_s = machine.sync_data()
             finally:
                 probe_exit = probe.finish()
+                disk_reserve.give_back(self.folder / SAMPLES_FILE)
                 self._add_caveats(caveats.of_clock(probe.clock_drift_s))
         self.state.conditions = self._conditions_since(before, machine, "conditions")
         self._add_caveats(caveats.of_conditions(self.state.conditions))
-        self.state.upload = self._upload_record(measurement, cache, sync_s)
+        self.state.upload = self._upload_record(measurement, cache, sync_s, limit)
         self._add_caveats(caveats.of_instrument(self.state.instrument, self.state.upload.transfer_mib_s, None))
         zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
         self.state.memory, missing, whole = self._memory(SAMPLES_FILE, zero_s)
@@ -467,6 +559,20 @@ class Trial:
             f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
 
+    def _reserve(self, samples_file: str) -> None:
+        """Take room on the disk for what a step that begins now will find.
+
+        Raises:
+            HostUnfit: there is not as much.
+        """
+        parameters = self.state.parameters
+        samples = parameters.upload_limit_s / parameters.sample_interval_s
+        points = parameters.upload_limit_s * _PROGRESS_POINTS_PER_S
+        slot_bytes = _RECORD_BYTES + int(min(points, _MOST_POINTS) * _POINT_BYTES)
+        notebook_bytes = 2 * slot_bytes + int(min(samples, MOST_SCRAP_SAMPLES) * _SAMPLE_BYTES)
+        disk_reserve.take(self.folder, slot_bytes, notebook_bytes)
+        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES))
+
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
         caller = self._context.owner_process.pid if self._context is not None else None
@@ -480,7 +586,8 @@ class Trial:
 
     def _client(self, machine: Machine) -> PicoShareClient:
         """Return a client that is logged in."""
-        return PicoShareClient(self._base_url(), (machine.folder / COOKIE_FILE).read_text())
+        cookie, secret = ((machine.folder / name).read_text() for name in (COOKIE_FILE, SECRET_FILE))
+        return PicoShareClient(self._base_url(), cookie, secret)
 
     def _why_no_sync(self) -> str | None:
         """Return why the data are not brought to the disk after the upload; None when they are."""
@@ -522,7 +629,11 @@ class Trial:
         )
 
     def _upload_record(
-        self, measured: UploadsMeasurement, cache: PageCache = "warm", sync_s: float | None = None
+        self,
+        measured: UploadsMeasurement,
+        cache: PageCache = "warm",
+        sync_s: float | None = None,
+        limit: LimitDuringStep = "kept",
     ) -> UploadRecord:
         parameters = self.state.parameters
         size_mib = parameters.uploaded_bytes / MIB
@@ -533,6 +644,9 @@ class Trial:
         overlap = last_s is not None and any(m.response_s is not None and m.response_s < last_s for m in measured.files)
         failed = measured.failed
         record = UploadRecord(
+            outcome=None,
+            outcome_detail="",
+            memory_limit=limit,
             file_size_bytes=parameters.file_size_bytes,
             first_byte_monotonic_s=first_s,
             **times,
@@ -600,13 +714,21 @@ class Trial:
                 self.state.missing[f"{path}.{name}"] = reason
 
     def _judge_upload(self, measured: UploadsMeasurement) -> None:
-        """Raise _Found unless every upload was answered with success; of several that failed the first counts."""
+        """Note what the upload found, and raise it unless every file was answered with success.
+
+        Of several that failed the first counts.
+        """
+        assert self.state.upload is not None
         failed = measured.failed
         if not failed:
+            self.state.upload.outcome = Outcome.OK
+            self.state.upload.outcome_detail = "the upload was answered with success"
             return
         found = self._failed_upload(failed, measured.delivered_bytes)
         several = f"{len(failed)} of {len(measured.files)} uploads failed, the first of them so: "
-        raise _Found(found.outcome, (several if len(measured.files) > 1 else "") + found.detail)
+        found = _Found(found.outcome, (several if len(measured.files) > 1 else "") + found.detail)
+        self.state.upload.outcome, self.state.upload.outcome_detail = found.outcome, found.detail
+        raise found
 
     def _failed_upload(self, failed: list[UploadMeasurement], delivered_bytes: int) -> _Found:
         """Return what the first of the failed uploads means.
@@ -617,7 +739,7 @@ class Trial:
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, delivered)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
@@ -632,25 +754,61 @@ class Trial:
                 Outcome.DISK_FULL if full else Outcome.HTTP_ERROR,
                 f"the server answered {first.http_status}: {sentence}",
             )
+        if first.server_message is not None:
+            return _Found(Outcome.HTTP_ERROR, f"the upload failed, {delivered}: {first.server_message}")
         return _Found(
             Outcome.HTTP_ERROR,
             f"the server closed the connection without an answer, {delivered} ({first.ending_detail})",
         )
 
     def _verify(self) -> str:
-        parameters = self.state.parameters
         machine = self._attached("upload")
         if not self.state.entry_ids or None in self.state.entry_ids:
             raise StageError("there is nothing to verify yet; run the upload cell first")
+        self.state.caveats = [caveat for caveat in self.state.caveats if caveat.code != NOT_VERIFIED]
+        if not self._measures("download"):
+            return self._compare(machine)
         self._require_running(machine, "after the upload was answered")
-        measured_step = parameters.direction != "upload"
+        limit = self._limit_in_force(machine)
         with self._client(machine) as client:
-            downloads = self._measured_downloads(machine, client) if measured_step else self._downloads(client)
-        self.state.verify = self._verify_record(downloads)
-        self._judge_downloads(downloads)
-        memory = self.state.download.memory.peak_anon_bytes if self.state.download else None
-        peak = f", peak anonymous memory {in_mib(memory)}" if measured_step else ""
-        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s{peak}"
+            downloads = self._measured_downloads(machine, client)
+        assert self.state.download is not None
+        self.state.verify = self._verify_record(downloads, limit)
+        found = self._failed_downloads(downloads)
+        self.state.download.outcome = found.outcome if found else Outcome.OK
+        self.state.download.outcome_detail = found.detail if found else "every byte came back"
+        if found is not None:
+            raise found
+        peak = f"peak anonymous memory {in_mib(self.state.download.memory.peak_anon_bytes)}"
+        return f"every byte came back, {self.state.verify.download_mib_s:.1f} MiB/s, {peak}"
+
+    def _compare(self, machine: Machine) -> str:
+        """Download every file and compare it, in a step that nobody asked to measure.
+
+        Raises:
+            _Found: corrupted. Whatever else happens says nothing about the upload, which was answered with success.
+        """
+        status = machine.process_status()
+        server = self.state.server
+        assert server is not None
+        if server.oom_kills is None:
+            # What happens from here on is not of the measured step.
+            server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
+        not_restored: list[str] = []
+        downloads: list[DownloadMeasurement] = []
+        limit: LimitDuringStep = "kept" if self._has_limit() else "none"
+        found = None if status.running else self._server_ended(status, "after the upload was answered")
+        if found is None:
+            with self._limit_lifted(machine, not_restored) as limit, self._client(machine) as client:
+                downloads = self._downloads(client)
+        self.state.verify = self._verify_record(downloads, limit)
+        differing = [one for one in downloads if one.matched is False]
+        found = found or self._failed_downloads(downloads, only=differing)
+        if found is not None and found.outcome is Outcome.CORRUPTED:
+            raise found
+        self._add_caveats(caveats.of_verification(found.detail if found else None, limit == "kept"))
+        said = f"not completed: {found.detail}" if found else "every byte came back"
+        return "; ".join([said, *not_restored])
 
     def _files(self) -> list[PayloadFile]:
         parameters = self.state.parameters
@@ -672,6 +830,7 @@ class Trial:
     def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
         """Download the files while the memory probe samples the server."""
         self._put_aside(DOWNLOAD_SAMPLES_FILE)
+        self._reserve(DOWNLOAD_SAMPLES_FILE)
         cache = self._page_cache(machine, "download")
         before = self._conditions_now(machine)
         probe = machine.probe(self.state.parameters.sample_interval_s, self.folder / DOWNLOAD_SAMPLES_FILE)
@@ -680,8 +839,13 @@ class Trial:
             downloads = self._downloads(client)
         finally:
             probe_exit = probe.finish()
+            disk_reserve.give_back(self.folder / DOWNLOAD_SAMPLES_FILE)
         found = self._conditions_since(before, machine, "download.conditions")
         memory, missing, whole = self._memory(DOWNLOAD_SAMPLES_FILE, begun_s)
+        unlimited_upload = self.state.upload is not None and self.state.upload.memory_limit == "lifted"
+        if unlimited_upload and read_samples(self.folder / DOWNLOAD_SAMPLES_FILE).growth("vm_hwm_bytes") == 0:
+            memory.vm_hwm_bytes = None
+            missing["memory.vm_hwm_bytes"] = "it is still that of the upload, which ran without the memory limit"
         self.state.missing.update({f"download.{path}": why for path, why in missing.items()})
         self._add_new_caveats([*caveats.of_memory(memory), *caveats.of_conditions(found)])
         duration_s, throughput_mib_s = self._download_rate(downloads)
@@ -691,6 +855,8 @@ class Trial:
             self._add_caveats(caveats.of_page_cache(self.state.parameters.uploaded_bytes, self._room_for_cache(memory)))
         asked_s, first_byte_s = downloads[0].sent_request_s, downloads[0].first_byte_s
         self.state.download = DownloadRecord(
+            outcome=None,
+            outcome_detail="",
             begun_monotonic_s=begun_s,
             duration_s=duration_s,
             throughput_mib_s=throughput_mib_s,
@@ -723,12 +889,13 @@ class Trial:
         whole = all(one.received_bytes == parameters.file_size_bytes for one in downloads)
         return duration_s, parameters.uploaded_bytes / MIB / duration_s if whole and duration_s > 0 else None
 
-    def _verify_record(self, downloads: list[DownloadMeasurement]) -> VerifyRecord:
+    def _verify_record(self, downloads: list[DownloadMeasurement], limit: LimitDuringStep) -> VerifyRecord:
         differing = [one for one in downloads if one.matched is False]
-        shown = differing[0] if differing else downloads[0]
+        shown = (differing or downloads or [DownloadMeasurement()])[0]
         complete = len(downloads) == self.state.parameters.parallel_uploads and downloads[-1].matched is not None
         download_s, download_mib_s = self._download_rate(downloads)
         record = VerifyRecord(
+            memory_limit=limit,
             matched=False if differing else True if complete else None,
             sent_sha256=shown.sent_sha256,
             received_sha256=shown.received_sha256,
@@ -741,26 +908,33 @@ class Trial:
         self._explain("verify", record, dict.fromkeys(names, _UNFINISHED_DOWNLOAD))
         return record
 
-    def _judge_downloads(self, downloads: list[DownloadMeasurement]) -> None:
-        """Raise _Found unless every byte of every file came back; of several that failed the first counts."""
+    def _failed_downloads(
+        self, downloads: list[DownloadMeasurement], only: list[DownloadMeasurement] | None = None
+    ) -> _Found | None:
+        """Return what was found unless every byte of every file came back; of several that failed the first counts.
+
+        Args:
+            only: when there are any of these, they alone count.
+        """
         failed = [(number, one) for number, one in enumerate(downloads, start=1) if not one.matched]
         if not failed:
-            return
-        number, first = failed[0]
+            return None
+        number, first = next((one for one in failed if only and one[1] is only[0]), failed[0])
         found = self._failed_download(first)
         count = self.state.parameters.parallel_uploads
         several = f"file {number} of {count} ({len(failed)} of {len(downloads)} downloads failed): "
-        raise _Found(found.outcome, (several if count > 1 else "") + found.detail)
+        return _Found(found.outcome, (several if count > 1 else "") + found.detail)
 
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
-        if not status.running:
+        if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
             return self._server_ended(status, "in the download")
         if measured.matched is False:
             return _Found(
                 Outcome.CORRUPTED,
                 f"the download differs from byte {measured.first_difference_byte} on "
-                f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)",
+                f"({measured.received_bytes} bytes received, {self.state.parameters.file_size_bytes} sent)"
+                + (f"; {measured.ending_detail}" if measured.ending_detail else ""),
             )
         if measured.http_status not in (None, 200):
             return _Found(
@@ -776,7 +950,10 @@ class Trial:
         if self.state.outcome is None and missing_stages:
             raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
         if self.state.outcome is None:
-            self.state.found(Outcome.OK, None, "every byte was stored and came back")
+            not_known = "the upload was answered with success; whether every byte came back is not known"
+            self.state.found(
+                Outcome.OK, None, not_known if self._unverified() else "every byte was stored and came back"
+            )
         server = self.state.server
         if server is not None and self._machine is not None:
             self.state.missing.pop("server.stop_s", None)
@@ -787,8 +964,9 @@ class Trial:
             else:
                 status = self._machine.stop_process(STOP_GRACE_S)
             server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
-            server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
-            if status.oom_kills is None:
+            if self.state.verify is None or self._measures("download"):
+                server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
+            if server.oom_kills is None:
                 self.state.missing["server.oom_kills"] = "nobody counts OOM kills where this server ran"
             if status.stop_s is not None:
                 server.stop_s = status.stop_s
@@ -861,9 +1039,7 @@ class Trial:
         return status
 
     def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
-        virtual = self.state.machine is not None and self.state.machine.kind == "vagrant"
-        # A guest counts the kills of all of its processes: there the line that names the server decides.
-        if status.oom_evidence if virtual else status.oom_kills and status.exit_signal == "SIGKILL":
+        if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             return _Found(
                 Outcome.OOM_KILLED,
@@ -874,9 +1050,16 @@ class Trial:
         said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
         return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
 
+    def _was_oom_killed(self, status: ProcessStatus) -> bool:
+        if self.state.machine is not None and self.state.machine.kind == "vagrant":
+            # A guest counts the kills of all of its processes: there the line that names the server decides.
+            return status.oom_evidence is not None
+        # However it ended, or not at all: a script that has started the real server may live on or end in its own way.
+        return bool(status.oom_kills)
+
     def _lost(self, what: str) -> _Found:
         status = self._settled_status(wait=True)
-        if not status.running:
+        if not status.running or self._was_oom_killed(status):
             return self._server_ended(status, what)
         return _Found(Outcome.HTTP_ERROR, what)
 
@@ -901,7 +1084,9 @@ class Trial:
 
     def _publish(self, record: Record) -> None:
         """Write the record beside the samples, and glue both when this is a notebook."""
-        write_atomically(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        disk_reserve.write(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        # The record is safe: what was kept for the notebook is for the notebook now.
+        disk_reserve.free(self.folder, notebook_only=True)
         if _in_notebook():
             decline_slow_imports()
             import scrapbook
@@ -967,13 +1152,6 @@ def _in_words(machine: MachineRecord) -> str:
 
 def _machine_name(parameters: TrialParameters) -> str:
     return parameters.machine_name or parameters.machine
-
-
-def _trial_folder_of(machine: Machine) -> Path | None:
-    try:
-        return Path(json.loads((machine.folder / TRIAL_FILE).read_text())["folder"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _in_notebook() -> bool:

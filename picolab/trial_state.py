@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from picolab import disk_reserve
 from picolab.errors import RecordError
 from picolab.host import provenance
 from picolab.parameters import TrialParameters
-from picolab.paths import outputs_dir, write_atomically
+from picolab.paths import not_written, outputs_dir
 from picolab.processes import ProcessIdentity
 from picolab.record import (
     NEWER_PARTS,
+    NOT_VERIFIED,
     STAGES,
     BuildUnderTest,
     Caveat,
@@ -42,6 +43,7 @@ from picolab.record import (
     null_paths,
     nulls_without_reason,
 )
+from picolab.yaml_text import YamlProblem, read_yaml
 
 CONTEXT_VARIABLE = "PICOLAB_TRIAL"
 STATE_FILE = "state.json"
@@ -147,7 +149,7 @@ class TrialState(BaseModel):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / STATE_FILE, self.model_dump_json())
+        disk_reserve.write(folder / STATE_FILE, self.model_dump_json())
 
     def found(self, outcome: Outcome, stage: Stage | None, detail: str) -> None:
         self.outcome, self.outcome_stage, self.outcome_detail = outcome, stage, detail
@@ -159,6 +161,8 @@ class TrialState(BaseModel):
             self.stages[name].done = False
         if self.outcome_stage is None or self.outcome_stage in later:
             self.outcome, self.outcome_stage, self.outcome_detail = None, None, ""
+        if "verify" in later:
+            self.caveats = [caveat for caveat in self.caveats if caveat.code != NOT_VERIFIED]
         forgotten = [result for stage, result in _RESULTS if stage in later]
         for result in forgotten:
             setattr(self, result, None)
@@ -223,15 +227,20 @@ def repeat_command(parameters: TrialParameters) -> str:
 
 def _as_yaml(value: Any) -> str:
     """Return a text that YAML reads as this value: as it is when that will do, else as JSON."""
-    plain = str(value)
-    with suppress(yaml.YAMLError):
-        if yaml.safe_load(plain) == value:
-            return plain
-    return json.dumps(value)
+    text = str(value)
+    with suppress(YamlProblem):
+        read = read_yaml(text)
+        if read == value and isinstance(read, str) == isinstance(value, str):
+            return text
+    # As they are: YAML reads the two halves in which JSON escapes some letters as no letter.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def claim_folder(state: TrialState) -> Path:
     """Make the folder of a trial that runs by hand and return it.
+
+    Raises:
+        FileNotWritten: the file system is full or read-only.
 
     Two trials of one case may begin in the same second: the later one gets a number behind its `trial_id`.
     """
@@ -242,6 +251,8 @@ def claim_folder(state: TrialState) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             state.identity.trial_id = f"{base}-{number}"
+        except OSError as error:
+            raise not_written(folder, error) from None
         else:
             return folder
     raise AssertionError("unreachable: the count has no end")

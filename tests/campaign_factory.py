@@ -110,7 +110,7 @@ def trial_id(position: int, trial: FakeTrial) -> str:
     return f"{position:03d}-{trial.parameters.case_label}"
 
 
-def make_record(trial: FakeTrial, position: int, campaign: str = "synthetic") -> dict[str, Any]:
+def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[str, Any]:
     """Return the JSON of a valid record."""
     parameters = trial.parameters
     size = parameters.file_size_bytes

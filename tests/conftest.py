@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
 from picolab.calibration import SERVER_PATH
 from picolab.host import disk_of
 from picolab.processes import ProcessIdentity, descendants
+
+if TYPE_CHECKING:
+    from picolab.machines.local import LocalMachine
 
 pytest_plugins = ["virtual_machines"]
 
@@ -64,6 +70,30 @@ def on_a_quiet_moment(test: Callable[P, None]) -> Callable[P, None]:
         return test(*args, **kwargs)
 
     return tried
+
+
+def socket_in_network_of(machine: LocalMachine, address: str = "", port: int = 0) -> socket.socket:
+    """Return a socket that is bound in the network of a machine's server, which may be one of its own."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        keeper = json.loads((machine.folder / "keeper.json").read_text())
+        namespace = keeper["network"]["namespace"]
+        if namespace is not None:
+            for entry in Path(f"/proc/{keeper['process']['pid']}/fd").iterdir():
+                if str(entry.readlink()) == f"net:[{namespace}]":
+                    descriptor = os.open(entry, os.O_RDONLY)
+                    assert ctypes.CDLL(None).setns(descriptor, 0) == 0
+                    os.close(descriptor)
+                    break
+        made.append(socket.socket())
+        made[0].bind((address or machine.listen_address, port))
+
+    # In a thread that ends, because it stays in the namespace.
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 def alive(pid: int) -> bool:
@@ -119,6 +149,19 @@ def _cgroups(state: Path) -> list[Path]:
     return sorted(found)
 
 
+def _interfaces(state: Path) -> list[str]:
+    """Return the network devices of machines whose state is in `state`: the end of a device's alias says so."""
+    from picolab.machines.folders import state_mark
+
+    mark = state_mark(state / "machines")
+    found = []
+    for folder in Path("/sys/class/net").iterdir():
+        with contextlib.suppress(OSError):
+            if (folder / "ifalias").read_text().strip().endswith(mark):
+                found.append(folder.name)
+    return found
+
+
 def _mounts(scratch: Path) -> list[Path]:
     places = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
     return [place for place in places if scratch in place.parents]
@@ -151,8 +194,8 @@ def _clean_up(scratch: Path, before: set[int]) -> None:
 def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give a test its own state, outputs and TMPDIR in a folder on disk; fail it if it leaves anything there.
 
-    What counts as left behind: a process that descends from the test or mentions its folder, a machine's cgroup,
-    a machine's folder or work folder, a kernel's folder, a mount.
+    What counts as left behind: a process that descends from the test or mentions its folder, a machine's cgroup or
+    network device, a machine's folder or work folder, a kernel's folder, a mount.
     """
     before = set(descendants(os.getpid()))
     folder = Path(tempfile.mkdtemp(prefix="picolab-test-", dir=folder_on_disk()))
@@ -166,9 +209,13 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     deadline = time.monotonic() + END_PATIENCE_S
     while (processes := _ours(folder, before)) and time.monotonic() < deadline:
         time.sleep(0.005)
+    # The kernel ends a namespace that nobody has any more when it finds time.
+    while (interfaces := _interfaces(folder / "state")) and not processes and time.monotonic() < deadline:
+        time.sleep(0.005)
     left = [
         *(f"process {process.pid}: {process.command}" for process in processes),
         *(f"cgroup {path}" for path in _cgroups(folder / "state")),
+        *(f"network device {name}" for name in interfaces),
         *(f"folder {path}" for path in _folders(folder)),
         *(f"mount {path}" for path in _mounts(folder)),
     ]

@@ -127,18 +127,10 @@ def test_an_executable(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_bytes(PROGRAM)
     program.chmod(0o755)
     monkeypatch.chdir(scratch)
-    monkeypatch.setenv("HOME", str(scratch))
-    for wanted in (str(program), "my picoshare", "./my picoshare", "~/my picoshare"):
+    for wanted in (str(program), "my picoshare", "./my picoshare"):
         build = find_build(wanted, "x", "")
         assert build.path == program.resolve() and build.identity.kind == "file"
         assert build.identity.sha256 == hashlib.sha256(PROGRAM).hexdigest()
-
-
-def test_a_file_called_like_a_release_is_that_file(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(scratch)
-    Path("1.5.4").write_bytes(PROGRAM)
-    Path("1.5.4").chmod(0o755)
-    assert find_build("1.5.4", "x", "http://127.0.0.1:9/").identity.kind == "file"
 
 
 def test_what_cannot_be_a_build(scratch: Path, refused: Callable[..., str]) -> None:

@@ -310,18 +310,21 @@ def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None
     build = tmp_path / "dies-after-its-answer"
     build.write_text(
         DIES_AFTER_ITS_ANSWER.format(
-            python=sys.executable, server=SERVER_PATH, samples=outputs_dir() / "test/running/*/samples.jsonl"
+            python=sys.executable, server=SERVER_PATH, samples=outputs_dir() / "test-*/running/*/samples.jsonl"
         )
     )
     build.chmod(0o755)
 
-    campaign, code = run(plan_of({"build": [str(build)]}))
+    for direction, outcome in (("upload", Outcome.OK), ("both", Outcome.SERVER_DIED)):
+        campaign, code = run(plan_of({"build": [str(build)], "direction": [direction]}, name=f"test-{direction}"))
 
-    assert code is ExitCode.TRIALS_FAILED, campaign.ledger.entries()
-    (entry,) = campaign.ledger.entries()
-    record = read_record(campaign.folder / str(entry.notebook))
-    assert (record.outcome, record.outcome_stage) == (Outcome.SERVER_DIED, "verify")
-    assert record.upload and record.upload.duration_s, "the upload was measured and is kept"
+        measured_both = direction == "both"
+        assert code is (ExitCode.TRIALS_FAILED if measured_both else ExitCode.OK), campaign.ledger.entries()
+        (entry,) = campaign.ledger.entries()
+        record = read_record(campaign.folder / str(entry.notebook))
+        assert (record.outcome, record.outcome_stage) == (outcome, "verify" if measured_both else None)
+        assert record.upload and record.upload.duration_s and record.upload.outcome is Outcome.OK
+        assert ("not_verified" in [caveat.code for caveat in record.caveats]) is not measured_both
 
 
 DIES_AFTER_ITS_ANSWER = """#!{python} -S

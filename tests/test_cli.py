@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -70,7 +72,7 @@ def test_version_and_exit_codes_are_in_the_help() -> None:
         (("matrix", QUICK, "--file-sizes", "900T"), 4, "outside 1 byte to 1T"),
         (("matrix", QUICK, "--repeats", "0"), 4, "repeats = 0 should be greater than or equal to 1"),
         (("matrix", QUICK, "--campaign", "../up"), 4, "a name has up to 51 letters"),
-        (("matrix", QUICK, "--build", "9.9"), 4, "build '9.9': there is no such file"),
+        (("matrix", QUICK, "--build", "9.9"), 4, "/9.9': there is no such file"),
         (("matrix", QUICK, "--file-sizes", "1T"), 5, "needs 2.2 times its size on disk"),
         (("resume", "nothing"), 4, "campaign 'nothing': there is no such campaign"),
         (("status", "nothing"), 4, "campaign 'nothing': there is no such campaign"),
@@ -78,9 +80,21 @@ def test_version_and_exit_codes_are_in_the_help() -> None:
         (("export", "nothing"), 4, "campaign 'nothing': there is no such campaign"),
         (("trial", "--ram", "1"), 4, "ram_mb = 1 should be greater than or equal to 16"),
         (("trial", "-p", "file_siez", "1M"), 4, "there is no 'file_siez'; did you mean file_size?"),
-        (("trial", "-p", "calibration", "{"), 4, "is not valid YAML; quote it"),
+        (("trial", "-p", "calibration", "{"), 4, "-p calibration: '{' is not valid YAML in line 1"),
         (("trial", "-p", "machine_name", "../../x"), 4, "machine_name"),
-        (("trial", "--build", "/etc/passwd"), 4, "the file may not be executed"),
+        (("trial", "--build", "/etc/passwd"), 4, "begins neither with the ELF header nor with #!"),
+        (("trial", "--file-size", "1T"), 5, "needs 2.2 times its size on disk"),
+        (("trial", "--file-size", "600G", "-p", "parallel_uploads", "16"), 5, "16 x 600G needs 2.2 times its size"),
+        (("trial", "--ram", "1048576"), 5, "ram_mb = 1048576 is more than this host's"),
+        (("trial", "-p", "build", "a", "--build", "b"), 4, "-p build a: build is given twice; remove one of the two"),
+        (("trial", "-p", "seed", "1", "-p", "seed", "2"), 4, "seed is given twice"),
+        (("trial", "-p", "work_dir", "/dev/null/x"), 5, "data folder and TMPDIR cannot be in /dev/null/x"),
+        (("trial", "-p", "work_dir", "~nobody-of-this-name/x"), 4, "there is no such user's home"),
+        (("trial", "-p", "label", "true"), 4, "label: True is a yes or a no"),
+        (("trial", "-p", "environment", '{A: "\\ud800"}'), 4, "it holds half a letter"),
+        (("trial", "--build", "a\x1b[31mb"), 4, "holds a character that cannot be printed"),
+        (("status", "a\x1b[31mb"), 4, "campaign 'a\\x1b[31mb': there is no such campaign"),
+        (("no-such\x1b[31mcommand",), 4, "no-such\\x1b[31mcommand"),
         (("machines", "remove", "nothing"), 4, "machine 'nothing': there is no such machine"),
         (("machines", "remove", "../.."), 4, "machine '../..': there is no such machine"),
         (("no-such-command",), 4, "No such command"),
@@ -143,6 +157,96 @@ def test_status_report_and_export_of_a_campaign() -> None:
     assert "<title>" in (outputs_dir() / "c" / "report.html").read_text()
     exported = picolab("export", "c", "--format", "csv").stdout.split()
     assert [Path(path).name for path in exported] == ["trials.csv", "samples.csv"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["status", "status nothing", f"matrix {QUICK} --plan"])
+def test_a_closed_stream_is_no_traceback(closed: str, words: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m picolab {words} {closed}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == (4 if "nothing" in words else 0), done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if "nothing" in words and "2>&-" not in closed else 0)
+
+
+@pytest.mark.parametrize("words", ["status", "--help", f"matrix {QUICK} --plan --repeats 500"])
+def test_a_full_disk_behind_the_output_is_one_sentence(words: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m picolab {words} > /dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == ExitCode.HOST_UNFIT
+    assert done.stderr.startswith("Error: No space left on device") and done.stderr.count("\n") == 1
+
+
+def test_a_file_of_a_campaign_never_takes_the_place_of_a_closed_stream() -> None:
+    fewer = ("--file-sizes", "1M", "--memory-limits", "64", "--repeats", "1", "--idle-limit", "0", "--campaign", "c")
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m picolab matrix {QUICK} {' '.join(fewer)} <&- >&- 2>&-"],
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert "1 of 1 trials have a result" in picolab("status", "c").stdout
+    assert (outputs_dir() / "c" / "ledger.jsonl").read_text().count("\n") == 1
+
+
+def test_every_character_is_written_in_any_encoding() -> None:
+    (outputs_dir() / "c").mkdir(parents=True)
+    (outputs_dir() / "c" / "plan.json").write_text('{"\N{SNOWMAN}": "\N{SNOWMAN}"}')
+    done = subprocess.run(
+        [sys.executable, "-m", "picolab", "status"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+
+    assert done.returncode == 0 and "\\u2603" in done.stdout and done.stderr == ""
+
+
+def test_an_empty_folder_is_taken_and_another_is_not() -> None:
+    few = ("--file-sizes", "1M", "--memory-limits", "64", "--repeats", "1", "--idle-limit", "0")
+    (outputs_dir() / "empty").mkdir(parents=True)
+    assert picolab("matrix", QUICK, "--campaign", "empty", *few).returncode == 0
+    (outputs_dir() / "full").mkdir()
+    (outputs_dir() / "full" / "mine.txt").write_text("stays")
+    (outputs_dir() / "file").write_text("stays")
+    for name, remedy in (("full", "it holds no campaign, remove it"), ("file", "remove it"), ("empty", "resume empty")):
+        done = picolab("matrix", QUICK, "--campaign", name, *few)
+        assert done.returncode == 4 and done.stderr.count("\n") == 1
+        assert f"{outputs_dir() / name} is already there" in done.stderr and remedy in done.stderr
+    assert (outputs_dir() / "full" / "mine.txt").read_text() == "stays" == (outputs_dir() / "file").read_text()
+
+
+def test_a_campaign_is_named_by_the_time_in_utc(tmp_path: Path) -> None:
+    path = tmp_path / "few.yaml"
+    path.write_text("{matrix: {ram_mb: [64], file_size: [1M]}, repeats: 1, idle_limit_s: 0}")
+    before = datetime.now(UTC).replace(microsecond=0)
+    done = subprocess.run(
+        [sys.executable, "-m", "picolab", "matrix", str(path)],
+        env={**os.environ, "TZ": "Pacific/Kiritimati"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    (folder,) = outputs_dir().iterdir()
+    named = datetime.strptime(folder.name, "few-%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    assert before <= named <= datetime.now(UTC)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -21,6 +21,7 @@ from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, eventua
 from picolab.picoshare.client import (
     DownloadMeasurement,
     Limits,
+    LogIn,
     PayloadFile,
     PicoShareClient,
     TransferProgress,
@@ -342,9 +343,9 @@ def test_authenticate_upload_download_delete_with_one_client(calibration_server:
     server = calibration_server()
     with PicoShareClient(server.base_url) as client:
         assert client.is_ready()
-        assert client.authenticate("nonsense") == (401, "incorrect shared secret")
-        assert client.authenticate("") == (400, "invalid shared secret")
-        assert client.authenticate(SECRET) == (200, server.cookie)
+        assert client.authenticate("nonsense") == LogIn("response", 401, None, "incorrect shared secret")
+        assert client.authenticate("") == LogIn("response", 400, None, "invalid shared secret")
+        assert client.authenticate(SECRET) == LogIn("response", 200, server.cookie)
         measured = client.upload(7, 3 * MIB + 1, PATIENT)
         assert (measured.ending, measured.http_status) == ("response", 200)
         assert measured.entry_id is not None
@@ -463,7 +464,9 @@ def test_a_download_of_another_length_is_corrupted(fake_server: StartFakeServer,
     with PicoShareClient(fake_server(answer)) as client:
         measured = client.download(ID, 1, 1_000_000, PATIENT)
     assert measured.matched is False
-    assert (measured.first_difference_byte, measured.received_bytes) == (difference, stored)
+    assert measured.first_difference_byte == difference
+    # What is too much is not read to its end.
+    assert min(stored, 1_000_001) <= measured.received_bytes <= stored
 
 
 def test_a_download_that_breaks_off_is_not_called_corrupted(fake_server: StartFakeServer) -> None:
@@ -586,7 +589,6 @@ def test_a_200_without_an_id_is_no_success(fake_server: StartFakeServer, content
         pytest.param(b"\x00\x01garbage\r\n\r\n", id="garbage"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="half a head"),
         pytest.param(b'HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{"id":"abc', id="half a body"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello", id="not gzip"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000 + b"\r\n\r\n", id="an endless head"),
     ],
 )
@@ -613,7 +615,7 @@ def test_a_connection_that_is_closed_at_once(fake_server: StartFakeServer) -> No
 @pytest.fixture
 def sink() -> Iterator[str]:
     """The benchmark's null sink in a process of its own."""
-    process = subprocess.Popen([sys.executable, str(SINK), "--sink"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(SINK), "--sink", "127.0.0.1"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"

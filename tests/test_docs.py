@@ -458,7 +458,7 @@ def test_the_basis_knows_nothing_above_it() -> None:
 
 
 def test_machines_know_no_picoshare() -> None:
-    assert_only(modules("machines"), "machines", "probes", "host", "paths", "processes", *BASIS)
+    assert_only(modules("machines"), "machines", "probes", "host", "paths", "processes", "kernel_folders", *BASIS)
 
 
 def test_picoshare_knows_machines_by_their_protocol_alone() -> None:

@@ -35,6 +35,7 @@ def test_everything_is_looked_at() -> None:
 
     assert list(dict.fromkeys(finding.what for finding in findings)) == [
         "memory limit",
+        "private network",
         "swap",
         "RAM",
         "work disk",

@@ -33,6 +33,7 @@ class RunningKeeper:
             "work": str(work),
             "method": "none",
             "limit_bytes": 0,
+            "no_private_network": "not wanted",
             "holder": this_process().to_json(),
             "keep": False,
         }

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -16,12 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, alive, eventually
+from conftest import MIB, alive, eventually, socket_in_network_of
 
 from picolab.calibration import SERVER_PATH
 from picolab.errors import MachineBusy, MachineError, MemoryLimitUnavailable
 from picolab.machines import cgroup as cgroup_module
-from picolab.machines import folders, local, registry
+from picolab.machines import folders, local, network, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus
 from picolab.machines.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local import LocalMachine
@@ -577,12 +576,17 @@ def test_a_full_file_system_gives_the_contracts_sentence(tmpfs: Path, obtain: Ob
     machine.release()
 
 
-def test_ports_and_who_listens_on_them(obtain: Obtain) -> None:
+@pytest.mark.parametrize("kind", ["private", "host"])
+def test_ports_and_who_listens_on_them(obtain: Obtain, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "host":
+        monkeypatch.setattr(network, "why_not", lambda: "the test wants none")
+    elif network.why_not() is not None:
+        pytest.skip("only root may make a network namespace")
     machine = obtain()
     port = machine.free_port()
     assert machine.listener(port) == "nobody"
-    with socket.create_server(("127.0.0.1", port)):
-        assert machine.listener(port) == "other"
+    with socket_in_network_of(machine, port=port) as other:
+        other.listen()
         run(machine, "sleep", "1000")
         assert machine.listener(port) == "other"
         machine.stop_process(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MIB, alive, eventually
@@ -20,6 +22,7 @@ from picolab.host import disk_of
 from picolab.machines.cgroup import MemoryCgroup, find_method, plan_cgroup
 from picolab.probes import memory
 from picolab.probes.samples import Samples, read_samples, summarise
+from picolab.processes import descendants
 
 PROBE = Path(memory.__file__)
 HOLD = "import sys; x = bytearray(int(sys.argv[1]) << 20); print('up', flush=True); sys.stdin.read()"
@@ -362,3 +365,90 @@ def test_the_first_line_is_the_head_and_each_line_is_json(probe: StartProbe) -> 
     lines = [json.loads(line) for line in running.output.read_text().splitlines()]
     assert set(lines[0]) == {"columns", "missing"} and set(lines[-1]) == {"end"}
     assert all(isinstance(line, list) for line in lines[1:-1])
+
+
+WRAPPERS = {
+    "a script": "{python} {hold} {mib} & echo up; wait",
+    "a script in a script": 'sh -c "{python} {hold} {mib} & echo up; wait; true"; true',
+    "two processes": "{python} {hold} {half} & {python} {hold} {half} & echo up; wait",
+    "a session of its own": "setsid {python} {hold} {mib} & echo up; wait",
+    "a daemon": "(setsid {python} {hold} {mib} &); echo up; sleep 1000; true",
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+@pytest.mark.parametrize("limited", [True, False])
+def test_what_a_wrapper_has_started_is_the_server(
+    kind: str, limited: bool, probe: StartProbe, cgroup: MemoryCgroup, scratch: Path
+) -> None:
+    if kind == "a daemon" and not limited:
+        pytest.skip("who leaves the family before the probe begins is found in a cgroup alone")
+    hold = scratch / "hold.py"
+    hold.write_text("import sys, time; x = bytearray(int(sys.argv[1]) << 20); time.sleep(1000)")
+    script = WRAPPERS[kind].format(python=sys.executable, hold=hold, mib=32, half=16)
+    wrapper = subprocess.Popen(
+        ["sh", "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=(lambda: cgroup.add(os.getpid())) if limited else None,
+    )
+    try:
+        assert wrapper.stdout is not None and wrapper.stdout.readline() == "up\n"
+        running = probe(wrapper.pid, 0.02, *(("--cgroup", str(cgroup.path)) if limited else ()))
+
+        def peak() -> float:
+            return read_samples(running.output).peak("anon_bytes") or 0
+
+        eventually(lambda: peak() >= 32 * MIB, "its memory is seen")
+        samples = running.finish()
+        # Twice the memory of two more interpreters at most.
+        for column in ("anon_bytes", "rss_bytes", "vm_hwm_bytes"):
+            assert 32 * MIB <= samples.column(column)[-1] < 32 * MIB + 80 * MIB, column
+        anon, whole = samples.column("anon_bytes")[-1], samples.column("cgroup_anon_bytes")[-1]
+        assert not limited or abs(anon - whole) < 4 * MIB
+    finally:
+        cgroup_pids = (cgroup.path / "cgroup.procs").read_text().split() if limited else []
+        for pid in {*descendants(wrapper.pid), *map(int, cgroup_pids), wrapper.pid}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wrapper.wait()
+        assert wrapper.stdout is not None
+        wrapper.stdout.close()
+
+
+def test_cpu_time_of_children_that_have_ended_is_counted(probe: StartProbe, target: Callable[..., Any]) -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]]); print('up', flush=True)"
+    process = target(f"{code}; sys.stdin.read()", busy)
+    samples = probe(process.pid).finish()
+    assert samples.column("server_cpu_s")[-1] >= 0.3
+
+
+def test_who_comes_and_goes_is_counted_while_it_lives(probe: StartProbe, target: Callable[..., Any]) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "print('up', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    child = subprocess.Popen([sys.executable, '-c', sys.argv[1], '32'], stdin=-1, stdout=-1, text=True)\n"
+        "    child.stdout.readline(); print('begun', flush=True); sys.stdin.readline()\n"
+        "    child.communicate(); print('ended', flush=True)\n"
+    )
+    process = target(code, HOLD)
+    running = probe(process.pid)
+
+    def anon_now() -> float:
+        return read_samples(running.output).column("anon_bytes")[-1]
+
+    for _ in range(2):
+        before = anon_now()
+        assert before < 32 * MIB
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "begun\n"
+        eventually(lambda: anon_now() >= 32 * MIB, "the child is seen")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ended\n"
+        eventually(lambda: anon_now() < 32 * MIB, "it is no longer counted")
+    running.finish()

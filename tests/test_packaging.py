@@ -3,9 +3,12 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -125,14 +128,69 @@ def test_version_is_said_once() -> None:
     assert PROJECT["scripts"] == {"picolab": "picolab.cli:main"}
 
 
-def test_files_that_are_no_code_are_packaged() -> None:
-    package = ROOT / "picolab"
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["picolab"]
-    packaged = {path for pattern in patterns for path in package.glob(pattern)}
-    data = {path for path in committed_files() if package in path.parents and path.suffix != ".py"}
+def build(kind: str, folder: Path) -> zipfile.ZipFile:
+    """Build a wheel with the project's build backend, from the files of this checkout."""
+    code = f"import hatchling.build as backend; print(backend.build_{kind}({str(folder)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return zipfile.ZipFile(folder / done.stdout.split()[-1])
 
-    assert {"record.schema.json", "py.typed"} <= {path.name for path in data}
-    assert data <= packaged
+
+def test_a_wheel_holds_the_package_and_its_files(tmp_path: Path) -> None:
+    with build("wheel", tmp_path) as wheel:
+        packaged = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = {str(path.relative_to(ROOT)) for path in committed_files() if ROOT / "picolab" in path.parents}
+
+    assert {"picolab/record.schema.json", "picolab/py.typed", "picolab/report_template/report.css"} <= packaged
+    assert packaged == expected
+
+
+def test_an_editable_install_is_a_plain_path(tmp_path: Path) -> None:
+    with build("editable", tmp_path) as wheel:
+        (path,) = [name for name in wheel.namelist() if ".dist-info/" not in name]
+        assert path.endswith(".pth") and wheel.read(path).decode().strip() == str(ROOT)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Make a clone called picolab with an environment of its own, which borrows the dependencies of this one."""
+    folder = tmp_path / "picolab"
+    for path in committed_files():
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+    python = folder / ".venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], timeout=120, check=True)
+    (own,) = (folder / ".venv" / "lib").glob("python3*/site-packages")
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "-e", str(folder)], capture_output=True, timeout=120, check=True)
+    return folder
+
+
+def test_a_clone_called_picolab_is_used_from_the_folder_above(clone: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [f"picolab/.venv/bin/{words[0]}", *words[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    where = "import picolab.parameters; print(picolab.parameters.__file__)"
+    few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
+    assert run("python", "-c", where).strip() == str(clone / "picolab" / "parameters.py")
+    run("python", "-m", "papermill", "picolab/notebooks/trial.ipynb", "out.ipynb", *few)
+    assert '"outcome": "ok"' in (tmp_path / "out.ipynb").read_text()
+    line = ("--memory-limits", "64", "--file-sizes", "1M", "--repeats", "1", "--idle-limit", "0", "--campaign", "x")
+    run("picolab", "matrix", "picolab/parameters/quick.yaml", *line)
+    assert "report.html" in run("picolab", "report", "x")
+    assert "1 of 1 trials" in run("python", "-m", "picolab", "status")
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def test_labels_are_safe_in_file_names() -> None:
     assert len(trial(build="x" * 4000).case_label) < 120
 
 
-def test_numbers_may_come_as_text_and_text_as_numbers() -> None:
-    assert trial(ram_mb="256", build=2, seed="7") == trial(ram_mb=256, build="2", seed=7)
+def test_numbers_may_come_as_text() -> None:
+    assert trial(ram_mb="256", seed="7") == trial(ram_mb=256, seed=7)
 
 
 def test_virtual_machine_may_be_as_small_as_one_that_was_seen_to_boot() -> None:
@@ -186,7 +186,7 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
         ({"build": ""}, "build = '' should"),
         ({"build": "a\0b"}, "build: 'a\\x00b' holds a character that cannot be printed; remove it"),
         ({"work_dir": "a\nb"}, "work_dir: 'a\\nb' holds a character that cannot be printed; remove it"),
-        ({"build": "\udcff"}, "build = '\\udcff' should be"),
+        ({"build": "\udcff"}, "build: '\\udcff' holds a character that cannot be printed"),
         ({"build": False}, "build: False is a yes or a no"),
         ({"keep_machine": "sometimes"}, "'never', 'on_failure' or 'always'"),
         ({"memory_limit": 0}, "'enforced' or 'none'"),
@@ -276,27 +276,28 @@ def test_merge_keys_of_yaml_still_work(tmp_path: Path) -> None:
         ("matrix:\n\tram_mb: [512]", "is not valid YAML in line 2"),
         ("matrix: \0", "is not valid YAML"),
         (b"\xff\xfe\0", "is not a text file in UTF-8"),
-        ("matrix: !!python/object/apply:os.system [ls]", "is not valid YAML in line 1: could not determine"),
+        (
+            "matrix: !!python/object/apply:os.system [ls]",
+            "in line 1: the tag 'tag:yaml.org,2002:python/object/",
+        ),
         ("matrix: *nobody", "is not valid YAML in line 1: found undefined alias"),
         ("matrix:\n  ram_mb: [512]\n  ram_mb: [256]", "in line 3: the name 'ram_mb' is there twice"),
         (SMALLEST + SMALLEST, "in line 2: the name 'matrix' is there twice"),
-        ("matrix: {file_size: [" + "9" * 5000 + "]}", "cannot be understood"),
-        ("matrix: {file_size: [2020-13-45]}", "cannot be understood: month must be in 1..12"),
-        ("matrix: " + "[" * 3000, "cannot be understood: it is nested too deeply"),
+        ("matrix: " + "[" * 3000, "is not valid YAML in line 1: it is nested too deeply"),
         ("repeats: 3", "matrix is missing"),
         ("matrix:", "matrix = None should be a mapping"),
         ("matrix: [1]", "matrix = [1] should be a mapping"),
-        ("matrix: {1: [2]}", "1 cannot be a name; put quotes around it"),
-        ("1: 2\n" + SMALLEST, "1 cannot be a name"),
+        ("1: 2\n" + SMALLEST, "there is no '1'; known are"),
+        ("matrix: {[a]: 1}", "a list or a mapping cannot be a name"),
         ("matrix: {ram_mb: [512], include: hi}", "matrix.include = 'hi' should be a list"),
         ("matrix: {ram_mb: [512], include: [hi]}", "matrix.include.0 = 'hi' should be a mapping"),
         ("matrix: {ram_mb: [512], exclude: }", "matrix.exclude = None should be a list"),
-        ("matrix: {ram_mb: [512], include: [{1: 1}]}", "1 cannot be a name"),
         (SMALLEST + "repeat: 3", "there is no 'repeat'; did you mean repeats?"),
         (SMALLEST + "повторы: 3", "there is no 'повторы'; known are"),
         (SMALLEST + "repeats: 0", "repeats = 0 should be greater than or equal to 1 (trials a case"),
         (SMALLEST + "repeats: 1001", "repeats = 1001 should be less than or equal to 1000"),
-        (SMALLEST + "repeats: yes", "repeats: True is a yes or a no"),
+        (SMALLEST + "repeats: yes", "repeats = 'yes' should be a whole number"),
+        (SMALLEST + "repeats: true", "repeats: True is a yes or a no"),
         (SMALLEST + "repeats: many", "repeats = 'many' should be a whole number"),
         (SMALLEST + "repeats: [3]", "repeats = [3] should be a whole number"),
         (SMALLEST + "seed: -1", "seed = -1 should be greater than or equal to 0"),

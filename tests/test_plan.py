@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from picolab.errors import CampaignNotFound, ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import CampaignParameters, Matrix, validate
 from picolab.paths import project_root
 from picolab.plan import MOST_TRIALS, PLAN_FILE, Plan, expand, make_plan
+from picolab.yaml_text import read_yaml
 
 
 def wanted(text: str) -> CampaignParameters:
-    return validate(CampaignParameters, yaml.safe_load(text), "file.yaml")
+    return validate(CampaignParameters, read_yaml(text), "file.yaml")
 
 
 def plan(text: str) -> Plan:
@@ -127,7 +127,7 @@ def test_levels_are_compared_by_what_they_mean() -> None:
         ("matrix: {file_size: [1G, 1024M]}", "file_size = ['1G', '1024M'] names a level twice"),
         ("matrix: {calibration: [{transfer_mib_s: 3}, {transfer_mib_s: 3.0}]}", "names a level twice"),
         ("matrix: {ram_mb: [true]}", "matrix: ram_mb: True is a yes or a no"),
-        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb = inf should be a finite number"),
+        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb = '.inf' should be a whole number"),
         ("matrix: {ram_mb: [512, 3]}", "matrix: ram_mb = 3 should be greater than or equal to 16"),
         ("matrix: {file_size: [100MB]}", "matrix: file_size: file size '100MB' is not a size"),
         ("matrix: {file_size: [[1M]]}", "matrix: file_size = ['1M'] should be a text"),
@@ -148,15 +148,10 @@ def test_levels_are_compared_by_what_they_mean() -> None:
             "matrix: {ram_mb: [512], include: [{ram_mb: 64}, {ram_mb: 64}]}",
             "matrix: the case local-64mb-100M-calibration is",
         ),
-        ("matrix: {include: &a [{ram_mb: 64}, *a]}", "is there"),
     ],
 )
 def test_matrix_that_makes_no_sense(text: str, words: str) -> None:
-    if "*a" in text:
-        with pytest.raises(ParameterError, match=r"should be a mapping"):
-            plan(text)
-    else:
-        assert words in complaint(text)
+    assert words in complaint(text)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +165,7 @@ def test_matrix_that_makes_no_sense(text: str, words: str) -> None:
         ("parameters: {keep_machine: always}", "keep_machine = 'always' would keep a machine for every trial"),
         ("parameters: {build: 1.5.4, calibration: {status: 500}}", "needs build: calibration, but build is '1.5.4'"),
         ("parameters: {calibration: {transfer_mibs: 4}}", "calibration has no knob 'transfer_mibs'; valid names:"),
-        ("parameters: {calibration: {transfer_mib_s: .nan}}", "transfer_mib_s must be a number above 0, not NaN"),
+        ("parameters: {calibration: {transfer_mib_s: .nan}}", 'transfer_mib_s must be a number above 0, not ".nan"'),
         ("parameters: {calibration: {status: 2020-01-01}}", "status must be an integer from 200 to 599"),
         (
             "parameters: {machine: vagrant, work_dir: /mnt}",
@@ -397,9 +392,9 @@ def test_folder_without_a_plan_is_no_campaign(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda text: text[:-20], "Invalid JSON"),
-        (lambda text: "", "Invalid JSON"),
-        (lambda text: "[]", "the whole: Input should be an object"),
+        (lambda text: text[:-20], "cut off or damaged"),
+        (lambda text: "", "is empty"),
+        (lambda text: "[]", "it holds no object"),
         (lambda text: text.replace('"plan_version": 1', '"plan_version": 2'), "plan_version: "),
         (lambda text: text.replace('"ram_mb": 512', '"ram_mb": -1'), "parameters.ram_mb: "),
         (lambda text: json.dumps({**json.loads(text), "trials": []}), "trials: "),

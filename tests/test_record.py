@@ -192,6 +192,7 @@ def test_fields_that_may_be_null_exist() -> None:
         "verify": "VerifyRecord",
         "machine": "MachineRecord",
         "machine.memory_limit": "MemoryLimit",
+        "machine.network": "NetworkRecord",
         "instrument": "InstrumentReference",
         "conditions": "ConditionsRecord",
         "download.conditions": "ConditionsRecord",

@@ -105,7 +105,7 @@ def test_a_notebook_that_cannot_be_read_is_one_sentence(tmp_path: Path, content:
 
 
 def test_a_notebook_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(RecordError, match="is not there"):
         read_scraps(tmp_path / "none.ipynb")
 
 
@@ -224,11 +224,15 @@ def test_a_fault_without_a_notebook_comes_from_the_ledger(tmp_path: Path) -> Non
         "trial_id": trial_id(1, FakeTrial()),
         "attempt": 1,
         "outcome": "machine_failed",
+        "started_at": None,
+        "ended_at": "2026-11-22T10:00:00+00:00",
+        "duration_s": 1.5,
         "notebook": None,
+        "record": None,
     }
     entry["outcome_detail"] = "the kernel died"
     ledger = folder / "ledger.jsonl"
-    ledger.write_text(json.dumps(entry) + "\n" + ledger.read_text())
+    ledger.write_text(json.dumps(entry) + "\n" + ledger.read_text().replace('"attempt": 1', '"attempt": 2'))
     data = read_campaign(folder)
     assert list(data.faults["outcome_detail"]) == ["the kernel died"]
     assert list(data.trials["outcome"]) == ["ok"]
@@ -276,7 +280,7 @@ def test_everything_broken_is_listed_and_the_rest_counts(tmp_path: Path) -> None
         str(copied.relative_to(folder)): "holds the record of another trial",
         str(gone.relative_to(folder)): "is gone: the ledger says that this trial ended ok",
         str(silent.relative_to(folder)): "holds no samples",
-        "trials/extra.ipynb": "holds no record",
+        "trials/extra.ipynb": "is not in the plan: not counted",
         "ledger.jsonl": "line 13 is torn",
     }
     assert set(found) == set(expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import stat
 import sys
 import threading
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
+from conftest import eventually, socket_in_network_of
 
+from picolab import caveats
 from picolab.errors import MachineError, MemoryLimitUnavailable, ParameterError
-from picolab.machines import local, registry
+from picolab.machines import local, network, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.cgroup import find_method
 from picolab.machines.local import LocalMachine
@@ -28,15 +28,23 @@ from picolab.processes import this_process
 READY_LIMIT_S = 30.0
 
 
-@pytest.fixture
-def machine() -> Iterator[LocalMachine]:
+@pytest.fixture(params=["private", "host"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMachine]:
+    """A machine with each kind of network."""
+    if request.param == "host":
+        monkeypatch.setattr(network, "why_not", lambda: "the test wants none")
+    elif network.why_not() is not None:
+        pytest.skip("only root may make a network namespace")
     try:
         find_method()
         limit = "enforced"
     except MemoryLimitUnavailable:
         limit = "none"
     wish = MachineWish("local", 128, limit, "")  # type: ignore[arg-type]
-    yield LocalMachine.obtain(wish, Holder(this_process(), keep=False))
+    machine = LocalMachine.obtain(wish, Holder(this_process(), keep=False))
+    described = machine.describe().network
+    assert described is not None and described.kind == request.param
+    yield machine
     registry.release_by_name("local")
 
 
@@ -73,10 +81,13 @@ def other_server(monkeypatch: pytest.MonkeyPatch, machine: LocalMachine) -> Iter
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket_in_network_of(machine)
+    server.server_activate()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    port = int(server.server_address[1])
+    port = int(server.socket.getsockname()[1])
     monkeypatch.setattr(machine, "free_port", lambda: port)
     yield port
     server.shutdown()
@@ -90,11 +101,10 @@ def other_server(monkeypatch: pytest.MonkeyPatch, machine: LocalMachine) -> Iter
 def test_ready_and_usable(machine: LocalMachine, log: Path) -> None:
     started = start(machine, log)
     assert started.ready_s is not None and 0 < started.ready_s < READY_LIMIT_S
-    assert started.status.running and started.base_url == f"http://127.0.0.1:{started.port}"
+    assert started.status.running and started.base_url == f"http://{machine.listen_address}:{started.port}"
     assert machine.listener(started.port) == "server"
     with PicoShareClient(started.base_url) as client:
-        status, _ = client.authenticate(secret_of(machine))
-        assert status == 200
+        assert client.authenticate(secret_of(machine)).http_status == 200
         measured = client.upload(3, 2_000_000, Limits(30, 60))
         assert measured.entry_id is not None
         assert client.download(measured.entry_id, 3, 2_000_000, Limits(30, 60)).matched is True
@@ -136,7 +146,7 @@ def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Pa
 
 
 def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, log: Path, other_server: int) -> None:
-    with PicoShareClient(f"http://127.0.0.1:{other_server}") as client:
+    with PicoShareClient(f"http://{machine.listen_address}:{other_server}") as client:
         assert client.is_ready()
     with pytest.raises(MachineError, match=f"port {other_server} .* served by another program"):
         start(machine, log)
@@ -146,8 +156,7 @@ def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, lo
 
 
 def test_a_port_that_is_held_without_a_listener(machine: LocalMachine, log: Path, monkeypatch: Any) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
+    with socket_in_network_of(machine) as holder:
         port = holder.getsockname()[1]
         monkeypatch.setattr(machine, "free_port", lambda: port)
         with pytest.raises(MachineError, match=f"could not have port {port}"):
@@ -161,7 +170,7 @@ def test_an_answer_other_than_200_is_not_ready(machine: LocalMachine, log: Path,
         "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
         "class H(BaseHTTPRequestHandler):\n"
         "    def do_GET(self): self.send_error(503)\n"
-        "HTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()\n"
+        "HTTPServer(('', int(os.environ['PORT'])), H).serve_forever()\n"
     )
     started = start_server(machine, program(scratch, code), {}, log, 1.0)
     assert started.ready_s is None and started.status.running
@@ -182,8 +191,8 @@ def test_folders_are_fresh_at_each_start(machine: LocalMachine, log: Path) -> No
     assert started.ready_s is not None
     assert not (data / "left").exists() and list((data.parent / "tmp").iterdir()) == []
     with PicoShareClient(started.base_url) as client:
-        assert client.authenticate(first)[0] == 401
-        assert client.authenticate(secret_of(machine))[0] == 200
+        assert client.authenticate(first).http_status == 401
+        assert client.authenticate(secret_of(machine)).http_status == 200
 
 
 def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environment(
@@ -229,3 +238,64 @@ def test_a_private_file_is_never_readable_for_others(scratch: Path) -> None:
     path.chmod(0o644)
     store_private(path, "new")
     assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+LOOPBACK_ONLY = f"""#!{sys.executable}
+import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class H(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+class Six(HTTPServer):
+    address_family = 10
+print("found", os.listdir(os.environ["HOME"]), flush=True)
+open(os.environ["HOME"] + "/store.db", "w").close()
+SERVER((ADDRESS, int(os.environ["PORT"])), H).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_a_server_that_listens_on_loopback_alone_is_reached(
+    machine: LocalMachine, log: Path, scratch: Path, address: str
+) -> None:
+    if address == "127.0.0.2" and machine.listen_address == "127.0.0.1":
+        pytest.skip("the host's own network is reached at 127.0.0.1")
+    code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", "HTTPServer")
+    started = start_server(machine, program(scratch, code), {}, log, 3.0 if address == "127.0.0.2" else READY_LIMIT_S)
+    described = machine.describe().network
+    assert described is not None and described.kind == "host" and described.reason
+    assert machine.exposed_addresses(started.port) == []
+    if address == "127.0.0.2":
+        assert started.ready_s is None
+        return
+    assert started.ready_s is not None and started.base_url == f"http://127.0.0.1:{started.port}"
+    # Its folders were fresh, also when it had to be started twice.
+    assert machine.process_log().splitlines()[0] == "found []"
+    # Another kernel finds it where it is, and the next server gets what it needs.
+    again = LocalMachine.attach("local")
+    assert again is not None and again.endpoint(started.port) == ("127.0.0.1", started.port)
+    machine.stop_process(30)
+    started = start(machine, log)
+    assert started.base_url == f"http://{machine.listen_address}:{started.port}"
+
+
+def test_who_can_reach_the_server_is_known(machine: LocalMachine, log: Path, scratch: Path) -> None:
+    network_kind = (machine.describe().network or pytest.fail("no network")).kind
+    for address, server, exposed in (
+        ("", "HTTPServer", "0.0.0.0:{}"),
+        ("::", "Six", "[::]:{}"),
+        ("::ffff:127.0.0.1", "Six", ""),
+    ):
+        code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", server)
+        started = start_server(machine, program(scratch, code), {}, log, READY_LIMIT_S)
+        assert started.ready_s is not None, (address, machine.process_log())
+        expected = [exposed.format(started.port)] if exposed and network_kind == "host" else []
+        assert machine.exposed_addresses(started.port) == expected
+        (caveat,) = caveats.of_network(expected, machine.describe().network) or (None,)
+        assert (caveat is None) == (not expected)
+        if caveat is not None:
+            assert caveat.code == "server_reachable" and caveat.value == expected[0]
+            assert "the test wants none" in caveat.message
+        machine.stop_process(30)

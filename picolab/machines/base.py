@@ -68,11 +68,14 @@ class ProcessSpec:
         argv: executable and arguments; never a secret, since everybody on the machine can read them.
         env: the whole environment.
         log: file on the host that gets what the process prints.
+        on_loopback: it listens on its loopback interface alone, so that a network of its own would keep out this host
+            too.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
+    on_loopback: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,20 @@ class Machine(Protocol):
     def free_port(self) -> int:
         """Return a port that nobody listens on at this moment."""
 
-    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
-        """Tell who listens on a port: nobody, the machine's server process, or something else."""
+    def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
+        """Tell who listens on a port: nobody, the server or a process that it has started, or something else.
+
+        `loopback` is a server that listens on loopback alone in a network of its own: this host does not reach it.
+        """
 
     def endpoint(self, port: int) -> tuple[str, int]:
         """Return the address and the port at which the host reaches a port of the machine."""
+
+    def exposed_addresses(self, port: int) -> list[str]:
+        """Return the addresses of this host at which others may reach the server, such as `0.0.0.0:4001`.
+
+        There are none where the server is not in this host's own network.
+        """
 
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         """Start the server under the memory limit, detached from the caller."""
@@ -175,6 +187,16 @@ class Machine(Protocol):
         them, but the kernel can drop those of the whole machine only: on the local machine that of all programs of
         this host, which read their files anew. In a virtual machine it is the guest's cache alone; the host may
         still hold parts of its disk in memory.
+        """
+
+    def lift_memory_limit(self) -> str | None:
+        """Let the server use all memory for a step that is not measured: None when done, else why that cannot be."""
+
+    def restore_memory_limit(self) -> str | None:
+        """Put a lifted limit back without harm to the server: None when it holds, else why it could not be done.
+
+        Page cache beyond the limit is given up by the kernel; what the server itself holds beyond it is not. A limit
+        that was never lifted holds. When nobody calls this, the next stage or the next server begins with it.
         """
 
     def sync_data(self) -> float:

@@ -70,7 +70,45 @@ class MemoryCgroup:
                 f"the memory limit of {limit_bytes >> 20} MiB could not be set in {self.path}: {error.strerror}"
             ) from None
 
-    def _write(self, name: str, value: int) -> None:
+    def lift(self) -> None:
+        """Take the limit away, until `limit_again`.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        if not self._v1:
+            self._write("memory.max", "max")
+            return
+        # The limit of memory and swap together may never be below that of memory.
+        if (self.path / "memory.memsw.limit_in_bytes").exists():
+            self._write("memory.memsw.limit_in_bytes", -1)
+        self._write("memory.limit_in_bytes", -1)
+
+    def limit_again(self, limit_bytes: int) -> bool:
+        """Put the limit back, if what is left fits when the kernel has taken back page cache; nobody is killed.
+
+        Returns:
+            whether the limit holds; when it does not, trying again may help: dirty pages are written meanwhile.
+        """
+        try:
+            if self._v1:
+                self._write("memory.limit_in_bytes", limit_bytes)
+                if (self.path / "memory.memsw.limit_in_bytes").exists():
+                    self._write("memory.memsw.limit_in_bytes", limit_bytes)
+                return True
+            # Lowering memory.max below the usage would have the OOM killer make room; memory.high takes back gently.
+            self._write("memory.high", limit_bytes)
+            try:
+                if (self._read_int("memory.current") or 0) > limit_bytes:
+                    return False
+                self._write("memory.max", limit_bytes)
+            finally:
+                self._write("memory.high", "max")
+        except OSError:
+            return False
+        return True
+
+    def _write(self, name: str, value: int | Literal["max"]) -> None:
         (self.path / name).write_text(f"{value}\n")
 
     def _read_int(self, name: str) -> int | None:
@@ -111,6 +149,26 @@ class MemoryCgroup:
         """Move a process into the cgroup."""
         self._write("cgroup.procs", pid)
 
+    @property
+    def pids(self) -> set[int]:
+        """The processes in the cgroup now; none when it is gone."""
+        try:
+            return {int(pid) for pid in (self.path / "cgroup.procs").read_text().split()}
+        except OSError:
+            return set()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process in the cgroup, and no other that gets the pid of one which has just ended."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                watch = os.pidfd_open(pid)
+                try:
+                    # Whoever has the pid now is held by the pidfd; is it in here?
+                    if pid in self.pids:
+                        signal.pidfd_send_signal(watch, signal.SIGKILL)
+                finally:
+                    os.close(watch)
+
     def remove(self, patience_s: float = 10.0) -> None:
         """End everything in the cgroup and remove it. Nothing happens when it is already gone.
 
@@ -119,10 +177,7 @@ class MemoryCgroup:
         """
         deadline = time.monotonic() + patience_s
         while self.path.exists():
-            with contextlib.suppress(OSError):
-                for pid in (self.path / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+            self.kill_all()
             try:
                 self.path.rmdir()
             except FileNotFoundError:

@@ -8,21 +8,22 @@ import contextlib
 import hashlib
 import json
 import os
-import select
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from picolab.errors import MachineBusy, MachineError
 from picolab.locks import try_lock
 from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, is_self_or_ancestor
+from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
+TRIAL_FILE = "trial.json"
+"""Written by a trial into its machine's folder: where the trial's own folder is."""
 _KEEPER_END_LIMIT_S = 60.0
 _LOCK_LIMIT_S = 1800.0
 """More than the longest making of a machine may take: a first boot, and the copy of its box before."""
@@ -75,17 +76,54 @@ def exclusive(name: str = "") -> Iterator[None]:
         MachineBusy: another process has had it for `_LOCK_LIMIT_S`.
     """
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with lock_file(name).open("w") as lock:
-        deadline = time.monotonic() + _LOCK_LIMIT_S
-        while not try_lock(lock):
-            if time.monotonic() > deadline:
-                what = f"the machine {name!r}" if name else "the machines of this folder"
-                raise MachineBusy(
-                    f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
-                    f"(fuser {lock_file(name)} names it), then try again"
-                )
-            time.sleep(_LOCK_POLL_S)
-        yield
+    deadline = time.monotonic() + _LOCK_LIMIT_S
+    while True:
+        with lock_file(name).open("w") as lock:
+            if try_lock(lock) and _is_still(lock_file(name), lock):
+                yield
+                return
+        if time.monotonic() > deadline:
+            what = f"the machine {name!r}" if name else "the machines of this folder"
+            raise MachineBusy(
+                f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
+                f"(fuser {lock_file(name)} names it), then try again"
+            )
+        time.sleep(_LOCK_POLL_S)
+
+
+def _is_still(path: Path, file: TextIO) -> bool:
+    """Tell whether an open file is the one that a path names: a lock nobody needed may have been removed meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@dataclass(frozen=True)
+class WorkedBefore:
+    """Whether something worked for this user since the host was started; a file beside the machines remembers it."""
+
+    file: Path
+
+    @property
+    def worked(self) -> bool:
+        try:
+            return self.file.read_text() == _this_boot()
+        except OSError:
+            return False
+
+    def note(self) -> None:
+        if not self.worked:
+            write_atomically(self.file, _this_boot())
+
+
+def _this_boot() -> str:
+    return f"user {os.geteuid()}, boot {boot_id()}\n"
+
+
+def worked_before(what: str) -> WorkedBefore:
+    """Return the memory of whether something worked."""
+    return WorkedBefore(machines_dir() / f".{what}.worked")
 
 
 def spec_of(folder: Path) -> dict[str, Any] | None:
@@ -156,15 +194,8 @@ def start_keeper(folder: Path, command: Sequence[str]) -> str:
 def end_keeper(folder: Path) -> None:
     """Kill the keeper of a machine, if it has one, and return when it is gone."""
     keeper = keeper_of(folder)
-    if keeper is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        watch = os.pidfd_open(keeper.pid)
-        try:
-            keeper.signal(signal.SIGKILL)
-            select.select([watch], [], [], _KEEPER_END_LIMIT_S)
-        finally:
-            os.close(watch)
+    if keeper is not None:
+        kill_and_wait([keeper], _KEEPER_END_LIMIT_S)
 
 
 def reap_own_keepers() -> None:

@@ -346,11 +346,22 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal if the process is still this one."""
-        if self.alive:
-            try:
+        try:
+            watch = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # a kernel before 5.3
+            if self.alive:
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
+            return
+        try:
+            # Whoever has the pid now is held by the pidfd.
+            if self.alive:
+                signal.pidfd_send_signal(watch, number)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(watch)
 
     def wait(self, limit_s: float) -> bool:
         """Wait until it is gone, at most `limit_s` seconds; tell whether it is."""
@@ -386,6 +397,14 @@ def descendants(pid: int) -> list[int]:
         found += next_ones
         queue += next_ones
     return found
+
+
+def anonymous_bytes(pids: list[int]) -> int | None:
+    """Return the anonymous memory of some processes together; None when the kernel shows it of none."""
+    texts = (read_text(f"/proc/{pid}/status") or "" for pid in pids)
+    found = [re.search(r"^RssAnon:\s+(\d+) kB$", text, re.MULTILINE) for text in texts]
+    amounts = [int(match[1]) * 1024 for match in found if match]
+    return sum(amounts) if amounts else None
 
 
 def listening_sockets(port: int) -> set[str]:
@@ -1029,12 +1048,11 @@ class Agent:
             os.unlink(f"{self.home}/launch.json")
 
     def anon_bytes(self, _request: dict[str, Any]) -> dict[str, Any]:
-        """Return the server's anonymous memory."""
+        """Return the anonymous memory of the server and of what it has started."""
         launch = self._launch()
         server = launch.server if launch is not None else None
-        text = read_text(f"/proc/{server.pid}/status") if server is not None and server.alive else None
-        found = re.search(r"^RssAnon:\s+(\d+) kB$", text or "", re.MULTILINE)
-        return {"anon_bytes": int(found[1]) * 1024 if found else None}
+        alive = server is not None and server.alive
+        return {"anon_bytes": anonymous_bytes([server.pid, *descendants(server.pid)]) if server and alive else None}
 
     def log(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the end of the server's log."""

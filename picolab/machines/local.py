@@ -1,6 +1,7 @@
 """The local machine: the server as a process of this host in a memory cgroup, watched by a keeper."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from picolab.errors import MachineError
 from picolab.host import disk_of
-from picolab.machines import guest
+from picolab.machines import guest, network
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.folders import (
@@ -32,12 +33,16 @@ from picolab.machines.folders import (
 )
 from picolab.machines.keeper import SOCKET
 from picolab.paths import state_dir
-from picolab.record import MachineRecord, MemoryLimit
+from picolab.processes import descendants
+from picolab.record import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
+_RESTORE_LIMIT_S = 5.0
+"""What is left then is not page cache that waits to be written."""
+_RESTORE_POLL_S = 0.1
 
 
 def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -68,15 +73,30 @@ def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove what a machine whose keeper was killed has left: processes in its cgroup, cgroup, folders."""
+    """Remove what a machine whose keeper was killed has left: processes in its cgroup or network, both, folders."""
     spec = spec_of(folder)
     with contextlib.suppress(OSError, ValueError, KeyError):
-        cgroup = json.loads((folder / KEEPER).read_text())["cgroup"]
+        keeper = json.loads((folder / KEEPER).read_text())
+        cgroup = keeper["cgroup"]
         if cgroup is not None and spec is not None and Path(cgroup).name == spec["place"]:
             MemoryCgroup(spec["method"], Path(cgroup)).remove()
+        if spec is not None:
+            network.sweep(spec["place"], keeper.get("network", {}).get("namespace"))
     if spec is not None and Path(spec["work"]).name == spec["place"]:
         shutil.rmtree(spec["work"], ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _network_of(folder: Path) -> dict[str, Any]:
+    """Return what the keeper says about the network of its machine.
+
+    Raises:
+        MachineError: the keeper has not made one: the machine is gone, or just being made.
+    """
+    try:
+        return dict(json.loads((folder / KEEPER).read_text())["network"])
+    except (OSError, ValueError, KeyError):
+        raise MachineError(f"the machine {folder.name!r} does not exist (any more)") from None
 
 
 def server_of(folder: Path) -> int | None:
@@ -110,8 +130,6 @@ class LocalMachine:
     """A process of this host under a memory limit. Make one with `obtain`."""
 
     kind = "local"
-    address = "127.0.0.1"
-    listen_address = "127.0.0.1"
     python = sys.executable
     way_in: str | None = None
 
@@ -124,6 +142,8 @@ class LocalMachine:
         self.name: str = spec["name"]
         self._spec = spec
         self._work = Path(spec["work"])
+        self._own_network = _network_of(folder)
+        self.listen_address: str = self._own_network["address"]
 
     @classmethod
     def obtain(cls, wish: MachineWish, holder: Holder) -> "LocalMachine":
@@ -160,7 +180,7 @@ class LocalMachine:
                 take_down(folder)
                 reap_own_keepers()
             method = "none" if wish.memory_limit == "none" else find_method()
-            cls._make(folder, {**spec, "method": method}, holder)
+            cls._make(folder, {**spec, "method": method, "no_private_network": network.why_not()}, holder)
             return cls(folder, reused=False)
 
     @classmethod
@@ -205,13 +225,14 @@ class LocalMachine:
                 swap="off" if status["swap_is_off"] else "unlimited",
             ),
             virtual_machine=None,
+            network=NetworkRecord(kind=self._network["kind"], reason=self._network["reason"]),
             data_folder_file_system=disk.file_system,
             data_folder_disk=disk.label,
             free_disk_bytes=disk.free_bytes,
         )
 
     def endpoint(self, port: int) -> tuple[str, int]:
-        return self.address, port
+        return self._network["address"], port
 
     def hand_back(self) -> None:
         """A local machine is made in no time, so that every trial gets one of its own."""
@@ -232,16 +253,57 @@ class LocalMachine:
         return str(folders[0]), str(folders[1])
 
     def free_port(self) -> int:
+        # In a network of its own every port is free, but for what is left of this machine's last server.
         with socket.socket() as probe:
-            probe.bind((self.address, 0))
+            # Any address, as PicoShare will want it.
+            probe.bind(("", 0))
             return int(probe.getsockname()[1])
 
-    def listener(self, port: int) -> Literal["nobody", "server", "other"]:
-        sockets = _listening_sockets(port)
+    @property
+    def _network(self) -> dict[str, Any]:
+        """The network that the server is in."""
+        if self._spec.get("on_loopback") and self._own_network["kind"] == "private":
+            reason = "the server listens on loopback alone, where no other host reaches it"
+            return {"kind": "host", "reason": reason, "address": "127.0.0.1"}
+        return self._own_network
+
+    def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
+        processes = self._processes()
+        sockets = _listening_sockets(port, self._seen_from(processes))
         if not sockets:
             return "nobody"
-        pid = self.process_status().pid
-        return "server" if pid is not None and sockets & _sockets_of(pid) else "other"
+        own = {inode for pid in processes for inode in _sockets_of(pid)} & sockets.keys()
+        if own and self._network["kind"] == "private" and all(_is_loopback(sockets[inode]) for inode in own):
+            return "loopback"
+        return "server" if own else "other"
+
+    def exposed_addresses(self, port: int) -> list[str]:
+        if self._network["kind"] == "private":
+            return []
+        processes = self._processes()
+        sockets = _listening_sockets(port, self._seen_from(processes))
+        own = {inode for pid in processes for inode in _sockets_of(pid)}
+        addresses = {address for inode, address in sockets.items() if inode in own}
+        return [
+            f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+            for address in sorted(addresses, key=lambda address: (address.version, address))
+            if not _is_loopback(address)
+        ]
+
+    def _seen_from(self, processes: list[int]) -> list[int]:
+        """Return processes that are in the server's network, as far as they live."""
+        return processes if self._network["kind"] == "private" else [os.getpid()]
+
+    def _processes(self) -> list[int]:
+        """Return the pids of the server and of all that it has started; none when it does not run."""
+        status = _ask(self.folder, {"do": "status"})
+        if not status["running"]:
+            return []
+        if status["cgroup"]:
+            # With those that have left the server's family tree.
+            members = MemoryCgroup(self._spec["method"], Path(status["cgroup"])).pids
+            return [status["pid"], *members - {status["pid"]}]
+        return [status["pid"], *descendants(status["pid"])]
 
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         request = {
@@ -250,18 +312,15 @@ class LocalMachine:
             "env": dict(spec.env),
             "cwd": str(self._work),
             "log": str(spec.log.resolve()),
+            "on_loopback": spec.on_loopback,
         }
         # The log may hold what an earlier server has printed.
         begins_at = spec.log.stat().st_size if spec.log.exists() else 0
-        self._write_spec(log=request["log"], log_begins_at=begins_at)
+        self._write_spec(log=request["log"], log_begins_at=begins_at, on_loopback=spec.on_loopback)
         return self._status(request)
 
     def process_anon_bytes(self) -> int | None:
-        try:
-            lines = Path(f"/proc/{self.process_status().pid}/status").read_text().splitlines()
-        except OSError:
-            return None
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
+        return guest.anonymous_bytes(self._processes())
 
     def process_log(self) -> str:
         try:
@@ -287,6 +346,24 @@ class LocalMachine:
 
     def drop_page_cache(self) -> str | None:
         return guest.drop_page_cache(str(self._data))
+
+    def lift_memory_limit(self) -> str | None:
+        try:
+            _ask(self.folder, {"do": "lift_limit"})
+        except MachineError as error:
+            return str(error)
+        return None
+
+    def restore_memory_limit(self) -> str | None:
+        deadline = time.monotonic() + _RESTORE_LIMIT_S
+        while not _ask(self.folder, {"do": "restore_limit"})["restored"]:
+            if time.monotonic() > deadline:
+                held = self.process_anon_bytes()
+                how_much = "more" if held is None else f"{held / (1 << 20):.0f} MiB of anonymous memory"
+                limit = f"the memory limit of {self._spec['ram_mb']} MiB"
+                return f"{limit} could not be put back while the server holds {how_much}"
+            time.sleep(_RESTORE_POLL_S)
+        return None
 
     def sync_data(self) -> float:
         disk = disk_of(self._data)
@@ -326,7 +403,9 @@ class LocalMachine:
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)
-        write_spec(self.folder, self._spec)
+        # Nothing to write needs no room on a disk that may be full.
+        if spec_of(self.folder) != self._spec:
+            write_spec(self.folder, self._spec)
 
     def release(self) -> None:
         release(self.folder)
@@ -347,16 +426,41 @@ class _LocalStream(Stream):
             return self._process.wait()
 
 
-def _listening_sockets(port: int) -> set[str]:
-    """Return the inodes of sockets that listen on a TCP port, from /proc/net (proc_net_tcp.rst)."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _TCP_LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(fields[9])
-    return inodes
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _listening_sockets(port: int, processes: list[int]) -> dict[str, _Address]:
+    """Return {inode: address} of the sockets that listen on a TCP port, from /proc/<pid>/net (proc_net_tcp.rst).
+
+    Args:
+        processes: whose network is looked at: that of the first which lives.
+    """
+    for pid in processes:
+        try:
+            tables = [Path(f"/proc/{pid}/net/tcp").read_text()]
+        except OSError:  # it has ended meanwhile
+            continue
+        with contextlib.suppress(OSError):  # a kernel without IPv6
+            tables.append(Path(f"/proc/{pid}/net/tcp6").read_text())
+        lines = (line.split() for table in tables for line in table.splitlines()[1:])
+        found = {}
+        for fields in lines:
+            address, _, number = fields[1].partition(":")
+            if fields[3] == _TCP_LISTEN and int(number, 16) == port:
+                found[fields[9]] = _address(address)
+        return found
+    return {}
+
+
+def _address(text: str) -> _Address:
+    """Return an address as /proc shows it: words of the network's byte order, each printed as a number of this host."""
+    words = (text[start : start + 8] for start in range(0, len(text), 8))
+    return ipaddress.ip_address(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
+
+
+def _is_loopback(address: _Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
 
 
 def _sockets_of(pid: int) -> set[str]:

@@ -1,13 +1,16 @@
 """The machines that exist, of every kind: obtain one, attach to one, list them, take them down, sweep what is left."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import MachineError
+from picolab import kernel_folders
+from picolab.errors import MachineError, MachineKept
 from picolab.machines import local, vagrant
 from picolab.machines.base import Holder, Machine, MachineWish
 from picolab.machines.folders import (
+    TRIAL_FILE,
     exclusive,
     folder_of,
     keeper_of,
@@ -18,7 +21,7 @@ from picolab.machines.folders import (
 )
 from picolab.machines.local import LocalMachine
 from picolab.machines.vagrant import VagrantMachine
-from picolab.processes import ProcessIdentity
+from picolab.processes import ProcessIdentity, this_process
 
 
 def _is_virtual(folder: Path) -> bool:
@@ -59,6 +62,36 @@ def check_free(name: str) -> None:
     # A virtual machine runs without its keeper too.
     if spec is not None and (_is_virtual(folder) or keeper_of(folder) is not None):
         refuse_if_held(spec)
+
+
+def check_not_kept(name: str) -> None:
+    """Do nothing if no machine of that name was left up for a look.
+
+    Raises:
+        MachineKept: one was, and nobody has come back for it yet; the message names its trial and the ways on.
+    """
+    machine = attach(name)
+    if machine is None or not machine.kept:
+        return
+    spec = spec_of(machine.folder)
+    if spec is not None and ProcessIdentity.from_json(spec["holder"]) == this_process():
+        # Whoever works in this kernel is the one who looks at it.
+        return
+    trial = trial_folder_of(machine.folder)
+    of_whom = f" by the trial {trial.name}" if trial else ""
+    look = f"look at it by opening {trial / 'trial.ipynb'}; " if trial else ""
+    raise MachineKept(
+        f"the machine {name!r} was kept for debugging{of_whom}, and this would destroy it: {look}take it down with: "
+        f"picolab machines remove {name}; or choose another machine_name"
+    )
+
+
+def trial_folder_of(folder: Path) -> Path | None:
+    """Return the folder of the trial that used a machine last, as far as that is known."""
+    try:
+        return Path(json.loads((folder / TRIAL_FILE).read_text())["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def existing() -> list[dict[str, Any]]:
@@ -103,10 +136,11 @@ def release_by_name(name: str) -> bool:
 
 
 def sweep() -> list[str]:
-    """Remove what machines without a keeper have left, and return the names of those that were removed."""
+    """Remove what dead kernels and machines without a keeper have left, and return the names of the machines."""
     swept = []
     # Here, so that a state folder that cannot be used is found out before anything is done.
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    kernel_folders.sweep()
     for folder in machine_folders():
         if _is_virtual(folder):
             # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.

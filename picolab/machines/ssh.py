@@ -54,24 +54,27 @@ def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callab
     future = asyncio.run_coroutine_threadsafe(work, _shared_loop())
     deadline = time.monotonic() + limit_s
     try:
-        while True:
-            try:
-                return future.result(min(_SLICE_S, max(0.0, deadline - time.monotonic())))
-            except concurrent.futures.TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise MachineError(f"{what}: no answer within {limit_s:g} s") from None
-                if not is_up():
-                    raise MachineError(f"{what}: the virtual machine does not run any more") from None
+        # Never told by a TimeoutError: a socket's ETIMEDOUT, which ends the work at once, is one as well.
+        while not _is_done(future, min(_SLICE_S, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise MachineError(f"{what}: no answer within {limit_s:g} s")
+            if not is_up():
+                raise MachineError(f"{what}: the virtual machine does not run any more")
+        return future.result()
     except asyncssh.HostKeyNotVerifiable:
         raise MachineError(
             f"{what}: the guest shows another host key than the one that was pinned when it was made, so it is another "
             f"machine; take it away with: picolab machines remove, and run the trial again"
         ) from None
-    except (OSError, asyncssh.Error, EOFError) as error:
-        raise MachineError(f"{what}: {error or type(error).__name__}") from None
+    except (OSError, asyncssh.Error, EOFError, concurrent.futures.CancelledError) as error:
+        raise MachineError(f"{what}: {str(error) or type(error).__name__}") from None
     finally:
         # Also when the notebook's cell was interrupted meanwhile.
         future.cancel()
+
+
+def _is_done(future: "concurrent.futures.Future[T]", limit_s: float) -> bool:
+    return bool(concurrent.futures.wait([future], limit_s).done)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ snapshot, reload with another memory, boot, create. What was done, and what that
 import contextlib
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -140,19 +141,61 @@ def release_if_nobody_holds(folder: Path) -> bool:
 
 def sweep_lost() -> list[str]:
     """Remove virtual machines of this state folder whose own folder was deleted, and return their domains."""
-    prefix, suffix = f"picolab_{state_mark(machines_dir())}_", "_default"
+    return [domain for domain in lost_domains() if remove_lost(domain)]
+
+
+_DISK = r"(?:_\d+)?\.img"
+"""How the name of a disk ends behind that of its domain."""
+
+
+def lost_domains() -> list[str]:
+    """Return the domains of virtual machines of this state folder whose own folder was deleted."""
     if shutil.which("virsh") is None:
         return []
-    swept = []
-    for domain in libvirt.all_domains():
-        name = domain.removeprefix(prefix).removesuffix(suffix)
-        if not (domain.startswith(prefix) and domain.endswith(suffix)) or folder_of(name).exists():
-            continue
-        with lock_file(name).open("w") as lock:
-            if try_lock(lock) and not folder_of(name).exists():
-                libvirt.remove_domain(domain)
-                swept.append(domain)
-    return swept
+    return [domain for domain in libvirt.all_domains() if _is_lost(domain, "")]
+
+
+def lost_volumes() -> list[str]:
+    """Return the disks of virtual machines of this state folder that have neither a folder nor a domain."""
+    if shutil.which("virsh") is None:
+        return []
+    domains = libvirt.all_domains()
+    lost = [name for name in libvirt.volumes() if _is_lost(name, _DISK)]
+    return [name for name in lost if re.sub(rf"{_DISK}$", "", name) not in domains]
+
+
+def remove_lost(domain: str) -> bool:
+    """Remove a lost domain with its disks, unless its machine has been made anew; tell whether that was done."""
+    return _while_lost(domain, "", libvirt.remove_domain)
+
+
+def remove_lost_volume(name: str) -> bool:
+    """Remove a lost disk, unless its machine has been made anew; tell whether that was done."""
+    return _while_lost(name, _DISK, libvirt.remove_volume)
+
+
+def _machine_of(name: str, end: str) -> str | None:
+    """Return the machine of this state folder that a domain or a volume is of, by its name; None for any other."""
+    named = re.fullmatch(rf"picolab_{state_mark(machines_dir())}_(.+)_default{end}", name)
+    return named[1] if named and Path(named[1]).name == named[1] and named[1] not in (".", "..") else None
+
+
+def _is_lost(name: str, end: str) -> bool:
+    machine = _machine_of(name, end)
+    return machine is not None and not folder_of(machine).exists()
+
+
+def _while_lost(name: str, end: str, remove: Callable[[str], None]) -> bool:
+    machine = _machine_of(name, end)
+    if machine is None:
+        return False
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_file(machine).open("w") as lock:
+        if not try_lock(lock) or folder_of(machine).exists():
+            return False
+        remove(name)
+        lock_file(machine).unlink(missing_ok=True)
+        return True
 
 
 def _destroy(folder: Path, spec: dict[str, Any]) -> None:
@@ -604,6 +647,7 @@ class VagrantMachine:
                 mended=spec["mended"],
                 clock_uncertainty_s=self._clock.uncertainty_s,
             ),
+            network=None,
             data_folder_file_system=facts["file_system"],
             data_folder_disk=facts["disk_device"],
             free_disk_bytes=facts["free_disk_bytes"],
@@ -655,6 +699,9 @@ class VagrantMachine:
         self._write_spec(forwards=forwards, server=f"http://127.0.0.1:{forwards[str(port)]}")
         return "127.0.0.1", forwards[str(port)]
 
+    def exposed_addresses(self, port: int) -> list[str]:
+        return []
+
     def start_process(self, spec: ProcessSpec) -> ProcessStatus:
         # The file may hold what an earlier server has printed.
         begins_at = spec.log.stat().st_size if spec.log.exists() else 0
@@ -702,6 +749,12 @@ class VagrantMachine:
     def drop_page_cache(self) -> str | None:
         reason: str | None = self._ask({"do": "drop_page_cache"})["reason"]
         return reason
+
+    def lift_memory_limit(self) -> str | None:
+        return "the limit is the RAM of the virtual machine"
+
+    def restore_memory_limit(self) -> str | None:
+        return None
 
     def sync_data(self) -> float:
         return float(self._ask({"do": "sync_data"})["sync_s"])

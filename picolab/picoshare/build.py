@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 import platform
-import re
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -18,10 +18,11 @@ import httpx
 
 from picolab import calibration
 from picolab.errors import BuildError
+from picolab.given_paths import CALIBRATION, RELEASE
 from picolab.paths import state_dir
+from picolab.picoshare.program import why_no_program
 from picolab.record import BuildUnderTest
 
-_RELEASE = re.compile(r"^v?(\d+)\.(\d+)\.(\d+)$")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
 _FIRST_TAG_WITH_V = (1, 5, 3)
 """Release tags are bare numbers up to 1.5.2 and begin with `v` from 1.5.3 on."""
@@ -42,36 +43,62 @@ class Build:
     identity: BuildUnderTest
 
 
-def find_build(wanted: str, label: str, release_base_url: str) -> Build:
+def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool = False) -> Build:
     """Return the build that a `build` parameter means, downloading a release on its first use.
 
     Args:
         wanted: `calibration`, a release such as `1.5.4`, or a path to an executable or a release archive.
         label: short name for the record.
         release_base_url: the folder of releases; `<tag>/picoshare-v<version>-linux-<arch>.tar.gz` is asked for.
+        in_guest: it will run in a virtual machine, and not on this host.
 
     Raises:
-        BuildError: there is no such thing, or it is not an executable.
+        BuildError: there is no such thing, or it cannot be executed.
     """
-    if wanted == "calibration":
+    if wanted == CALIBRATION:
         return _identify(calibration.SERVER_PATH, label, "calibration", None)
-    release = _RELEASE.match(wanted)
-    if release and not Path(wanted).exists():
+    if RELEASE.fullmatch(wanted):
         version = wanted.removeprefix("v")
-        return _identify(_released(version, release_base_url), label, "release", version)
-    path = Path(wanted).expanduser()
+        path = _released(version, release_base_url)
+        _check_program(path, wanted, in_guest)
+        return _identify(path, label, "release", version)
+    path = Path(wanted)
+    try:
+        return _file(path, wanted, label, in_guest)
+    except OSError as error:
+        raise BuildError(f"build {wanted!r}: cannot be read ({error.strerror}); mend that, or name another") from None
+
+
+def _file(path: Path, wanted: str, label: str, in_guest: bool) -> Build:
     if path.is_dir():
         raise BuildError(f"build {wanted!r}: that is a folder; give the path of the executable in it")
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise BuildError(f"build {wanted!r}: that is no ordinary file; give the path of an executable")
+    if not path.exists():
         raise BuildError(
             f"build {wanted!r}: there is no such file; give `calibration`, a release such as 1.5.4, "
             f"or the path of an executable"
         )
     if path.name.endswith((".tar.gz", ".tgz")):
-        return _identify(_unpacked(path), label, "file", None)
-    if not os.access(path, os.X_OK):
-        raise BuildError(f"build {wanted!r}: the file may not be executed; mend it with: chmod +x {path}")
+        path = _unpacked(path)
+    _check_program(path, wanted, in_guest)
     return _identify(path, label, "file", None)
+
+
+def _check_program(path: Path, wanted: str, in_guest: bool) -> None:
+    """Refuse what the kernel would not start: else every trial would fail, one after the other."""
+    problem = why_no_program(path, in_guest=in_guest)
+    if problem:
+        raise BuildError(f"build {wanted!r}: cannot run here: {problem}")
+    if not path.stat().st_mode & 0o111:
+        raise BuildError(
+            f"build {wanted!r}: the file may not be executed; mend it with: chmod +x {shlex.quote(str(path))}"
+        )
+    if not os.access(path, os.X_OK):
+        raise BuildError(
+            f"build {wanted!r}: this user may not execute it, or its file system is mounted with noexec; copy it to "
+            f"another folder"
+        )
 
 
 def _identify(path: Path, label: str, kind: str, version: str | None) -> Build:

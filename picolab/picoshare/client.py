@@ -7,11 +7,16 @@ acknowledged but the server has not read yet cannot be seen from here.
 
 Files that are uploaded at the same time have a connection and a thread each. What is slow in a thread (making the
 payload, sending it) leaves Python's lock to the others.
+
+The server is not trusted. How a request is kept within time and memory is decided in exchange.py; here, every answer
+is a measurement or a finding, and none is an exception.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
+import re
 import select
 import socket
 import struct
@@ -24,22 +29,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 
 from picolab.parameters import MIB
+from picolab.picoshare.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
 from picolab.probes.payload import Keystream, pieces, seed_of_file
 
 SEND_BUFFER_BYTES = 256 * 1024
-CONNECT_LIMIT_S = 10.0
+PROBE_LIMIT_S = 5.0
+"""Of one `GET /`: a server that has just begun to listen may answer only the next one."""
+LOG_IN_LIMIT_S = 60.0
+DELETE_LIMIT_S = 60.0
+_PAGE_LIMIT_BYTES = MIB
+"""Of the answer to `GET /`, which is counted and thrown away."""
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""PicoShare's ids have 10 letters and digits. Whatever fits here can stand in a URL."""
+_COOKIE = re.compile(r"[!#-+\--:<-\[\]-~]{1,4096}")
+"""What RFC 6265 allows in the value of a cookie."""
 _WATCH_INTERVAL_S = 0.05
 _DRAIN_POLL_S = 0.0005
 _PROGRESS_INTERVAL_S = 0.2
-_ERROR_TEXT_BYTES = 2000
 _BYTES_ACKED_OFFSET = 120
 """Of `__u64 tcpi_bytes_acked` in `struct tcp_info` (linux/tcp.h, since Linux 4.1)."""
-
-Ending = Literal["response", "stalled", "timeout", "connection_lost"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,21 @@ class TransferProgress:
             return f"{text}  delivered; the server commits  {self.elapsed_s:.0f} s"
         eta = f"  ETA {self.eta_s:.0f} s" if self.eta_s is not None else ""
         return f"{text}  {self.rate_mib_s:,.1f} MiB/s{eta}"
+
+
+@dataclass(frozen=True)
+class LogIn:
+    """What became of a log-in.
+
+    Attributes:
+        cookie: that was given; None: there is none.
+        detail: why there is none, in a sentence; empty when there is one.
+    """
+
+    ending: Ending
+    http_status: int | None = None
+    cookie: str | None = field(default=None, repr=False)
+    detail: str = ""
 
 
 @dataclass
@@ -212,11 +240,10 @@ def peak_rss_bytes() -> int:
 class _Body:
     """A multipart body with one file, generated while it is sent, its way through the kernel, and its measurement.
 
-    One thread sends; the watching thread looks at what arrives, and shuts the socket down at a limit: that
-    ends a blocked `send` or `recv` wherever it is.
+    One thread sends; the watching thread looks at what arrives, and cuts the exchange at a limit.
     """
 
-    def __init__(self, file: PayloadFile) -> None:
+    def __init__(self, file: PayloadFile, exchange: Callable[[Trace], Exchange]) -> None:
         boundary = f"picolab-{file.seed:x}-{file.size_bytes:x}"
         self._seed = file.seed
         self.size_bytes = file.size_bytes
@@ -230,16 +257,13 @@ class _Body:
             "Content-Length": str(len(self._head) + file.size_bytes + len(self._tail)),
         }
         self.measured = UploadMeasurement()
-        self.socket: socket.socket | None = None
-        self.cut_why: Ending | None = None
-        self.ended = False
+        self.exchange = exchange(self._trace)
         self._acked_before = 0
         self._delivered_bytes = 0
         self._moved_s = 0.0
 
     def content(self) -> Iterator[bytes]:
         """Yield the body; httpx asks for the first piece when the request's head has been sent."""
-        assert self.socket is not None
         self._acked_before = self._acked() + self._unacknowledged()
         self.measured.first_byte_s = self._moved_s = time.monotonic()
         yield self._head
@@ -248,35 +272,30 @@ class _Body:
             self.delivered_bytes()
         yield self._tail
 
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Follow httpcore's events: take the socket, and time the end of the transfer."""
-        if event == "connection.connect_tcp.complete":
-            self.socket = info["return_value"].get_extra_info("socket")
-            if self.cut_why is not None:
-                self._shut_down()
-        elif event == "http11.send_request_body.complete":
+    def _trace(self, event: str, _: dict[str, Any]) -> None:
+        """Follow httpcore's events: time the end of the transfer."""
+        if event == "http11.send_request_body.complete":
             self._await_delivery()
-        elif event.endswith(".failed"):
-            # The last moment at which the kernel can be asked.
-            self.delivered_bytes()
+
+    @property
+    def _socket(self) -> socket.socket:
+        assert self.exchange.socket is not None
+        return self.exchange.socket
 
     def _acked(self) -> int:
-        assert self.socket is not None
-        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_OFFSET + 8)
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_OFFSET + 8)
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED_OFFSET)[0])
 
     def _unacknowledged(self) -> int:
-        assert self.socket is not None
         # termios.TIOCOUTQ has the value of SIOCOUTQ on Linux (tcp(7)).
-        answer = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
         return int(struct.unpack("=i", answer)[0])
 
     def _await_delivery(self) -> None:
-        assert self.socket is not None
         with contextlib.suppress(OSError):
             while self._unacknowledged() > 0:
                 # Whatever can be read now is an answer or the end of the connection: no reason to wait on.
-                if select.select([self.socket], [], [], _DRAIN_POLL_S)[0] and self._unacknowledged() > 0:
+                if select.select([self._socket], [], [], _DRAIN_POLL_S)[0] and self._unacknowledged() > 0:
                     return
             self.measured.last_byte_s = time.monotonic()
 
@@ -286,7 +305,7 @@ class _Body:
             return 0
         if self.measured.last_byte_s is not None:
             return self.size_bytes
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError), self.exchange.lock:
             delivered = self._acked() - self._acked_before - len(self._head)
             self._delivered_bytes = max(self._delivered_bytes, min(self.size_bytes, delivered))
         # When the socket is gone, what was last known still holds.
@@ -295,7 +314,7 @@ class _Body:
     def look(self, now: float, stall_limit_s: float) -> None:
         """Record how far it is at the moment `now`, and end it when it stalls; called by the watching thread."""
         measured = self.measured
-        if self.ended or measured.first_byte_s is None:
+        if self.exchange.over or measured.first_byte_s is None:
             return
         delivered = self.delivered_bytes()
         if delivered > measured.delivered_bytes:
@@ -306,19 +325,7 @@ class _Body:
             if now - recorded_s >= _PROGRESS_INTERVAL_S:
                 measured.progress.append((now, measured.delivered_bytes))
             if now - self._moved_s > stall_limit_s:
-                self.cut("stalled")
-
-    def cut(self, why: Ending) -> None:
-        """End it wherever it is, unless it has ended already; also before it has a connection."""
-        if self.ended or self.cut_why is not None:
-            return
-        self.cut_why = why
-        self._shut_down()
-
-    def _shut_down(self) -> None:
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+                self.exchange.cut("stalled")
 
     def finish(self) -> None:
         """Complete the measurement when nothing is sent or awaited any more."""
@@ -353,7 +360,7 @@ def _watch(
                 report = None
         if now - first_byte_s > limits.total_s:
             for body in bodies:
-                body.cut("timeout")
+                body.exchange.cut("timeout")
 
 
 class PicoShareClient:
@@ -362,55 +369,92 @@ class PicoShareClient:
     Args:
         base_url: such as `http://127.0.0.1:4001`.
         cookie: of an earlier `authenticate`, to go on with.
+        secret: of that `authenticate`. Neither of the two is in any message of the server that is returned.
     """
 
-    def __init__(self, base_url: str, cookie: str | None = None) -> None:
+    def __init__(self, base_url: str, cookie: str | None = None, secret: str | None = None) -> None:
         self._base_url = base_url
-        self._cookies = {} if cookie is None else {"sharedSecret": cookie}
-        self._http = self._connect()
-
-    def _connect(self) -> httpx.Client:
-        transport = httpx.HTTPTransport(
+        self._cookie = cookie
+        self._secret = secret
+        self._transport = httpx.HTTPTransport(
             verify=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             socket_options=[
                 (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
             ],
-        )
-        return httpx.Client(
-            base_url=self._base_url,
-            transport=transport,
-            cookies=self._cookies,
-            # What is stored is what is measured and compared, so nobody shall compress it on the way.
-            headers={"Accept-Encoding": "identity"},
-            trust_env=False,
         )
 
     def __enter__(self) -> "PicoShareClient":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._transport.close()
 
-    def is_ready(self) -> bool:
-        """Tell whether `GET /` is answered with 200."""
+    def _exchange(self, limit_s: float | None = None, trace: Trace | None = None) -> Exchange:
+        return Exchange(self._transport, self._base_url, limit_s, trace)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self._cookie is None else {"Cookie": f"sharedSecret={self._cookie}"}
+
+    def _said(self, text: str, *hidden: str) -> str:
+        return sentence(text, [*hidden, *(known for known in (self._cookie, self._secret) if known is not None)])
+
+    def _sentence(self, answer: Answer) -> str:
+        """Return what the server said with an error, and what is odd about how it said it."""
+        odd = "" if answer.encoding == "identity" else f"(encoded as {answer.encoding!r}, which nobody asked for) "
+        return self._said(odd + answer.text, *answer.cookies.values())
+
+    def _failure(self, error: Unanswered) -> str:
+        return self._said(f"its answer is no HTTP: {error.detail}" if error.not_http else error.detail)
+
+    def is_ready(self, limit_s: float = PROBE_LIMIT_S) -> bool:
+        """Tell whether `GET /` is answered with 200, and the whole answer comes within the limit."""
+        return self.why_not_ready(limit_s) is None
+
+    def why_not_ready(self, limit_s: float = PROBE_LIMIT_S) -> str | None:
+        """Return why `GET /` is not answered as it should be; None when it is."""
+        limit_s = min(limit_s, PROBE_LIMIT_S)
         try:
-            return self._http.get("/", timeout=2).status_code == 200
-        except httpx.RequestError:
-            return False
+            with self._exchange(limit_s) as exchange:
+                answer = exchange.ask("GET", "/", headers=self._headers)
+                if answer.status_code != 200:
+                    return f"GET / was answered with {answer.status_code}"
+                size = 0
+                for piece in exchange.pieces(answer):
+                    size += len(piece)
+                    if size > _PAGE_LIMIT_BYTES:
+                        return f"the answer to GET / had no end after {_PAGE_LIMIT_BYTES} bytes"
+        except Unanswered as error:
+            if error.ending == "timeout":
+                return f"GET / had no whole answer after {limit_s:.3g} s"
+            return f"GET / was not answered ({self._failure(error)})"
+        return None
 
-    def authenticate(self, secret: str) -> tuple[int, str]:
-        """Log in; return (HTTP status, the cookie or the server's sentence).
-
-        Raises:
-            httpx.TransportError: the server cannot be reached.
-        """
-        answer = self._http.post("/api/auth", json={"sharedSecretKey": secret}, timeout=30)
-        if answer.status_code == 200:
-            cookie = answer.cookies.get("sharedSecret") or ""
-            self._cookies = {"sharedSecret": cookie}
-            return 200, cookie
-        return answer.status_code, _sentence(answer.text)
+    def authenticate(self, secret: str, limit_s: float = LOG_IN_LIMIT_S) -> LogIn:
+        """Log in, and go on with the cookie that is given."""
+        self._secret = secret
+        try:
+            with self._exchange(limit_s) as exchange:
+                answer = exchange.answer(
+                    exchange.ask(
+                        "POST",
+                        "/api/auth",
+                        headers={"Content-Type": "application/json"},
+                        content=json.dumps({"sharedSecretKey": secret}).encode(),
+                    )
+                )
+        except Unanswered as error:
+            return LogIn(error.ending, detail=self._failure(error))
+        if answer.status != 200:
+            return LogIn("response", answer.status, detail=self._sentence(answer))
+        cookie = answer.cookies.get("sharedSecret", "")
+        if not _COOKIE.fullmatch(cookie):
+            return LogIn("response", 200, detail="a log-in without a cookie that could be sent back")
+        self._cookie = cookie
+        return LogIn("response", 200, cookie)
 
     def upload(
         self,
@@ -435,25 +479,21 @@ class PicoShareClient:
             files: one or more.
             report: called a few times a second from another thread.
         """
-        bodies = [_Body(file) for file in files]
         # A connection of its own for each: what it acknowledges is then this body alone.
-        connections = [self._connect() for _ in bodies]
+        bodies = [_Body(file, lambda trace: self._exchange(trace=trace)) for file in files]
         over = threading.Event()
         watcher = threading.Thread(target=_watch, args=(bodies, limits, report, over), daemon=True)
         watcher.start()
         # This thread sends too: a single upload needs no other.
         pool = ThreadPoolExecutor(max(1, len(bodies) - 1))
         try:
-            others = [
-                pool.submit(_send, connection, body, limits)
-                for connection, body in zip(connections[1:], bodies[1:], strict=True)
-            ]
-            _send(connections[0], bodies[0], limits)
+            others = [pool.submit(self._send, body, limits) for body in bodies[1:]]
+            self._send(bodies[0], limits)
             for other in others:
                 other.result()
         except BaseException:
             for body in bodies:
-                body.cut("connection_lost")
+                body.exchange.cut("connection_lost")
             raise
         finally:
             pool.shutdown()
@@ -463,6 +503,39 @@ class PicoShareClient:
             body.finish()
         return UploadsMeasurement([body.measured for body in bodies])
 
+    def _send(self, body: _Body, limits: Limits) -> None:
+        """Upload one file. Both limits are kept by the thread that watches."""
+        measured = body.measured
+        expiration = (datetime.now(UTC) + timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with body.exchange as exchange:
+            try:
+                answer = exchange.answer(
+                    exchange.ask(
+                        "POST",
+                        f"/api/entry?expiration={quote(expiration, safe='')}",
+                        headers=self._headers | body.headers,
+                        content=body.content(),
+                        limit_s=limits.total_s,
+                    )
+                )
+                measured.response_s = time.monotonic()
+                measured.ending = "response"
+                measured.http_status = answer.status
+                why_not = ""
+                if answer.status == 200:
+                    measured.entry_id, why_not = _entry_id(answer)
+                if measured.entry_id is None:
+                    measured.server_message = (f"{why_not}: " if why_not else "") + self._sentence(answer)
+            except Unanswered as error:
+                measured.ending = error.ending
+                measured.ending_detail = self._failure(error)
+                if error.not_http:
+                    measured.server_message = measured.ending_detail
+            finally:
+                measured.ended_s = time.monotonic()
+                # The last moment at which the kernel can be asked.
+                body.delivered_bytes()
+
     def download(self, entry_id: str, seed: int, size_bytes: int, limits: Limits) -> DownloadMeasurement:
         """Download an entry and compare it with the payload while it streams, with constant memory.
 
@@ -470,116 +543,106 @@ class PicoShareClient:
         equals: while it is timed, the client shall do no more than it must.
         """
         measurement = DownloadMeasurement()
-        keystream = Keystream(seed)
-        received: Any = None
-        sent: Any = None
+        comparison = _Comparison(seed, size_bytes)
         begun = time.monotonic()
 
         def note_request(event: str, _: dict[str, Any]) -> None:
             if event == "http11.send_request_headers.complete":
                 measurement.sent_request_s = time.monotonic()
 
-        timeout = httpx.Timeout(CONNECT_LIMIT_S, read=limits.stall_s)
         try:
-            with self._http.stream(
-                "GET", f"/-{entry_id}", timeout=timeout, extensions={"trace": note_request}
-            ) as answer:
-                measurement.http_status = answer.status_code
+            with self._exchange(limits.total_s, note_request) as exchange:
+                answer = exchange.ask(
+                    "GET", f"/-{quote(entry_id, safe='')}", headers=self._headers, quiet_s=limits.stall_s
+                )
                 if answer.status_code != 200:
-                    answer.read()
+                    refusal = exchange.answer(answer)
                     measurement.ending = "response"
-                    measurement.server_message = _sentence(answer.text)
+                    measurement.http_status = refusal.status
+                    measurement.server_message = self._sentence(refusal)
                     return measurement
-                for chunk in answer.iter_raw():
+                measurement.http_status = 200
+                for chunk in exchange.pieces(answer):
                     if measurement.first_byte_s is None:
                         measurement.first_byte_s = time.monotonic()
-                    expected = keystream.read(min(len(chunk), max(0, size_bytes - measurement.received_bytes)))
-                    if sent is None and chunk != expected:
-                        # Up to here both are the same: from here on each has a hash of its own.
-                        received = _payload_hash(seed, measurement.received_bytes)
-                        sent = received.copy()
-                        same = next(
-                            (i for i, (a, b) in enumerate(zip(chunk, expected, strict=False)) if a != b),
-                            min(len(chunk), len(expected)),
-                        )
-                        measurement.first_difference_byte = measurement.received_bytes + same
-                    if sent is not None:
-                        received.update(chunk)
-                        sent.update(expected)
+                    comparison.take(chunk)
                     measurement.received_bytes += len(chunk)
-                    if time.monotonic() - begun > limits.total_s:
-                        measurement.ending = "timeout"
-                        return measurement
-            if measurement.sent_request_s is not None:
-                begun = measurement.sent_request_s
-            measurement.download_s = time.monotonic() - begun
-            measurement.ending = "response"
-        except httpx.ReadTimeout:
-            measurement.ending = "stalled"
+                    if measurement.received_bytes > size_bytes:
+                        # That is a difference, however much would follow.
+                        exchange.finish()
+                        measurement.ending_detail = "more came back than was sent, and the rest was not read"
+                        break
+                if measurement.sent_request_s is not None:
+                    begun = measurement.sent_request_s
+                measurement.download_s = time.monotonic() - begun
+        except Unanswered as error:
+            measurement.ending = error.ending
+            measurement.ending_detail = self._failure(error)
             return measurement
-        except httpx.RequestError as error:
-            measurement.ending_detail = str(error) or type(error).__name__
+        finally:
+            measurement.first_difference_byte = comparison.first_difference_byte
+        promised = "content-length" in answer.headers or "transfer-encoding" in answer.headers
+        if not promised and comparison.first_difference_byte is None and measurement.received_bytes < size_bytes:
+            measurement.download_s = None
+            measurement.ending_detail = "the connection ended, and nobody had said how many bytes would come"
             return measurement
-        if sent is None:
-            received = _payload_hash(seed, measurement.received_bytes)
-            sent = received.copy()
-        if measurement.received_bytes < size_bytes:
-            if measurement.first_difference_byte is None:
-                measurement.first_difference_byte = measurement.received_bytes
-            left = size_bytes - measurement.received_bytes
-            while left > 0:
-                piece = keystream.read(min(MIB, left))
-                sent.update(piece)
-                left -= len(piece)
-        measurement.received_sha256 = received.hexdigest()
-        measurement.sent_sha256 = sent.hexdigest()
+        measurement.ending = "response"
+        measurement.sent_sha256, measurement.received_sha256 = comparison.end()
+        measurement.first_difference_byte = comparison.first_difference_byte
         return measurement
 
-    def delete(self, entry_id: str) -> int:
-        """Delete an entry; return the HTTP status.
+    def delete(self, entry_id: str, limit_s: float = DELETE_LIMIT_S) -> int | None:
+        """Delete an entry; return the HTTP status, or None when there was no whole answer."""
+        try:
+            with self._exchange(limit_s) as exchange:
+                request = exchange.ask("DELETE", f"/api/entry/{quote(entry_id, safe='')}", headers=self._headers)
+                return exchange.answer(request).status
+        except Unanswered:
+            return None
 
-        Raises:
-            httpx.TransportError: the server cannot be reached.
-        """
-        return self._http.delete(f"/api/entry/{entry_id}", timeout=60).status_code
 
+class _Comparison:
+    """What comes back, beside the payload that was sent."""
 
-def _send(connection: httpx.Client, body: _Body, limits: Limits) -> None:
-    """Upload one file over a connection of its own, which is closed then."""
-    measured = body.measured
-    expiration = (datetime.now(UTC) + timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    try:
-        answer = connection.post(
-            "/api/entry",
-            params={"expiration": expiration},
-            headers=body.headers,
-            content=body.content(),
-            extensions={
-                "trace": body.trace,
-                # The watching thread enforces both limits: these are only nets below it.
-                "timeout": {
-                    "connect": CONNECT_LIMIT_S,
-                    "read": limits.total_s + 60,
-                    "write": limits.stall_s + 60,
-                    "pool": CONNECT_LIMIT_S,
-                },
-            },
-        )
-        measured.response_s = time.monotonic()
-        measured.ending = "response"
-        measured.http_status = answer.status_code
-        if answer.status_code == 200:
-            measured.entry_id = _entry_id(answer)
-        if measured.entry_id is None:
-            missing = "an answer without an id: " if answer.status_code == 200 else ""
-            measured.server_message = missing + _sentence(answer.text)
-    except httpx.RequestError as error:
-        measured.ending = body.cut_why or "connection_lost"
-        measured.ending_detail = str(error) or type(error).__name__
-    finally:
-        measured.ended_s = time.monotonic()
-        body.ended = True
-        connection.close()
+    def __init__(self, seed: int, size_bytes: int) -> None:
+        self._seed = seed
+        self._size_bytes = size_bytes
+        self._keystream = Keystream(seed)
+        self._count = 0
+        self._sent: Any = None
+        self._received: Any = None
+        self.first_difference_byte: int | None = None
+
+    def take(self, chunk: bytes) -> None:
+        """Compare the next bytes."""
+        expected = self._keystream.read(min(len(chunk), max(0, self._size_bytes - self._count)))
+        if self._sent is None and chunk != expected:
+            # Up to here both are the same: from here on each has a hash of its own.
+            self._received = _payload_hash(self._seed, self._count)
+            self._sent = self._received.copy()
+            same = next(
+                (i for i, (a, b) in enumerate(zip(chunk, expected, strict=False)) if a != b),
+                min(len(chunk), len(expected)),
+            )
+            self.first_difference_byte = self._count + same
+        if self._sent is not None:
+            self._received.update(chunk)
+            self._sent.update(expected)
+        self._count += len(chunk)
+
+    def end(self) -> tuple[str, str]:
+        """Return the SHA-256 of what was sent and of what came back."""
+        if self._sent is None:
+            self._received = _payload_hash(self._seed, self._count)
+            self._sent = self._received.copy()
+        left = self._size_bytes - self._count
+        if left > 0 and self.first_difference_byte is None:
+            self.first_difference_byte = self._count
+        while left > 0:
+            piece = self._keystream.read(min(MIB, left))
+            self._sent.update(piece)
+            left -= len(piece)
+        return self._sent.hexdigest(), self._received.hexdigest()
 
 
 def _payload_hash(seed: int, size_bytes: int) -> Any:
@@ -590,14 +653,16 @@ def _payload_hash(seed: int, size_bytes: int) -> Any:
     return digest
 
 
-def _entry_id(answer: httpx.Response) -> str | None:
-    """Return the id in the answer to an upload, or None when it is not what PicoShare would say."""
+def _entry_id(answer: Answer) -> tuple[str | None, str]:
+    """Return the id in the answer to an upload, or None and why it is not what PicoShare would say."""
+    if not answer.whole:
+        return None, f"an answer of more than {len(answer.body)} bytes"
     try:
-        entry_id = answer.json()["id"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return entry_id if isinstance(entry_id, str) and entry_id else None
-
-
-def _sentence(text: str) -> str:
-    return text.strip()[:_ERROR_TEXT_BYTES] or "(an empty answer)"
+        entry_id = json.loads(answer.body.decode())["id"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None, "an answer without an id"
+    if not isinstance(entry_id, str) or not entry_id:
+        return None, "an answer without an id"
+    if not _ID.fullmatch(entry_id):
+        return None, "an answer with an id that cannot be one"
+    return entry_id, ""

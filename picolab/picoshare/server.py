@@ -30,12 +30,14 @@ class StartedServer:
         base_url: where it is spoken to.
         ready_s: seconds from the start of the process to the first good answer; None when it never came.
         status: of the process at the end of the wait.
+        why_not_ready: what the last try to speak to it found; empty when it is ready, or never listened.
     """
 
     base_url: str
     port: int
     ready_s: float | None
     status: ProcessStatus
+    why_not_ready: str = ""
 
 
 def start_server(
@@ -84,23 +86,34 @@ def start_server(
         argv = [machine.python, "-I", "-S", *argv]
         environment["PICOLAB_CALIBRATION"] = json.dumps(dict(knobs))
         environment["PICOLAB_CALIBRATION_HOST"] = machine.listen_address
-    status = machine.start_process(ProcessSpec(argv, environment, log))
-    return _await_ready(machine, port, status, ready_limit_s)
+    started = _await_ready(machine, port, machine.start_process(ProcessSpec(argv, environment, log)), ready_limit_s)
+    if started is None:
+        # It listens on loopback alone: in a network of its own nobody reaches it, and in this host's nobody else does.
+        machine.stop_process(0)
+        machine.fresh_folders()
+        status = machine.start_process(ProcessSpec(argv, environment, log, on_loopback=True))
+        started = _await_ready(machine, port, status, ready_limit_s)
+        assert started is not None
+    return started
 
 
-def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer:
+def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer | None:
+    """Return the server when it answers or has ended, or the time is over; None when it listens out of reach."""
     host, host_port = machine.endpoint(port)
     base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
+    why_not: str | None = ""
     with PicoShareClient(base_url) as client:
-        while status.running and time.monotonic() - begun < limit_s:
+        while status.running and (left_s := limit_s - (time.monotonic() - begun)) > 0:
             listener = machine.listener(port)
             if listener == "other":
                 raise MachineError(
                     f"port {port} of the machine {machine.name!r} is served by another program, not by the server "
                     f"that was started; run the trial again, a new port will be chosen"
                 )
-            if listener == "server" and client.is_ready():
+            if listener == "loopback":
+                return None
+            if listener == "server" and (why_not := client.why_not_ready(left_s)) is None:
                 return StartedServer(base_url, port, time.monotonic() - begun, machine.process_status())
             if _LISTEN_FAILED in machine.process_log():
                 raise MachineError(
@@ -110,7 +123,7 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
             # In a guest each question takes the server's own processor for a moment.
             time.sleep(READY_POLL_S if machine.kind == "local" else GUEST_READY_POLL_S)
             status = machine.process_status()
-    return StartedServer(base_url, port, None, status)
+    return StartedServer(base_url, port, None, status, why_not or "")
 
 
 def store_private(path: Path, text: str) -> None:

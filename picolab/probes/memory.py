@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""The memory probe: samples a process, its cgroup and its host many times a second.
+"""The memory probe: samples a server, its cgroup and its host many times a second.
 
 One file without any import from picolab, so that it can be copied to a machine and run by its python3:
 
     memory.py --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME]
 
+The server is the process and whatever it has started, because it may be a script that runs the real one: all processes
+of the cgroup, or without one its descendants, which are looked for twice a second. Their values are added up. Pages
+that a process shares with its parent since a fork count for both; `cgroup_anon_bytes` has them once.
+
 With --whole-machine the machine's memory is the limit, as in a virtual machine: OOM kills are those of the whole
 machine since it booted, and the probe keeps the OOM killer off itself if it may (only root).
 
-It writes lines of JSON to standard output, each flushed as it is made:
+It writes lines of JSON to standard output, each as it is made (when a disk is full: as soon as there is room again):
 
     {"columns": [...], "missing": {column: reason}}     once, first
     [value, ...]                                        a sample; null where the kernel had no value
@@ -24,6 +28,7 @@ admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -54,11 +59,15 @@ COLUMNS = (
 """What a sample holds. Bytes are levels at that moment; `_us` and `_s` (but for `t_s`) and `disk_` are counters
 since boot or since the process started; `host_cpu_` adds up all processors."""
 
+MEMORY_OF_PROCESS = {"VmRSS": "rss_bytes", "RssAnon": "anon_bytes", "VmHWM": "vm_hwm_bytes", "VmSwap": "swap_bytes"}
+"""Lines of /proc/<pid>/status and their columns."""
 OF_PROCESS = ("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes", "server_cpu_s")
 ENDED = "the server had ended before the first sample"
 
 SECTOR_BYTES = 512
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+DESCENDANTS_S = 0.5
+"""So often descendants are looked for where no cgroup lists them: that takes longer the more processes there are."""
 
 
 class KernelFile:
@@ -84,6 +93,11 @@ class KernelFile:
         except OSError:
             return ""
 
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
 
 def named_kib(text: str, wanted: dict[str, str]) -> dict[str, int]:
     """Pick `Name:   123 kB` lines; return {name: bytes}."""
@@ -95,11 +109,67 @@ def named_kib(text: str, wanted: dict[str, str]) -> dict[str, int]:
     return found
 
 
+class Process:
+    """What /proc says about one process; another one that gets its pid later is never taken for it."""
+
+    def __init__(self, pid: int) -> None:
+        self.status = KernelFile(f"/proc/{pid}/status")
+        self.stat = KernelFile(f"/proc/{pid}/stat")
+
+    def memory(self) -> dict[str, int]:
+        """Return {column: bytes}; empty when the process has ended."""
+        return named_kib(self.status.read(), MEMORY_OF_PROCESS)
+
+    def cpu_s(self) -> float | None:
+        """Return its CPU time, with that of the children which have ended."""
+        fields = self.stat.read().rpartition(")")[2].split()
+        return sum(int(ticks) for ticks in fields[11:15]) / TICKS_PER_S if fields else None
+
+    @property
+    def is_gone(self) -> bool:
+        return not self.status.read()
+
+    def close(self) -> None:
+        self.status.close()
+        self.stat.close()
+
+
+class Descendants:
+    """Finds what a process has started, again and again; each process of the host is read once."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.parents: dict[int, int] = {}
+        self.found: set[int] = set()
+
+    def find(self) -> set[int]:
+        """Return the pids of all that live; who was one of them stays so when its parent has ended."""
+        pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+        self.parents = {pid: parent for pid, parent in self.parents.items() if pid in pids}
+        for pid in pids - self.parents.keys():
+            file = KernelFile(f"/proc/{pid}/stat")
+            fields = file.read().rpartition(")")[2].split()
+            file.close()
+            if fields:
+                self.parents[pid] = int(fields[1])
+        children: dict[int, list[int]] = {}
+        for pid, parent in self.parents.items():
+            children.setdefault(parent, []).append(pid)
+        self.found &= pids
+        queue = [self.pid, *self.found]
+        while queue:
+            for child in children.get(queue.pop(), []):
+                if child not in self.found:
+                    self.found.add(child)
+                    queue.append(child)
+        return set(self.found)
+
+
 class Sampler:
     """Reads one sample after the other.
 
     Args:
-        pid: the process.
+        pid: the server's process.
         cgroup: folder of its memory cgroup, v1 or v2, or None.
         disk: name in /proc/diskstats, or None.
         whole_machine: count the OOM kills of the whole machine, for want of a cgroup.
@@ -108,8 +178,12 @@ class Sampler:
     def __init__(self, pid: int, cgroup: str | None, disk: str | None, whole_machine: bool = False) -> None:
         self.disk = disk
         self.vmstat = KernelFile("/proc/vmstat") if whole_machine else None
-        self.status = KernelFile(f"/proc/{pid}/status")
-        self.stat = KernelFile(f"/proc/{pid}/stat")
+        self.pid = pid
+        self.main = Process(pid)
+        self.others: dict[int, Process] = {}
+        self.members = f"{cgroup}/cgroup.procs" if cgroup else None
+        self.descendants = Descendants(pid)
+        self.look_for_descendants_s = 0.0
         self.meminfo = KernelFile("/proc/meminfo")
         self.pressure = KernelFile("/proc/pressure/memory")
         self.host_stat = KernelFile("/proc/stat")
@@ -131,8 +205,8 @@ class Sampler:
 
         whole = self.vmstat is not None
         no_cgroup = "the machine itself is the limit" if whole else "the server runs in no memory cgroup"
-        lacks(("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes"), self.status, None)
-        lacks(("server_cpu_s",), self.stat, None)
+        lacks(tuple(MEMORY_OF_PROCESS.values()), self.main.status, None)
+        lacks(("server_cpu_s",), self.main.stat, None)
         lacks(("cgroup_bytes",), self.usage, no_cgroup)
         lacks(("cgroup_anon_bytes",), self.group_stat, no_cgroup)
         lacks(("oom_kills",), self.vmstat or self.group_events, no_cgroup)
@@ -151,7 +225,7 @@ class Sampler:
             reasons.setdefault("oom_kills", "this kernel does not count OOM kills of a cgroup")
         if self.vmstat is not None and first["oom_kills"] is None:
             reasons.setdefault("oom_kills", "/proc/vmstat does not show oom_kill (Linux 4.13 or later does)")
-        gone = not self.status.read()
+        gone = self.main.is_gone
         for column, value in first.items():
             if value is None:
                 ended = gone and column in OF_PROCESS
@@ -161,21 +235,14 @@ class Sampler:
     def sample(self) -> dict[str, float | int | None]:
         """Return {column: value or None} for this moment."""
         values: dict[str, float | int | None] = dict.fromkeys(COLUMNS)
-        values["t_s"] = time.monotonic()
-        values.update(
-            named_kib(
-                self.status.read(),
-                {
-                    "VmRSS": "rss_bytes",
-                    "RssAnon": "anon_bytes",
-                    "VmHWM": "vm_hwm_bytes",
-                    "VmSwap": "swap_bytes",
-                },
-            )
-        )
-        fields = self.stat.read().rpartition(")")[2].split()
-        if fields:
-            values["server_cpu_s"] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        now_s = values["t_s"] = time.monotonic()
+        self._look_for_others(now_s)
+        for process in (self.main, *self.others.values()):
+            for column, amount in process.memory().items():
+                values[column] = (values[column] or 0) + amount
+            cpu_s = process.cpu_s()
+            if cpu_s is not None:
+                values["server_cpu_s"] = (values["server_cpu_s"] or 0.0) + cpu_s
         if self.usage is not None:
             usage = self.usage.read()
             values["cgroup_bytes"] = int(usage) if usage else None
@@ -215,6 +282,26 @@ class Sampler:
                     values["disk_written_bytes"] = int(fields[9]) * SECTOR_BYTES
         return values
 
+    def _look_for_others(self, now_s: float) -> None:
+        """Bring `others` up to date: the processes of the server beside the one that was named."""
+        if self.members is not None:
+            try:
+                # Opened anew: with an open file a kernel with cgroup v1 goes on showing who was in it at first.
+                with open(self.members, encoding="ascii") as file:  # noqa: PTH123
+                    found = {int(line) for line in file.read().split()}
+            except OSError:
+                found = set()
+        elif now_s < self.look_for_descendants_s:
+            return
+        else:
+            self.look_for_descendants_s = now_s + DESCENDANTS_S
+            found = self.descendants.find()
+        found.discard(self.pid)
+        for pid in [pid for pid in self.others if pid not in found]:
+            self.others.pop(pid).close()
+        for pid in found - self.others.keys():
+            self.others[pid] = Process(pid)
+
     @staticmethod
     def _named(text: str, wanted: str) -> int | None:
         for line in text.splitlines():
@@ -233,10 +320,32 @@ def protect_from_oom_killer() -> None:
         return
 
 
+class Output:
+    """Standard output, which may be a file on a disk that is full for a while: what does not fit now is kept."""
+
+    def __init__(self) -> None:
+        self.pending = bytearray()
+
+    def write(self, line: str) -> None:
+        """Write a line and what is still pending, as far as there is room.
+
+        Raises:
+            OSError: another error than that of a full disk.
+        """
+        self.pending += line.encode() + b"\n"
+        while self.pending:
+            try:
+                del self.pending[: os.write(1, self.pending)]
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return
+
+
 def main() -> None:
     """Sample until standard input is closed."""
     parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
-    parser.add_argument("--pid", type=int, required=True, help="the process to watch")
+    parser.add_argument("--pid", type=int, required=True, help="the process to watch, with all that it has started")
     parser.add_argument("--interval", type=float, required=True, help="seconds between two samples")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--cgroup", help="folder of its memory cgroup")
@@ -247,14 +356,13 @@ def main() -> None:
     if wanted.whole_machine:
         protect_from_oom_killer()
     sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk, wanted.whole_machine)
-    write = sys.stdout.write
-    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}) + "\n")
+    write = Output().write
+    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}))
     begun = due = time.monotonic()
     cpu_begun = time.process_time()
     samples = 0
     while True:
-        write(json.dumps(list(sampler.sample().values())) + "\n")
-        sys.stdout.flush()
+        write(json.dumps(list(sampler.sample().values())))
         samples += 1
         due += wanted.interval
         late = time.monotonic() - due
@@ -264,10 +372,9 @@ def main() -> None:
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
     # One more, so that the last state is on file whatever the interval was.
-    write(json.dumps(list(sampler.sample().values())) + "\n")
+    write(json.dumps(list(sampler.sample().values())))
     end = {"samples": samples + 1, "cpu_s": time.process_time() - cpu_begun, "lifetime_s": time.monotonic() - begun}
-    write(json.dumps({"end": end}) + "\n")
-    sys.stdout.flush()
+    write(json.dumps({"end": end}))
 
 
 if __name__ == "__main__":

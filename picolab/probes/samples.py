@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import ProbeError
+from picolab.errors import ProbeError, UnreadableFile
+from picolab.foreign_files import MIB, read_text
 from picolab.record import Gap, MemoryRecord
 
 SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000
 GAP_INTERVALS = 3
 _GAPS_KEPT = 10
+LARGEST_BYTES = 1024 * MIB
+"""Of a trial's own file: days of samples."""
 
 Value = float | int | None
 
@@ -51,23 +54,23 @@ class Samples:
         return int(min(values)) if values else None
 
 
-def read_samples(path: Path) -> Samples:
+def read_samples(path: Path, most_bytes: int = LARGEST_BYTES) -> Samples:
     """Read a samples file, also one whose last line is torn because the probe was killed.
 
     Raises:
         ProbeError: there is no file or it has no head: the probe did not start.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, most_bytes).splitlines()
         head = json.loads(lines[0])
-    except (OSError, ValueError, IndexError):
+    except (OSError, UnreadableFile, ValueError, IndexError, RecursionError):
         raise ProbeError(f"the memory probe wrote nothing to {path.name}: it did not start or was killed") from None
     rows: list[list[Value]] = []
     end = None
     for line in lines[1:]:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if isinstance(value, dict):
             end = value.get("end")

@@ -1,0 +1,204 @@
+"""What a campaign began with: its plan, the builds' executables and the host, so that a change is noticed.
+
+Numbers that were measured before and after such a change are not comparable. `begun.json` is written when the first
+trial is about to run; `picolab resume` compares it with what is there now.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import read_json, unfit_value
+from picolab.host import host_identity
+from picolab.paths import write_atomically
+from picolab.picoshare.build import find_build
+from picolab.plan import LARGEST_PLAN_BYTES, Plan
+
+BEGUN_FILE = "begun.json"
+_LARGEST_BYTES = 2 * LARGEST_PLAN_BYTES
+_SAME_RAM = 0.02
+"""Of RAM: what a kernel keeps for itself differs a little from boot to boot."""
+_HOST_WORDS = {
+    "machine_id": "the host's identity (/etc/machine-id)",
+    "hostname": "the host's name",
+    "cpu_model": "the processor",
+    "cpu_count": "the number of processors",
+    "architecture": "the architecture",
+    "ram_bytes": "the host's RAM in bytes",
+    "kernel": "the kernel",
+}
+"""What makes numbers of two hosts, or of one host before and after a change, not comparable."""
+_SHOWN = 5
+
+
+class Accepted(BaseModel):
+    """Changes with which somebody chose to go on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: str
+    changes: list[str]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    begun_version: int = 1
+    at: str
+    plan: dict[str, Any]
+    builds: dict[str, str]
+    """What the plan calls a build -> SHA-256 of the executable."""
+    host: dict[str, str | int | None]
+    accepted: list[Accepted] = []
+
+
+@dataclass
+class Beginning:
+    """What is known of a campaign's beginning.
+
+    Attributes:
+        known: None when there is no such file, or it cannot be read (then `problems` says so).
+    """
+
+    known: _File | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[str]:
+        """What somebody went on with although it had changed, one sentence a time."""
+        found = self.known.accepted if self.known is not None else []
+        return [f"resumed at {entry.at} although this had changed: {in_short(entry.changes)}" for entry in found]
+
+    def plan_changes(self, plan: Plan) -> list[str]:
+        """Return how the plan differs from the one that the campaign began with."""
+        if self.known is None:
+            return []
+        try:
+            begun = Plan.model_validate(self.known.plan)
+        except ValidationError:
+            return ["what the campaign began with cannot be understood any more"]
+        return _plan_changes(begun, plan)
+
+    def changes(self, plan: Plan) -> list[str]:
+        """Return everything that is not as it was in the beginning: plan, builds, host.
+
+        Raises:
+            BuildError: a build is not there any more.
+        """
+        if self.known is None:
+            return []
+        changes = self.plan_changes(plan)
+        now = builds_of(plan)
+        changes += [
+            f"build {name}: its SHA-256 was {sha256[:16]}... and is {now[name][:16]}..."
+            for name, sha256 in self.known.builds.items()
+            if name in now and now[name] != sha256
+        ]
+        return changes + _host_changes(self.known.host, host_identity())
+
+
+def read_beginning(folder: Path) -> Beginning:
+    """Return what is known of a campaign's beginning; nothing when it has not begun, or began with an old picolab."""
+    path = folder / BEGUN_FILE
+    try:
+        data = read_json(path, _LARGEST_BYTES)
+        unfit = unfit_value(data)
+        if unfit is not None:
+            raise UnreadableFile(f"is damaged ({unfit})")
+        return Beginning(_File.model_validate(data))
+    except FileNotFoundError:
+        return Beginning()
+    except (UnreadableFile, ValidationError) as error:
+        why = str(error).removeprefix(f"{path}: ") if isinstance(error, UnreadableFile) else "is damaged"
+        return Beginning(None, [f"{why}: nobody can tell what changed since the campaign began"])
+
+
+def write_beginning(folder: Path, plan: Plan, accepted: Sequence[Accepted] = ()) -> None:
+    """Freeze what a campaign begins with, or goes on with.
+
+    Raises:
+        BuildError: a build is not there.
+    """
+    begun = _File(
+        at=now(),
+        plan=plan.model_dump(mode="json"),
+        builds=builds_of(plan),
+        host=host_identity(),
+        accepted=list(accepted),
+    )
+    write_atomically(folder / BEGUN_FILE, json.dumps(begun.model_dump(mode="json"), indent=1) + "\n")
+
+
+def now() -> str:
+    """Return this moment as the files of a campaign have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def builds_of(plan: Plan) -> dict[str, str]:
+    """Return the SHA-256 of each executable that a plan names."""
+    wanted = {
+        (trial.parameters.build, trial.parameters.release_base_url): trial.parameters.machine != "local"
+        for trial in plan.trials
+    }
+    several = len({url for _, url in wanted}) > 1
+    return {
+        f"{build} of {url}" if several and build != "calibration" else build: find_build(
+            build, build, url, in_guest=in_guest
+        ).identity.sha256
+        for (build, url), in_guest in sorted(wanted.items())
+    }
+
+
+def in_short(changes: Sequence[str]) -> str:
+    """Return the first changes, and how many more there are."""
+    more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return "; ".join(changes[:_SHOWN]) + more
+
+
+def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
+    changes = []
+    for name in Plan.model_fields:
+        was, is_now = getattr(begun, name), getattr(plan, name)
+        if name != "trials" and was != is_now:
+            changes.append(f"{name} was {_shown(was)} and is {_shown(is_now)}")
+    before, after = ({trial.trial_id: trial for trial in which.trials} for which in (begun, plan))
+    changes += [f"trial {name} was not in the plan" for name in after if name not in before]
+    for name, trial in before.items():
+        other = after.get(name)
+        if other is None:
+            changes.append(f"trial {name} is not in the plan any more")
+            continue
+        was, is_now = trial.model_dump(mode="json"), other.model_dump(mode="json")
+        pairs = [(key, was[key], is_now[key]) for key in was if key != "parameters"]
+        pairs += [(key, value, is_now["parameters"][key]) for key, value in was["parameters"].items()]
+        changes += [f"trial {name}: {key} was {_shown(a)} and is {_shown(b)}" for key, a, b in pairs if a != b]
+    if not changes and list(before) != list(after):
+        changes.append("the order of the trials is another")
+    return changes
+
+
+def _host_changes(was: dict[str, str | int | None], is_now: dict[str, Any]) -> list[str]:
+    changes = []
+    for name, words in _HOST_WORDS.items():
+        old, new = was.get(name), is_now.get(name)
+        if old is None or new is None or old == new:
+            continue
+        if name == "hostname" and was.get("machine_id") and is_now.get("machine_id"):
+            # The name of a host may change; it is the same host as long as its identity is.
+            continue
+        if name == "ram_bytes" and isinstance(old, int) and abs(new - old) <= _SAME_RAM * old:
+            continue
+        changes.append(f"{words} was {_shown(old)} and is {_shown(new)}")
+    return changes
+
+
+def _shown(value: Any) -> str:
+    text = re.sub(r"\s+", " ", str(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."

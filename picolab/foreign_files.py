@@ -1,0 +1,156 @@
+"""Files and folders that others may have written: read with a bound, checked before use, removed only inside.
+
+A campaign folder may come from somebody else, or be torn. Nothing here blocks (a FIFO), reads without an end
+(`/dev/zero`), believes a number that no column can hold, or follows a link out of the folder.
+"""
+
+import json
+import math
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import UnreadableFile, UnsafePath
+
+MIB = 1 << 20
+MOST_DEPTH = 60
+"""Of lists and objects in each other; a record of picolab's has fewer than ten."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableFile: it is no regular file, is larger than `most_bytes`, or cannot be read; one sentence.
+    """
+    try:
+        # Looked at before it is opened, too: opening a device may do something.
+        _require_regular(path, path.stat())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (it is open already)
+            status = os.fstat(descriptor)
+            _require_regular(path, status)
+            data = b"" if status.st_size > most_bytes else file.read(most_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UnreadableFile(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if status.st_size > most_bytes or len(data) > most_bytes:
+        raise UnreadableFile(f"{path}: is too large: more than {most_bytes / MIB:,.0f} MiB")
+    return data
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "something else")
+        raise UnreadableFile(f"{path}: cannot be read: it is {kind}, not a file")
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Return a file's text, as `read_bounded` does.
+
+    Raises:
+        FileNotFoundError, UnreadableFile: as there, or it is not UTF-8.
+    """
+    try:
+        return read_bounded(path, most_bytes).decode()
+    except UnicodeDecodeError:
+        raise UnreadableFile(f"{path}: is not text in UTF-8") from None
+
+
+def read_json(path: Path, most_bytes: int) -> Any:
+    """Return a file's JSON, as `read_bounded` does.
+
+    Raises:
+        FileNotFoundError, UnreadableFile: as there, or it is no JSON.
+    """
+    text = read_text(path, most_bytes)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        if not text.strip():
+            raise UnreadableFile(f"{path}: is empty") from None
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or "no memory for it"
+        raise UnreadableFile(f"{path}: is cut off or damaged ({why})") from None
+
+
+def unfit_value(data: Any) -> str | None:
+    """Return which value in parsed JSON nothing downstream can hold, as half a sentence; None when all is well.
+
+    Columns are 64 bits wide, JSON has no infinity, UTF-8 no lone surrogate, and nothing of picolab's is nested deeply.
+    """
+    left: list[tuple[str, Any, int]] = [("", data, 0)]
+    while left:
+        place, value, depth = left.pop()
+        where = place or "the whole"
+        if isinstance(value, dict | list):
+            if depth >= MOST_DEPTH:
+                return f"{where[:200]} is nested too deeply"
+            items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+            for name, item in items:
+                if isinstance(name, str) and not _is_text(name):
+                    return f"{where} has a name that is no text in Unicode"
+                left.append((f"{place}.{name}" if place else str(name), item, depth + 1))
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            return f"{where} is a number of {value.bit_length()} bits, more than 64"
+        elif isinstance(value, float) and not math.isfinite(value):
+            return f"{where} is no finite number"
+        elif isinstance(value, str) and not _is_text(value):
+            return f"{where} is no text in Unicode"
+    return None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def remove_tree_inside(folder: Path, path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it lies inside `folder` when every link is resolved.
+
+    A link is removed, and never followed. What is not there, or cannot be removed, is left as it is.
+
+    Raises:
+        UnsafePath: it does not lie inside; nothing was touched.
+    """
+    try:
+        inside, parent = folder.resolve(), path.parent.resolve()
+    except (OSError, RuntimeError) as error:
+        raise UnsafePath(f"{path}: nobody can tell where it is ({error}), so it is not removed") from None
+    place = parent / path.name
+    if path.name in ("", ".", "..") or inside not in place.parents:
+        raise UnsafePath(f"{path}: is not inside {folder}, so it is not removed; look at it, and remove it by hand")
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            place.unlink()
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which one of the names is a link: what is written there would land somewhere else.
+
+    Raises:
+        UnsafePath: it is one.
+    """
+    for name in names:
+        if (folder / name).is_symlink():
+            raise UnsafePath(
+                f"{folder / name}: is a link to another place, and nothing may be written through it; "
+                f"put the file or folder itself there"
+            )

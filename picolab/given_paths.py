@@ -1,0 +1,68 @@
+"""Paths that somebody has given: made absolute where they were given, since trials run in another folder.
+
+On the command line a relative path means the user's current folder, in a parameter file the folder of that file, in a
+notebook the kernel's current folder.
+"""
+
+import re
+from pathlib import Path
+
+from picolab.errors import ParameterError
+
+CALIBRATION = "calibration"
+RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)", re.ASCII)
+
+
+def absolute_path(text: str, folder: Path, place: str) -> str:
+    """Return a path from the root; an empty text stays empty.
+
+    The last part is left as it is, so that a link keeps the name by which it is known.
+
+    Args:
+        folder: what a relative path means.
+        place: where it was given, for messages.
+
+    Raises:
+        ParameterError: `~` names a user without a home.
+    """
+    if not text:
+        return text
+    try:
+        path = folder.absolute() / Path(text).expanduser()
+    except RuntimeError:
+        raise ParameterError(f"{place}: {text!r}: there is no such user's home; write the path from the root") from None
+    try:
+        return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
+    except (OSError, RuntimeError, ValueError):
+        # A loop of links, or a name too long: whoever opens it will say so.
+        return str(path)
+
+
+def absolute_build(build: str, folder: Path, place: str) -> str:
+    """Return a `build` whose path, if it is one, begins at the root.
+
+    The word `calibration` and a release are no paths; a file of such a name is given with a slash.
+
+    Raises:
+        ParameterError: it could be a word or a file.
+    """
+    release = RELEASE.fullmatch(build)
+    if build != CALIBRATION and not release:
+        return absolute_path(build, folder, place)
+    if (folder / build).is_file():
+        remedy = (
+            f"{build.removeprefix('v') if build.startswith('v') else f'v{build}'} for the release"
+            if release
+            else "rename the file to mean the calibration server"
+        )
+        what = "a release" if release else "the calibration server"
+        raise ParameterError(
+            f"{place}: build {build!r} is {what}, and there is a file of that name in {folder.absolute()}; write "
+            f"./{build} for the file, or {remedy}"
+        )
+    return build
+
+
+def is_word(build: str) -> bool:
+    """Tell whether a `build` is the calibration server or a release, and not a path."""
+    return build == CALIBRATION or RELEASE.fullmatch(build) is not None

@@ -1,0 +1,279 @@
+"""One request to a server that nobody vouches for, and its answer.
+
+Whatever the server does, an exchange ends when it shall, and costs little memory. Its limit is kept by another thread,
+which shuts the connection down wherever it hangs. Of an answer that is read into memory at most ANSWER_LIMIT_BYTES are
+taken; the library stops at a head of 100 KiB. Each exchange has a connection of its own, so that nothing which is left
+of one answer can be taken for another. No redirect is followed, no body decompressed, no cookie kept.
+"""
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import httpx
+
+ANSWER_LIMIT_BYTES = 64 * 1024
+CONNECT_LIMIT_S = 10.0
+SENTENCE_CHARACTERS = 2000
+_NET_S = 60.0
+"""Who cuts is late by moments. Timeouts of the library that are later than that are only a net below it."""
+_SHORTEST_LIMIT_S = 0.001
+_SHORTEST_HIDDEN = 8
+_CLOSED = ("disconnected", "closed connection")
+"""Words of the libraries for an answer that ended too early. All other complaints are about what the answer holds."""
+
+_HEADERS = {
+    "Accept": "*/*",
+    # What is stored is what is measured and compared, so nobody shall compress it on the way.
+    "Accept-Encoding": "identity",
+    "Connection": "keep-alive",
+    "User-Agent": "picolab",
+}
+
+Ending = Literal["response", "stalled", "timeout", "connection_lost"]
+Trace = Callable[[str, dict[str, Any]], None]
+
+
+class Unanswered(Exception):
+    """There is no whole answer.
+
+    Attributes:
+        ending: how it ended instead.
+        detail: in the words of the libraries, which may quote the server.
+        not_http: the server said something, and that is not HTTP.
+    """
+
+    def __init__(self, ending: Ending, detail: str, not_http: bool = False) -> None:
+        super().__init__(detail)
+        self.ending = ending
+        self.detail = detail
+        self.not_http = not_http
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that was read into memory.
+
+    Attributes:
+        body: as it came, cut after ANSWER_LIMIT_BYTES.
+        whole: it was not cut.
+        encoding: of the body, which is none when the server keeps to what it was asked for.
+        cookies: by name, as they came; of a name that is there twice the last.
+    """
+
+    status: int
+    body: bytes
+    whole: bool
+    encoding: str
+    cookies: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """The body as PicoShare means it, whatever it is said to be."""
+        return self.body.decode("utf-8", "replace")
+
+
+class Exchange:
+    """One request and its answer. Use it as a context manager.
+
+    Args:
+        limit_s: seconds after which it is cut; None: somebody else watches it.
+        trace: follows httpcore's events.
+    """
+
+    def __init__(
+        self, transport: httpx.BaseTransport, base_url: str, limit_s: float | None = None, trace: Trace | None = None
+    ) -> None:
+        self._transport = transport
+        self._base_url = base_url
+        self._limit_s = limit_s
+        self._trace = trace
+        self._timer: threading.Timer | None = None
+        self._response: httpx.Response | None = None
+        self.lock = threading.Lock()
+        self._connect_s = CONNECT_LIMIT_S
+        self.socket: socket.socket | None = None
+        """A duplicate: it is there until the exchange is closed, whatever the library does with its own."""
+        self.cut_why: Ending | None = None
+        self.over = False
+
+    def __enter__(self) -> Self:
+        if self._limit_s is not None:
+            self._timer = threading.Timer(max(0.0, self._limit_s), self.cut, ("timeout",))
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+        if self._response is not None:
+            self._response.close()
+        with self.lock:
+            self.over = True
+            if self.socket is not None:
+                self.socket.close()
+
+    def cut(self, why: Ending) -> None:
+        """End it wherever it is, unless it is over; also before it has a connection."""
+        with self.lock:
+            if self.over or self.cut_why is not None:
+                return
+            self.cut_why = why
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _follow(self, event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            with self.lock:
+                self.socket = info["return_value"].get_extra_info("socket").dup()
+                if self.cut_why is not None:
+                    self._shut_down()
+        if self._trace is not None:
+            self._trace(event, info)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        quiet_s: float | None = None,
+        limit_s: float | None = None,
+    ) -> httpx.Response:
+        """Send the request, and return the answer as soon as its head has come.
+
+        Args:
+            path: escaped as it has to be in a URL.
+            quiet_s: seconds without a byte of the answer after which it has stalled; None: as long as it takes.
+            limit_s: what whoever watches it allows for the whole, if it has no limit of its own.
+
+        Raises:
+            Unanswered: there is no head.
+        """
+        limit_s = self._limit_s if limit_s is None else limit_s
+        assert limit_s is not None
+        self._connect_s = max(_SHORTEST_LIMIT_S, min(CONNECT_LIMIT_S, limit_s))
+        net_s = max(0.0, limit_s) + _NET_S
+        request = httpx.Request(
+            method,
+            self._base_url + path,
+            headers=_HEADERS | dict(headers or {}),
+            content=content,
+            extensions={
+                "trace": self._follow,
+                "timeout": {"connect": self._connect_s, "read": quiet_s or net_s, "write": net_s, "pool": net_s},
+            },
+        )
+        try:
+            self._response = self._transport.handle_request(request)
+        except httpx.RequestError as error:
+            raise self._unanswered(error) from None
+        return self._response
+
+    def pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """Yield the body as it comes, to its end.
+
+        Raises:
+            Unanswered: it does not get there.
+        """
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        try:
+            yield from response.stream
+        except httpx.RequestError as error:
+            raise self._unanswered(error) from None
+        self.finish()
+
+    def answer(self, response: httpx.Response) -> Answer:
+        """Read the body into memory.
+
+        Raises:
+            Unanswered: it does not get to its end, or to the limit.
+        """
+        body = bytearray()
+        for piece in self.pieces(response):
+            body += piece
+            if len(body) > ANSWER_LIMIT_BYTES:
+                self.finish()
+                break
+        return Answer(
+            response.status_code,
+            bytes(body[:ANSWER_LIMIT_BYTES]),
+            len(body) <= ANSWER_LIMIT_BYTES,
+            response.headers.get("content-encoding", "identity"),
+            _cookies(response),
+        )
+
+    def finish(self) -> None:
+        """Note that all has come that is wanted: from here on nothing can cut it.
+
+        Raises:
+            Unanswered: it was cut before. Where the end of a connection ends the body, that looks like its end.
+        """
+        with self.lock:
+            if self.cut_why is not None:
+                raise self._cut_off(self.cut_why)
+            self.over = True
+
+    def _cut_off(self, why: Ending) -> Unanswered:
+        head = "nothing" if self._response is None else f"the head of an answer with {self._response.status_code}"
+        return Unanswered(why, f"{head} had come when it was cut off")
+
+    def _unanswered(self, error: httpx.RequestError) -> Unanswered:
+        detail = str(error) or type(error).__name__
+        with self.lock:
+            self.over = True
+            if self.cut_why is not None:
+                return self._cut_off(self.cut_why)
+        if isinstance(error, httpx.ConnectTimeout):
+            ending: Ending = "timeout" if self._connect_s < CONNECT_LIMIT_S else "connection_lost"
+            return Unanswered(ending, f"no connection within {self._connect_s:g} s")
+        if isinstance(error, httpx.TimeoutException):
+            return Unanswered("stalled", detail)
+        not_http = isinstance(error, httpx.RemoteProtocolError) and not any(word in detail for word in _CLOSED)
+        return Unanswered("connection_lost", detail, not_http)
+
+
+def _cookies(response: httpx.Response) -> dict[str, str]:
+    """Return what the server wants to be kept, without its attributes."""
+    found = {}
+    for name, value in response.headers.raw:
+        if name.lower() == b"set-cookie":
+            key, _, rest = value.decode("latin-1").partition("=")
+            found[key.strip()] = rest.partition(";")[0].strip()
+    return found
+
+
+def sentence(text: str, hidden: Iterable[str]) -> str:
+    """Return what a server said, fit to be kept: without secrets, and not too long.
+
+    Args:
+        hidden: texts that nobody shall read, such as the secret of the log-in, also when they are escaped for a URL,
+            for JSON or for HTML.
+    """
+    forms = [_any_form(secret) for secret in hidden if len(secret) >= _SHORTEST_HIDDEN]
+    if forms:
+        text = re.sub("|".join(forms), "(redacted)", text, flags=re.IGNORECASE)
+    return text.strip()[:SENTENCE_CHARACTERS] or "(an empty answer)"
+
+
+def _any_form(secret: str) -> str:
+    """Return a pattern of a text, however its special characters are escaped."""
+
+    def form(character: str) -> str:
+        if character.isalnum():
+            return character
+        code = ord(character)
+        return rf"(?:\\?{re.escape(character)}|%{code:02x}|&\#0*{code};|&\#x0*{code:x};|\\u00{code:02x}|\\x{code:02x})"
+
+    return "".join(map(form, secret))

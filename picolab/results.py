@@ -1,0 +1,56 @@
+"""`results.csv`: a row a result. It grows by appending while a campaign runs; what is not whole is written anew."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import UnreadableFile
+from picolab.foreign_files import read_text
+from picolab.foreign_text import csv_cell
+from picolab.paths import write_atomically
+from picolab.rows import ROW_COLUMNS
+from picolab.set_aside import set_aside
+from picolab.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
+
+
+def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Make the file hold these rows and no others, in the order of the plan.
+
+    A file that holds something else is set aside: it may be all that is left of a trial.
+    """
+    ordered = sorted(rows, key=lambda row: (row["position"] or 0, row["trial_id"]))
+    path, text = folder / RESULTS_FILE, _text(ordered, heading=True)
+    try:
+        old: str | None = read_text(path, LARGEST_RESULTS_BYTES)
+    except FileNotFoundError:
+        old = None
+        if not ordered:
+            return
+    except UnreadableFile:
+        old = ""
+    if old == text and not path.is_symlink():
+        return
+    if old is not None and (path.is_symlink() or not old or set(old.splitlines()) - set(text.splitlines())):
+        set_aside(folder, path)
+    write_atomically(path, text)
+
+
+def append_result(folder: Path, row: dict[str, Any]) -> None:
+    """Add a row behind the others. A row that a crash has torn is mended by the next `write_results`."""
+    with (folder / RESULTS_FILE).open("a", encoding="utf-8", newline="") as file:
+        file.write(_text([row], heading=file.tell() == 0))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(ROW_COLUMNS), lineterminator="\n")
+    if heading:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()})
+    return text.getvalue()

@@ -1,0 +1,50 @@
+"""The trial notebook as a template: papermill must find the one cell that it puts the parameters behind."""
+
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import ParameterError, UnreadableFile
+from picolab.foreign_files import MIB, read_json
+from picolab.paths import project_root
+
+_LARGEST_BYTES = 32 * MIB
+_TAG = "parameters"
+_REMEDY = "put back the notebook that came with picolab (git checkout notebooks/trial.ipynb), or mend that"
+
+
+def trial_notebook() -> Path:
+    """Return the notebook that every trial is a run of."""
+    return project_root() / "notebooks" / "trial.ipynb"
+
+
+def check_trial_notebook(path: Path | None = None) -> None:
+    """Refuse a trial notebook into which papermill would put no parameters: its defaults would be measured instead.
+
+    Raises:
+        ParameterError: it is no notebook, or has not exactly one code cell with the tag `parameters`.
+    """
+    path = path or trial_notebook()
+    try:
+        notebook = read_json(path, _LARGEST_BYTES)
+    except FileNotFoundError:
+        raise ParameterError(f"{path}: is not there; {_REMEDY}") from None
+    except UnreadableFile as error:
+        raise ParameterError(f"{error}; {_REMEDY}") from None
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ParameterError(f"{path}: is not a notebook: it has no list of cells; {_REMEDY}")
+    tagged = [cell for cell in cells if _TAG in _tags(cell)]
+    if any("injected-parameters" in _tags(cell) for cell in cells):
+        raise ParameterError(f"{path}: has parameters of an earlier run in it (injected-parameters); {_REMEDY}")
+    if len(tagged) != 1 or tagged[0].get("cell_type") != "code":
+        what = "no code cell" if len(tagged) < 2 else f"{len(tagged)} cells"
+        raise ParameterError(
+            f"{path}: has {what} with the tag `{_TAG}`, so trials would not get the parameters that were asked for; "
+            f"{_REMEDY}"
+        )
+
+
+def _tags(cell: dict[str, Any]) -> list[Any]:
+    metadata = cell.get("metadata")
+    tags = metadata.get("tags") if isinstance(metadata, dict) else None
+    return tags if isinstance(tags, list) else []

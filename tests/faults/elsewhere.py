@@ -1,0 +1,312 @@
+"""Faults whose tests stand beside the part that they are about."""
+
+from __future__ import annotations
+
+from .catalogue import proved_by
+
+SWEPT = (
+    "Nothing: the next start sweeps it. `picolab doctor` lists what is left, `picolab machines list` sweeps at once."
+)
+AGAIN = "Nothing: the campaign tries again and makes the machine anew. By hand run the notebook from its first cell."
+
+# The machine: a process in a memory cgroup
+
+for test, name, outcome, see, do in (
+    (
+        "test_trial_outcomes.py::test_a_killed_keeper_is_machine_failed",
+        "keeper killed in the upload",
+        "machine_failed",
+        "`machine_failed` in stage upload; what was measured until then is in the record.",
+        AGAIN,
+    ),
+    (
+        "test_local_machine.py::test_a_keeper_that_hangs_is_ended",
+        "keeper hangs",
+        "machine_failed",
+        "The machine is ended and made anew.",
+        AGAIN,
+    ),
+    (
+        "test_local_machine.py::test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest",
+        "killed keeper leaves cgroup and folders",
+        "ok",
+        "Nothing, or the folder of a dead machine in `picolab doctor`.",
+        SWEPT,
+    ),
+    (
+        "test_local_machine.py::test_a_new_machine_replaces_what_a_killed_keeper_has_left",
+        "stale state of a machine of the same name",
+        "ok",
+        "Nothing.",
+        "Nothing: it is replaced.",
+    ),
+    (
+        "test_local_machine.py::test_when_the_holder_is_gone_everything_is_taken_down",
+        "holder of a machine is gone",
+        "ok",
+        "The machine is not in `picolab machines list` any more.",
+        "Nothing: the keeper takes it down within a second.",
+    ),
+    (
+        "test_local_machine.py::test_deleting_the_state_folder_takes_the_machine_down",
+        "state folder of a machine deleted",
+        "machine_failed",
+        "`machine_failed` in the running stage.",
+        AGAIN,
+    ),
+    (
+        "test_local_machine.py::test_a_machine_held_by_somebody_alive_is_refused",
+        "machine held by somebody else",
+        "refused",
+        "`the machine ... is held by process`",
+        "End that notebook or command, choose another `machine_name`, or `picolab machines remove NAME`.",
+    ),
+    (
+        "test_local_machine.py::test_two_processes_at_once_and_exactly_one_wins",
+        "two processes want one machine at once",
+        "refused",
+        "One of both works, the other says who holds the machine.",
+        "Wait, or choose another `machine_name`.",
+    ),
+    (
+        "test_local_machine.py::test_a_work_dir_that_cannot_be_used_is_refused_in_one_sentence",
+        "work_dir that cannot be used",
+        "refused",
+        "One sentence that names the folder and why.",
+        "Name another folder.",
+    ),
+    (
+        "test_keeper.py::test_a_server_that_cannot_be_started_is_not_said_to_run",
+        "build that cannot be started",
+        "machine_failed",
+        "What the kernel said of the program.",
+        "Look whether the file is a program for this processor.",
+    ),
+    # The machine: a virtual one
+    (
+        "test_vagrant_machine.py::test_a_machine_whose_power_is_cut_is_a_fault_and_soon",
+        "virtual machine destroyed while it is used",
+        "machine_failed",
+        "`machine_failed` within seconds, not after a time limit.",
+        AGAIN,
+    ),
+    (
+        "test_vagrant_machine.py::test_a_suspended_machine_gets_the_wanted_memory",
+        "virtual machine suspended",
+        "ok",
+        "Nothing: it is woken, or made anew when its memory shall change.",
+        "Nothing.",
+    ),
+    (
+        "test_vagrant_command.py::test_at_its_limit_it_may_clean_up",
+        "virtual machine does not boot in time",
+        "machine_failed",
+        "Which limit has passed, and the end of Vagrant's log.",
+        "Raise `boot_limit_s`; `picolab doctor` looks at acceleration, network and base volume.",
+    ),
+    (
+        "test_guest.py::test_a_full_disk_does_not_hide_how_the_server_ended",
+        "disk of the guest is full",
+        "disk_full",
+        "What the server said, or how it ended.",
+        "A box with a larger disk, or smaller files.",
+    ),
+    (
+        "test_doctor_vm.py::test_full_pool",
+        "storage pool of the virtual machines is full",
+        "refused",
+        "`picolab doctor` says how much is free and what to remove.",
+        "`picolab machines list`, `picolab box list`; remove what is not needed.",
+    ),
+    (
+        "test_vagrant_left_over.py::test_when_holder_and_keeper_are_killed_the_next_start_sweeps",
+        "virtual machine that nobody holds",
+        "ok",
+        "Nothing.",
+        SWEPT,
+    ),
+    (
+        "test_vagrant_left_over.py::test_a_lost_dotfile_folder_is_mended",
+        "Vagrant's own notes of a machine lost",
+        "ok",
+        "A sentence in the record's `mended`.",
+        "Nothing: it is mended.",
+    ),
+    (
+        "test_vagrant_left_over.py::test_a_machine_whose_state_folder_was_deleted_is_swept",
+        "virtual machine whose state folder was deleted",
+        "ok",
+        "Nothing.",
+        SWEPT,
+    ),
+    (
+        "test_vagrant_left_over.py::test_a_truncated_base_volume_is_mended",
+        "base volume of the box truncated",
+        "ok",
+        "A sentence in the record's `mended`.",
+        "Nothing: it is copied again.",
+    ),
+    (
+        "test_libvirt.py::test_base_volume_that_somebody_is_copying_is_waited_for",
+        "base volume that somebody else is copying",
+        "ok",
+        "Nothing: it is waited for.",
+        "Nothing.",
+    ),
+    (
+        "test_libvirt.py::test_second_gets_the_lock_of_one_that_has_ended",
+        "lock of a process that has ended",
+        "ok",
+        "Nothing: a lock of nobody is no lock.",
+        "Nothing; no lock file has to be deleted by hand.",
+    ),
+    (
+        "test_libvirt.py::test_libvirt_that_hangs_is_not_waited_for",
+        "libvirt hangs",
+        "machine_failed",
+        "`libvirt` and how long it was waited for.",
+        "Start the daemon again; `picolab doctor` prints the command.",
+    ),
+    (
+        "test_vagrant_command.py::test_vagrant_that_was_killed",
+        "Vagrant killed",
+        "machine_failed",
+        "That Vagrant was killed, and by which signal.",
+        AGAIN,
+    ),
+    (
+        "test_vagrant_command.py::test_action_lock_that_stays_is_told_with_its_owner",
+        "Vagrant's lock of the machine is held by another call",
+        "machine_failed",
+        "The pid that holds it.",
+        "Wait for that process, or end it.",
+    ),
+    (
+        "test_vagrant_machine.py::test_another_host_key_is_refused",
+        "another machine answers at the guest's address",
+        "machine_failed",
+        "That the host key is not the one that was pinned.",
+        "`picolab machines remove NAME`, and again.",
+    ),
+    (
+        "test_vagrant_machine.py::test_a_killed_probe_has_no_last_line",
+        "probe in the guest killed",
+        "invalid",
+        "`the memory probe ended too early`",
+        AGAIN,
+    ),
+    (
+        "test_guest.py::test_a_launch_whose_agent_is_killed_leaves_one_server_or_none",
+        "agent in the guest killed while it starts a server",
+        "machine_failed",
+        "`the agent in the guest has ended`",
+        AGAIN,
+    ),
+    (
+        "test_guest.py::test_a_server_of_another_boot_is_none",
+        "guest rebooted under a server",
+        "server_died",
+        "That the server of that boot is gone.",
+        AGAIN,
+    ),
+):
+    proved_by(test, name, group="machine", outcome=outcome, see=see, do=do)
+
+# A campaign's own files
+
+for test, name, outcome, see, do in (
+    (
+        "test_ledger.py::test_line_torn_by_a_crash_costs_only_itself",
+        "torn line in the ledger",
+        "ok",
+        "The line in the list of problems of the report.",
+        "Nothing: that trial is filed or run again by `picolab resume`.",
+    ),
+    (
+        "test_scraps.py::test_everything_broken_is_listed_and_the_rest_counts",
+        "damaged notebooks among the results",
+        "ok",
+        "Each of them in the list of problems of the report; the rest counts.",
+        "Look at the file that is named.",
+    ),
+    (
+        "test_scraps.py::test_a_lost_notebook_is_listed_and_the_trial_counts_by_its_own_files",
+        "notebook of a result lost",
+        "ok",
+        "It is listed; the trial counts by its record beside it.",
+        "Nothing.",
+    ),
+    (
+        "test_scraps.py::test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count",
+        "notebook of a result run again by hand",
+        "ok",
+        "It is listed, and does not count.",
+        "Run a copy of it, elsewhere.",
+    ),
+    (
+        "test_scraps.py::test_a_trial_that_is_not_in_the_plan_does_not_count",
+        "trial among the results that is not in the plan",
+        "ok",
+        "It is listed, and does not count.",
+        "Move it away.",
+    ),
+    (
+        "test_plan.py::test_spoilt_plan_is_refused_in_one_sentence",
+        "spoilt plan",
+        "refused",
+        "One sentence that names the file and what is wrong.",
+        "Bring the file back; without its plan a campaign cannot go on.",
+    ),
+    (
+        "test_campaign.py::test_only_one_process_runs_a_campaign",
+        "two processes run one campaign",
+        "refused",
+        "`is being run by another process`",
+        "Wait; `picolab status CAMPAIGN` shows how far it is.",
+    ),
+    (
+        "test_campaign.py::test_a_campaign_is_never_overwritten",
+        "campaign of the same name exists",
+        "refused",
+        "`is already there; go on with`",
+        "`picolab resume CAMPAIGN`, or another name with `--campaign`.",
+    ),
+    (
+        "test_report.py::test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look",
+        "analysis of a report fails",
+        "ok",
+        "`the analysis failed`; the old page stays.",
+        "Open `analysis.failed.ipynb` in the campaign's folder.",
+    ),
+):
+    proved_by(test, name, group="campaign", outcome=outcome, see=see, do=do)
+
+# What a user hands in
+
+for test, name, see, do in (
+    (
+        "test_campaign.py::test_a_build_that_is_not_there",
+        "build that is not there",
+        "`there is no such file`",
+        "Name the file, a release, or `calibration`.",
+    ),
+    (
+        "test_server.py::test_a_file_that_is_no_program",
+        "build that is no program",
+        "What the kernel said of it.",
+        "Name an executable for this processor.",
+    ),
+    (
+        "test_parameters.py::test_whatever_is_not_a_mapping_is_refused",
+        "parameter file that is none",
+        "One sentence with the file's name.",
+        "Copy `parameters/quick.yaml` and edit it.",
+    ),
+    (
+        "test_plan.py::test_too_many_trials_are_refused_before_they_are_made",
+        "matrix of millions of trials",
+        "How many it would be.",
+        "Fewer levels or repeats.",
+    ),
+):
+    proved_by(test, name, group="input", outcome="refused", see=see, do=do)

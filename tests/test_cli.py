@@ -217,6 +217,25 @@ def test_every_character_is_written_in_any_encoding() -> None:
     assert done.returncode == 0 and "\\u2603" in done.stdout and done.stderr == ""
 
 
+def test_a_name_in_no_encoding_is_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"a\xffb")
+    folder.mkdir()
+    (folder / "few.yaml").write_text("{matrix: {ram_mb: [64], file_size: [1M]}, repeats: 1, idle_limit_s: 0}")
+    (folder / "server").write_text("#!/bin/sh\n")
+    (folder / "server").chmod(0o755)
+    for words, code in (
+        (("matrix", str(folder / "few.yaml"), "--campaign", "c"), 0),
+        (("matrix", str(folder / "few.yaml"), "--campaign", "d", "--build", str(folder / "server")), 4),
+        (("trial", "--build", str(folder / "server")), 4),
+        (("trial", "-p", "work_dir", str(folder)), 4),
+        (("compare", "--self", str(folder / "server")), 4),
+        (("status", str(folder)), 4),
+    ):
+        done = picolab(*words)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr and done.stderr.count("\n") == (1 if code else 0), done.stderr
+
+
 def test_an_empty_folder_is_taken_and_another_is_not() -> None:
     few = ("--file-sizes", "1M", "--memory-limits", "64", "--repeats", "1", "--idle-limit", "0")
     (outputs_dir() / "empty").mkdir(parents=True)

@@ -28,7 +28,6 @@ from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
-POLL_S = 0.2
 INTERRUPT_PATIENCE_S = 60.0
 _REQUEST_FILE = "request.json"
 _KERNEL_WORD = b"ipykernel_launcher"

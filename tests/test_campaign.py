@@ -257,6 +257,9 @@ def test_a_killed_part_costs_one_attempt(
     assert process.returncode == ExitCode.OK, output
     faults = [entry for entry in Campaign.load(outputs_dir() / "slow").ledger.entries() if entry.outcome.is_fault]
     assert len(faults) == 1, output
+    if victim != "picolab.machines.keeper":
+        who = "the kernel" if victim == "ipykernel_launcher" else "papermill"
+        assert faults[0].outcome_detail == f"the trial's process ended without a record: {who} was killed by SIGKILL"
     check_complete()
 
 

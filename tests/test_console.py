@@ -21,6 +21,7 @@ from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
 from picolab.foreign_text import one_line, visible
 from picolab.ledger import LedgerEntry
+from picolab.parameters import TrialParameters
 from picolab.record import Caveat, Outcome
 from picolab.single_trial import FinishedTrial
 
@@ -70,6 +71,8 @@ def record(words: str) -> Any:
     return SimpleNamespace(
         outcome=Outcome.HTTP_ERROR,
         outcome_detail=words,
+        parameters=TrialParameters(),
+        outcome_stage="upload",
         upload=None,
         download=None,
         memory=None,
@@ -213,9 +216,9 @@ def test_nothing_is_lost_on_a_narrow_terminal(
     columns: int, campaign: Campaign, terminal: Callable[[int], Shown]
 ) -> None:
     wide = terminal(1000)
-    console.show_status(campaign)
+    console.show_status(campaign.folder)
     narrow = terminal(columns)
-    console.show_status(campaign)
+    console.show_status(campaign.folder)
     console.show_plan(campaign.plan)
     console.show_campaigns([campaign.folder])
 
@@ -228,7 +231,7 @@ def test_nothing_is_lost_on_a_narrow_terminal(
     missing = set(letters(wide.text)) - set(letters(narrow.text))
     assert not missing and "…" not in narrow.text
     folded = narrow.text.replace("\n", "")
-    assert all(f"{word}" in folded for word in ("MiB/s", "transfer", "commit", "anon"))
+    assert all(f"{word}" in folded for word in ("upload MiB/s", "transfer MiB/s", "median", "maximum"))
 
 
 @pytest.mark.parametrize("columns", [1, 20, 80])

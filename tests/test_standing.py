@@ -102,6 +102,8 @@ def edited(path: Path, change: Callable[[Any], object]) -> None:
 
 def replaced_by(path: Path, make: Callable[[Path], object]) -> None:
     path.parent.mkdir(exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
     make(path)
 
@@ -223,6 +225,7 @@ def damages(draw: st.DrawFn) -> Described:
                 lambda f: edited(f / "plan.json", lambda data: data["trials"].pop(i)),
                 lambda f: edited(f / "plan.json", lambda data: data["trials"][i].update(trial_id=str(f))),
                 lambda f: replaced_by(f / "trials" / f"{trial_ids(f)[i]}.ipynb", odd),
+                lambda f: replaced_by(f / file, odd),
             ]
         )
     )

@@ -309,6 +309,12 @@ def _processes_in(namespace: int) -> Iterator[ProcessIdentity]:
                     yield process
 
 
+def devices() -> list[tuple[str, str]]:
+    """Return (device, name of the machine that it was made for) for all of picolab's devices on this host."""
+    found = ((folder.name, alias_of(folder.name)) for folder in Path("/sys/class/net").glob("picolab*"))
+    return sorted((name, place) for name, place in found if place and interface_of(place) == name)
+
+
 def alias_of(interface: str) -> str | None:
     """Return the name of the machine that a device was made for; None when there is no such device."""
     try:

@@ -175,6 +175,17 @@ def test_server_answers_the_upload_a_byte_at_a_time_or_never(run_against: RunAga
 
 
 @fault(
+    "server answers the upload with what is no HTTP",
+    group="server",
+    outcome="http_error",
+    see="`the upload failed, after 1.0 of 1.0 MiB: its answer is no HTTP`",
+    do=NO_PICOSHARE,
+)
+def test_server_answers_the_upload_with_what_is_no_http(run_against: RunAgainst, proof: Proof) -> None:
+    proof.record(run_against(UPLOAD, "no HTTP"), "upload")
+
+
+@fault(
     "server answers the upload in an unknown charset",
     group="server",
     outcome="http_error",

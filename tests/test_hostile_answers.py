@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faults.hostile_server import COOKIE, ID, MISBEHAVIOURS, OK, SECRET, SET_COOKIE, HostileServer, answer
@@ -190,7 +190,7 @@ def test_the_limit_of_a_download_counts_from_its_beginning_and_not_from_the_last
 def test_a_limit_may_end_at_any_moment() -> None:
     with hostile() as (_, client):
         client.upload(1, SIZE, PATIENT)
-        descriptors = len(os.listdir("/proc/self/fd"))
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
         for step in range(150):
             limit_s = step * 1e-4
             got = client.download(ID, 1, SIZE, Limits(60, limit_s))
@@ -200,7 +200,7 @@ def test_a_limit_may_end_at_any_moment() -> None:
             logged_in = client.authenticate(SECRET, limit_s / 10)
             assert (logged_in.ending, logged_in.cookie) in (("response", COOKIE), ("timeout", None))
     # The server's own are closed too now.
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
 @pytest.mark.parametrize("total_s", [-5.0, 0.0, 0.001])

@@ -21,7 +21,7 @@ from pathlib import Path
 from picolab import kernel_folders
 from picolab.errors import PicolabError
 from picolab.locks import try_lock
-from picolab.machines import local, registry, vagrant
+from picolab.machines import local, network, registry, vagrant
 from picolab.machines.cgroup import MemoryCgroup, v1_parent, v2_parent
 from picolab.machines.folders import (
     exclusive,
@@ -198,6 +198,13 @@ def _work_folders() -> Found:
             yield str(folder), partial(_unless_made_anew, folder.name, remove)
 
 
+def _network_devices() -> Found:
+    for device in sorted(Path("/sys/class/net").glob("picolab*")):
+        place = network.alias_of(device.name)
+        if place and device.name == network.interface_of(place) and _place_of_no_machine(place):
+            yield device.name, partial(_unless_made_anew, place, partial(network.sweep, place, None))
+
+
 def _unless_made_anew(name: str, remove: Callable[[], object]) -> None:
     with exclusive():
         if _place_of_no_machine(name):
@@ -233,6 +240,7 @@ KINDS = (
     Kind("connection file of a dead kernel", _connection_files),
     Kind("machine without a keeper", _machines),
     Kind("cgroup of no machine", _cgroups),
+    Kind("network device of no machine", _network_devices),
     Kind("work folder of no machine", _work_folders),
     Kind("virtual machine of no machine", _domains),
     Kind("disk of no machine", _volumes),

@@ -176,6 +176,30 @@ def test_a_keeper_that_cannot_work_says_why_and_leaves_nothing(scratch: Path) ->
     assert not running.folder.exists()
 
 
+def test_whoever_asks_without_a_pause_keeps_no_machine_up(scratch: Path) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as holder:
+        identity = ProcessIdentity.of(holder.pid)
+        assert identity is not None
+        running = RunningKeeper(scratch / "keeper", scratch / "picolab-work")
+        try:
+            assert running.ask(do="hold", holder=identity.to_json(), keep=False)["ok"]
+            holder.kill()
+            holder.wait()
+
+            def refused() -> bool:
+                try:
+                    # A question that is on its way when the keeper ends gets no answer.
+                    running.ask(do="status")
+                except (OSError, ValueError):
+                    return True
+                return False
+
+            eventually(refused, "the keeper ends although it is asked all the time")
+            eventually(running.is_gone, "the keeper takes everything down")
+        finally:
+            running.close()
+
+
 def test_the_lease_of_a_kept_machine(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = ProcessIdentity(this_process().pid, this_process().start_ticks - 1, this_process().boot_id)
     spec = {"holder": dead.to_json(), "keep": True, "work": str(scratch / "work")}

@@ -142,7 +142,8 @@ class Keeper:
             self._bury_orphans()
             if listener in ready:
                 self._answer(listener)
-            elif not self.released:
+            # On each turn: whoever asks in a tight loop keeps no machine up whose holder is gone.
+            if not self.released:
                 self._look_after_holder()
 
     def end(self, *_: object) -> None:

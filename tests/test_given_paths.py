@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def records(folder: Path) -> list[dict[str, dict[str, str]]]:
 
 
 @pytest.fixture
-def in_the_checkout() -> Path:
+def in_the_checkout() -> Iterator[Path]:
     """Put an executable of the same name where trials run; another one would be measured instead of the user's."""
     path = project_root() / "server-of-a-test"
     make_server(path, "of the checkout")

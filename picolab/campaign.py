@@ -48,7 +48,7 @@ from picolab.foreign_files import refuse_links, remove_tree_inside
 from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.locks import try_lock
 from picolab.machines import registry
-from picolab.paths import outputs_dir
+from picolab.paths import append_line, outputs_dir
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.preflight import check_plan
 from picolab.processes import this_process
@@ -339,8 +339,7 @@ class Campaign:
         if found.stopped:
             raise _Interrupted
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
-        with (self.folder / conditions.STARTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.folder / conditions.STARTS_FILE, json.dumps(line))
         if found.idle:
             return
         if self.plan.busy_host == "refuse":

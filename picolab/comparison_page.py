@@ -19,13 +19,11 @@ from picolab.comparison_charts import (
     verdict_kind,
 )
 from picolab.exit_codes import ExitCode
-from picolab.markup import Column, Html, commands, definitions, escape, joined, paragraph, table
+from picolab.markup import Column, Html, boxed, commands, definitions, escape, joined, paragraph, table
 from picolab.record import Caveat
 from picolab.scraps import CampaignData
 
 _FEW_COMBINATIONS = 3
-_LONG_TABLE = 20
-"""Rows above which a table scrolls in its own box, so that the page below it is in reach."""
 _GATE_CLASSES = {ExitCode.OK: "good", ExitCode.TRIALS_FAILED: "bad"}
 _OUTCOME_KINDS = {"more failures": "worse", "fewer failures": "better", "no difference seen": "undecided"}
 
@@ -176,7 +174,7 @@ def _verdict_table(comparison: Comparison, rows: Sequence[MetricComparison]) -> 
         Column("adjusted p", "p", 0),
         Column(f"loss over {100 * comparison.margin:g} % excluded", "excluded", 0),
     ]
-    return _boxed(table(shown_rows, columns, group="group"), len(shown_rows))
+    return boxed(table(shown_rows, columns, group="group"), len(shown_rows))
 
 
 def _pairing(row: MetricComparison | OutcomeComparison) -> str:
@@ -232,18 +230,11 @@ def _table_of_scenarios(rows: list[dict[str, Any]], columns: Sequence[Column], c
         shown_table = table(rows, [Column("candidate", "candidate"), *columns], group="group")
     else:
         shown_table = table(rows, [Column("scenario", "scenario"), *columns])
-    return _boxed(shown_table, len(rows))
+    return boxed(shown_table, len(rows))
 
 
 def _wrapped(text: str) -> Html:
     return Html(f'<span class="name">{escape(text)}</span>', text)
-
-
-def _boxed(shown_table: Html, rows: int) -> Html:
-    """Return a table that scrolls in its own box when it is long; in print it is whole."""
-    if rows <= _LONG_TABLE:
-        return shown_table
-    return Html(f'<div class="tall">{shown_table.markup}</div>', shown_table.text)
 
 
 def _titled(metric: Metric) -> str:
@@ -432,7 +423,7 @@ def each_build(comparison: Comparison) -> Html:
         Column("drift over the campaign", "drift", 0),
         Column("first trial unlike the rest", "first", 0),
     ]
-    return _boxed(table(rows, columns, group="scenario"), len(rows))
+    return boxed(table(rows, columns, group="scenario"), len(rows))
 
 
 def _median_interval(one: OneBuild) -> str | None:
@@ -464,7 +455,7 @@ def incomplete_pairs(comparison: Comparison) -> Html:
         Column("no pair in", "metrics"),
         Column("why", "why"),
     )
-    return _boxed(table(rows, columns), len(rows))
+    return boxed(table(rows, columns), len(rows))
 
 
 def design(data: CampaignData, comparison: Comparison) -> Html:

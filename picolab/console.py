@@ -370,7 +370,7 @@ def show_campaigns(folders: Sequence[Path]) -> None:
             progress = campaign.progress()
         except CampaignNotFound:
             continue
-        except PicolabError as error:
+        except (PicolabError, OSError) as error:
             _console.print(one_line(f"{folder.name}  {error}"), style="red")
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""

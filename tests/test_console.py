@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from campaign_factory import quick_matrix, write_campaign
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from picolab import console
@@ -137,7 +137,6 @@ SHOWN: dict[str, Callable[[str], None]] = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=foreign)
 def test_foreign_text_stands_there_and_obeys_nothing(name: str, words: str, terminal: Callable[[int], Shown]) -> None:
     shown = terminal(2000)

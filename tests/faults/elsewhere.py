@@ -291,12 +291,6 @@ for test, name, see, do in (
         "Name the file, a release, or `calibration`.",
     ),
     (
-        "test_server.py::test_a_file_that_is_no_program",
-        "build that is no program",
-        "What the kernel said of it.",
-        "Name an executable for this processor.",
-    ),
-    (
         "test_parameters.py::test_whatever_is_not_a_mapping_is_refused",
         "parameter file that is none",
         "One sentence with the file's name.",
@@ -331,15 +325,15 @@ for test, name, outcome, see, do in (
     (
         "test_full_disk.py::test_without_room_for_the_result_the_upload_does_not_begin",
         "no room for the result before the upload",
-        "machine_failed",
-        "One sentence with file and file system, before a byte is uploaded.",
+        "refused",
+        "`the upload was not begun`, with the file system that is full.",
         "Free some space, then `picolab resume CAMPAIGN`.",
     ),
     (
         "test_full_disk.py::test_a_full_state_folder_is_named_before_anything_is_measured",
         "disk of the state folder is full",
-        "machine_failed",
-        "One sentence with file and file system.",
+        "refused",
+        "One sentence with the file system that is full.",
         "Free some space, or set PICOLAB_STATE_DIR to a folder on another disk.",
     ),
     (

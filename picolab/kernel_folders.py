@@ -51,6 +51,11 @@ class KernelFolder:
                 f"{_SOCKET_PATH_BYTES} bytes; set TMPDIR to a folder with a shorter one"
             )
         self.path = place / name
+        # First, so that it is found also by a start that has another TMPDIR.
+        self._note = _notes_dir() / name
+        with contextlib.suppress(OSError):
+            self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._note.write_text(str(place))
         self.path.mkdir(mode=0o700)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try_lock(self._lock)
@@ -60,7 +65,9 @@ class KernelFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        remove(self.path)
+        if remove(self.path):
+            with contextlib.suppress(OSError):
+                self._note.unlink(missing_ok=True)
 
 
 def _places() -> list[Path]:
@@ -85,11 +92,25 @@ def remove(folder: Path) -> bool:
 
 def dead_folders() -> list[Path]:
     """Return the kernels' folders whose process is gone."""
-    found = []
+    found: set[Path] = set()
     for place in _places():
         with contextlib.suppress(OSError):
-            found += [folder for folder in place.glob("picolab-kernel-*") if _is_dead(folder)]
+            found |= {folder for folder in place.glob("picolab-kernel-*") if _is_dead(folder)}
+    found |= {folder for folder in map(_noted_folder, _notes_of_folders()) if folder is not None and _is_dead(folder)}
     return sorted(found)
+
+
+def _notes_of_folders() -> list[Path]:
+    return [note for note in sorted(_notes_dir().glob("picolab-kernel-*")) if _NAME.fullmatch(note.name)]
+
+
+def _noted_folder(note: Path) -> Path | None:
+    """Return the folder that a note is about; the note says where, and its own name what it is called."""
+    try:
+        place = Path(note.read_text())
+        return place / note.name if place.is_absolute() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _is_dead(folder: Path) -> bool:
@@ -98,8 +119,7 @@ def _is_dead(folder: Path) -> bool:
         found = folder.lstat()
         if named is None or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             return False
-        owner = ProcessIdentity.of(int(named["pid"]))
-        if owner is not None and str(owner.start_ticks) == named["ticks"] and boot_id().startswith(named["boot"]):
+        if _owner_lives(folder.name):
             return False
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (OSError, ValueError, OverflowError):
@@ -108,6 +128,15 @@ def _is_dead(folder: Path) -> bool:
         return try_lock(lock)
     finally:
         os.close(lock)
+
+
+def _owner_lives(name: str) -> bool:
+    """Tell whether the process that a name tells is alive."""
+    named = _NAME.fullmatch(name)
+    owner = ProcessIdentity.of(int(named["pid"])) if named else None
+    if named is None or owner is None:
+        return False
+    return str(owner.start_ticks) == named["ticks"] and boot_id().startswith(named["boot"])
 
 
 # Kernels that were started by somebody else
@@ -156,6 +185,10 @@ def _digest(file: Path) -> str:
 def dead_notes() -> dict[Path, Path | None]:
     """Return the notes of kernels that are gone, and of each the connection file, where that is still the noted one."""
     found: dict[Path, Path | None] = {}
+    for note in _notes_of_folders():
+        folder = _noted_folder(note)
+        if not _owner_lives(note.name) and not (folder is not None and folder.exists()):
+            found[note] = None
     for note in sorted(_notes_dir().glob("kernel-*.json")):
         try:
             told = json.loads(note.read_text())

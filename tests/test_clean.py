@@ -16,7 +16,7 @@ from conftest import eventually
 
 from picolab import kernel_folders, leftovers
 from picolab.exit_codes import ExitCode
-from picolab.machines import cgroup, folders
+from picolab.machines import cgroup, folders, network
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local import LocalMachine
 from picolab.paths import outputs_dir, state_dir
@@ -240,6 +240,25 @@ def test_the_cgroup_of_a_machine_stays(own_cgroup: Path) -> None:
         assert str(own_cgroup) not in found()
     finally:
         folders.folder_of("gone").rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="only root makes network devices, with ip")
+def test_network_devices_of_no_machine_go_and_others_stay(tmp_path: Path) -> None:
+    """In a network namespace of the test's own."""
+    own, foreign = network.interface_of(own_place("gone")), network.interface_of(f"picolab-gone-{MARK}")
+    script = tmp_path / "script"
+    script.write_text(
+        f"set -e; mount -t sysfs none /sys; "
+        f"add() {{ ip link add $1 type veth peer name $3; ip link set $1 alias $2; }}; "
+        f"add {own} {own_place('gone')} a; add {foreign} picolab-gone-{MARK} b; add picolab0 {own_place('gone')} c; "
+        f"{sys.executable} -m picolab clean; ls /sys/class/net"
+    )
+    done = subprocess.run(["unshare", "--net", "--mount", "sh", script], capture_output=True, text=True, check=False)
+    if "Operation not permitted" in done.stderr or "not supported" in done.stderr:
+        pytest.skip(done.stderr)
+    assert f"removing: network device of no machine: {own} " in done.stdout, done.stderr
+    assert {foreign, "picolab0"} <= set(done.stdout.split()[-6:])
+    assert not {"a", own} & set(done.stdout.split()[-6:])
 
 
 def test_virtual_machines_and_disks_of_no_machine(no_libvirt: virsh_stub.VirshStub) -> None:

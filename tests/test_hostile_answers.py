@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faults.hostile_server import COOKIE, ID, MISBEHAVIOURS, OK, SECRET, SET_COOKIE, HostileServer, answer
@@ -184,6 +185,22 @@ def test_the_limit_of_a_download_counts_from_its_beginning_and_not_from_the_last
     got = download("dripping body", Limits(stall_s=60, total_s=0.5))
     assert (got.ending, got.matched) == ("timeout", None)
     assert got.http_status == 200 and got.first_byte_s is not None and got.first_byte_s > begun
+
+
+def test_a_limit_may_end_at_any_moment() -> None:
+    with hostile() as (_, client):
+        client.upload(1, SIZE, PATIENT)
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        for step in range(150):
+            limit_s = step * 1e-4
+            got = client.download(ID, 1, SIZE, Limits(60, limit_s))
+            assert got.matched is True or (got.ending, got.matched) == ("timeout", None)
+            sent = client.upload(1, SIZE, Limits(60, limit_s))
+            assert (sent.ending, sent.entry_id) in (("response", ID), ("timeout", None))
+            logged_in = client.authenticate(SECRET, limit_s / 10)
+            assert (logged_in.ending, logged_in.cookie) in (("response", COOKIE), ("timeout", None))
+    # The server's own are closed too now.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
 @pytest.mark.parametrize("total_s", [-5.0, 0.0, 0.001])

@@ -306,6 +306,32 @@ def test_a_file_that_is_not_the_noted_one_any_more_survives(dead: ProcessIdentit
     assert file.read_text() == "somebody's" and not noted.exists()
 
 
+def test_a_start_with_another_tmpdir_finds_the_folder_too(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from picolab.kernel_folders import KernelFolder; print(KernelFolder().path, flush=True); input()"
+    elsewhere = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=elsewhere
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.parent == tmp_path and kernel_folders.sweep() == []
+        process.kill()
+    assert kernel_folders.sweep() == [str(folder)]
+    assert not folder.exists() and list(kernel_folders._notes_dir().iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["", "relative", "/", "/etc\0", "/nowhere"])
+def test_a_note_about_a_folder_that_names_no_place_is_removed(place: str, dead: ProcessIdentity) -> None:
+    notes = kernel_folders._notes_dir()
+    notes.mkdir(parents=True)
+    (notes / name_of(dead)).write_text(place)
+
+    assert kernel_folders.sweep() == []
+    assert list(notes.iterdir()) == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"connection_file": 1, "sha256": 2, "processes": 3}', "\0"])
 def test_a_damaged_note_is_removed_and_nothing_else(text: str, dead: ProcessIdentity, tmp_path: Path) -> None:
     noted = note([dead], tmp_path / "kernel.json", "")

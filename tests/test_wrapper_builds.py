@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from picolab.machines.base import Holder, MachineWish, ProcessSpec
 from picolab.machines.cgroup import find_method
 from picolab.machines.local import LocalMachine
 from picolab.parameters import TrialParameters
-from picolab.processes import this_process
+from picolab.picoshare.build import find_build
+from picolab.picoshare.server import start_server
+from picolab.processes import descendants, this_process
 from picolab.record import Outcome, Record
 from picolab.trial import Trial
 
@@ -163,3 +166,29 @@ def test_orphans_that_end_meanwhile_are_waited_for(machine: LocalMachine) -> Non
 
     eventually(is_buried, "no zombie is left")
     assert machine.process_status().running
+
+
+@pytest.mark.parametrize("where", ["private", "host"])
+@pytest.mark.parametrize("limit", sorted({LIMIT, "none"}))
+def test_a_killed_keeper_leaves_nobody_after_the_next_sweep(
+    where: str, limit: str, wrapper: Callable[..., str], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    if where == "host":
+        monkeypatch.setattr(network, "why_not", lambda: "the test wants none")
+    wish = MachineWish("local", 128, limit, "")  # type: ignore[arg-type]
+    machine = LocalMachine.obtain(wish, Holder(this_process(), keep=False))
+    started = start_server(machine, find_build(wrapper("session"), "wrapper", ""), {}, scratch / "log", 60)
+    assert started.ready_s is not None
+    (child,) = descendants(started.status.pid or 0)
+    keeper = json.loads((machine.folder / "keeper.json").read_text())["process"]["pid"]
+    # Another program of this user's, whose environment only looks like it.
+    stranger = subprocess.Popen(["sleep", "1000"], env={"TMPDIR": f"{machine._work}/tmp2", "PATH": os.defpath})
+    try:
+        os.kill(keeper, signal.SIGKILL)
+        eventually(lambda: LocalMachine.attach("local") is None, "the keeper is gone")
+        assert alive(child)
+        assert registry.sweep() == ["local"]
+        assert not alive(child) and alive(stranger.pid)
+    finally:
+        stranger.kill()
+        stranger.wait()

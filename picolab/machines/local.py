@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +34,12 @@ from picolab.machines.folders import (
 )
 from picolab.machines.keeper import SOCKET
 from picolab.paths import state_dir
-from picolab.processes import descendants
+from picolab.processes import ProcessIdentity, descendants, kill_and_wait
 from picolab.record import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
+_TMP = "tmp"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
 _RESTORE_LIMIT_S, _HELD_PATIENCE_S = 120.0, 3.0
@@ -83,8 +85,22 @@ def sweep_folder(folder: Path) -> None:
         if spec is not None:
             network.sweep(spec["place"], keeper.get("network", {}).get("namespace"))
     if spec is not None and Path(spec["work"]).name == spec["place"]:
+        if spec.get("method") == "none":
+            # No cgroup says who they are, and the kernel ended the server alone, not what it had started.
+            kill_and_wait(_with_temporary_files_in(Path(spec["work"])))
         shutil.rmtree(spec["work"], ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_temporary_files_in(work: Path) -> Iterator[ProcessIdentity]:
+    """Yield this user's processes whose environment was made for a work folder."""
+    mark = b"TMPDIR=" + os.fsencode(work / _TMP)
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                process = ProcessIdentity.of(int(entry.name))
+                if process is not None:
+                    yield process
 
 
 def _network_of(folder: Path) -> dict[str, Any]:
@@ -245,7 +261,7 @@ class LocalMachine:
         return str(executable.resolve())
 
     def fresh_folders(self) -> tuple[str, str]:
-        folders = self._data, self._work / "tmp"
+        folders = self._data, self._work / _TMP
         for folder in folders:
             if folder.exists():
                 shutil.rmtree(folder)

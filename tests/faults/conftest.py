@@ -261,6 +261,7 @@ class RunningPicolab:
         """Wait for a process below picolab whose command has a word in it, and return it."""
 
         def there() -> ProcessIdentity | None:
+            assert self.process.poll() is None, f"picolab ended before there was a process {word}"
             identities = (ProcessIdentity.of(pid) for pid in descendants(self.process.pid))
             return next((one for one in identities if one is not None and word in one.command), None)
 

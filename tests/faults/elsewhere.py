@@ -291,12 +291,6 @@ for test, name, see, do in (
         "Name the file, a release, or `calibration`.",
     ),
     (
-        "test_server.py::test_a_file_that_is_no_program",
-        "build that is no program",
-        "What the kernel said of it.",
-        "Name an executable for this processor.",
-    ),
-    (
         "test_parameters.py::test_whatever_is_not_a_mapping_is_refused",
         "parameter file that is none",
         "One sentence with the file's name.",
@@ -307,6 +301,156 @@ for test, name, see, do in (
         "matrix of millions of trials",
         "How many it would be.",
         "Fewer levels or repeats.",
+    ),
+):
+    proved_by(test, name, group="input", outcome="refused", see=see, do=do)
+
+# What was measured, and a disk that is full
+
+for test, name, outcome, see, do in (
+    (
+        "test_full_disk.py::test_a_single_trials_result_survives_a_disk_that_fills_up_in_its_upload",
+        "disk of the outputs fills up in the upload",
+        "ok",
+        "The record, whose place was kept for it; the notebook or the samples may be missing, with a reason.",
+        "Free some space; what was measured is there.",
+    ),
+    (
+        "test_full_disk.py::test_a_campaign_goes_on_with_what_was_measured_before_its_disk_was_full",
+        "disk of the outputs fills up in a campaign",
+        "ok",
+        "One sentence with file and file system; the campaign ends.",
+        "Free some space, then `picolab resume CAMPAIGN`.",
+    ),
+    (
+        "test_full_disk.py::test_without_room_for_the_result_the_upload_does_not_begin",
+        "no room for the result before the upload",
+        "refused",
+        "`the upload was not begun`, with the file system that is full.",
+        "Free some space, then `picolab resume CAMPAIGN`.",
+    ),
+    (
+        "test_full_disk.py::test_a_full_state_folder_is_named_before_anything_is_measured",
+        "disk of the state folder is full",
+        "refused",
+        "One sentence with the file system that is full.",
+        "Free some space, or set PICOLAB_STATE_DIR to a folder on another disk.",
+    ),
+    (
+        "test_full_disk.py::test_the_probe_outlives_a_disk_that_is_full_for_a_while",
+        "disk of the samples is full for a while",
+        "ok",
+        "A gap in the samples.",
+        "Nothing: the peak of the kernel's own counter is not lost.",
+    ),
+    (
+        "test_nothing_left.py::test_sigkill",
+        "picolab killed with its kernel's folder",
+        "ok",
+        "A folder `picolab-kernel-...` in TMPDIR, until the next start.",
+        SWEPT,
+    ),
+    (
+        "test_nothing_left.py::test_sigkill_of_a_notebook_by_hand",
+        "notebook by hand killed",
+        "interrupted",
+        "Jupyter's connection file, until the next start.",
+        "Run the notebook again: it goes on where it was while the machine is kept.",
+    ),
+    (
+        "test_nothing_left.py::test_a_long_tmpdir_is_no_obstacle",
+        "TMPDIR with a path that is too long for sockets",
+        "ok",
+        "Nothing: another folder is taken.",
+        "Nothing.",
+    ),
+):
+    proved_by(test, name, group="host", outcome=outcome, see=see, do=do)
+
+for test, name, outcome, see, do in (
+    (
+        "test_standing.py::test_removed_results_are_named_and_measured_again",
+        "results of a campaign removed",
+        "ok",
+        "`picolab status` names what is gone.",
+        "`picolab resume CAMPAIGN` measures it again.",
+    ),
+    (
+        "test_standing.py::test_record_with_other_parameters_than_planned_is_no_result",
+        "record whose parameters are not the plan's",
+        "invalid",
+        "What differs, in the list of problems.",
+        "`picolab resume CAMPAIGN` measures it again; look for who has edited the notebook.",
+    ),
+    (
+        "test_standing.py::test_an_edited_plan_is_refused_and_named",
+        "plan edited after results",
+        "refused",
+        "What has changed since the campaign began.",
+        "Undo the change, or begin another campaign.",
+    ),
+    (
+        "test_standing.py::test_another_executable_is_refused_and_accepted_for_the_record",
+        "build replaced in the middle of a campaign",
+        "refused",
+        "The sha256 that it had and the one that it has.",
+        "Bring the build back, or begin another campaign; to go on nevertheless is recorded.",
+    ),
+    (
+        "test_standing.py::test_another_host_is_refused",
+        "campaign resumed on another host",
+        "refused",
+        "What of the host has changed.",
+        "Resume it where it began, or begin another campaign.",
+    ),
+    (
+        "test_foreign_files.py::test_a_name_that_is_a_path_is_refused",
+        "name in a plan that is a path",
+        "refused",
+        "The name, and that it cannot be one.",
+        "Do not trust that campaign folder.",
+    ),
+    (
+        "test_foreign_files.py::test_a_hostile_plan_is_one_sentence_in_bounded_memory",
+        "plan that is endless, deep or enormous",
+        "refused",
+        "One sentence with the file's name.",
+        "Do not trust that campaign folder.",
+    ),
+    (
+        "test_foreign_files.py::test_what_is_no_file_or_too_large_is_one_sentence_at_once",
+        "pipe, device or folder in place of a file",
+        "refused",
+        "`is ..., not a file`",
+        "Do not trust that campaign folder.",
+    ),
+):
+    proved_by(test, name, group="campaign", outcome=outcome, see=see, do=do)
+
+for test, name, see, do in (
+    (
+        "test_program.py::test_every_door_refuses_before_the_first_trial",
+        "build for another processor, cut off, or without its interpreter",
+        "One sentence that says why the file cannot run here.",
+        "Name an executable for this processor.",
+    ),
+    (
+        "test_yaml_text.py::test_hostile_text_is_one_sentence_with_few_steps",
+        "parameter file that explodes when it is read",
+        "One sentence, at once.",
+        "Write it out.",
+    ),
+    (
+        "test_yaml_text.py::test_what_is_no_file_is_refused_at_once",
+        "parameter file that is a device or a pipe",
+        "One sentence, at once.",
+        "Name a file.",
+    ),
+    (
+        "test_kept_machine.py::test_a_trial_by_command_is_refused",
+        "machine kept for debugging is in the way",
+        "Which machine is kept, and of which trial.",
+        "`picolab machines remove NAME`, or another `machine_name`.",
     ),
 ):
     proved_by(test, name, group="input", outcome="refused", see=see, do=do)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,9 +218,11 @@ proved_by(
 def test_sigint_twice(picolab: StartPicolab) -> None:
     run = picolab(**SLOW)
     run.wait_for("progress.json")
-    for _ in range(2):
-        run.process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.stdout is not None
+    while "again: at once" not in (line := run.process.stdout.readline()):
+        assert line, "picolab ended without a word about the signal"
+    run.process.send_signal(signal.SIGINT)
     code, output = run.end()
     assert code == ExitCode.INTERRUPTED, output
     ended_well(picolab, run)

@@ -12,7 +12,7 @@ import pytest
 
 from picolab import campaign as campaigns
 from picolab.campaign import Campaign, Watcher
-from picolab.errors import PicolabError
+from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import CampaignParameters
 from picolab.paths import project_root
@@ -140,7 +140,7 @@ def test_endless_cell(edited: Edited, proof: Proof, monkeypatch: pytest.MonkeyPa
     "kernel ends itself in a cell",
     group="notebook",
     outcome="invalid",
-    see="`the trial's process ended without a record: ... Kernel died`",
+    see="`the trial's process ended without a record: the kernel ended by itself with exit code 1`",
     do=OPEN_NOTEBOOK,
 )
 def test_kernel_ends_itself_in_a_cell(edited: Edited, proof: Proof) -> None:
@@ -164,19 +164,66 @@ def test_kernel_that_cannot_be_started(proof: Proof, tmp_path: Path, monkeypatch
     spoilt(proof)
 
 
+PUT_BACK = "`git checkout notebooks/trial.ipynb`, or mend the file; nothing was measured."
+
+
+def refused(proof: Proof) -> None:
+    """Check that no campaign begins, and what is said."""
+    with pytest.raises(ParameterError) as found:
+        run_campaign()
+    proof.text(str(found.value))
+
+
 @fault(
     "notebook that is no JSON",
     group="notebook",
-    outcome="invalid",
-    see="The campaign says what it could not read, in one sentence, and measures nothing.",
-    do=OPEN_NOTEBOOK,
+    outcome="refused",
+    see="`trial.ipynb: ... put back the notebook that came with picolab`",
+    do=PUT_BACK,
 )
-def test_notebook_that_is_no_json(edited: Edited) -> None:
+def test_notebook_that_is_no_json(edited: Edited, proof: Proof) -> None:
     edited(lambda _: '{"cells": [')
-    try:
-        campaign, code = run_campaign()
-    except PicolabError as error:
-        assert "trial.ipynb" in str(error)
-    else:
-        assert code is ExitCode.INSTRUMENT_FAULT and not campaign.ledger.results()
-        assert [entry.outcome for entry in campaign.ledger.entries()] == ["invalid"]
+    refused(proof)
+
+
+@fault(
+    "notebook without the tag of its parameters",
+    group="notebook",
+    outcome="refused",
+    see="`has no code cell with the tag ... so trials would not get the parameters that were asked for`",
+    do=PUT_BACK,
+)
+def test_notebook_without_the_tag_of_its_parameters(edited: Edited, proof: Proof) -> None:
+    def change(notebook: Any) -> None:
+        for cell in notebook["cells"]:
+            cell["metadata"].pop("tags", None)
+
+    edited(change)
+    refused(proof)
+
+
+@fault(
+    "notebook with parameters of an earlier run",
+    group="notebook",
+    outcome="refused",
+    see="`has parameters of an earlier run in it`",
+    do=PUT_BACK,
+)
+def test_notebook_with_parameters_of_an_earlier_run(edited: Edited, proof: Proof) -> None:
+    def change(notebook: Any) -> None:
+        code_cells(notebook)[2]["metadata"]["tags"] = ["injected-parameters"]
+
+    edited(change)
+    refused(proof)
+
+
+@fault(
+    "notebook that is not there",
+    group="notebook",
+    outcome="refused",
+    see="`trial.ipynb: is not there; put back the notebook that came with picolab`",
+    do=PUT_BACK,
+)
+def test_notebook_that_is_not_there(edited: Edited, proof: Proof) -> None:
+    edited(lambda _: "").unlink()
+    refused(proof)

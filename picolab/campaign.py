@@ -59,7 +59,7 @@ from picolab.rows import record_row
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.set_aside import SET_ASIDE, set_aside
 from picolab.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
-from picolab.stopping import STOPPED_FILE, note_stop, why_enough
+from picolab.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
 from picolab.tally import Tally
 from picolab.trial_files import read_record, read_side_file
 from picolab.trial_notebook import check_trial_notebook
@@ -356,7 +356,7 @@ class Campaign:
             return
         reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            note_stop(self.folder, block, reason)
+            note_stop(self.folder, block, reason, interval_widths(self.plan, list(rows.values())))
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 

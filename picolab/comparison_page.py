@@ -19,13 +19,11 @@ from picolab.comparison_charts import (
     verdict_kind,
 )
 from picolab.exit_codes import ExitCode
-from picolab.markup import Column, Html, commands, definitions, escape, joined, paragraph, table
+from picolab.markup import Column, Html, boxed, commands, definitions, escape, joined, paragraph, table
 from picolab.record import Caveat
 from picolab.scraps import CampaignData
 
 _FEW_COMBINATIONS = 3
-_LONG_TABLE = 20
-"""Rows above which a table scrolls in its own box, so that the page below it is in reach."""
 _GATE_CLASSES = {ExitCode.OK: "good", ExitCode.TRIALS_FAILED: "bad"}
 _OUTCOME_KINDS = {"more failures": "worse", "fewer failures": "better", "no difference seen": "undecided"}
 
@@ -95,7 +93,7 @@ def _self_comparison(comparison: Comparison) -> str:
         if kind in ("better", "worse")
     ]
     found += [
-        f"outcomes in {row.scenario} ({row.verdict})"
+        f"outcomes in {row.scenario}{row.of_step} ({row.verdict})"
         for row in comparison.outcomes
         if _OUTCOME_KINDS.get(row.verdict or "") in ("better", "worse")
     ]
@@ -128,15 +126,16 @@ def verdicts(comparison: Comparison) -> Html:
 def _verdict_matrix(comparison: Comparison, rows: Sequence[MetricComparison]) -> Html:
     """Return the verdicts with a row for every scenario and candidate, and a column for every metric."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    failures = {
-        (row.scenario, row.candidate): Html(_outcome_badge(row))
-        for row in comparison.outcomes
-        if {*row.baseline_outcomes, *row.candidate_outcomes} - {"ok"}
-    }
+    failures: dict[tuple[str, str], list[str]] = {}
+    for outcome in comparison.outcomes:
+        if {*outcome.baseline_outcomes, *outcome.candidate_outcomes} - {"ok"}:
+            badges = failures.setdefault((outcome.scenario, outcome.candidate), [])
+            badges.append(f"{_outcome_badge(outcome)}{outcome.of_step}")
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in _by_scenario(rows, comparison):
         line = lines.setdefault((row.scenario, row.candidate), _where(row))
-        line["outcomes"] = failures.get((row.scenario, row.candidate), "all ok")
+        badges = failures.get((row.scenario, row.candidate), [])
+        line["outcomes"] = Html("<br>".join(badges)) if badges else "all ok"
         line[row.metric.name] = Html(f'{verdict_badge(row)}<br><span class="small">{change_words(row.ratio)}</span>')
     columns = [Column(one.title, one.name) for one in metrics]
     if failures:
@@ -175,7 +174,7 @@ def _verdict_table(comparison: Comparison, rows: Sequence[MetricComparison]) -> 
         Column("adjusted p", "p", 0),
         Column(f"loss over {100 * comparison.margin:g} % excluded", "excluded", 0),
     ]
-    return _boxed(table(shown_rows, columns, group="group"), len(shown_rows))
+    return boxed(table(shown_rows, columns, group="group"), len(shown_rows))
 
 
 def _pairing(row: MetricComparison | OutcomeComparison) -> str:
@@ -184,20 +183,19 @@ def _pairing(row: MetricComparison | OutcomeComparison) -> str:
 
 def _with_outcomes(rows: list[dict[str, Any]], comparison: Comparison, why: str) -> list[dict[str, Any]]:
     """Return rows with one more for each scenario and candidate where any trial failed."""
-    failed = {
-        _pairing(row): {
-            "group": _pairing(row),
-            "metric": Html("<strong>outcome</strong>"),
-            "verdict": Html(f"{_outcome_badge(row)}{why.format(escape(_sentence(row.reason)))}"),
-            "p": p_words(row.adjusted_p_value),
-        }
-        for row in comparison.outcomes
-        if {*row.baseline_outcomes, *row.candidate_outcomes} - {"ok"}
-    }
+    failed: dict[str, list[dict[str, Any]]] = {}
+    for outcome in comparison.outcomes:
+        if {*outcome.baseline_outcomes, *outcome.candidate_outcomes} - {"ok"}:
+            line = {
+                "group": _pairing(outcome),
+                "metric": Html(f"<strong>outcome{outcome.of_step}</strong>"),
+                "verdict": Html(f"{_outcome_badge(outcome)}{why.format(escape(_sentence(outcome.reason)))}"),
+                "p": p_words(outcome.adjusted_p_value),
+            }
+            failed.setdefault(_pairing(outcome), []).append(line)
     with_outcomes: list[dict[str, Any]] = []
     for row in rows:
-        if row["group"] in failed:
-            with_outcomes.append(failed.pop(row["group"]))
+        with_outcomes += failed.pop(row["group"], [])
         with_outcomes.append(row)
     return with_outcomes
 
@@ -232,18 +230,11 @@ def _table_of_scenarios(rows: list[dict[str, Any]], columns: Sequence[Column], c
         shown_table = table(rows, [Column("candidate", "candidate"), *columns], group="group")
     else:
         shown_table = table(rows, [Column("scenario", "scenario"), *columns])
-    return _boxed(shown_table, len(rows))
+    return boxed(shown_table, len(rows))
 
 
 def _wrapped(text: str) -> Html:
     return Html(f'<span class="name">{escape(text)}</span>', text)
-
-
-def _boxed(shown_table: Html, rows: int) -> Html:
-    """Return a table that scrolls in its own box when it is long; in print it is whole."""
-    if rows <= _LONG_TABLE:
-        return shown_table
-    return Html(f'<div class="tall">{shown_table.markup}</div>', shown_table.text)
 
 
 def _titled(metric: Metric) -> str:
@@ -376,6 +367,7 @@ def outcomes(comparison: Comparison) -> Html:
     rows = [
         {
             **_where(row),
+            "step": row.step or "",
             "baseline": outcome_words(row.baseline_outcomes) or "no trial",
             "of_candidate": outcome_words(row.candidate_outcomes) or "no trial",
             "verdict": Html(_outcome_badge(row)),
@@ -388,6 +380,7 @@ def outcomes(comparison: Comparison) -> Html:
         return paragraph("No trial has a result, so there are no outcomes to compare.", "empty")
     several = len(comparison.candidates) > 1
     columns = [
+        *([Column("step", "step")] if any(row["step"] for row in rows) else []),
         Column(comparison.baseline, "baseline"),
         Column("the candidate" if several else comparison.candidates[0], "of_candidate"),
         Column("verdict", "verdict"),
@@ -430,7 +423,7 @@ def each_build(comparison: Comparison) -> Html:
         Column("drift over the campaign", "drift", 0),
         Column("first trial unlike the rest", "first", 0),
     ]
-    return _boxed(table(rows, columns, group="scenario"), len(rows))
+    return boxed(table(rows, columns, group="scenario"), len(rows))
 
 
 def _median_interval(one: OneBuild) -> str | None:
@@ -462,7 +455,7 @@ def incomplete_pairs(comparison: Comparison) -> Html:
         Column("no pair in", "metrics"),
         Column("why", "why"),
     )
-    return _boxed(table(rows, columns), len(rows))
+    return boxed(table(rows, columns), len(rows))
 
 
 def design(data: CampaignData, comparison: Comparison) -> Html:

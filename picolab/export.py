@@ -25,14 +25,21 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
 
     Raises:
         CampaignNotFound: no such folder.
-        ParameterError: a format that does not exist.
+        ParameterError: a format that does not exist, or a folder that cannot be made.
     """
     for name in formats:
         if name not in FORMATS:
             raise ParameterError(f"format: {unknown_name(name, list(FORMATS))}")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ParameterError(f"{out_dir} is a file; name a folder") from None
+    except OSError as error:
+        raise ParameterError(
+            f"{out_dir}: cannot be made ({error.strerror}); name a folder that you can write"
+        ) from None
     data = read_campaign(folder)
     renew_results(folder, data.records.values())
-    out_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for name in formats:
         for stem, frame in (("trials", data.trials), ("samples", data.samples)):

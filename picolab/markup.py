@@ -10,6 +10,8 @@ from picolab.foreign_text import visible
 from picolab.record import Outcome
 
 NOTHING = "–"
+LONG_TABLE = 20
+"""Rows above which a table scrolls in its own box, so that the page below it is in reach."""
 
 
 class Html:
@@ -74,6 +76,11 @@ def table(
         f"<tbody>{body}</tbody></table></div>",
         f"table of {len(rows)} rows",
     )
+
+
+def boxed(shown: Html, rows: int) -> Html:
+    """Return a table that scrolls in its own box when it is long; in print it is whole."""
+    return Html(f'<div class="tall">{shown.markup}</div>', shown.text) if rows > LONG_TABLE else shown
 
 
 def _numeric(column: Column) -> str:

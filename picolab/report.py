@@ -1,15 +1,17 @@
 """The pages of a campaign: run a notebook over it and write one HTML file that needs nothing else."""
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import CampaignNotFound, PicolabError
+from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.execution import ipc_kernel
 from picolab.foreign_text import visible
 from picolab.paths import project_root, write_atomically
@@ -43,6 +45,7 @@ def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
 
     Raises:
         CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
         PicolabError: the notebook failed; the message names the file that holds the traceback.
     """
     return _render(analysis_notebook(), campaign_folder, {}, "picolab benchmark report", output, "report.html")
@@ -65,12 +68,47 @@ def render_comparison(
 
     Raises:
         CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
         PicolabError: the notebook failed, perhaps since there is nothing to compare; the message says why and names
             the file that holds the traceback.
     """
     parameters = {"margin": margin, "baseline": baseline}
     title = "picolab comparison of builds"
     return _render(comparison_notebook(), campaign_folder, parameters, title, output, "compare.html")
+
+
+def check_output(output: Path) -> None:
+    """Refuse a file for a page that cannot be written, before anything takes its time; leaves nothing behind.
+
+    Raises:
+        ParameterError: it is a folder or a device, or its folder cannot be made or written.
+    """
+    try:
+        target = output.resolve()
+        folder, odd = target.is_dir(), target.exists() and not target.is_file()
+        if not folder and not odd:
+            _try_folder(target.parent)
+    except OSError as error:
+        raise ParameterError(
+            f"{output}: cannot be written ({error.strerror or error}); name a file in a folder that you can write"
+        ) from None
+    if folder:
+        raise ParameterError(f"{output} is a folder; name a file")
+    if odd:
+        raise ParameterError(f"{output} is no ordinary file, and the page would replace it; name another file")
+
+
+def _try_folder(folder: Path) -> None:
+    """Write a nameless file in a folder; what has to be made for that is removed again."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
 
 
 def _render(
@@ -80,8 +118,9 @@ def _render(
     folder = campaign_folder.resolve()
     if not folder.is_dir():
         raise CampaignNotFound(f"{campaign_folder}: there is no such campaign; `picolab status` lists those there are")
-    notebook = _execute(source, folder, parameters)
     target = output.resolve() if output else folder / page_name
+    check_output(output or target)
+    notebook = _execute(source, folder, parameters)
     target.parent.mkdir(parents=True, exist_ok=True)
     page = _to_html(notebook, f"{folder.name} · {title}")
     import nbformat
@@ -109,6 +148,9 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
                 config=config,
                 # The kernel answers while it sends a large output; on a busy host that takes its time.
                 iopub_timeout=_IOPUB_TIMEOUT_S,
+                # Saved once, at the end, also after a failure: writing it after each cell takes longer than the cells.
+                request_save_on_cell_execute=False,
+                autosave_cell_every=0,
             )
     except papermill.PapermillExecutionError as error:
         working.replace(failed)

@@ -9,9 +9,8 @@ from typing import Any
 
 from picolab.errors import UnreadableFile
 from picolab.foreign_files import read_text
-from picolab.foreign_text import csv_cell
 from picolab.paths import write_atomically
-from picolab.rows import ROW_COLUMNS
+from picolab.rows import ROW_COLUMNS, csv_row
 from picolab.set_aside import set_aside
 from picolab.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 
@@ -52,5 +51,5 @@ def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:
     if heading:
         writer.writeheader()
     for row in rows:
-        writer.writerow({name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()})
+        writer.writerow(csv_row(row))
     return text.getvalue()

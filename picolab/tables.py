@@ -15,7 +15,7 @@ from picolab.chart_style import (
     plain_rows,
     shortened,
 )
-from picolab.markup import Column, Html, code, paragraph, table
+from picolab.markup import Column, Html, boxed, code, paragraph, table
 from picolab.record import NOT_ASKED_FOR, Outcome
 from picolab.rows import step_ok
 from picolab.scraps import CampaignData
@@ -131,7 +131,7 @@ def trial_table(data: CampaignData) -> Html:
     columns = [column for column in _TRIAL_COLUMNS if column.field not in only_if_any or _any(rows, column.field)]
     if any(row["machine"] != "local" for row in rows):
         columns = [columns[0], Column("machine", "machine_words"), *columns[1:], *_READY_COLUMNS]
-    return table(rows, [*columns, Column("what was seen", "outcome_detail")])
+    return boxed(table(rows, [*columns, Column("what was seen", "outcome_detail")]), len(rows))
 
 
 def missing_table(data: CampaignData) -> Html:
@@ -159,11 +159,12 @@ def fault_table(data: CampaignData) -> Html:
         Column("what was seen", "outcome_detail"),
         Column("notebook", "notebook"),
     )
-    return table(plain_rows(data.faults), columns)
+    return boxed(table(plain_rows(data.faults), columns), len(data.faults))
 
 
 def problem_table(data: CampaignData) -> Html:
     """Show everything that could not be read, is not valid or is not there."""
     if not len(data.problems):
         return paragraph("Every planned trial has a result, and every notebook, record and ledger line could be read.")
-    return table(plain_rows(data.problems), (Column("file", "path"), Column("what is the matter", "problem")))
+    columns = (Column("file", "path"), Column("what is the matter", "problem"))
+    return boxed(table(plain_rows(data.problems), columns), len(data.problems))

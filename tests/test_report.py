@@ -15,16 +15,19 @@ from campaign_factory import (
     BUSY_CAVEAT,
     CALIBRATION_CAVEAT,
     UNLIMITED_CAVEAT,
+    FakeTrial,
     quick_matrix,
     virtual_matrix,
     write_campaign,
 )
+from click.testing import CliRunner
 from playwright.sync_api import Page, Route, sync_playwright
 
-from picolab.errors import CampaignNotFound, PicolabError
+from picolab.cli import main
+from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.paths import project_root
 from picolab.record import Outcome
-from picolab.report import render_report
+from picolab.report import check_output, render_comparison, render_report
 
 EVIL = "</script><script>document.title = 'taken over'</script><img src=http://192.0.2.1/x onerror=alert(1)>"
 SOURCE = project_root() / "notebooks" / "analysis.ipynb"
@@ -204,7 +207,8 @@ def test_emulation_is_named_before_the_first_number_and_beside_each(emulated_rep
         assert "rates and times say little about a real machine" in loud[1]
         assert "emulated · 11 of 12 trials" in loud[1]
         for figure in page.locator("figure").all():
-            assert "on vagrant (emulated)" in figure.inner_text()
+            # A long title is broken into lines.
+            assert "onvagrant(emulated)" in "".join(figure.inner_text().split())
         cases, trials = (page.locator("table").nth(index).inner_text() for index in (0, 1))
         assert cases.count("on vagrant (emulated)") == 4 and cases.count("on local") == 1
         assert trials.count("vagrant (emulated)") == 11 and trials.count("reset") == 11
@@ -326,6 +330,48 @@ def test_the_report_names_no_other_host(report: Path) -> None:
 def test_no_such_campaign(tmp_path: Path) -> None:
     with pytest.raises(CampaignNotFound, match="no such campaign"):
         render_report(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("folder", "is a folder; name a file"),
+        (".", "is a folder; name a file"),
+        ("link-to-folder", "is a folder; name a file"),
+        ("file/page.html", "cannot be written \\((Not a directory|File exists)\\)"),
+        ("/proc/picolab/page.html", "cannot be written"),
+        ("/dev/null", "is no ordinary file"),
+        ("x" * 300 + "/page.html", "cannot be written \\(File name too long\\)"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, sentence: str
+) -> None:
+    folder = write_campaign(tmp_path / "c", [])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link-to-folder").symlink_to("folder")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("picolab.report._execute", lambda *_: pytest.fail("the notebook was run"))
+    for render in (render_report, render_comparison):
+        with pytest.raises(ParameterError, match=sentence) as refused:
+            render(folder, tmp_path / place)
+        assert "\n" not in str(refused.value)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_command_refuses_a_folder_for_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(tmp_path))
+    write_campaign(tmp_path / "c", [FakeTrial()])
+    result = CliRunner().invoke(main, ["report", "c", "--output", "/tmp"], catch_exceptions=True)
+    assert "/tmp is a folder; name a file" in f"{result.output} {result.exception}"
+    assert result.exit_code != 0
+
+
+def test_a_folder_for_the_page_that_is_not_there_is_made_with_it(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b" / "page.html")
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look(

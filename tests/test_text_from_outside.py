@@ -169,14 +169,12 @@ def _cell_with(bundle: dict[str, Any]) -> Any:
     return nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", data=bundle)])
 
 
-def test_an_axis_names_its_levels_whatever_is_in_them() -> None:
+@pytest.mark.parametrize("level", ['"];x(1)', "\\u0041", "</b>", "datum.x", "{{x}}", "'+1", "${x}", "<!--"])
+def test_an_axis_names_its_levels_whatever_is_in_them(level: str) -> None:
     # The words of the axis come out of an expression: nothing of a level is run in it.
-    levels = ['"]; alert(1); //', "\\u0041", "</script>", "datum.value", "\x1b[1m", "{{x}}"]
-    data = campaign_of([{"environment": {"A": level.replace("\x1b", "-")}} for level in levels], repeats=1)
-    (panel,) = Figure(charts.outcome_matrix(data.trials), "c")._repr_mimebundle_()[FIGURE_MIME]["panels"][:1]
-    words = "".join(ET.fromstring(panel["svg"]).itertext())
-    for level in levels:
-        assert visible(level.replace("\x1b", "-")) in words
+    data = campaign_of([{"work_dir": ""}, {"work_dir": level}], repeats=1)
+    (panel,) = Figure(charts.outcome_matrix(data.trials), "c")._repr_mimebundle_()[FIGURE_MIME]["panels"]
+    assert f"512 MiB · work dir {level}" in list(ET.fromstring(panel["svg"]).itertext())
 
 
 @given(texts)

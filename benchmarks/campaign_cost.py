@@ -121,6 +121,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--planned", type=int, nargs="*", default=[600, 2000])
     given = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for planned in given.planned:
         shares = measure(planned)
         each = ", ".join(f"{share:.2%}" for share in shares)

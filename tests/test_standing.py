@@ -522,16 +522,13 @@ def large(path: Path) -> None:
 
 MAKES: dict[str, Callable[[Path], object]] = {
     "a pipe": os.mkfifo,
-    "a folder": lambda path: path.mkdir(),
     "endless": lambda path: path.symlink_to("/dev/zero"),
     "in a circle": lambda path: path.symlink_to(path.name),
     "8 GiB": large,
     "nested": lambda path: path.write_bytes(b"[" * 200_000),
     "a list": lambda path: path.write_bytes(b"[[], {}, 1]"),
-    "a number": lambda path: path.write_bytes(b"1" + b"0" * 30),
     "a surrogate": lambda path: path.write_bytes(b'{"outcome": "\\ud800", "description": "\\ud800"}'),
     "an escape": lambda path: path.write_bytes(b"\x1b[31m[red]\n\x07"),
-    "bytes": lambda path: path.write_bytes(bytes(range(256)) * 50),
     "a bomb": lambda path: path.write_bytes(b"[" + b"[]," * 1_000_000 + b"[]]"),
 }
 PLACES = [

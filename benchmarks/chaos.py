@@ -45,11 +45,23 @@ ROLES = {
     "server": "calibration/server.py",
 }
 """Each role, and a word by which its command is known."""
-LIFE_S = {"campaign": 6.0, "papermill": 5.0, "kernel": 4.0, "keeper": 3.0, "probe": 1.5, "server": 2.5}
-"""How long after it was seen a process gets its signal at the latest: about as long as it lives."""
+STAGES = ("beginning", "provision", "start", "authenticate", "upload", "verify", "collect", "release", "filing")
+STAGES_OF = {
+    "campaign": STAGES,
+    "papermill": STAGES[:-1],
+    "kernel": STAGES[:-1],
+    "keeper": STAGES[2:-1],
+    "probe": ("upload", "verify"),
+    "server": ("start", "authenticate", "upload", "verify", "collect"),
+}
+"""In which stages of a trial a process of each role gets its signal."""
+LONG_S = {"beginning": 2.0, "start": 0.2, "upload": 1.5, "verify": 0.4}
+"""How long the longer stages take at the least: the signal comes at a random moment of that."""
+STAGE_LIMIT_S = 10.0
+"""A stage may be over before anybody sees it: after this, any stage is right."""
 KINDS = ("SIGKILL", "SIGSTOP and SIGCONT", "SIGTERM", "SIGINT")
 NAME = "chaos"
-POLL_S = 0.02
+POLL_S = 0.05
 END_LIMIT_S = 60.0
 """What may take so long until it counts as left: the interrupted stage of a trial, the patience of a keeper."""
 STUCK_LIMIT_S = 600.0
@@ -78,6 +90,8 @@ class Chaos:
     _starts: int = 0
     _idle_starts: int = 0
     _results_at_start: int = 0
+    _attempts: int = -1
+    _moved_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -167,7 +181,7 @@ class Chaos:
         self._start()
         for number, (role, kind) in enumerate(itertools.islice(self._shots(), self.signals)):
             # Spread over the whole campaign: none may be left when the last trial ends.
-            while self._results() < number * self.trials / self.signals - 1:
+            while self._results() < number * self.trials / self.signals - 2:
                 self._keep_running()
             if not self._shoot(role, kind):
                 self.problems.append(f"no {role} could be found for {kind}")
@@ -184,9 +198,11 @@ class Chaos:
             if self._idle_starts > MOST_IDLE_STARTS:
                 raise SystemExit(f"{MOST_IDLE_STARTS} starts without a result; the last says: {self._last_line()}")
             self._start()
-        newest = max((path.stat().st_mtime for path in self.campaign.rglob("*") if path.exists()), default=time.time())
-        if time.time() - newest > STUCK_LIMIT_S:
-            raise SystemExit(f"nothing has happened for {STUCK_LIMIT_S:.0f} s: {self._left_processes()}")
+        now = time.monotonic()
+        if (attempts := len(Ledger(self.campaign).entries())) != self._attempts:
+            self._attempts, self._moved_s = attempts, now
+        if now - self._moved_s > STUCK_LIMIT_S:
+            raise SystemExit(f"no attempt has ended for {STUCK_LIMIT_S:.0f} s: {self._left_processes()}")
         time.sleep(POLL_S)
 
     # Signals
@@ -200,20 +216,19 @@ class Chaos:
                     yield role, kinds[role][number]
 
     def _shoot(self, role: str, kind: str) -> bool:
-        """Signal a process of a role at a random moment of its life; tell whether one was hit."""
-        give_up = time.monotonic() + END_LIMIT_S * 2
-        while time.monotonic() < give_up:
-            found = self._find(role)
-            if found is None:
-                if self._process is None or (self._ended() and not self._complete()):
-                    self._keep_running()
-                time.sleep(POLL_S)
+        """Signal a process of a role at a random moment of a random stage; tell whether one was hit."""
+        wanted = self._random.choice(STAGES_OF[role])
+        begun = time.monotonic()
+        while time.monotonic() - begun < 2 * END_LIMIT_S:
+            if self._process is None or self._ended():
+                self._keep_running()
+            if self._stage() != wanted and time.monotonic() - begun < STAGE_LIMIT_S:
+                time.sleep(POLL_S / 5)
                 continue
-            time.sleep(self._random.uniform(0, LIFE_S[role]))
-            if not found.alive:
-                # It lived shorter than that: the next one.
+            time.sleep(self._random.uniform(0, LONG_S.get(wanted, 0.0)))
+            stage, found = self._stage(), self._find(role)
+            if found is None or not found.alive:
                 continue
-            stage = self._stage()
             if kind == "SIGSTOP and SIGCONT":
                 found.signal(signal.SIGSTOP)
                 time.sleep(self._random.uniform(0.1, 1.5))

@@ -48,7 +48,7 @@ from picolab.foreign_files import refuse_links, remove_tree_inside
 from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.locks import try_lock
 from picolab.machines import registry
-from picolab.paths import outputs_dir
+from picolab.paths import append_line, outputs_dir
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.preflight import check_plan
 from picolab.processes import this_process
@@ -57,11 +57,11 @@ from picolab.record import Outcome, Record
 from picolab.results import append_result, write_results
 from picolab.rows import record_row
 from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
-from picolab.scraps import read_record
 from picolab.set_aside import SET_ASIDE, set_aside
-from picolab.standing import RESULTS_FILE, Standing, difference_from_plan, read_side_file, read_standing
-from picolab.stopping import STOPPED_FILE, note_stop, why_enough
+from picolab.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
+from picolab.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
 from picolab.tally import Tally
+from picolab.trial_files import read_record, read_side_file
 from picolab.trial_notebook import check_trial_notebook
 from picolab.trial_state import (
     DOWNLOAD_SAMPLES_FILE,
@@ -339,8 +339,7 @@ class Campaign:
         if found.stopped:
             raise _Interrupted
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
-        with (self.folder / conditions.STARTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.folder / conditions.STARTS_FILE, json.dumps(line))
         if found.idle:
             return
         if self.plan.busy_host == "refuse":
@@ -357,7 +356,7 @@ class Campaign:
             return
         reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            note_stop(self.folder, block, reason)
+            note_stop(self.folder, block, reason, interval_widths(self.plan, list(rows.values())))
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 

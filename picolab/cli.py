@@ -528,7 +528,8 @@ def trial(
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
     stop = _StopRequest().install()
-    finished = run_single_trial(parameters, lambda: stop.requested, console.live_line)
+    live = console.live_line if sys.stderr.isatty() else None
+    finished = run_single_trial(parameters, lambda: stop.requested, live)
     console.show_trial(finished)
     return finished.exit_code
 

@@ -27,9 +27,10 @@ from picolab.comparison_trials import (
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import shown, unknown_name
-from picolab.record import Caveat
+from picolab.record import STEPS, Caveat
 
 if TYPE_CHECKING:
+    from picolab.record import Step
     from picolab.scraps import CampaignData
 
 EQUIVALENT = "equivalent"
@@ -156,6 +157,13 @@ class OutcomeComparison:
     verdict: str | None
     """`more failures`, `fewer failures`, `no difference seen`, or None: no verdict."""
     reason: str
+    step: Step | None = None
+    """Which measured step, where a scenario has two: they fail each by itself. None: there is but one."""
+
+    @property
+    def of_step(self) -> str:
+        """The step for a text, such as ` (download)`; empty when there is but one."""
+        return f" ({self.step})" if self.step else ""
 
 
 @dataclass(frozen=True)
@@ -496,11 +504,15 @@ class _Comparing:
 
     def _outcomes(self) -> list[OutcomeComparison]:
         drafts = []
-        for (scenario, candidate), pairing in self.pairings.items():
+        for (scenario, candidate), step in self._failing_steps():
+            pairing = self.pairings[scenario, candidate]
             old, new = (
-                Counter(trial.outcome for trial in self.subject.of(scenario, build))
+                Counter(found for trial in self.subject.of(scenario, build) if (found := trial.found(step)) is not None)
                 for build in (self.baseline, candidate)
             )
+            if step == "download" and not old and not new and self.subject.of(scenario, self.baseline):
+                # No upload has left anything to download: that is said of the upload.
+                continue
             p_value = None
             if old and new and not pairing.not_comparable:
                 p_value = statistics.outcome_test(_failures(old), old.total(), _failures(new), new.total())
@@ -515,6 +527,7 @@ class _Comparing:
                     adjusted_p_value=p_value,
                     verdict=None,
                     reason=f"not comparable in time: {pairing.not_comparable}" if pairing.not_comparable else "",
+                    step=step,
                 )
             )
         # Where all or none failed no difference could be found, so they cost the others nothing (R. E. Tarone,
@@ -524,6 +537,14 @@ class _Comparing:
         for index, adjusted_p in zip(mixed, adjusted, strict=True):
             drafts[index] = replace(drafts[index], adjusted_p_value=adjusted_p)
         return [_outcome_verdict(draft) for draft in drafts]
+
+    def _failing_steps(self) -> Iterator[tuple[tuple[str, str], Step | None]]:
+        """Yield (scenario, candidate) with each of its measured steps, or with None when there is but one."""
+        measured: list[ComparedTrial | Place] = [*self.subject.trials, *self.subject.places]
+        both = {one.scenario for one in measured if one.direction == "both"}
+        for scenario, candidate in self.pairings:
+            steps: tuple[Step | None, ...] = STEPS if scenario in both else (None,)
+            yield from (((scenario, candidate), step) for step in steps)
 
     def _one_builds(self) -> Iterator[OneBuild]:
         for metric in METRICS:
@@ -697,7 +718,9 @@ def _outcome_verdict(draft: OutcomeComparison) -> OutcomeComparison:
     old, new = Counter(draft.baseline_outcomes), Counter(draft.candidate_outcomes)
     if draft.adjusted_p_value is None:
         without = " and ".join(build for build, n in ((draft.baseline, old), (draft.candidate, new)) if not n)
-        return replace(draft, reason=f"{without} {'have' if ' and ' in without else 'has'} no result yet")
+        has = "have" if " and " in without else "has"
+        nothing = f"has come to no {draft.step} that could fail" if draft.step == "download" else f"{has} no result yet"
+        return replace(draft, reason=f"{without} {nothing}")
     kinds = sorted({outcome for outcome in (*old, *new) if outcome != "ok"})
     seen = [f"{kind} {new[kind]} of {new.total()} against {old[kind]} of {old.total()}" for kind in kinds]
     if len(kinds) > 1:
@@ -858,4 +881,5 @@ def _metric_words(comparison: MetricComparison) -> str:
 
 
 def _outcome_words(outcome: OutcomeComparison) -> str:
-    return f"{outcome.candidate} in {outcome.scenario} fails more often than {outcome.baseline}: {outcome.reason}"
+    where = f"{outcome.scenario}{outcome.of_step}"
+    return f"{outcome.candidate} in {where} fails more often than {outcome.baseline}: {outcome.reason}"

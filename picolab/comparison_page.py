@@ -93,7 +93,7 @@ def _self_comparison(comparison: Comparison) -> str:
         if kind in ("better", "worse")
     ]
     found += [
-        f"outcomes in {row.scenario} ({row.verdict})"
+        f"outcomes in {row.scenario}{row.of_step} ({row.verdict})"
         for row in comparison.outcomes
         if _OUTCOME_KINDS.get(row.verdict or "") in ("better", "worse")
     ]
@@ -126,15 +126,16 @@ def verdicts(comparison: Comparison) -> Html:
 def _verdict_matrix(comparison: Comparison, rows: Sequence[MetricComparison]) -> Html:
     """Return the verdicts with a row for every scenario and candidate, and a column for every metric."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    failures = {
-        (row.scenario, row.candidate): Html(_outcome_badge(row))
-        for row in comparison.outcomes
-        if {*row.baseline_outcomes, *row.candidate_outcomes} - {"ok"}
-    }
+    failures: dict[tuple[str, str], list[str]] = {}
+    for outcome in comparison.outcomes:
+        if {*outcome.baseline_outcomes, *outcome.candidate_outcomes} - {"ok"}:
+            badges = failures.setdefault((outcome.scenario, outcome.candidate), [])
+            badges.append(f"{_outcome_badge(outcome)}{outcome.of_step}")
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in _by_scenario(rows, comparison):
         line = lines.setdefault((row.scenario, row.candidate), _where(row))
-        line["outcomes"] = failures.get((row.scenario, row.candidate), "all ok")
+        badges = failures.get((row.scenario, row.candidate), [])
+        line["outcomes"] = Html("<br>".join(badges)) if badges else "all ok"
         line[row.metric.name] = Html(f'{verdict_badge(row)}<br><span class="small">{change_words(row.ratio)}</span>')
     columns = [Column(one.title, one.name) for one in metrics]
     if failures:
@@ -182,20 +183,19 @@ def _pairing(row: MetricComparison | OutcomeComparison) -> str:
 
 def _with_outcomes(rows: list[dict[str, Any]], comparison: Comparison, why: str) -> list[dict[str, Any]]:
     """Return rows with one more for each scenario and candidate where any trial failed."""
-    failed = {
-        _pairing(row): {
-            "group": _pairing(row),
-            "metric": Html("<strong>outcome</strong>"),
-            "verdict": Html(f"{_outcome_badge(row)}{why.format(escape(_sentence(row.reason)))}"),
-            "p": p_words(row.adjusted_p_value),
-        }
-        for row in comparison.outcomes
-        if {*row.baseline_outcomes, *row.candidate_outcomes} - {"ok"}
-    }
+    failed: dict[str, list[dict[str, Any]]] = {}
+    for outcome in comparison.outcomes:
+        if {*outcome.baseline_outcomes, *outcome.candidate_outcomes} - {"ok"}:
+            line = {
+                "group": _pairing(outcome),
+                "metric": Html(f"<strong>outcome{outcome.of_step}</strong>"),
+                "verdict": Html(f"{_outcome_badge(outcome)}{why.format(escape(_sentence(outcome.reason)))}"),
+                "p": p_words(outcome.adjusted_p_value),
+            }
+            failed.setdefault(_pairing(outcome), []).append(line)
     with_outcomes: list[dict[str, Any]] = []
     for row in rows:
-        if row["group"] in failed:
-            with_outcomes.append(failed.pop(row["group"]))
+        with_outcomes += failed.pop(row["group"], [])
         with_outcomes.append(row)
     return with_outcomes
 
@@ -367,6 +367,7 @@ def outcomes(comparison: Comparison) -> Html:
     rows = [
         {
             **_where(row),
+            "step": row.step or "",
             "baseline": outcome_words(row.baseline_outcomes) or "no trial",
             "of_candidate": outcome_words(row.candidate_outcomes) or "no trial",
             "verdict": Html(_outcome_badge(row)),
@@ -379,6 +380,7 @@ def outcomes(comparison: Comparison) -> Html:
         return paragraph("No trial has a result, so there are no outcomes to compare.", "empty")
     several = len(comparison.candidates) > 1
     columns = [
+        *([Column("step", "step")] if any(row["step"] for row in rows) else []),
         Column(comparison.baseline, "baseline"),
         Column("the candidate" if several else comparison.candidates[0], "of_candidate"),
         Column("verdict", "verdict"),

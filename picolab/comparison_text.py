@@ -109,6 +109,7 @@ def _outcome_json(found: OutcomeComparison) -> dict[str, Any]:
         "candidate_outcomes": dict(found.candidate_outcomes),
         "p_value": _finite(found.p_value),
         "adjusted_p_value": _finite(found.adjusted_p_value),
+        "step": found.step,
     }
 
 
@@ -328,7 +329,8 @@ def _telling(outcomes: Sequence[OutcomeComparison]) -> list[OutcomeComparison]:
 
 
 def _outcome_line(found: OutcomeComparison) -> str:
-    return f"{found.candidate} against {found.baseline} in {found.scenario}: {verdict_words(found)}: {found.reason}"
+    where = f"{found.scenario}{found.of_step}"
+    return f"{found.candidate} against {found.baseline} in {where}: {verdict_words(found)}: {found.reason}"
 
 
 def _incomplete(comparison: Comparison) -> list[str]:

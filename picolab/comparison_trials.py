@@ -15,7 +15,7 @@ from picolab.parameters import TrialParameters, short, validate
 from picolab.rows import step_ok
 
 if TYPE_CHECKING:
-    from picolab.record import Record
+    from picolab.record import Record, Step
     from picolab.scraps import CampaignData
 
 APART_FACTOR = 10.0
@@ -48,6 +48,10 @@ class ComparedTrial:
     @property
     def ok(self) -> bool:
         return self.outcome == "ok"
+
+    def found(self, step: Step | None) -> str | None:
+        """Return what a measured step found, None when it was not reached; without a step what the trial found."""
+        return self.outcome if step is None else self.row[f"{step}_outcome"]
 
     def step_ok(self, metric: str) -> bool:
         """Tell whether the numbers of the step that a metric is about count, whatever the other step found."""

@@ -12,8 +12,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text as RichText
 
@@ -30,6 +32,7 @@ from picolab.progress import in_seconds
 from picolab.record import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
 from picolab.scraps import CampaignData, read_campaign
 from picolab.single_trial import FinishedTrial
+from picolab.stopping import watched_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +67,11 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_NARROWEST_TABLE_CELLS = 72
-"""On a narrower terminal the lines of a table are wrapped by the terminal, so that no column is lost."""
+_NARROWEST_WORDS_CELLS = 16
+"""A column of words is not folded more: on a narrower terminal the table's lines are wrapped, and nothing is lost."""
 _console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _BAR_CELLS = 24
+_UNLIMITED_CELLS = 100_000
 _REFRESH_S = 1.0
 """Of the live line while a trial runs: what draws more often works beside the measured step."""
 _MOST_PROBLEMS = 10
@@ -75,9 +79,13 @@ _MOST_PROBLEMS = 10
 
 def _show_table(table: Table) -> None:
     """Print a table; its columns of words fold, and those of numbers never do."""
+    whole = Measurement.get(_console, _console.options.update(max_width=_UNLIMITED_CELLS), table).maximum
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", column.justify == "right"
-    wide = _Console(width=max(_console.width, _NARROWEST_TABLE_CELLS), file=_console.file)
+        if not column.no_wrap:
+            longest = max((cell_len(str(cell)) for cell in column.cells), default=0)
+            whole -= max(0, longest - _NARROWEST_WORDS_CELLS)
+    wide = _Console(width=max(_console.width, whole), file=_console.file)
     wide.print(table)
 
 
@@ -181,6 +189,8 @@ def show_plan(plan: Plan) -> None:
         f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
+    if plan.stopping is not None:
+        _console.print(watched_in_words(plan))
 
 
 def outcome_table(campaign: Campaign, data: CampaignData) -> Table:
@@ -362,7 +372,7 @@ def show_campaigns(folders: Sequence[Path]) -> None:
             progress = campaign.progress()
         except CampaignNotFound:
             continue
-        except PicolabError as error:
+        except (PicolabError, OSError) as error:
             _console.print(one_line(f"{folder.name}  {error}"), style="red")
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""

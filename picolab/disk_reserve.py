@@ -31,8 +31,7 @@ def take(folder: Path, slot_bytes: int, notebook_bytes: int) -> None:
     for name, size in wanted.items():
         path = folder / name
         try:
-            with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+            _allocate(path, size)
         except OSError as error:
             free(folder)
             needed = sum(wanted.values()) >> 20
@@ -40,6 +39,20 @@ def take(folder: Path, slot_bytes: int, notebook_bytes: int) -> None:
                 f"the upload was not begun, because its result could not be kept ({needed} MiB): "
                 f"{not_written(path, error)}"
             ) from None
+
+
+def _allocate(path: Path, size: int) -> None:
+    # Not for appending: then the C library does not step in where a file system cannot reserve.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        for offset in range(0, size, 1 << 20):
+            os.pwrite(file, bytes(min(1 << 20, size - offset)), offset)
+    finally:
+        os.close(file)
 
 
 def hold_back(path: Path, size: int) -> None:

@@ -13,7 +13,14 @@ from picolab import host
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.finding import Finding, as_root
 from picolab.machines import network
-from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope, plan_cgroup
+from picolab.machines.cgroup import (
+    MemoryCgroup,
+    find_method,
+    in_systemd_scope,
+    plan_cgroup,
+    v2_memory_is_on,
+    v2_parent,
+)
 from picolab.parameters import DISK_FACTOR, MIB
 from picolab.paths import outputs_dir, state_dir
 from picolab.probes import memory
@@ -27,7 +34,9 @@ _GRUB = Path("/etc/default/grub")
 
 @contextlib.contextmanager
 def _tiny_cgroup() -> Iterator[MemoryCgroup | None]:
-    """Yield a cgroup of the kind that a machine would get, or None where only systemd can make one.
+    """Yield a cgroup of the kind that a machine would get, or None where making one changes more than that.
+
+    Only systemd can make one for a user, and where v2 has the memory controller switched off it would stay on.
 
     Raises:
         MemoryLimitUnavailable, MachineError: this host cannot limit memory.
@@ -40,6 +49,9 @@ def _tiny_cgroup() -> Iterator[MemoryCgroup | None]:
             raise MachineError(f"systemd-run --user --scope failed: {done.stderr.strip()[:200]}")
         yield None
         return
+    if method == "cgroup_v2" and _memory_is_off():
+        yield None
+        return
     cgroup = plan_cgroup(method, f"doctor-{os.getpid()}-{threading.get_ident()}")
     assert cgroup is not None
     cgroup.create(_TINY_LIMIT_BYTES)
@@ -49,12 +61,20 @@ def _tiny_cgroup() -> Iterator[MemoryCgroup | None]:
         cgroup.remove()
 
 
+def _memory_is_off() -> bool:
+    parent = v2_parent()
+    return parent is not None and not v2_memory_is_on(parent)
+
+
 def memory_limit() -> list[Finding]:
     """Prove that memory can be limited, with a tiny cgroup."""
     what = "memory limit"
     unlimited = "only unlimited runs (memory_limit: none), labelled as such, can be made"
     try:
         with _tiny_cgroup() as cgroup:
+            if cgroup is None and find_method() == "cgroup_v2":
+                text = "cgroup_v2 should work: the memory controller is there, and the first trial switches it on"
+                return [Finding(what, "good", text)]
             if cgroup is None:
                 return [Finding(what, "good", "cgroup_v2_systemd_user works, proved with a scope of its own")]
             limit = cgroup.limit_bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.finding import Finding
-from picolab.machines import folders, registry
+from picolab.machines import folders, network, registry
 from picolab.machines.cgroup import v1_parent, v2_parent
 from picolab.machines.folders import KEEPER, SPEC
 from picolab.paths import project_root, state_dir
@@ -79,6 +79,11 @@ def leftovers() -> list[Finding]:
     for path in cgroups:
         if path not in known:
             findings.append(Finding("leftovers", "gap", f"a cgroup of no machine: {path}", f"rmdir {path}"))
+    places = {_json_of(folder / SPEC).get("place") for folder in machine_folders}
+    for device, place in network.devices():
+        if place.endswith(f"-{mark}") and place not in places:
+            text = f"a network device of no machine: {device}"
+            findings.append(Finding("leftovers", "gap", text, "picolab clean"))
     return findings or [Finding("leftovers", "good", "none")]
 
 

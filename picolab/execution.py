@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from picolab import kernel_folders
-from picolab.errors import FileNotWritten
 from picolab.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
 from picolab.parameters import TrialParameters
-from picolab.paths import project_root, write_atomically
+from picolab.paths import not_written, project_root, write_atomically
 from picolab.processes import ProcessIdentity, kill_and_wait
 from picolab.slow_imports import decline_slow_imports
 from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
-POLL_S = 0.2
 INTERRUPT_PATIENCE_S = 60.0
 _REQUEST_FILE = "request.json"
 _KERNEL_WORD = b"ipykernel_launcher"
@@ -247,12 +245,16 @@ def _write_notebooks_patiently() -> None:
 
     class Patient(LocalHandler):  # type: ignore[misc]
         def write(self, buf: str, path: str) -> None:
+            temporary = Path(path).with_suffix(".new")
             try:
-                write_atomically(Path(path), buf)
-            except FileNotWritten as error:
-                # The log may lie on the same full disk.
+                # Not synced: papermill saves while an upload is measured, and the disk shall have no more to do.
+                temporary.write_text(buf, encoding="utf-8")
+                temporary.replace(path)
+            except OSError as error:
+                # Not even the log may have room: it may lie on the same full disk.
                 with contextlib.suppress(OSError):
-                    print(error, file=sys.stderr, flush=True)
+                    temporary.unlink(missing_ok=True)
+                    print(not_written(Path(path), error), file=sys.stderr, flush=True)
 
     papermill_io.register("/", Patient())
 

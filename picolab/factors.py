@@ -89,7 +89,7 @@ PARAMETER_FACTORS = tuple(
     for name, field in TrialParameters.model_fields.items()
     if name not in NOT_FACTORS
 )
-MACHINE_FACTS = ("acceleration", "memory_limit_method", "box", "box_version", "route")
+MACHINE_FACTS = ("acceleration", "memory_limit_method", "box", "box_version", "route", "network")
 FACT_FACTORS = tuple(Factor(name, None, "string") for name in ("build_sha256", *MACHINE_FACTS))
 """What makes trials incomparable although they were asked for the same."""
 FACTORS = (*PARAMETER_FACTORS, *FACT_FACTORS)

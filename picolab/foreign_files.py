@@ -54,8 +54,11 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "something else")
-        raise UnreadableFile(f"{path}: cannot be read: it is {kind}, not a file")
+        raise UnreadableFile(f"{path}: cannot be read: it is {_kind(status.st_mode)}, not a file")
+
+
+def _kind(mode: int) -> str:
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "something else")
 
 
 def read_text(path: Path, most_bytes: int) -> str:
@@ -143,14 +146,19 @@ def remove_tree_inside(folder: Path, path: Path) -> None:
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder in which one of the names is a link: what is written there would land somewhere else.
+    """Refuse a folder in which one of the names is a link, a pipe or a device: what is written would land elsewhere.
 
     Raises:
         UnsafePath: it is one.
     """
     for name in names:
-        if (folder / name).is_symlink():
+        path = folder / name
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "a link to another place" if stat.S_ISLNK(mode) else _kind(mode)
             raise UnsafePath(
-                f"{folder / name}: is a link to another place, and nothing may be written through it; "
-                f"put the file or folder itself there"
+                f"{path}: is {what}, and nothing may be written there; put the file or folder itself there"
             )

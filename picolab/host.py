@@ -87,24 +87,105 @@ def disk_of(folder: Path) -> Disk:
     """Return the disk under a folder, or under its nearest parent that exists."""
     while not folder.exists():
         folder = folder.parent
-    device_number = folder.stat().st_dev
-    number = f"{os.major(device_number)}:{os.minor(device_number)}"
-    file_system = "unknown"
-    for line in (_read("/proc/self/mountinfo") or "").splitlines():
-        fields = line.split()
-        if fields[2] == number:
-            file_system = fields[fields.index("-") + 1]
-    block = Path(f"/sys/dev/block/{number}")
+    number = _device_number(folder.stat().st_dev)
+    mount = mount_of(folder)
+    block = _block_device(number, mount)
     device = rotational = None
-    if block.exists():
-        resolved = block.resolve()
-        device = resolved.name
-        for place in (resolved, resolved.parent):
+    if block is not None:
+        device = block.name
+        for place in (block, block.parent):
             text = _read(place / "queue" / "rotational")
             if text is not None:
                 rotational = text == "1"
                 break
-    return Disk(file_system, device, rotational, shutil.disk_usage(folder).free)
+    return Disk(mount.file_system if mount else "unknown", device, rotational, shutil.disk_usage(folder).free)
+
+
+def _device_number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
+def _block_device(number: str, mount: "Mount | None") -> Path | None:
+    """Return the folder in /sys of the block device under a file; None when there is none that this host shows."""
+    block = Path(f"/sys/dev/block/{number}")
+    if not block.exists() and mount is not None and mount.source.startswith("/"):
+        # A subvolume of btrfs has a number of its own that is no device's: what was mounted says which it is.
+        source = Path(mount.source)
+        try:
+            block = Path(f"/sys/dev/block/{_device_number(source.stat().st_rdev)}")
+        except OSError:  # a container need not have it in its /dev
+            block = Path("/sys/class/block", source.name)
+    return block.resolve() if block.exists() else None
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+
+    Attributes:
+        number: major and minor of the file system; of some, such as btrfs, the files have other ones.
+        point: where it is mounted.
+        source: what is mounted there, such as `/dev/vda1`.
+    """
+
+    mount_id: int
+    number: str
+    point: Path
+    file_system: str
+    source: str
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """Return the mounts of a mountinfo file in its order: later ones may cover earlier ones. Torn lines are skipped."""
+    mounts = []
+    for line in text.split("\n"):
+        # Not split at any white space: an empty source is an empty word.
+        words = line.split(" ")
+        try:
+            # Between the options and the dash there may be any number of words.
+            file_system, source = words[words.index("-", 6) + 1 :][:2]
+            mounts.append(Mount(int(words[0]), words[2], Path(_unescape(words[4])), file_system, _unescape(source)))
+        except (ValueError, IndexError):
+            continue
+    return mounts
+
+
+def _unescape(word: str) -> str:
+    """Return a path as it is: the kernel writes blanks, tabs, newlines and backslashes as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)
+
+
+def find_mount(mounts: list[Mount], mount_id: int | None, place: Path, number: str) -> Mount | None:
+    """Return the mount that a file lies on.
+
+    Args:
+        mount_id: the kernel's id of it; None when the kernel does not say.
+        place: of the file, without symbolic links.
+        number: major and minor of the file's device.
+    """
+    for mount in mounts:
+        if mount.mount_id == mount_id:
+            return mount
+    above = [mount for mount in mounts if mount.point == place or mount.point in place.parents]
+    # Of those that hold the file's device, if there are any: a mount may be hidden below a later one.
+    above = [mount for mount in above if mount.number == number] or above
+    deepest = max((len(mount.point.parts) for mount in above), default=0)
+    return next((mount for mount in reversed(above) if len(mount.point.parts) == deepest), None)
+
+
+def mount_of(folder: Path) -> Mount | None:
+    """Return the mount that an existing folder lies on; None when the kernel does not show it."""
+    try:
+        text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    except OSError:
+        return None
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        found = re.search(r"^mnt_id:\s*(\d+)$", _read(f"/proc/self/fdinfo/{descriptor}") or "", re.MULTILINE)
+    finally:
+        os.close(descriptor)
+    number = _device_number(folder.stat().st_dev)
+    return find_mount(parse_mounts(text), int(found[1]) if found else None, folder.resolve(), number)
 
 
 def governor() -> str | None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from picolab.errors import UnreadableFile
 from picolab.foreign_files import MIB, read_bounded
-from picolab.paths import file_name
+from picolab.paths import append_line, file_name
 from picolab.record import Outcome
 
 LEDGER_FILE = "ledger.jsonl"
@@ -112,16 +111,8 @@ class Ledger:
     def append(self, entry: LedgerEntry) -> None:
         """Write an entry so that it is on disk when this returns."""
         known = self.entries()
-        line = json.dumps(entry.model_dump(mode="json"), ensure_ascii=False) + "\n"
-        with self._path.open("ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    # A crash tore the last line: the new one must not be glued to its rest.
-                    line = "\n" + line
-            file.write(line.encode(errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(entry.model_dump(mode="json"), ensure_ascii=False)
+        append_line(self._path, line)
         self._entries = [*known, entry]
         self._seen = self._signature()
 

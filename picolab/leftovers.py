@@ -21,7 +21,7 @@ from pathlib import Path
 from picolab import kernel_folders
 from picolab.errors import PicolabError
 from picolab.locks import try_lock
-from picolab.machines import local, registry, vagrant
+from picolab.machines import local, network, registry, vagrant
 from picolab.machines.cgroup import MemoryCgroup, v1_parent, v2_parent
 from picolab.machines.folders import (
     exclusive,
@@ -176,7 +176,7 @@ def _place_of_no_machine(name: str) -> bool:
 
 
 def _cgroups() -> Found:
-    for method, parent in (("cgroup_v1", v1_parent), ("cgroup_v2", _v2_mount)):
+    for method, parent in (("cgroup_v1", v1_parent), ("cgroup_v2", v2_parent)):
         place = parent()
         if place is None:
             continue
@@ -186,9 +186,10 @@ def _cgroups() -> Found:
                 yield str(cgroup), partial(_unless_made_anew, cgroup.name, group.remove)
 
 
-def _v2_mount() -> Path | None:
-    # Asking for the place of a cgroup of version 2 prepares it: only where there is one already.
-    return v2_parent() if v1_parent() is None and list(Path("/sys/fs/cgroup").glob("picolab-*")) else None
+def _networks() -> Found:
+    for interface, place in network.devices():
+        if _place_of_no_machine(place):
+            yield f"{interface} ({place})", partial(_unless_made_anew, place, partial(network.remove, interface))
 
 
 def _work_folders() -> Found:
@@ -233,6 +234,7 @@ KINDS = (
     Kind("connection file of a dead kernel", _connection_files),
     Kind("machine without a keeper", _machines),
     Kind("cgroup of no machine", _cgroups),
+    Kind("network device of no machine", _networks),
     Kind("work folder of no machine", _work_folders),
     Kind("virtual machine of no machine", _domains),
     Kind("disk of no machine", _volumes),

@@ -253,6 +253,15 @@ class TrialParameters(BaseModel):
                 raise ValueError(f"{name} = {shown(text)} holds a character that cannot be printed; remove it")
         return value
 
+    @field_validator("calibration")
+    @classmethod
+    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError(f"{shown(value)} holds something that JSON cannot hold; remove it") from None
+        return value
+
     @field_validator("file_size", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
@@ -359,7 +368,8 @@ class TrialParameters(BaseModel):
             ParameterError: it is not clear what a path means.
         """
         paths = {name: _located(name, getattr(self, name), folder, place) for name in ("build", "work_dir")}
-        return self.model_copy(update=paths)
+        # Validated once more: the name of a folder may hold what no record can.
+        return validate(TrialParameters, {**self.model_dump(), **paths}, place)
 
 
 class Matrix(BaseModel):

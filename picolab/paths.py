@@ -82,6 +82,18 @@ def write_atomically(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file so that it is on disk when this returns; a last line torn by a crash stays by itself."""
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(f"{line}\n".encode(errors="replace"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def file_name(text: str) -> str:
     """Return a text that is used as the name of a file or folder, if it can only be that and never a path.
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
 from picolab.foreign_files import MIB, read_json, unfit_value
-from picolab.foreign_text import one_line
+from picolab.foreign_text import one_line, visible
 from picolab.parameters import (
     CampaignParameters,
     Matrix,
@@ -182,7 +182,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     return Plan(
         campaign=campaign,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=source,
+        source=visible(source),
         description=wanted.description,
         seed=wanted.seed,
         repeats=blocks,

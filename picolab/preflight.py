@@ -34,7 +34,6 @@ def check_trial(parameters: TrialParameters) -> None:
 
 def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     check_trial_notebook()
-    check_trial_notebook()
     _check_paths(wanted, source)
     builds = {(trial.build, trial.release_base_url, trial.machine != "local") for trial in wanted}
     for build, base_url, in_guest in sorted(builds):

@@ -4,6 +4,7 @@ A record is plain JSON. Its shape is `RECORD_SCHEMA` (the file `record.schema.js
 below by a test). A measurement that is missing is null, and `missing` tells why, by the path of the field.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from enum import StrEnum
@@ -552,6 +553,13 @@ def step_outcome(record: Record, step: Step) -> Outcome | None:
     return None if ended_before else record.outcome
 
 
+@functools.cache
+def _validator() -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
+
+
 def validate_record(data: Any, place: str) -> Record:
     """Check a record against the JSON schema and its own rules, and return it.
 
@@ -564,10 +572,9 @@ def validate_record(data: Any, place: str) -> Record:
     """
     decline_slow_imports()
     # Imported here: slow, and not needed inside a trial's kernel.
-    import jsonschema
+    from jsonschema.exceptions import best_match
 
-    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
-    error = jsonschema.exceptions.best_match(validator.iter_errors(data))
+    error = best_match(_validator().iter_errors(data))
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the whole"
         raise RecordError(f"{place}: the record is not valid: {where}: {error.message[:300]}")

@@ -8,7 +8,7 @@ from picolab.execution import NOTEBOOK_FILE
 from picolab.paths import write_atomically
 from picolab.probes.samples import LARGEST_BYTES
 from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
-from picolab.scraps import samples_of
+from picolab.trial_files import samples_of
 from picolab.trial_state import SAMPLES_FILE
 
 LOST_NOTEBOOK_FILE = "trial.lost.ipynb"

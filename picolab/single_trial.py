@@ -7,7 +7,7 @@ from pathlib import Path
 
 from picolab import disk_reserve
 from picolab.errors import RecordError
-from picolab.execution import NOTEBOOK_FILE, POLL_S, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.parameters import TrialParameters
@@ -16,6 +16,9 @@ from picolab.processes import this_process
 from picolab.progress import last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
+
+_REFRESH_S = 1.0
+_LONG_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class FinishedTrial:
 
 
 def run_single_trial(
-    parameters: TrialParameters, stop_requested: Callable[[], bool], live: Callable[[str], None]
+    parameters: TrialParameters, stop_requested: Callable[[], bool], live: Callable[[str], None] | None
 ) -> FinishedTrial:
     """Run the trial notebook once, in a folder of its own under `outputs/single-trials/`.
 
     Args:
-        stop_requested: asked a few times a second.
-        live: gets the trial's line of progress.
+        stop_requested: asked when a signal has come.
+        live: gets the trial's line of progress once a second; None: nobody looks, and nothing is done meanwhile.
 
     Raises:
         BuildError, HostUnfit: known before anything is started.
@@ -71,11 +74,13 @@ def run_single_trial(
     context = TrialContext(folder=folder, trial_id=state.identity.trial_id, owner=this_process().to_json())
     process = TrialProcess(parameters, context)
     try:
-        while not process.wait(POLL_S):
-            live(last_line(folder / PROGRESS_FILE))
-            if stop_requested():
-                process.interrupt()
+        while not stop_requested():
+            if process.wait(_REFRESH_S if live is not None else _LONG_S):
                 break
+            if live is not None:
+                live(last_line(folder / PROGRESS_FILE))
+        else:
+            process.interrupt()
     finally:
         process.kill()
         machine = registry.attach(name)
@@ -85,7 +90,8 @@ def run_single_trial(
             registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
             disk_reserve.free(folder)
-        live("")
+        if live is not None:
+            live("")
     record, reason = None, ""
     try:
         record = validate_record(json.loads((folder / RECORD_FILE).read_text()), str(folder / RECORD_FILE))

@@ -17,19 +17,18 @@ from typing import Any, NamedTuple
 
 from picolab import beginning, conditions
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
-from picolab.foreign_files import MIB, read_json, read_text
+from picolab.foreign_files import MIB, read_text
 from picolab.foreign_text import one_line
 from picolab.ledger import LEDGER_FILE, LedgerEntry, read_ledger
 from picolab.parameters import TrialParameters
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.record import FAULTS, SAMPLES_SCRAP, Outcome, Record
 from picolab.rows import FAULT_COLUMNS
-from picolab.scraps import checked_record, read_record, read_scraps, record_of, sample_columns, samples_of
 from picolab.stopping import STOPPED_FILE, stopped_after
+from picolab.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
 
 RECORD_SUFFIX = ".record.json"
 RESULTS_FILE = "results.csv"
-LARGEST_RECORD_BYTES = 8 * MIB
 LARGEST_RESULTS_BYTES = 64 * MIB
 _SET_BY_CAMPAIGN = ("machine_name",)
 """Parameters of a trial that the campaign gives it, whatever the plan says."""
@@ -96,16 +95,6 @@ def read_standing(folder: Path, with_samples: bool = False) -> Standing:
     if not (folder / PLAN_FILE).exists() and not (folder / "trials").is_dir():
         raise CampaignNotFound(f"{folder}: is no campaign: it has neither plan.json nor trials/")
     return _Reader(folder, with_samples).read()
-
-
-def read_side_file(path: Path) -> Record:
-    """Return the valid record in a file that a trial wrote itself.
-
-    Raises:
-        FileNotFoundError: there is none.
-        UnreadableFile, RecordError: there is no valid record in it; one sentence.
-    """
-    return checked_record(read_json(path, LARGEST_RECORD_BYTES), path)
 
 
 def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> str:

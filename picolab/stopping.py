@@ -1,20 +1,40 @@
 """When a campaign with `repeats: auto` has enough blocks. It looks at widths of intervals, never at who is ahead."""
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from picolab import statistics
+from picolab.comparison import METRICS, Metric
 from picolab.errors import UnreadableFile
 from picolab.foreign_files import MIB, read_json
 from picolab.paths import write_atomically
 from picolab.plan import Plan
-from picolab.record import Outcome
+from picolab.record import Step
+from picolab.rows import step_ok
 
 STOPPED_FILE = "stopped.json"
 _LARGEST_BYTES = MIB
+
+
+@dataclass(frozen=True)
+class Width:
+    """How well one metric of one build is known in one scenario."""
+
+    scenario: str
+    build: str
+    metric: str
+    """Its name, as in `picolab.comparison.METRICS`."""
+    n: int
+    """Pairs with the baseline; trials when there is none."""
+    reach: float | None
+    """How far the interval reaches from its middle, relative; None when there is none."""
+    enough: bool
+    """True when the rule needs no more of it: it was narrow often enough, or there is nothing to wait for."""
 
 
 def stopped_after(folder: Path) -> int | None:
@@ -27,9 +47,35 @@ def stopped_after(folder: Path) -> int | None:
     return None
 
 
-def note_stop(folder: Path, block: int, reason: str) -> None:
-    """Write that the rule ended a campaign after a block, and why."""
-    write_atomically(folder / STOPPED_FILE, json.dumps({"after_block": block, "reason": reason}, indent=1) + "\n")
+def note_stop(folder: Path, block: int, reason: str, widths: Sequence[Width] = ()) -> None:
+    """Write that the rule ended a campaign after a block, why, and how wide each interval was that it watched."""
+    noted = {"after_block": block, "reason": reason, "watched": [asdict(width) for width in widths]}
+    write_atomically(folder / STOPPED_FILE, json.dumps(noted, indent=1) + "\n")
+
+
+def watched_metrics(plan: Plan) -> dict[str, list[Metric]]:
+    """Return for each scenario of a plan the metrics that decide the verdict there: the rule watches all of them."""
+    directions = {trial.scenario: trial.parameters.direction for trial in plan.trials}
+    return {
+        scenario: [metric for metric in METRICS if direction in metric.gates]
+        for scenario, direction in directions.items()
+    }
+
+
+def watched_in_words(plan: Plan) -> str:
+    """Return what the rule of a plan watches and when it has enough, one sentence; empty without a rule."""
+    if plan.stopping is None:
+        return ""
+    metrics = dict.fromkeys(metric.title for found in watched_metrics(plan).values() for metric in found)
+    of_what = "ratios" if plan.baseline is not None else "medians"
+    return (
+        f"Stops when the intervals of the {of_what} of {_listed(list(metrics))} are all within "
+        f"{plan.stopping.target_percent:g} % of their middle, in every scenario."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: float) -> str | None:
@@ -46,35 +92,62 @@ def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: fl
         return f"the time limit of {rule.time_limit_h:g} h was reached, whatever the intervals"
     if block < rule.least_blocks:
         return None
-    target = rule.target_percent / 100
-    if all(_is_narrow(plan, scenario, rows, target) for scenario in {trial.scenario for trial in plan.trials}):
-        if not any(row["outcome"] == Outcome.OK for row in rows):
-            return f"no trial of {block} blocks gave a rate, and more of them would not"
-        return f"every interval was within {rule.target_percent:g} % of its middle"
-    return None
+    widths = interval_widths(plan, rows)
+    if not all(width.enough for width in widths):
+        return None
+    if all(width.n == 0 for width in widths):
+        return f"no trial of {block} blocks gave a value, and more of them would not"
+    return f"every interval was within {rule.target_percent:g} % of its middle"
 
 
-def _is_narrow(plan: Plan, scenario: str, rows: Sequence[dict[str, Any]], target: float) -> bool:
-    """Tell whether the rates of a scenario are known well enough. One that never gives a rate never will."""
-    by_build: dict[str, dict[int, float]] = {}
-    for row in rows:
-        name = "download_mib_s" if row["direction"] == "download" else "throughput_mib_s"
-        if row["scenario"] == scenario and row["outcome"] == Outcome.OK and row[name]:
-            by_build.setdefault(row["build"], {})[row["block"]] = row[name]
-    labels = list(dict.fromkeys(t.parameters.build_label for t in plan.trials if t.scenario == scenario))
-    if plan.baseline is None or plan.baseline not in labels or len(labels) == 1:
-        return all(_median_is_narrow(list(by_build.get(label, {}).values()), target) for label in labels)
-    baseline = by_build.get(plan.baseline, {})
-    for label in labels:
-        common = sorted(set(baseline) & set(by_build.get(label, {})))
-        values = [baseline[block] for block in common], [by_build[label][block] for block in common]
-        if label != plan.baseline and common and not statistics.enough_pairs(*values, target):
-            return False
-    return True
+def interval_widths(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[Width]:
+    """Return how well each metric that decides is known, of each build in each scenario.
+
+    Args:
+        rows: as of `why_enough`.
+    """
+    assert plan.stopping is not None
+    target = plan.stopping.target_percent / 100
+    widths = []
+    for scenario, metrics in watched_metrics(plan).items():
+        here = [row for row in rows if row["scenario"] == scenario]
+        labels = list(dict.fromkeys(t.parameters.build_label for t in plan.trials if t.scenario == scenario))
+        for metric in metrics:
+            by_build: dict[str, dict[int, float]] = {label: {} for label in labels}
+            for row in here:
+                step: Step = "download" if metric.name.startswith("download") else "upload"
+                if row["build"] in by_build and row.get(metric.name) and step_ok(row, step):
+                    by_build[row["build"]][row["block"]] = row[metric.name]
+            if plan.baseline is None or plan.baseline not in labels or len(labels) == 1:
+                widths += [
+                    _of_median(scenario, label, metric, list(values.values()), target)
+                    for label, values in by_build.items()
+                ]
+            else:
+                widths += [
+                    _of_ratio(scenario, label, metric, by_build[plan.baseline], by_build[label], target)
+                    for label in labels
+                    if label != plan.baseline
+                ]
+    return widths
 
 
-def _median_is_narrow(values: Sequence[float], target: float) -> bool:
+def _of_ratio(
+    scenario: str, label: str, metric: Metric, old: dict[int, float], new: dict[int, float], target: float
+) -> Width:
+    common = sorted(set(old) & set(new))
+    values = [old[block] for block in common], [new[block] for block in common]
+    paired = statistics.paired_ratio(*values)
+    reach = None if paired is None else math.sqrt(paired.high / paired.low) - 1
+    # What has never given a value never will.
+    return Width(
+        scenario, label, metric.name, len(common), reach, not common or statistics.enough_pairs(*values, target)
+    )
+
+
+def _of_median(scenario: str, label: str, metric: Metric, values: Sequence[float], target: float) -> Width:
     interval = statistics.median_interval(values)
-    if interval is None:
-        return not values
-    return (interval.high - interval.low) / 2 <= target * statistics.median(values)
+    reach = None if interval is None else (interval.high - interval.low) / 2 / statistics.median(values)
+    return Width(
+        scenario, label, metric.name, len(values), reach, not values or (reach is not None and reach <= target)
+    )

@@ -30,6 +30,7 @@ from picolab.errors import (
     ProbeError,
     StageError,
 )
+from picolab.foreign_text import visible
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
@@ -49,6 +50,7 @@ from picolab.picoshare.client import (
     payload_files,
     peak_rss_bytes,
 )
+from picolab.picoshare.exchange import redacted
 from picolab.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.probes.payload import seed_of_file
 from picolab.probes.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
@@ -308,7 +310,7 @@ class Trial:
                 self._machine.hold(Holder(self._holder().process, keep=True))
 
     def _say(self, text: str) -> None:
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
     def _summary(self) -> str:
         done = [stage for stage in STAGES if self.state.stages[stage].done]
@@ -588,6 +590,12 @@ class Trial:
         """Return a client that is logged in."""
         cookie, secret = ((machine.folder / name).read_text() for name in (COOKIE_FILE, SECRET_FILE))
         return PicoShareClient(self._base_url(), cookie, secret)
+
+    def _secrets(self) -> list[str]:
+        """Return what no message may show."""
+        assert self._machine is not None
+        paths = [self._machine.folder / name for name in (SECRET_FILE, COOKIE_FILE)]
+        return [path.read_text() for path in paths if path.exists()]
 
     def _why_no_sync(self) -> str | None:
         """Return why the data are not brought to the disk after the upload; None when they are."""
@@ -1047,7 +1055,7 @@ class Trial:
             )
         ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
         last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []
-        said = f'; its log ends with "{last_words[0][:200]}"' if last_words else ""
+        said = f'; its log ends with "{redacted(last_words[0], self._secrets())[:200]}"' if last_words else ""
         return _Found(Outcome.SERVER_DIED, f"the server ended with {ended}, {when}{said}")
 
     def _was_oom_killed(self, status: ProcessStatus) -> bool:

@@ -39,8 +39,8 @@ def check_trial_notebook(path: Path | None = None) -> None:
     if len(tagged) != 1 or tagged[0].get("cell_type") != "code":
         what = "no code cell" if len(tagged) < 2 else f"{len(tagged)} cells"
         raise ParameterError(
-            f"{path}: has {what} with the tag `{_TAG}`, so trials would not get the parameters that were asked for; "
-            f"{_REMEDY}"
+            f"{path}: has {what} with the tag `parameters`, so trials would not get the parameters that were asked "
+            f"for; {_REMEDY}"
         )
 
 

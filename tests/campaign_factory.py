@@ -59,6 +59,8 @@ class FakeTrial:
     label: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     direction: str = "upload"
+    fails_in: str = "upload"
+    """The stage that finds an outcome other than ok: `upload`, or `verify` for a measured download."""
     fresh_machine: str = "per_campaign"
     reached_by: str | None = None
     """Of a virtual machine; default: created for the first trial, reset for the others."""
@@ -138,7 +140,8 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[st
         "client_peak_rss_bytes": 60 * MIB,
         "progress": {"t_s": [0.0, transfer_s], "delivered_bytes": [0, size]},
     }
-    if not ok:
+    stored = ok or trial.fails_in == "verify"
+    if not stored:
         timings = ("commit_s", "duration_s", "throughput_mib_s", "commit_mib_s")
         upload |= dict.fromkeys(timings) | {"delivered_bytes": size // 2, "http_status": None}
         missing |= {f"upload.{name}": "the upload did not end well" for name in (*timings, "http_status")}
@@ -146,7 +149,7 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[st
     return {
         "record_version": 1,
         "outcome": trial.outcome.value,
-        "outcome_stage": None if ok else "upload",
+        "outcome_stage": None if ok else trial.fails_in,
         "outcome_detail": trial.detail or ("all well" if ok else f"seen: {trial.outcome}"),
         "identity": {
             "trial_id": trial_id(position, trial),
@@ -201,11 +204,11 @@ def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[st
             "cache": "warm",
             "memory": _memory(trial, anon),
         }
-        if ok and trial.direction != "upload"
+        if stored and trial.direction != "upload"
         else None,
         "caveats": trial.caveats,
         "missing": missing
-        | ({} if ok else {"verify": "not reached", "download": "not reached"})
+        | ({} if ok else {"verify": "not reached"} | ({} if stored else {"download": "not reached"}))
         | ({} if started else {"upload": "not reached"}),
         "provenance": {
             "host": {

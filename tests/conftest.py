@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import hypothesis
 import pytest
 
 from picolab.calibration import SERVER_PATH
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
     from picolab.machines.local import LocalMachine
 
 pytest_plugins = ["virtual_machines"]
+
+# A busy host makes anything slow, which says nothing about what is tested.
+hypothesis.settings.register_profile(
+    "picolab",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("picolab")
 
 MIB = 1 << 20
 SECRET = "correct-horse-battery-staple"

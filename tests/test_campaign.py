@@ -12,7 +12,7 @@ import pytest
 from conftest import eventually
 
 from picolab.calibration import SERVER_PATH
-from picolab.campaign import Campaign, Watcher, check_host
+from picolab.campaign import Campaign, Watcher
 from picolab.errors import (
     BuildError,
     CampaignBusy,
@@ -28,6 +28,7 @@ from picolab.machines.base import Holder, MachineWish
 from picolab.parameters import CampaignParameters
 from picolab.paths import outputs_dir
 from picolab.plan import Plan, make_plan
+from picolab.preflight import check_plan
 from picolab.processes import ProcessIdentity, descendants
 from picolab.record import Outcome
 from picolab.scraps import read_campaign, read_record
@@ -257,6 +258,9 @@ def test_a_killed_part_costs_one_attempt(
     assert process.returncode == ExitCode.OK, output
     faults = [entry for entry in Campaign.load(outputs_dir() / "slow").ledger.entries() if entry.outcome.is_fault]
     assert len(faults) == 1, output
+    if victim != "picolab.machines.keeper":
+        who = "the kernel" if victim == "ipykernel_launcher" else "papermill"
+        assert faults[0].outcome_detail == f"the trial's process ended without a record: {who} was killed by SIGKILL"
     check_complete()
 
 
@@ -399,17 +403,17 @@ def test_a_reader_that_goes_away_does_not_stop_a_campaign(tmp_path: Path) -> Non
 
 def test_a_file_that_does_not_fit_on_the_disk() -> None:
     with pytest.raises(HostUnfit, match=r"an upload of 1T needs 2.2 times its size on disk.*set work_dir"):
-        check_host(plan_of({"file_size": ["1T"]}))
+        check_plan(plan_of({"file_size": ["1T"]}))
 
 
 def test_more_ram_than_the_host_has() -> None:
     with pytest.raises(HostUnfit, match="ram_mb = 1048576 is more than this host's"):
-        check_host(plan_of({"ram_mb": [1048576]}))
+        check_plan(plan_of({"ram_mb": [1048576]}))
 
 
 def test_a_build_that_is_not_there() -> None:
     with pytest.raises(BuildError, match="there is no such file"):
-        check_host(plan_of({"build": ["/no/such/picoshare"]}))
+        check_plan(plan_of({"build": ["/no/such/picoshare"]}))
 
 
 def test_no_memory_limit_is_refused_with_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,8 +422,8 @@ def test_no_memory_limit_is_refused_with_remedies(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cgroup, "systemd_user_available", lambda: False)
 
     with pytest.raises(MemoryLimitUnavailable, match=r"run picolab as root.*memory_limit: none"):
-        check_host(plan_of({}))
-    check_host(plan_of({}, parameters={"memory_limit": "none"}))
+        check_plan(plan_of({}))
+    check_plan(plan_of({}, parameters={"memory_limit": "none"}))
 
 
 def test_a_campaign_is_never_overwritten() -> None:

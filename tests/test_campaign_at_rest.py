@@ -12,13 +12,16 @@ from campaign_factory import FakeTrial, make_notebook, make_record, make_samples
 from picolab import campaign as campaign_module
 from picolab.beginning import write_beginning
 from picolab.campaign import Campaign, Progress, Watcher
+from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import TrialParameters
+from picolab.paths import outputs_dir
 from picolab.plan import Plan
 from picolab.progress import LiveLine
 from picolab.record import Outcome
 from picolab.standing import read_standing
 from picolab.tally import Tally
+from picolab.trial_notebook import check_trial_notebook, trial_notebook
 from picolab.trial_state import TrialContext
 
 DONE = [FakeTrial(ram_mb=64, file_size="4M", block=block) for block in (1, 2, 3)]
@@ -293,3 +296,79 @@ def test_an_attempt_never_takes_the_name_of_another(
     assert old.read_text() == "old"
     assert (resting / "set-aside" / f"{trial_id}.server.log").read_text() == "older"
     assert (resting / "faults" / f"{trial_id}.attempt{number + 2}.ipynb").exists()
+
+
+# A trial notebook that takes no parameters
+
+
+def without_tag(notebook: dict[str, Any]) -> None:
+    for cell in notebook["cells"]:
+        cell["metadata"] = {}
+
+
+def tag_on(kind: str) -> Callable[[dict[str, Any]], None]:
+    def change(notebook: dict[str, Any]) -> None:
+        without_tag(notebook)
+        next(c for c in notebook["cells"] if c["cell_type"] == kind)["metadata"] = {"tags": ["parameters"]}
+
+    return change
+
+
+NOTEBOOKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no tag": (without_tag, "no code cell with the tag `parameters`"),
+    "another tag": (
+        lambda n: [c["metadata"].update(tags=["parameter"]) for c in n["cells"]],
+        "no code cell with the tag `parameters`",
+    ),
+    "on a text": (tag_on("markdown"), "no code cell with the tag `parameters`"),
+    "twice": (lambda n: [c["metadata"].update(tags=["parameters"]) for c in n["cells"][:2]], "2 cells with the tag"),
+    "tags of another type": (
+        lambda n: n["cells"][1]["metadata"].update(tags="parameters"),
+        "no code cell with the tag",
+    ),
+    "executed": (lambda n: n["cells"][2]["metadata"].update(tags=["injected-parameters"]), "of an earlier run"),
+    "no cells": (lambda n: n.pop("cells"), "has no list of cells"),
+    "cells of another type": (lambda n: n.update(cells=[1]), "has no list of cells"),
+}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_that_takes_no_parameters_is_refused(tmp_path: Path, name: str) -> None:
+    change, words = NOTEBOOKS[name]
+    notebook = json.loads(trial_notebook().read_text())
+    change(notebook)
+    path = tmp_path / "trial.ipynb"
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(ParameterError) as caught:
+        check_trial_notebook(path)
+    assert words in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000])
+def test_a_trial_notebook_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "trial.ipynb"
+    path.write_text(content)
+    with pytest.raises(ParameterError, match="put back the notebook that came with picolab"):
+        check_trial_notebook(path)
+    with pytest.raises(ParameterError, match="is not there"):
+        check_trial_notebook(tmp_path / "none.ipynb")
+
+
+def test_the_own_notebook_is_taken() -> None:
+    check_trial_notebook()
+
+
+def test_no_campaign_begins_and_none_goes_on_with_such_a_notebook(
+    resting: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    notebook = json.loads(trial_notebook().read_text())
+    without_tag(notebook)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "trial.ipynb").write_text(json.dumps(notebook))
+    monkeypatch.setattr("picolab.trial_notebook.project_root", lambda: tmp_path)
+    with pytest.raises(ParameterError, match="would not get the parameters"):
+        Campaign.load(resting).run()
+    plan = Plan.load(resting).model_copy(update={"campaign": "new"})
+    with pytest.raises(ParameterError, match="would not get the parameters"):
+        Campaign.create(plan, Watcher())
+    assert FakeProcess.waits == [] and not (outputs_dir() / "new").exists()

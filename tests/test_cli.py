@@ -203,8 +203,8 @@ def test_a_file_of_a_campaign_never_takes_the_place_of_a_closed_stream() -> None
 
 
 def test_every_character_is_written_in_any_encoding() -> None:
-    (outputs_dir() / "c").mkdir(parents=True)
-    (outputs_dir() / "c" / "plan.json").write_text('{"\N{SNOWMAN}": "\N{SNOWMAN}"}')
+    (outputs_dir() / "\N{SNOWMAN}").mkdir(parents=True)
+    (outputs_dir() / "\N{SNOWMAN}" / "plan.json").write_text("{}")
     done = subprocess.run(
         [sys.executable, "-m", "picolab", "status"],
         capture_output=True,
@@ -215,6 +215,25 @@ def test_every_character_is_written_in_any_encoding() -> None:
     )
 
     assert done.returncode == 0 and "\\u2603" in done.stdout and done.stderr == ""
+
+
+def test_a_name_in_no_encoding_is_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"a\xffb")
+    folder.mkdir()
+    (folder / "few.yaml").write_text("{matrix: {ram_mb: [64], file_size: [1M]}, repeats: 1, idle_limit_s: 0}")
+    (folder / "server").write_text("#!/bin/sh\n")
+    (folder / "server").chmod(0o755)
+    for words, code in (
+        (("matrix", str(folder / "few.yaml"), "--campaign", "c"), 0),
+        (("matrix", str(folder / "few.yaml"), "--campaign", "d", "--build", str(folder / "server")), 4),
+        (("trial", "--build", str(folder / "server")), 4),
+        (("trial", "-p", "work_dir", str(folder)), 4),
+        (("compare", "--self", str(folder / "server")), 4),
+        (("status", str(folder)), 4),
+    ):
+        done = picolab(*words)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr and done.stderr.count("\n") == (1 if code else 0), done.stderr
 
 
 def test_an_empty_folder_is_taken_and_another_is_not() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from campaign_factory import BUSY_CAVEAT, CALIBRATION_CAVEAT, UNLIMITED_CAVEAT, FakeTrial, write_campaign
 
+from picolab import comparison_page
 from picolab.comparison import METRICS, Comparison, MetricComparison, change_in_words, compare, compare_campaigns
+from picolab.comparison_text import as_json, as_lines
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import MIB
@@ -413,7 +415,9 @@ def test_missing_partners_are_named(tmp_path: Path) -> None:
 
 def test_what_the_stopping_rule_left_out_is_not_unfinished(tmp_path: Path) -> None:
     trials = paired_trials(around(1.0, n=12))
-    write_campaign(tmp_path / "c", trials[:20], trials[20:])
+    read(
+        tmp_path / "c", trials[:20], trials[20:], stopping={"target_percent": 3, "least_blocks": 10, "most_blocks": 12}
+    )
     (tmp_path / "c" / "stopped.json").write_text('{"after_block": 10, "reason": "narrow enough"}')
     assert "unfinished" not in codes(compare(read_campaign(tmp_path / "c"), baseline="old"))
 
@@ -535,3 +539,51 @@ def test_a_campaign_without_its_plan_is_compared_by_its_records(tmp_path: Path) 
 
     assert one(comparison).verdict == "slower"
     assert comparison.randomised == "What was randomised is not known: the plan cannot be read."
+
+
+def test_each_measured_step_fails_by_itself(tmp_path: Path) -> None:
+    """The baseline is killed in the upload and the candidate in the download: as trials, both always fail."""
+    trials = paired_trials(around(1.0), direction="both")
+    for trial in trials:
+        trial.outcome, trial.fails_in = Outcome.OOM_KILLED, "verify" if trial.label == "new" else "upload"
+    comparison = compare(read(tmp_path / "c", trials))
+
+    by_step = {found.step: found for found in comparison.outcomes}
+    assert list(by_step) == ["upload", "download"]
+    assert by_step["upload"].verdict == "fewer failures"
+    assert (by_step["upload"].baseline_outcomes, by_step["upload"].candidate_outcomes) == (
+        {"oom_killed": 10},
+        {"ok": 10},
+    )
+    assert (by_step["download"].baseline_outcomes, by_step["download"].candidate_outcomes) == ({}, {"oom_killed": 10})
+    assert by_step["download"].verdict is None and "old has come to no download" in by_step["download"].reason
+
+
+def test_a_build_that_fails_in_the_download_has_an_upload_to_compare(tmp_path: Path) -> None:
+    trials = paired_trials(around(1.2), direction="both")
+    for trial in trials:
+        if trial.label == "new":
+            trial.outcome, trial.fails_in = Outcome.OOM_KILLED, "verify"
+    comparison = compare(read(tmp_path / "c", trials))
+
+    assert one(comparison).verdict == "faster" and len(one(comparison).pairs) == 10
+    assert one(comparison, "peak_anon_bytes").pairs
+    download = next(c for c in comparison.metrics if c.metric.name == "download_mib_s")
+    assert not download.pairs and "new ended oom_killed" in download.incomplete[0]
+    (failed,) = [found for found in comparison.outcomes if found.verdict == "more failures"]
+    assert failed.step == "download" and comparison.gate is ExitCode.REGRESSION
+    assert "(download) fails more often than old" in comparison.gate_reason
+    lines = "\n".join(as_lines(comparison))
+    assert "new against old in local-512mb-100M-direction_both (download): more failures" in lines
+    assert [entry["step"] for entry in as_json(comparison)["outcomes"]] == ["upload", "download"]
+    page = comparison_page.outcomes(comparison).markup + comparison_page.verdicts(comparison).markup
+    matrix = comparison_page._verdict_matrix(comparison, comparison_page.shown(comparison)).markup
+    assert "more failures</span> (download)" in matrix
+    assert "<strong>outcome (download)</strong>" in page and "<strong>outcome (upload)</strong>" not in page
+
+
+def test_numbers_of_a_step_that_was_not_measured_are_not_compared(tmp_path: Path) -> None:
+    """Before the measured download the files are brought there without the memory limit."""
+    comparison = compare(read(tmp_path / "c", paired_trials(around(1.0), direction="download")))
+
+    assert {c.metric.name for c in comparison.metrics} == {"download_mib_s", "download_peak_anon_bytes"}

@@ -450,7 +450,10 @@ def test_nothing_imports_the_command_line() -> None:
         assert "picolab.cli" not in targets or name == "picolab.__main__", name
 
 
-BASIS = ("parameters", "record", "errors", "exit_codes", "locks", "slow_imports")
+BASIS = (
+    *("parameters", "record", "errors", "exit_codes", "locks", "slow_imports"),
+    *("foreign_text", "foreign_files", "yaml_text", "given_paths"),
+)
 
 
 def test_the_basis_knows_nothing_above_it() -> None:

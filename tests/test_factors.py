@@ -53,6 +53,7 @@ FACTS: dict[str, tuple[dict[str, Any], ...]] = {
     "box": tuple({"virtual.box": name} for name in ("picolab", "debian/bookworm64")),
     "box_version": tuple({"virtual.box_version": version} for version in ("1", "2", None)),
     "route": tuple({"virtual.route": how} for how in ("direct", "ssh_forward")),
+    "network": tuple({"network.kind": kind} for kind in ("private", "host")),
 }
 """The same for facts: what to change in a record."""
 
@@ -80,6 +81,8 @@ def campaign_of(cases: Sequence[Case], repeats: int = 3) -> CampaignData:
         made["identity"]["trial_id"] = f"{position:03d}"
         places = {"build": made["build"], "limit": made["machine"]["memory_limit"]}
         places["virtual"] = made["machine"]["virtual_machine"]
+        if any(name.startswith("network.") for name in facts):
+            places["network"] = made["machine"]["network"] = {"kind": "private", "reason": None}
         for path, value in facts.items():
             part, _, name = path.partition(".")
             places[part][name] = value

@@ -250,3 +250,6 @@ def test_a_link_where_something_is_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsafePath, match="is a link to another place"):
         refuse_links(tmp_path, ["faults", "trials"])
     refuse_links(tmp_path, ["faults"])
+    os.mkfifo(tmp_path / "faults")
+    with pytest.raises(UnsafePath, match="is a pipe, and nothing may be written there"):
+        refuse_links(tmp_path, ["faults"])

@@ -228,6 +228,21 @@ def test_a_servers_full_disk_is_still_a_result_when_results_go_to_the_same_disk(
     assert read(trial.folder / RECORD_FILE) == record
 
 
+def test_where_a_file_system_cannot_reserve_the_room_is_filled(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = mount("tmpfs", 1)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    disk_reserve.take(place, 100_000, 50_000)
+    assert sum(path.stat().st_blocks * 512 for path in place.iterdir()) >= 650_000
+    disk_reserve.free(place)
+    with pytest.raises(HostUnfit, match="is full"):
+        disk_reserve.take(place, MIB, 1)
+    assert not list(place.iterdir()), "what was taken before it was found out is given back"
+
+
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.parametrize("size", [0, 1, 100, 4096, 50_000])
 def test_what_is_reserved_can_be_written_on_a_full_disk(mount: Mount, kind: str, size: int) -> None:

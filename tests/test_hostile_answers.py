@@ -276,7 +276,7 @@ def test_what_is_left_of_one_answer_is_not_taken_for_the_next() -> None:
         assert [client.authenticate(SECRET).http_status for _ in range(3)] == [401, 401, 401]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=300),

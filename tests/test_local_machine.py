@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually, socket_in_network_of
 
+from picolab import doctor_host
 from picolab.calibration import SERVER_PATH
 from picolab.errors import MachineBusy, MachineError, MemoryLimitUnavailable
 from picolab.machines import cgroup as cgroup_module
@@ -197,8 +198,100 @@ def test_v2_as_root_on_a_fake_hierarchy(scratch: Path, monkeypatch: pytest.Monke
     assert v2_parent() is None
     (scratch / "cgroup.controllers").write_text("cpu io memory\n")
     assert find_method() == "cgroup_v2"
-    assert (scratch / "cgroup.subtree_control").read_text() == "+memory\n"
+    assert (scratch / "cgroup.subtree_control").read_text() == "cpu\n", "asking changes nothing"
     assert plan_cgroup("cgroup_v2", "picolab-x") == MemoryCgroup("cgroup_v2", scratch / "picolab-x")
+    assert (scratch / "cgroup.subtree_control").read_text() == "+memory\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "usable"),
+    [
+        ({"cgroup.controllers": "memory", "cgroup.subtree_control": "memory"}, True),
+        ({"cgroup.controllers": "cpu memory", "cgroup.subtree_control": ""}, True),
+        ({"cgroup.controllers": "cpu", "cgroup.subtree_control": "cpu"}, False),
+        ({"cgroup.controllers": "memory"}, False),
+        ({}, False),
+        # In a container it is not the root of all: with processes in it, no controller can be switched on.
+        ({"cgroup.controllers": "memory", "cgroup.subtree_control": "", "cgroup.type": "domain"}, False),
+        (
+            {
+                "cgroup.controllers": "memory",
+                "cgroup.subtree_control": "",
+                "cgroup.type": "domain",
+                "cgroup.procs": "1\n7\n",
+            },
+            False,
+        ),
+        (
+            {
+                "cgroup.controllers": "memory",
+                "cgroup.subtree_control": "",
+                "cgroup.type": "domain",
+                "cgroup.procs": "",
+            },
+            True,
+        ),
+        (
+            {
+                "cgroup.controllers": "memory",
+                "cgroup.subtree_control": "memory",
+                "cgroup.type": "domain",
+                "cgroup.procs": "1\n",
+            },
+            True,
+        ),
+    ],
+)
+def test_asking_for_a_v2_hierarchy_only_looks(
+    files: dict[str, str], usable: bool, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FAKE at the boundary: a plain folder in place of the mounted cgroup v2."""
+    place = scratch / "unified"
+    place.mkdir()
+    for name, text in files.items():
+        (place / name).write_text(text)
+    monkeypatch.setattr(cgroup_module, "_mount_of", lambda kind, option=None: place if kind == "cgroup2" else None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()}
+    assert v2_parent() == (place if usable else None)
+    assert not systemd_user_available()
+    finding = doctor_host.memory_limit()[0]
+    if not usable or "memory" not in files["cgroup.subtree_control"]:
+        assert finding.state == ("good" if usable else "bad"), finding
+        assert {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()} == before
+
+
+WATCHED = """
+import os, sys
+events = []
+def watch(event, arguments):
+    if event in ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.truncate", "os.chmod", "subprocess.Popen"):
+        events.append((event, str(arguments[:1])))
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        events.append((event, str(arguments[:2])))
+import picolab.machines.cgroup as cgroup
+from picolab.machines import network
+from picolab.host import disk_of
+import pathlib
+sys.addaudithook(watch)
+if sys.argv[1] != "root":
+    os.setuid(65534)
+for ask in (cgroup.v1_parent, cgroup.v2_parent, cgroup.systemd_user_available, cgroup.find_method, network.why_not,
+            lambda: disk_of(pathlib.Path("/var/tmp"))):
+    try:
+        ask()
+    except Exception as error:
+        assert "offers no way" in str(error), error
+print(events)
+"""
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_asking_what_this_host_can_do_writes_nothing(user: str) -> None:
+    if user == "nobody" and os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    done = subprocess.run([sys.executable, "-B", "-c", WATCHED, user], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 def test_a_delegated_systemd_scope_on_a_fake_hierarchy(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

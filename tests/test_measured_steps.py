@@ -19,12 +19,18 @@ import pytest
 from conftest import eventually
 from test_trial_phases import begin, codes, finish, measure, server_process
 
-from picolab.errors import MachineError
+from picolab import console
+from picolab.campaign import Campaign, Watcher
+from picolab.errors import MachineError, RecordError
+from picolab.exit_codes import ExitCode
 from picolab.machines import local, registry
 from picolab.machines.cgroup import MemoryCgroup
-from picolab.parameters import MIB
+from picolab.parameters import MIB, CampaignParameters
+from picolab.plan import make_plan
 from picolab.record import Outcome, Record, step_outcome, validate_record
 from picolab.rows import record_row
+from picolab.scraps import read_campaign
+from picolab.single_trial import FinishedTrial
 from picolab.trial import Trial
 from picolab.trial_state import RECORD_FILE
 
@@ -130,6 +136,119 @@ def test_the_trials_outcome_is_that_of_its_first_step_which_is_not_ok(
     assert steps(record) == (upload, download)
     again = validate_record(json.loads(record.model_dump_json()), "a place")
     assert again == record
+
+
+OLD = Path(__file__).parent / "records" / "before-virtual-machines.json"
+
+
+@pytest.mark.parametrize(
+    ("direction", "outcome", "stage", "upload", "download"),
+    [
+        ("upload", "ok", None, "ok", None),
+        ("upload", "oom_killed", "upload", "oom_killed", None),
+        ("upload", "timeout", "start", "timeout", None),
+        ("upload", "oom_killed", "verify", "ok", None),
+        ("both", "oom_killed", "upload", "oom_killed", None),
+        ("both", "oom_killed", "verify", "ok", "oom_killed"),
+        ("both", "ok", None, "ok", "ok"),
+        ("download", "oom_killed", "verify", None, "oom_killed"),
+        ("download", "http_error", "upload", None, "http_error"),
+        ("download", "timeout", "start", None, "timeout"),
+        ("both", "timeout", "start", "timeout", None),
+        ("both", "interrupted", "verify", "interrupted", "interrupted"),
+    ],
+)
+def test_an_old_record_is_judged_by_the_trials_outcome_and_its_stage(
+    direction: str, outcome: str, stage: str | None, upload: str | None, download: str | None
+) -> None:
+    data = json.loads(OLD.read_text()) | {"outcome": outcome, "outcome_stage": stage}
+    data["parameters"]["direction"] = direction
+    record = Record.model_validate(data)
+
+    assert record.upload and record.upload.outcome is None and record.verify and record.verify.memory_limit is None
+    assert steps(record) == (upload, download)
+
+
+def test_an_old_record_is_valid_and_its_row_is_filled() -> None:
+    row = record_row(validate_record(json.loads(OLD.read_text()), "a place"))
+
+    assert (row["outcome"], row["upload_outcome"], row["download_outcome"]) == ("ok", "ok", None)
+    assert (row["upload_memory_limit"], row["verify_memory_limit"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"upload": {"outcome": "oom_killed"}}, "outcome is ok, and upload.outcome is oom_killed"),
+        ({"verify": {"matched": None}}, "outcome is ok, and verify.matched is not true"),
+        ({"verify": {"memory_limit": "bent"}}, "memory_limit"),
+        ({"upload": {"outcome": "fine"}}, "outcome"),
+    ],
+)
+def test_a_record_that_contradicts_itself_does_not_count(spoil: dict[str, dict[str, Any]], words: str) -> None:
+    data = json.loads(OLD.read_text())
+    for part, changes in spoil.items():
+        data[part] |= changes
+        data["missing"] |= {f"{part}.{name}": "lost" for name, value in changes.items() if value is None}
+
+    with pytest.raises(RecordError, match=words):
+        validate_record(data, "a place")
+
+
+# ---- what is shown ---------------------------------------------------------------------------------
+
+
+def test_a_campaign_shows_each_step_with_its_peak() -> None:
+    wanted = {
+        "matrix": {"ram_mb": [256, 64], "file_size": ["4M"], "direction": ["both"]},
+        "repeats": 1,
+        "idle_limit_s": 0,
+        "parameters": {"calibration": {"download_ballast_mib": 100, "ballast_mib": 20}},
+    }
+    campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
+    code = campaign.run()
+    data = read_campaign(campaign.folder)
+    table = console.outcome_table(campaign, data)
+    headings = [str(column.header) for column in table.columns]
+    cells = list(zip(*(column.cells for column in table.columns), strict=True))
+
+    assert code is ExitCode.TRIALS_FAILED
+    assert headings[2:] == [
+        "upload MiB/s\nmedian",
+        "transfer MiB/s\nmedian",
+        "commit MiB/s\nmedian",
+        "upload peak MiB\nmaximum",
+        "download MiB/s\nmedian",
+        "download peak MiB\nmaximum",
+    ]
+    of = {("256mb" in str(row[0])): [str(cell) for cell in row] for row in cells}
+    assert of[True][1] == "1 ok" and of[False][1] == "1 upload ok but download oom_killed"
+    assert float(of[True][7]) > 120 > float(of[True][5]) > 20, "the download's peak is not the upload's"
+    assert float(of[False][2].replace(",", "")) > 0 and of[False][6] == "-"
+
+
+@pytest.mark.parametrize(
+    ("direction", "there", "absent"),
+    [
+        ("both", ["upload    ok, ", "download  oom_killed", "memory    upload: peak", "memory    download: peak"], []),
+        (
+            "download",
+            ["(not measured, only done)", "download  oom_killed", "memory    download: peak"],
+            ["memory    up"],
+        ),
+        ("upload", ["upload    ok, ", "(not measured, only done)", "memory    upload: peak"], ["memory    down"]),
+    ],
+)
+def test_a_single_trial_shows_each_step_with_its_peak(
+    direction: str, there: list[str], absent: list[str], tmp_path: Path
+) -> None:
+    record = measure(**HUNGRY_DOWNLOAD, direction=direction)
+    with console._console.capture() as shown:
+        console.show_trial(FinishedTrial(tmp_path, record, "", None, None))
+    text = shown.get()
+
+    assert [words for words in there if words not in text] == [], text
+    assert [words for words in absent if words in text] == [], text
 
 
 # ---- what a verification that nobody measures cannot find out --------------------------------------

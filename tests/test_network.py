@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from conftest import alive, eventually
 
-from picolab import doctor_host
+from picolab import doctor_host, doctor_tools, leftovers
 from picolab.errors import MachineError
+from picolab.machines import folders, local, network, registry
 from picolab.machines import keeper as keeper_module
-from picolab.machines import local, network, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec
 from picolab.machines.keeper import Keeper
 from picolab.machines.local import LocalMachine
@@ -397,3 +397,29 @@ def test_the_doctor_names_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "why_not", lambda: "making network devices needs root (CAP_NET_ADMIN)")
     (finding,) = doctor_host.private_network()
     assert finding.state == "gap" and "CAP_NET_ADMIN" in finding.text and "other hosts" in finding.text
+
+
+@needs_root
+def test_a_device_whose_machine_is_forgotten_is_found_and_removed(scratch: Path) -> None:
+    place = f"picolab-local-{folders.state_mark(folders.machines_dir())}"
+    strangers = f"picolab-local-{folders.state_mark(scratch)}"
+    ours, other = network.make(place), network.make(strangers)
+    try:
+        assert {(ours.interface, place), (other.interface, strangers)} <= set(network.devices())
+        (finding,) = doctor_tools.leftovers()
+        assert ours.interface in finding.text and finding.remedy == "picolab clean"
+        found = [leftover for leftover in leftovers.find()[0] if leftover.kind == "network device of no machine"]
+        assert [leftover.what for leftover in found] == [f"{ours.interface} ({place})"]
+        assert leftovers.remove(found) == []
+        assert not has_device(ours.interface) and has_device(other.interface)
+        assert doctor_tools.leftovers()[0].state == "good"
+    finally:
+        ours.close()
+        other.close()
+
+
+@needs_root
+def test_the_device_of_a_machine_is_no_leftover(machine: LocalMachine) -> None:
+    assert device_of(machine) in dict(network.devices())
+    assert not [leftover for leftover in leftovers.find()[0] if "network" in leftover.kind]
+    assert doctor_tools.leftovers()[0].state == "good"

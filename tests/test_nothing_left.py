@@ -29,6 +29,10 @@ MOMENTS = {
 """File of the running trial, seen from the campaign's folder, that says that it is so far."""
 
 
+STAYS = (".lock", ".private_network.worked")
+"""Of the state: what keeps processes apart, and what was found out about the host."""
+
+
 @pytest.fixture(autouse=True)
 def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = scratch / "home"
@@ -78,11 +82,11 @@ def family(process: subprocess.Popen[bytes]) -> dict[str, ProcessIdentity]:
 
 
 def left_over(scratch: Path, home: Path) -> list[str]:
-    """Return what lies in TMPDIR, in Jupyter's folder for running kernels, and in the state but for its locks."""
+    """Return what lies in TMPDIR, in Jupyter's folder for running kernels, and in the state but for what shall stay."""
     left = [*(scratch / "tmp").rglob("*"), *(home / ".local/share/jupyter/runtime").glob("*")]
     left += [path for path in (scratch / "state").rglob("*") if path.is_file() and path.suffix != ".lock"]
     left += [path for path in (scratch / "state").glob("*/*") if path.is_dir()]
-    return sorted(str(path.relative_to(scratch)) for path in left if path.name != ".lock")
+    return sorted(str(path.relative_to(scratch)) for path in left if path.name not in STAYS)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -131,9 +131,11 @@ def test_a_server_that_exits_at_once(machine: LocalMachine, log: Path, scratch: 
     assert machine.process_log() == "failed to read shared secret\n"
 
 
-def test_a_file_that_is_no_program(machine: LocalMachine, log: Path, scratch: Path) -> None:
+def test_a_file_that_is_no_program_any_more(machine: LocalMachine, log: Path, scratch: Path) -> None:
+    build = program(scratch, "#!/bin/sh\n")
+    build.path.write_text("\x7fELF, but not really")
     with pytest.raises(MachineError, match="program"):
-        start_server(machine, program(scratch, "\x7fELF, but not really"), {}, log, READY_LIMIT_S)
+        start_server(machine, build, {}, log, READY_LIMIT_S)
 
 
 def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Path) -> None:

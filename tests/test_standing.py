@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from picolab import beginning, console
 from picolab.beginning import BEGUN_FILE, write_beginning
 from picolab.campaign import Campaign
+from picolab.cli import main
 from picolab.errors import PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.export import export_campaign
+from picolab.paths import outputs_dir
 from picolab.plan import Plan
 from picolab.record import Outcome
 from picolab.scraps import read_campaign
@@ -102,6 +105,8 @@ def edited(path: Path, change: Callable[[Any], object]) -> None:
 
 def replaced_by(path: Path, make: Callable[[Path], object]) -> None:
     path.parent.mkdir(exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
     make(path)
 
@@ -223,6 +228,7 @@ def damages(draw: st.DrawFn) -> Described:
                 lambda f: edited(f / "plan.json", lambda data: data["trials"].pop(i)),
                 lambda f: edited(f / "plan.json", lambda data: data["trials"][i].update(trial_id=str(f))),
                 lambda f: replaced_by(f / "trials" / f"{trial_ids(f)[i]}.ipynb", odd),
+                lambda f: replaced_by(f / file, odd),
             ]
         )
     )
@@ -489,3 +495,107 @@ def test_a_damaged_beginning_is_refused_and_set_aside(
     Campaign.load(campaign).run(accept_changes=True)
     assert (campaign / "set-aside" / BEGUN_FILE).read_text() == content
     Campaign.load(campaign).run()
+
+
+# The commands, over whatever a file may be
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run a command of picolab's in this process; return its exit code and what it said."""
+    capsys.readouterr()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return int(str(ended.value.code)), said.out + said.err
+
+
+def large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 33)
+
+
+MAKES: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a folder": lambda path: path.mkdir(),
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "in a circle": lambda path: path.symlink_to(path.name),
+    "8 GiB": large,
+    "nested": lambda path: path.write_bytes(b"[" * 200_000),
+    "a list": lambda path: path.write_bytes(b"[[], {}, 1]"),
+    "a number": lambda path: path.write_bytes(b"1" + b"0" * 30),
+    "a surrogate": lambda path: path.write_bytes(b'{"outcome": "\\ud800", "description": "\\ud800"}'),
+    "an escape": lambda path: path.write_bytes(b"\x1b[31m[red]\n\x07"),
+    "bytes": lambda path: path.write_bytes(bytes(range(256)) * 50),
+    "a bomb": lambda path: path.write_bytes(b"[" + b"[]," * 1_000_000 + b"[]]"),
+}
+PLACES = [
+    "plan.json",
+    "ledger.jsonl",
+    "starts.jsonl",
+    "stopped.json",
+    "results.csv",
+    BEGUN_FILE,
+    "a record",
+    "a notebook",
+]
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_file_takes_the_others_with_it(
+    campaign: Path, place: str, make: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"a record": side_file(campaign, 0), "a notebook": notebook(campaign, 0)}
+    path = paths.get(place, campaign / place)
+    replaced_by(path, MAKES[make])
+    is_campaign = path.is_file() or place != "plan.json"
+    code, said = command(capsys, "status", str(campaign))
+    if place == "plan.json":
+        assert code == ExitCode.BAD_PARAMETERS
+        assert ("3 trials have a result" in said) if is_campaign else ("there is no such campaign" in said)
+    else:
+        assert code == ExitCode.OK
+        assert "3 of 6 trials have a result" in " ".join(said.split())
+    assert "\x1b[31m" not in said and "\x07" not in said
+    if is_campaign:
+        assert command(capsys, "export", str(campaign), "--format", "csv")[0] == 0
+        with (campaign / "export" / "trials.csv").open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == 3
+    asked_for: list[str] = []
+    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
+    code, said = command(capsys, "resume", str(campaign))
+    assert code in (ExitCode.INSTRUMENT_FAULT, ExitCode.BAD_PARAMETERS)
+    assert code == ExitCode.BAD_PARAMETERS or asked_for == trial_ids(campaign)[3:]
+
+
+def test_status_and_resume_say_which_results_are_gone(
+    campaign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(campaign / "trials")
+    code, said = command(capsys, "status", str(campaign))
+    assert code == ExitCode.INSTRUMENT_FAULT and "results that the ledger names are gone" in said
+    assert "and some of its results are gone" in command(capsys, "status")[1] or campaign.parent != outputs_dir()
+    asked_for: list[str] = []
+    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
+    code, said = command(capsys, "resume", str(campaign))
+    assert code == ExitCode.INSTRUMENT_FAULT
+    assert "3 results that the ledger names are gone, and are measured again" in " ".join(said.split())
+    assert asked_for == trial_ids(campaign)
+
+
+def test_resume_names_the_option_that_goes_on(
+    campaign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
+    edited(campaign / "plan.json", lambda data: data["trials"][0]["parameters"].update(ram_mb=256))
+    code, said = command(capsys, "resume", str(campaign))
+    assert code == ExitCode.BAD_PARAMETERS and "ram_mb was 128 and is 256" in said
+    code, said = command(capsys, "resume", str(campaign), "--accept-changes")
+    assert code == ExitCode.INSTRUMENT_FAULT and "Goes on although" in said
+    assert command(capsys, "resume", str(campaign))[0] == ExitCode.INSTRUMENT_FAULT

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 
-from picolab.parameters import CampaignParameters
+from picolab.comparison import METRICS
+from picolab.parameters import MIB, CampaignParameters
 from picolab.plan import Plan, make_plan
 from picolab.record import Outcome
-from picolab.stopping import STOPPED_FILE, note_stop, stopped_after, why_enough
+from picolab.stopping import (
+    STOPPED_FILE,
+    interval_widths,
+    note_stop,
+    stopped_after,
+    watched_in_words,
+    watched_metrics,
+    why_enough,
+)
 
 Row = dict[str, Any]
 RULE = {"target_percent": 3, "least_blocks": 10, "most_blocks": 20}
@@ -48,8 +57,12 @@ def rows_of(plan: Plan, blocks: int, spread: float | Callable[[str], float] = 0.
                     "block": trial.block,
                     "direction": trial.parameters.direction,
                     "outcome": Outcome.OK,
+                    "upload_outcome": Outcome.OK,
+                    "download_outcome": Outcome.OK,
                     "throughput_mib_s": 1.0 if download else rate,
-                    "download_mib_s": rate if download else None,
+                    "download_mib_s": None if trial.parameters.direction == "upload" else rate,
+                    "peak_anon_bytes": MIB * 100 * (1 + generator.uniform(-0.001, 0.001)),
+                    "download_peak_anon_bytes": MIB * 50 * (1 + generator.uniform(-0.001, 0.001)),
                 }
             )
     return rows
@@ -109,14 +122,14 @@ def test_a_block_without_a_pair_does_not_count(blocks: int, enough: bool) -> Non
     rows = rows_of(plan, blocks)
     for row in rows:
         if row["build"] == "new" and row["block"] in (2, 9):
-            row.update(outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
+            row.update(outcome=Outcome.OOM_KILLED, upload_outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
     assert bool(why_enough(plan, rows, blocks, 60.0)) is enough, "14 pairs are needed"
 
 
 def test_a_failed_trial_with_a_rate_is_no_pair() -> None:
     plan = plan_of(["old", "new"], ["8M"])
     rows = rows_of(plan, 14)
-    rows[0]["outcome"] = Outcome.HTTP_ERROR
+    rows[0].update(outcome=Outcome.HTTP_ERROR, upload_outcome=Outcome.HTTP_ERROR)
     assert not why_enough(plan, rows, 14, 60.0)
 
 
@@ -133,7 +146,7 @@ def test_a_scenario_without_any_rate_does_not_keep_it_going(without: list[str]) 
     rows = rows_of(plan, 14)
     for row in rows:
         if "4M" in row["scenario"] and row["build"] in without:
-            row.update(outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
+            row.update(outcome=Outcome.OOM_KILLED, upload_outcome=Outcome.OOM_KILLED, throughput_mib_s=None)
     assert why_enough(plan, rows, 14, 60.0)
 
 
@@ -141,6 +154,78 @@ def test_downloads_are_judged_by_their_own_rate() -> None:
     plan = plan_of(["old", "new"], ["8M"], direction="download")
     assert enough_at(plan, 14)
     assert not enough_at(plan, 20, spread=0.5), "the rate of the upload is steady, and is not asked"
+
+
+def unsteady(rows: list[Row], name: str) -> list[Row]:
+    """Return rows in which one metric differs from trial to trial."""
+    generator = random.Random(2)
+    return [{**row, name: row[name] * generator.uniform(0.5, 2)} if row[name] else row for row in rows]
+
+
+@pytest.mark.parametrize("labels", [["old", "new"], ["only"]])
+@pytest.mark.parametrize("direction", ["upload", "download", "both"])
+def test_every_metric_that_decides_must_be_known_and_no_other(direction: str, labels: list[str]) -> None:
+    plan = plan_of(labels, ["8M"], direction=direction)
+    deciding = [metric.name for metric in METRICS if direction in metric.gates]
+    assert len(deciding) == (4 if direction == "both" else 2), "a rate and a peak of each measured step"
+    assert [metric.name for found in watched_metrics(plan).values() for metric in found] == deciding
+    rows = rows_of(plan, 20)
+    for row in rows:
+        row.update(throughput_mib_s=40.0, download_mib_s=30.0)
+    assert why_enough(plan, rows, 20, 60.0)
+    for name in ("throughput_mib_s", "download_mib_s", "peak_anon_bytes", "download_peak_anon_bytes"):
+        assert bool(why_enough(plan, unsteady(rows, name), 20, 60.0)) is (name not in deciding), name
+
+
+def test_memory_that_needs_more_pairs_makes_the_campaign_go_on_until_it_is_known() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    rows = rows_of(plan, 20)
+    for row in rows:
+        # Both builds agree from the fourth block on only.
+        if row["block"] <= 3 and row["build"] == "new":
+            row["peak_anon_bytes"] *= 1.2 if row["block"] % 2 else 0.8
+    enough = [
+        block for block in range(1, 21) if why_enough(plan, [row for row in rows if row["block"] <= block], block, 60.0)
+    ]
+    assert enough and enough[0] > 14, "the rate alone would have been enough at block 14"
+
+
+def test_a_metric_without_any_value_does_not_keep_it_going() -> None:
+    plan = plan_of(["old", "new"], ["8M"])
+    rows = [{**row, "peak_anon_bytes": None} for row in rows_of(plan, 14)]
+    assert why_enough(plan, rows, 14, 60.0)
+
+
+def test_an_upload_counts_although_its_download_failed() -> None:
+    plan = plan_of(["old", "new"], ["8M"], direction="both")
+    rows = rows_of(plan, 20)
+    for row in rows:
+        row.update(outcome=Outcome.OOM_KILLED, download_outcome=Outcome.OOM_KILLED, download_mib_s=None)
+    by_name = {width.metric: width for width in interval_widths(plan, rows)}
+    assert by_name["throughput_mib_s"].n == 20 and by_name["throughput_mib_s"].enough
+    assert by_name["download_mib_s"].n == by_name["download_peak_anon_bytes"].n == 0
+    assert why_enough(plan, rows, 20, 60.0)
+
+
+def test_each_width_is_written_down(tmp_path: Path) -> None:
+    plan = plan_of(["old", "new", "newer"], ["8M", "4M"])
+    widths = interval_widths(plan, rows_of(plan, 14))
+    note_stop(tmp_path, 14, "reason", widths)
+
+    watched = json.loads((tmp_path / STOPPED_FILE).read_text())["watched"]
+    assert len(watched) == 2 * 2 * 2, "scenarios, candidates, metrics"
+    assert {one["build"] for one in watched} == {"new", "newer"}
+    assert all(one["n"] == 14 and one["enough"] and 0 < one["reach"] <= 0.03 for one in watched)
+    assert stopped_after(tmp_path) == 14
+
+
+def test_the_plan_says_what_is_watched() -> None:
+    assert watched_in_words(plan_of(["old", "new"], ["8M"], direction="both")) == (
+        "Stops when the intervals of the ratios of upload, download, peak memory and peak memory of the download are "
+        "all within 3 % of their middle, in every scenario."
+    )
+    assert "the medians of upload and peak memory are" in watched_in_words(plan_of(["only"], ["8M"]))
+    assert watched_in_words(plan_of(["old", "new"], ["8M"], stopping=None)) == ""
 
 
 def test_one_build_is_judged_by_its_median() -> None:
@@ -163,7 +248,8 @@ def test_the_stop_is_written_down_and_read(tmp_path: Path) -> None:
     note_stop(tmp_path, 14, "every interval was within 3 % of its middle")
     assert stopped_after(tmp_path) == 14
     content = json.loads((tmp_path / STOPPED_FILE).read_text())
-    assert content == {"after_block": 14, "reason": "every interval was within 3 % of its middle"}
+    reason = "every interval was within 3 % of its middle"
+    assert content == {"after_block": 14, "reason": reason, "watched": []}
     assert [path.name for path in tmp_path.iterdir()] == [STOPPED_FILE], "nothing else is left"
 
 

@@ -186,9 +186,10 @@ class Knobs:
 
 
 def log(message: str) -> None:
-    """Write one line of the application log."""
-    sys.stderr.write(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {message}\n")
-    sys.stderr.flush()
+    """Write one line of the application log. As with Go's, a disk that is too full for it is no reason to fail."""
+    with suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {message}\n")
+        sys.stderr.flush()
 
 
 def die(message: str) -> NoReturn:
@@ -950,7 +951,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Return an answer's head, and write the access log."""
         line = json.dumps(self.requestline)  # quoted, control characters escaped
         when = time.strftime("%d/%b/%Y:%H:%M:%S %z")
-        print(f"{self.client_address[0]} - - [{when}] {line} {status} {size}", flush=True)
+        with suppress(OSError):
+            print(f"{self.client_address[0]} - - [{when}] {line} {status} {size}", flush=True)
         fixed = {"Server": self.server_version, "Date": self.date_time_string()}
         fixed["Content-Length"] = str(size)
         if size:

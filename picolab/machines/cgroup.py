@@ -220,18 +220,37 @@ def v1_parent() -> Path | None:
 
 
 def v2_parent() -> Path | None:
-    """Return the folder in which a v2 cgroup with the memory controller can be made as root, or None."""
+    """Return the folder in which a v2 cgroup with the memory controller can be made as root, or None.
+
+    Nothing is changed: where children do not have the controller yet, `plan_cgroup` switches it on.
+    """
     mount = _mount_of("cgroup2")
     if mount is None or os.geteuid() != 0 or not os.access(mount, os.W_OK):
         return None
     try:
         if "memory" not in (mount / "cgroup.controllers").read_text().split():
             return None
-        if "memory" not in (mount / "cgroup.subtree_control").read_text().split():
-            (mount / "cgroup.subtree_control").write_text("+memory\n")
     except OSError:
         return None
-    return mount
+    return mount if v2_memory_is_on(mount) or _v2_memory_may_be_switched_on(mount) else None
+
+
+def v2_memory_is_on(parent: Path) -> bool:
+    """Tell whether children of a v2 cgroup have the memory controller."""
+    try:
+        return "memory" in (parent / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return False
+
+
+def _v2_memory_may_be_switched_on(parent: Path) -> bool:
+    if not os.access(parent / "cgroup.subtree_control", os.W_OK):
+        return False
+    # Only the root of all may have processes of its own beside children with controllers; the others have a type.
+    try:
+        return not (parent / "cgroup.type").exists() or not (parent / "cgroup.procs").read_text().strip()
+    except OSError:
+        return False
 
 
 def _runtime_dir() -> Path:
@@ -266,7 +285,7 @@ def in_systemd_scope(command: list[str], *options: str) -> list[str]:
 
 
 def find_method() -> Method:
-    """Return the best way to limit memory on this host.
+    """Return the best way to limit memory on this host. Nothing is changed: it only looks.
 
     Raises:
         MemoryLimitUnavailable: there is none; the message names the remedies.
@@ -281,7 +300,7 @@ def find_method() -> Method:
 
 
 def plan_cgroup(method: Method, name: str) -> MemoryCgroup | None:
-    """Return the cgroup of that name, not yet made; None for no limit.
+    """Return the cgroup of that name, not yet made; None for no limit. What it takes to make it is set up here.
 
     With `cgroup_v2_systemd_user` the caller must already run in the delegated scope: the caller is moved
     into a leaf of its own, because a v2 cgroup with children may hold no process itself.
@@ -307,4 +326,11 @@ def plan_cgroup(method: Method, name: str) -> MemoryCgroup | None:
     parent = v1_parent() if method == "cgroup_v1" else v2_parent()
     if parent is None:
         raise MemoryLimitUnavailable(f"{method} does not work on this host (any more): {REMEDIES}")
+    if method == "cgroup_v2" and not v2_memory_is_on(parent):
+        try:
+            (parent / "cgroup.subtree_control").write_text("+memory\n")
+        except OSError as error:
+            raise MemoryLimitUnavailable(
+                f"the memory controller could not be switched on in {parent} ({error.strerror}): {REMEDIES}"
+            ) from None
     return MemoryCgroup(method, parent / name)

@@ -435,6 +435,21 @@ def sockets_of(pid: int) -> set[str]:
     return inodes
 
 
+def mounted_at(folder: str) -> tuple[str | None, str | None]:
+    """Return the file system that a folder lies on, and what was mounted there; None when the kernel does not say."""
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        found = re.search(r"^mnt_id:\s*(\d+)$", read_text(f"/proc/self/fdinfo/{descriptor}") or "", re.MULTILINE)
+    finally:
+        os.close(descriptor)
+    for line in (read_text("/proc/self/mountinfo") or "").split("\n"):
+        words = line.split(" ")
+        if found and words[0] == found[1] and "-" in words[6:]:
+            file_system, source = words[words.index("-", 6) + 1 :][:2]
+            return file_system, source
+    return None, None
+
+
 def oom_kills() -> int | None:
     """Return how many processes the kernel has killed for want of memory since boot; None before Linux 4.13."""
     found = re.search(r"^oom_kill (\d+)$", read_text("/proc/vmstat") or "", re.MULTILINE)
@@ -665,13 +680,13 @@ class Agent:
 
     def _disk(self) -> dict[str, Any]:
         device_number = os.stat(self.home).st_dev
-        number = f"{os.major(device_number)}:{os.minor(device_number)}"
-        file_system = device = rotational = None
-        for line in (read_text("/proc/self/mountinfo") or "").splitlines():
-            fields = line.split()
-            if fields[2] == number:
-                file_system = fields[fields.index("-") + 1]
-        place = f"/sys/dev/block/{number}"
+        file_system, source = mounted_at(self.home)
+        device = rotational = None
+        place = f"/sys/dev/block/{os.major(device_number)}:{os.minor(device_number)}"
+        if not os.path.exists(place) and source is not None and os.path.exists(source):
+            # A subvolume of btrfs has a number of its own that is no device's.
+            device_number = os.stat(source).st_rdev
+            place = f"/sys/dev/block/{os.major(device_number)}:{os.minor(device_number)}"
         if os.path.exists(place):
             place = os.path.realpath(place)
             device = os.path.basename(place)

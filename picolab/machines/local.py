@@ -40,8 +40,8 @@ _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
-_RESTORE_LIMIT_S = 5.0
-"""What is left then is not page cache that waits to be written."""
+_RESTORE_LIMIT_S, _HELD_PATIENCE_S = 120.0, 3.0
+"""Page cache may first have to be written to a slow disk; what the server holds it may give up at once or never."""
 _RESTORE_POLL_S = 0.1
 
 
@@ -314,6 +314,9 @@ class LocalMachine:
             "log": str(spec.log.resolve()),
             "on_loopback": spec.on_loopback,
         }
+        why_not = self.restore_memory_limit()
+        if why_not is not None:
+            raise MachineError(f"machine {self.name!r}: {why_not}")
         # The log may hold what an earlier server has printed.
         begins_at = spec.log.stat().st_size if spec.log.exists() else 0
         self._write_spec(log=request["log"], log_begins_at=begins_at, on_loopback=spec.on_loopback)
@@ -355,10 +358,11 @@ class LocalMachine:
         return None
 
     def restore_memory_limit(self) -> str | None:
-        deadline = time.monotonic() + _RESTORE_LIMIT_S
+        begun = time.monotonic()
         while not _ask(self.folder, {"do": "restore_limit"})["restored"]:
-            if time.monotonic() > deadline:
-                held = self.process_anon_bytes()
+            held = self.process_anon_bytes()
+            hopeless = held is not None and held > self._spec["limit_bytes"]
+            if time.monotonic() - begun > (_HELD_PATIENCE_S if hopeless else _RESTORE_LIMIT_S):
                 how_much = "more" if held is None else f"{held / (1 << 20):.0f} MiB of anonymous memory"
                 limit = f"the memory limit of {self._spec['ram_mb']} MiB"
                 return f"{limit} could not be put back while the server holds {how_much}"

@@ -83,8 +83,9 @@ class PrivateNetwork:
         _setns(self.namespace)
 
     def close(self) -> None:
-        """Remove the devices; the namespace ends with its last process."""
-        remove(self.interface)
+        """Remove the devices; the namespace ends with its last process, and the devices then at the latest."""
+        with contextlib.suppress(OSError):
+            remove(self.interface)
         os.close(self.namespace)
 
 
@@ -309,12 +310,30 @@ def _processes_in(namespace: int) -> Iterator[ProcessIdentity]:
                     yield process
 
 
+def devices() -> list[tuple[str, str]]:
+    """Return (device, name of the machine that it was made for) for all of picolab's devices on this host."""
+    try:
+        with _Netlink() as netlink:
+            names = (_name_and_alias(body) for body in netlink.ask(_RTM_GETLINK, _NLM_F_DUMP, _link()))
+    except OSError:
+        return []
+    return sorted((name, place) for name, place in names if interface_of(place) == name)
+
+
 def alias_of(interface: str) -> str | None:
     """Return the name of the machine that a device was made for; None when there is no such device."""
     try:
-        return Path(f"/sys/class/net/{interface}/ifalias").read_text().strip()
+        with _Netlink() as netlink:
+            (body,) = netlink.ask(_RTM_GETLINK, 0, _named(interface))
     except OSError:
         return None
+    return _name_and_alias(body)[1] or None
+
+
+def _name_and_alias(body: bytes) -> tuple[str, str]:
+    found = dict(_parse_attributes(body[16:]))
+    name, alias = found.get(_IFLA_IFNAME, b""), found.get(_IFLA_IFALIAS, b"")
+    return name.rstrip(b"\0").decode(errors="replace"), alias.rstrip(b"\0").decode(errors="replace")
 
 
 def remove(interface: str) -> None:
@@ -325,7 +344,7 @@ def remove(interface: str) -> None:
     """
     try:
         with _Netlink() as netlink:
-            netlink.ask(_RTM_DELLINK, 0, _link() + _attributes((_IFLA_IFNAME, interface.encode() + b"\0")))
+            netlink.ask(_RTM_DELLINK, 0, _named(interface))
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise
@@ -436,6 +455,11 @@ def _link(index: int = 0, up: bool = False) -> bytes:
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, _IFF_UP * up, _IFF_UP * up)
 
 
+def _named(interface: str) -> bytes:
+    """Return a message about the device of a name."""
+    return _link() + _attributes((_IFLA_IFNAME, interface.encode() + b"\0"))
+
+
 def _address(index: int, address: ipaddress.IPv4Address) -> bytes:
     """Return a message about an address of a device, in a network of `_PREFIX`."""
     scope_of_link = 253
@@ -468,5 +492,5 @@ def _parse_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _index(netlink: _Netlink, name: str) -> int:
     """Return the index of a device."""
-    (body,) = netlink.ask(_RTM_GETLINK, 0, _link() + _attributes((_IFLA_IFNAME, name.encode() + b"\0")))
+    (body,) = netlink.ask(_RTM_GETLINK, 0, _named(name))
     return int(struct.unpack_from("=BxHiII", body)[2])

@@ -255,16 +255,19 @@ def _cookies(response: httpx.Response) -> dict[str, str]:
 
 
 def sentence(text: str, hidden: Iterable[str]) -> str:
-    """Return what a server said, fit to be kept: without secrets, and not too long.
+    """Return what a server said, fit to be kept: without secrets, and not too long."""
+    return redacted(text, hidden).strip()[:SENTENCE_CHARACTERS] or "(an empty answer)"
+
+
+def redacted(text: str, hidden: Iterable[str]) -> str:
+    """Return a text without secrets.
 
     Args:
-        hidden: texts that nobody shall read, such as the secret of the log-in, also when they are escaped for a URL,
-            for JSON or for HTML.
+        hidden: what nobody shall read, such as the secret of the log-in, also when it is escaped for a URL, for JSON or
+            for HTML.
     """
     forms = [_any_form(secret) for secret in hidden if len(secret) >= _SHORTEST_HIDDEN]
-    if forms:
-        text = re.sub("|".join(forms), "(redacted)", text, flags=re.IGNORECASE)
-    return text.strip()[:SENTENCE_CHARACTERS] or "(an empty answer)"
+    return re.sub("|".join(forms), "(redacted)", text, flags=re.IGNORECASE) if forms else text
 
 
 def _any_form(secret: str) -> str:

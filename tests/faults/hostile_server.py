@@ -30,6 +30,7 @@ DRIP_S = 0.05
 """Between two bytes: much less than any limit, so that no single read is ever too late."""
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CONTROL = b"it\x1b[31m\x07 broke"
 SET_COOKIE = b"Set-Cookie: sharedSecret=" + COOKIE.encode() + b"; Path=/; HttpOnly\r\n"
 
 
@@ -153,6 +154,7 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
     "id of 5 MB": _says(answer(b'{"id":"' + b"a" * 5_000_000 + b'"}')),
     "200,000 brackets": _says(answer(b"[" * 200_000)),
     "unknown charset": _says(answer(b"not found \xe4", 404, b"Content-Type: text/plain; charset=klingon\r\n")),
+    "control characters": _says(answer(CONTROL, 500)),
     "no cookie": _says(answer(b"")),
     "no HTTP": _says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
 }

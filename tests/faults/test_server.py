@@ -534,7 +534,7 @@ def test_server_closes_the_connection_of_the_log_in(
     "server answers in another language than HTTP",
     group="server",
     outcome="http_error",
-    see="`the upload failed, after ... its answer is no HTTP`",
+    see="`the server closed the connection without an answer, after`",
     do=ASK_LOG,
 )
 def test_server_answers_in_another_language_than_http(

@@ -17,7 +17,7 @@ from picolab.record import Record
 
 from .catalogue import fault
 from .conftest import Proof, RunTrial
-from .hostile_server import COOKIE, ID, hostile_build, misbehaving
+from .hostile_server import CONTROL, COOKIE, ID, hostile_build, misbehaving
 
 # Limits are a second or two: only something that has none takes so long.
 pytestmark = pytest.mark.timeout(90)
@@ -175,6 +175,17 @@ def test_server_answers_the_upload_a_byte_at_a_time_or_never(run_against: RunAga
 
 
 @fault(
+    "server answers the upload with what is no HTTP",
+    group="server",
+    outcome="http_error",
+    see="`the upload failed, after 1.0 of 1.0 MiB: its answer is no HTTP`",
+    do=NO_PICOSHARE,
+)
+def test_server_answers_the_upload_with_what_is_no_http(run_against: RunAgainst, proof: Proof) -> None:
+    proof.record(run_against(UPLOAD, "no HTTP"), "upload")
+
+
+@fault(
     "server answers the upload in an unknown charset",
     group="server",
     outcome="http_error",
@@ -197,6 +208,39 @@ def test_server_answers_with_the_secret_of_the_trial(run_against: RunAgainst, pr
     record = run_against(request_line, "secret in an error")
     proof.record(record, record.outcome_stage)
     assert COOKIE not in record.model_dump_json() and len(re.findall("redacted", record.outcome_detail)) >= 2
+
+
+@fault(
+    "server writes the secret of the trial into its log and ends",
+    group="server",
+    outcome="server_died",
+    see="`the server ended with exit code 3, before it answered; its log ends with ...: (redacted)`",
+    do="Nothing: the secret is that of one trial. It stands in `server.log`, where the build wrote it.",
+)
+def test_server_writes_the_secret_of_the_trial_into_its_log_and_ends(
+    run_trial: RunTrial, proof: Proof, tmp_path: Path
+) -> None:
+    build = tmp_path / "talkative"
+    build.write_text('#!/bin/sh\necho "secret: $PS_SHARED_SECRET"\nexit 3\n')
+    build.chmod(0o755)
+    proof.record(run_trial(build=str(build)), "start")
+
+
+@fault(
+    "server answers with control characters",
+    group="server",
+    outcome="http_error",
+    see="`the server answered 500: it...broke`; the record has them as they came, and what is shown has them escaped",
+    do=RESULT,
+)
+def test_server_answers_with_control_characters(
+    run_against: RunAgainst, proof: Proof, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run_against(UPLOAD, "control characters")
+    proof.record(record, "upload")
+    assert record.upload and record.upload.server_message == CONTROL.decode()
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown and r"it\x1b[31m\x07 broke" in shown
 
 
 # The download

@@ -251,7 +251,7 @@ def as_markdown(comparison: Comparison) -> str:
         )
         for found in _shown(comparison)
     ]
-    parts = [f"### {_plain(headline(comparison))}", *(_plain(note) for note in notes(comparison))]
+    parts = [f"### {_plain(headline(comparison))}", *(_begin(_plain(note)) for note in notes(comparison))]
     if rows:
         head = (
             "scenario",
@@ -277,7 +277,7 @@ def as_markdown(comparison: Comparison) -> str:
         "Caveats", [f"{_code(c.code)}: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats], raw=True
     )
     parts += _section("Blocks without a pair", _incomplete(comparison))
-    parts += [f"{_plain(comparison.independence)} {_plain(comparison.randomised)}"]
+    parts += [_begin(f"{_plain(comparison.independence)} {_plain(comparison.randomised)}")]
     return "\n\n".join(parts) + "\n"
 
 

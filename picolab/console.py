@@ -19,6 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text as RichText
 
+from picolab import factors
 from picolab.campaign import Campaign, Progress, Watcher
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
@@ -213,18 +214,19 @@ def outcome_table(campaign: Campaign, data: CampaignData) -> Table:
     case_of = {trial.trial_id: trial.case for trial in campaign.needed}
     for case in campaign.plan.cases:
         planned = [name for name, its_case in case_of.items() if its_case == case]
-        outcomes = Counter(outcome_of[name] for name in planned if name in outcome_of)
-        words = Text(", ").join(
-            Text(f"{n} {word}", style=_colour(outcome)) for (word, outcome), n in outcomes.most_common()
-        )
-        if len(planned) > outcomes.total():
-            words = Text(", ").join(
-                [*([words] if outcomes else []), Text(f"{len(planned) - outcomes.total()} not run")]
-            )
         rows = trials[trials["trial_id"].isin(planned)]
-        cells = [_cell(rows, step, name, statistic) for step, name, _, statistic, _ in columns]
-        label = f"{case} (emulated)" if (rows["acceleration"] == "emulation").any() else case
-        table.add_row(label, words, *cells)
+        # What was asked for is equal in a case of the plan; build and ground may not be.
+        for place, (others, part) in enumerate(factors.split(rows) or [("", rows)]):
+            outcomes = Counter(outcome_of[name] for name in part["trial_id"])
+            words = Text(", ").join(
+                Text(f"{n} {word}", style=_colour(outcome)) for (word, outcome), n in outcomes.most_common()
+            )
+            if len(planned) > len(rows) and place == 0:
+                words = Text(", ").join([*([words] if outcomes else []), Text(f"{len(planned) - len(rows)} not run")])
+            cells = [_cell(part, step, name, statistic) for step, name, _, statistic, _ in columns]
+            emulated = " (emulated)" if (part["acceleration"] == "emulation").any() else ""
+            label = f"{case}{emulated}{' · ' if others else ''}{others}"
+            table.add_row(Text(label), words, *cells)
     return table
 
 

@@ -198,6 +198,16 @@ class Labels:
         return self._words[case_key(row)]
 
 
+def split(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the cases of some trials, each with the words that tell it from the others and with its trials."""
+    rows = _rows(trials)
+    labels = Labels(rows)
+    places: dict[Key, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(case_key(row), []).append(place)
+    return [(labels.of(rows[same[0]]), trials.iloc[same]) for same in places.values()]
+
+
 def _named(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the factors that must be named beside build, machine, RAM and file size."""
     told = _TOLD_BY_LABEL if all(row.get("label") for row in cases) else _TOLD_BY_BUILD

@@ -278,3 +278,18 @@ def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:
     made["upload"] |= {"outcome": "ok", "outcome_detail": "all well"}
     trials = trial_frame([record_row(Record.model_validate(made))])
     assert charts.throughput(trials) == []
+
+
+@pytest.mark.parametrize("name", [*LEVELS, *FACTS])
+def test_cases_are_split_for_the_console(name: str) -> None:
+    cases = [{"facts": facts} for facts in FACTS[name]] if name in FACTS else [{name: one} for one in LEVELS[name]]
+    data = campaign_of(cases)
+    parts = factors.split(data.trials)
+    assert [len(part) for _, part in parts] == [3] * len(cases)
+    beside = ["machine", "acceleration", "ram_mb", "memory_limit", "file_size", "build"]
+    shown = [(words, *part.iloc[0][beside].astype(str)) for words, part in parts]
+    assert len(set(shown)) == len(cases)
+
+
+def test_no_trial_is_no_case() -> None:
+    assert factors.split(trial_frame([])) == []

@@ -5,6 +5,7 @@ import os
 from picolab.host import FILE_SYSTEMS_IN_MEMORY
 from picolab.parameters import MIB, TrialParameters
 from picolab.record import (
+    NOT_VERIFIED,
     BuildUnderTest,
     Caveat,
     ConditionsRecord,
@@ -12,6 +13,7 @@ from picolab.record import (
     MachineRecord,
     MemoryRecord,
     NetworkRecord,
+    Outcome,
     VirtualMachineRecord,
 )
 
@@ -377,20 +379,19 @@ def _throttled(conditions: ConditionsRecord) -> str | None:
     return None
 
 
-def of_verification(why_not: str | None, limit_kept: bool) -> list[Caveat]:
-    """Return what it means that the download which nobody asked to measure could not be compared.
+def of_verification(outcome: Outcome, why_not: str, limit_kept: bool) -> list[Caveat]:
+    """Return the caveat of a download that nobody asked to measure and that did not get to its end.
 
     Args:
-        why_not: what was seen; None: every byte came back, or one differs.
+        outcome: of that download.
+        why_not: what was seen, one sentence without its full stop.
         limit_kept: the memory limit could not be lifted for it.
     """
-    if why_not is None:
-        return []
     under = " It ran under the memory limit, which could not be lifted here." if limit_kept else ""
     return [
         Caveat(
-            code="not_verified",
-            value=None,
+            code=NOT_VERIFIED,
+            value=outcome.value,
             message=f"The upload was answered with success, but that it came back byte for byte could not be found "
             f"out: {why_not}.{under}",
             advice="Look at the server's log; direction: both measures the download too, with an outcome of its own.",

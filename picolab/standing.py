@@ -272,7 +272,8 @@ class _Reader:
         if self.with_samples and own is not None and own.outcome not in FAULTS:
             columns, trouble = sample_columns(scrap)
             self.found.samples[trial_id] = columns
-            if trouble:
+            # A server that died before its upload was never sampled: then nothing is missing.
+            if trouble and (scrap is not None or own.memory is not None):
                 self._problem(path, trouble)
         return own
 

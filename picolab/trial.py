@@ -814,7 +814,8 @@ class Trial:
         found = found or self._failed_downloads(downloads, only=differing)
         if found is not None and found.outcome is Outcome.CORRUPTED:
             raise found
-        self._add_caveats(caveats.of_verification(found.detail if found else None, limit == "kept"))
+        if found is not None:
+            self._add_caveats(caveats.of_verification(found.outcome, found.detail, limit == "kept"))
         said = f"not completed: {found.detail}" if found else "every byte came back"
         return "; ".join([said, *not_restored])
 

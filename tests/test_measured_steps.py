@@ -264,7 +264,7 @@ def test_a_server_killed_in_the_verification_leaves_the_upload_as_it_was(monkeyp
     assert record.missing["verify.matched"] == "the download did not get to its end"
     caveat = next(caveat for caveat in record.caveats if caveat.code == "not_verified")
     assert "the kernel killed the server at the limit of 64 MiB, in the download" in caveat.message
-    assert "could not be lifted here" in caveat.message
+    assert "could not be lifted here" in caveat.message and caveat.value == "oom_killed"
     assert record.upload and record.upload.throughput_mib_s
     assert record.server and (record.server.oom_kills, record.server.exit_signal) == (0, "SIGKILL")
     assert validate_record(json.loads(record.model_dump_json()), "a place") == record

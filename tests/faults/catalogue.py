@@ -115,7 +115,7 @@ def document(faults: list[Fault]) -> str:
     parts = [
         f"""# Faults
 
-What can go wrong with a trial, what becomes of it, what you see and what you do. Each of these {len(faults)} faults is
+The faults of a trial: the outcome, the signs and the remedy of each. Each of these {len(faults)} faults is
 provoked by a test. This page is written by `{COMMAND}` from the tests themselves.
 
 The outcome is one of [record.md](record.md#outcomes). `ok` means that the fault costs no number: the trial, or the one
@@ -126,7 +126,7 @@ nothing was measured.
     for group, title in GROUPS.items():
         rows = [one for one in faults if one.group == group]
         if rows:
-            parts.append(f"## {title}\n\n| fault | outcome | what you see | what to do | test |\n|---|---|---|---|---|")
+            parts.append(f"## {title}\n\n| fault | outcome | signs | remedy | test |\n|---|---|---|---|---|")
             parts += [_row(one) for one in rows]
             parts.append("")
     return "\n".join(parts).rstrip("\n") + "\n"

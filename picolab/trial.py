@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from picolab import caveats, conditions, disk_reserve, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
-    FileNotWritten,
     HostUnfit,
     MachineBusy,
     MachineError,
@@ -264,7 +263,7 @@ class Trial:
             self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
             raise
         except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy) as error:
-            if isinstance(error, FileNotWritten) and self.state.upload is not None:
+            if isinstance(error, HostUnfit) and self.state.upload is not None:
                 self._fault(Outcome.MACHINE_FAILED, stage, str(error), begun)
                 raise
             # The order of the cells, a value, or the host: nothing was measured, so nothing was found.
@@ -513,7 +512,7 @@ class Trial:
     def _upload_under(self, machine: Machine, limit: LimitDuringStep) -> str:
         parameters = self.state.parameters
         self._put_aside(SAMPLES_FILE)
-        self._reserve(SAMPLES_FILE)
+        self._reserve("upload", SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         sync_s = None
         with self._client(machine) as client:
@@ -561,7 +560,7 @@ class Trial:
             f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
 
-    def _reserve(self, samples_file: str) -> None:
+    def _reserve(self, step: Step, samples_file: str) -> None:
         """Take room on the disk for what a step that begins now will find.
 
         Raises:
@@ -572,8 +571,8 @@ class Trial:
         points = parameters.upload_limit_s * _PROGRESS_POINTS_PER_S
         slot_bytes = _RECORD_BYTES + int(min(points, _MOST_POINTS) * _POINT_BYTES)
         notebook_bytes = 2 * slot_bytes + int(min(samples, MOST_SCRAP_SAMPLES) * _SAMPLE_BYTES)
-        disk_reserve.take(self.folder, slot_bytes, notebook_bytes)
-        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES))
+        disk_reserve.take(self.folder, slot_bytes, notebook_bytes, step)
+        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES), step)
 
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
@@ -839,7 +838,7 @@ class Trial:
     def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
         """Download the files while the memory probe samples the server."""
         self._put_aside(DOWNLOAD_SAMPLES_FILE)
-        self._reserve(DOWNLOAD_SAMPLES_FILE)
+        self._reserve("download", DOWNLOAD_SAMPLES_FILE)
         cache = self._page_cache(machine, "download")
         before = self._conditions_now(machine)
         probe = machine.probe(self.state.parameters.sample_interval_s, self.folder / DOWNLOAD_SAMPLES_FILE)

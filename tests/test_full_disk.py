@@ -188,6 +188,31 @@ def test_without_room_for_the_result_the_upload_does_not_begin(mount: Mount, mon
     assert finish(trial).outcome is Outcome.OK
 
 
+@pytest.mark.parametrize("missing", ["room for the result", "room for the samples"])
+def test_an_upload_that_was_measured_survives_a_disk_without_room_for_the_download(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    outputs = mount("tmpfs", 48)
+    monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(outputs))
+    trial = begin(direction="both")
+    trial.upload()
+    if missing == "room for the samples":
+        # The one reserved slot that the upload has used finds its room again.
+        disk_reserve.take(trial.folder, 1 << 20, 1 << 20)
+    with Filler(outputs, lambda: True) as filler:
+        eventually(filler.full.is_set, "the disk is full")
+        with pytest.raises(HostUnfit, match="the download was not begun, because its") as refused:
+            trial.verify()
+    assert missing.rpartition(" ")[2] in str(refused.value)
+
+    kept = read(trial.folder / RECORD_FILE)
+    assert (kept.outcome, kept.outcome_stage) == (Outcome.MACHINE_FAILED, "verify")
+    assert kept.upload and kept.upload.outcome is Outcome.OK and kept.upload.throughput_mib_s
+    assert kept.memory and kept.memory.peak_anon_bytes
+    trial.verify()
+    assert finish(trial).outcome is Outcome.OK, "with room again the cell goes on"
+
+
 def test_outputs_that_are_read_only_are_named(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = mount("tmpfs", 4)
     monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(outputs))

@@ -226,7 +226,7 @@ class Trial:
         except ProbeError as error:
             return f"No chart: {error}"
         limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
-        chart = memory_over_time(samples, limit, str(self.state.outcome or "not finished"))
+        chart = memory_over_time(samples, limit, self.state.outcome)
         return Figure([chart], "Memory of the server over time")
 
     # How a stage is run

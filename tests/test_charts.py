@@ -214,6 +214,12 @@ def test_memory_of_one_trial() -> None:
     assert "no limit was enforced" in texts(charts.memory_over_time(make_samples(FakeTrial(), 1), None))
 
 
+def test_memory_of_a_trial_that_is_not_finished() -> None:
+    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, None)
+    assert {row["label"] for row in rows_of(panel, 0)} == {"not finished"}
+    assert "limit 512 MiB" in texts(panel)
+
+
 def test_memory_of_a_trial_that_delivered_no_sample() -> None:
     samples = make_samples(FakeTrial(), 1)
     empty = samples | {"columns": {name: [] for name in samples["columns"]}}

@@ -25,6 +25,7 @@ from picolab.errors import MachineError, RecordError
 from picolab.exit_codes import ExitCode
 from picolab.machines import local, registry
 from picolab.machines.cgroup import MemoryCgroup
+from picolab.machines.folders import KEEPER
 from picolab.parameters import MIB, CampaignParameters
 from picolab.plan import make_plan
 from picolab.record import Outcome, Record, step_outcome, validate_record
@@ -487,6 +488,19 @@ def test_the_keeper_of_an_older_picolab_keeps_the_limit() -> None:
         assert machine.lift_memory_limit() == "the keeper knows no request 'lift_limit'"
     assert machine.restore_memory_limit() is None
     trial.release()
+
+
+def test_the_keeper_of_a_picolab_that_knew_no_networks_is_no_dead_end() -> None:
+    trial = begin(keep_machine="always")
+    machine, _ = server_process()
+    state = machine.folder / KEEPER
+    state.write_text(
+        json.dumps({name: value for name, value in json.loads(state.read_text()).items() if name != "network"})
+    )
+
+    with pytest.raises(MachineError, match=r"an older picolab made it; .*picolab machines remove local"):
+        Trial.open(trial.state.parameters)
+    assert registry.release_by_name("local") and registry.attach("local") is None
 
 
 def test_v2_takes_the_limit_away_and_never_lowers_it_below_what_is_used(tmp_path: Path) -> None:

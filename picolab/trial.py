@@ -743,11 +743,12 @@ class Trial:
         Args:
             delivered_bytes: of all files.
         """
+        assert self.state.upload is not None
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
         if not status.running or self._was_oom_killed(status):
-            return self._server_ended(status, delivered)
+            return self._server_ended(status, delivered, self.state.upload.memory_limit)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
             return _Found(Outcome.TIMEOUT, f"the upload took longer than its limit of {limit}, {delivered}")
@@ -936,7 +937,8 @@ class Trial:
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
         if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
-            return self._server_ended(status, "in the download")
+            limit = self.state.verify.memory_limit if self.state.verify else None
+            return self._server_ended(status, "in the download", limit)
         if measured.matched is False:
             return _Found(
                 Outcome.CORRUPTED,
@@ -1046,13 +1048,13 @@ class Trial:
             status = self._machine.process_status()
         return status
 
-    def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
+    def _server_ended(self, status: ProcessStatus, when: str, limit: LimitDuringStep | None = None) -> _Found:
         if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
-            return _Found(
-                Outcome.OOM_KILLED,
-                f"the kernel killed the server at the limit of {self.state.parameters.ram_mb} MiB, {when}{evidence}",
-            )
+            where = f"at the limit of {self.state.parameters.ram_mb} MiB"
+            if limit == "lifted":
+                where = "for want of memory on this host, while its memory limit was lifted"
+            return _Found(Outcome.OOM_KILLED, f"the kernel killed the server {where}, {when}{evidence}")
         ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
         last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []
         said = f'; its log ends with "{redacted(last_words[0], self._secrets())[:200]}"' if last_words else ""

@@ -21,10 +21,10 @@ from test_trial_phases import begin, codes, finish, measure, server_process
 
 from picolab import console
 from picolab.campaign import Campaign, Watcher
-from picolab.errors import MachineError, RecordError
+from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
 from picolab.exit_codes import ExitCode
 from picolab.machines import local, registry
-from picolab.machines.cgroup import MemoryCgroup
+from picolab.machines.cgroup import MemoryCgroup, find_method
 from picolab.machines.folders import KEEPER
 from picolab.parameters import MIB, CampaignParameters
 from picolab.plan import make_plan
@@ -44,6 +44,13 @@ UNLIMITED = 1 << 40
 def no_machine_is_left() -> Iterator[None]:
     yield
     registry.release_by_name("local")
+
+
+def find_method_or_none() -> str | None:
+    try:
+        return find_method()
+    except MemoryLimitUnavailable:
+        return None
 
 
 def limit_now(machine: local.LocalMachine) -> int | None:
@@ -269,6 +276,35 @@ def test_a_server_killed_in_the_verification_leaves_the_upload_as_it_was(monkeyp
     assert record.upload and record.upload.throughput_mib_s
     assert record.server and (record.server.oom_kills, record.server.exit_signal) == (0, "SIGKILL")
     assert validate_record(json.loads(record.model_dump_json()), "a place") == record
+
+
+@pytest.mark.skipif(find_method_or_none() != "cgroup_v1", reason="the file that is written is that of cgroup v1")
+@pytest.mark.parametrize("direction", ["upload", "download"])
+def test_whoever_is_killed_while_the_limit_is_lifted_was_not_at_that_limit(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the host's own memory, or that of its container, is used up; here the test limits it by itself."""
+    lift = local.LocalMachine.lift_memory_limit
+
+    def lift_but(machine: local.LocalMachine) -> str | None:
+        why_not = lift(machine)
+        (Path(local._ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes").write_text(
+            str(64 * MIB)
+        )
+        return why_not
+
+    monkeypatch.setattr(local.LocalMachine, "lift_memory_limit", lift_but)
+    hungry = (
+        HUNGRY_DOWNLOAD if direction == "upload" else {"file_size": "20M", "calibration": {"ballast_mib_per_mib": 6}}
+    )
+    record = measure(**hungry | {"ram_mb": 96, "direction": direction})
+
+    said = (
+        record.outcome_detail
+        if direction == "download"
+        else next(c.message for c in record.caveats if c.code == "not_verified")
+    )
+    assert "for want of memory on this host, while its memory limit was lifted" in said and "96 MiB" not in said
 
 
 def kill_server() -> None:

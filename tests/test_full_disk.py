@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from campaign_factory import FakeTrial, write_campaign
 from click.testing import CliRunner
 from conftest import GIVE_UP_S, eventually
 from test_trial_phases import begin, finish
@@ -22,6 +23,7 @@ from picolab.campaign import Campaign, Watcher
 from picolab.cli import main
 from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
+from picolab.export import export_campaign
 from picolab.machines import registry
 from picolab.parameters import MIB, CampaignParameters, TrialParameters
 from picolab.paths import not_written, write_atomically
@@ -353,6 +355,17 @@ def test_a_full_state_folder_does_not_lose_an_upload_that_was_measured(
         record = finish(trial)
 
     assert record.outcome is Outcome.OK and record.verify and record.verify.matched
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_export_to_a_full_disk_names_the_file(mount: Mount, scratch: Path, kind: str) -> None:
+    campaign = write_campaign(scratch / "c", [FakeTrial()])
+    place = mount("tmpfs", 1)
+    (place / "rest").write_bytes(b"x" * MIB)
+
+    with pytest.raises(FileNotWritten, match=f"{place}/trials.{kind} could not be written, .* is full"):
+        export_campaign(campaign, place, [kind])
+    assert [path.name for path in place.iterdir()] == ["rest"]
 
 
 @pytest.mark.parametrize(

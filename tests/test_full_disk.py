@@ -30,6 +30,7 @@ from picolab.paths import not_written, write_atomically
 from picolab.plan import make_plan
 from picolab.probes import memory
 from picolab.probes.samples import read_samples
+from picolab.progress import LiveLine, last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.scraps import read_campaign
 from picolab.single_trial import run_single_trial
@@ -355,6 +356,17 @@ def test_a_full_state_folder_does_not_lose_an_upload_that_was_measured(
         record = finish(trial)
 
     assert record.outcome is Outcome.OK and record.verify and record.verify.matched
+
+
+def test_a_line_of_progress_that_finds_no_room_leaves_no_file(mount: Mount) -> None:
+    place = mount("tmpfs", 1)
+    (place / "rest").write_bytes(b"x" * MIB)
+    LiveLine("upload", place / "progress.json").show("1 %")
+    assert [path.name for path in place.iterdir()] == ["rest"]
+
+    (place / "rest").unlink()
+    LiveLine("upload", place / "progress.json").show("2 %")
+    assert last_line(place / "progress.json") == "upload 2 %"
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -1053,7 +1053,7 @@ class Trial:
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
             where = f"at the limit of {self.state.parameters.ram_mb} MiB"
             if limit == "lifted":
-                where = "for want of memory on this host, while its memory limit was lifted"
+                where = "because this host ran out of memory while the server's limit was lifted"
             return _Found(Outcome.OOM_KILLED, f"the kernel killed the server {where}, {when}{evidence}")
         ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
         last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []

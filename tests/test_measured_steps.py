@@ -304,7 +304,7 @@ def test_whoever_is_killed_while_the_limit_is_lifted_was_not_at_that_limit(
         if direction == "download"
         else next(c.message for c in record.caveats if c.code == "not_verified")
     )
-    assert "for want of memory on this host, while its memory limit was lifted" in said and "96 MiB" not in said
+    assert "because this host ran out of memory while the server's limit was lifted" in said and "96 MiB" not in said
 
 
 def kill_server() -> None:

@@ -10,6 +10,7 @@ from picolab.errors import ParameterError
 from picolab.foreign_files import refuse_links
 from picolab.foreign_text import csv_cell
 from picolab.parameters import unknown_name
+from picolab.paths import not_written
 from picolab.scraps import read_campaign
 
 FORMATS = ("csv", "parquet")
@@ -29,6 +30,7 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
         CampaignNotFound: no such folder.
         ParameterError: a format that does not exist, or a folder that cannot be made.
         UnsafePath: `export/` in the campaign is a link to another place.
+        FileNotWritten: the file system is full or read-only.
     """
     if out_dir == folder / DEFAULT_FOLDER:
         refuse_links(folder, [DEFAULT_FOLDER])
@@ -64,5 +66,7 @@ def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
         else:
             frame.to_parquet(temporary, index=False)
         temporary.replace(target)
+    except OSError as error:
+        raise not_written(target, error) from None
     finally:
         temporary.unlink(missing_ok=True)

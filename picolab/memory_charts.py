@@ -1,7 +1,7 @@
 """Memory over time: one panel a case, one line a trial, the limit drawn in; of many trials a few lines and a band."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class _Line:
     """One series of one trial, in seconds and MiB; nowhere without memory."""
 
     trial_id: str
-    outcome: str
+    outcome: str | None
     label: str
     series: str
     t_s: Numbers
@@ -80,13 +80,15 @@ class _Line:
 def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.LayerChart]:
     """Show memory over time, a panel a case and a line a trial; of many trials a few lines, and a band of all.
 
+    Uploads that were not measured, and may have run without the memory limit, are left out.
+
     Args:
         samples: rows of `CampaignData.samples`.
         trials: rows of `CampaignData.trials`.
     """
     columns = {name: _numbers(samples[name]) for name in ("t_s", *_SERIES)}
     places = samples.groupby("trial_id", sort=False).indices
-    rows = [row for row in labelled(trials) if row["trial_id"] in places]
+    rows = _measured(trials, places)
     lines = {
         row["trial_id"]: _lines_of(
             {name: values[places[row["trial_id"]]] for name, values in columns.items()},
@@ -107,10 +109,15 @@ def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.Layer
     ]
 
 
+def _measured(trials: pd.DataFrame, sampled: Container[Any]) -> list[dict[str, Any]]:
+    """Return the rows of trials with a measured upload that was sampled."""
+    return [row for row in labelled(trials) if row["trial_id"] in sampled and row["upload_outcome"] is not None]
+
+
 def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
     """Say how to read `memory_panels`, and what was thinned to draw them."""
     words = "One panel a case, one line a trial; zero is the moment when the first byte was sent."
-    rows = [row for row in labelled(trials) if row["trial_id"] in set(samples["trial_id"])]
+    rows = _measured(trials, set(samples["trial_id"]))
     sizes = [len(cell) for cell in grouped(rows, "group", "row").values()]
     if max(sizes, default=0) > MOST_LINES:
         words += (
@@ -125,18 +132,19 @@ def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
     return words
 
 
-def memory_over_time(samples: dict[str, Any], limit_bytes: int | None, outcome: str = "ok") -> alt.LayerChart:
+def memory_over_time(samples: dict[str, Any], limit_bytes: int | None, outcome: str | None = "ok") -> alt.LayerChart:
     """Show the memory of one trial over time.
 
     Args:
         samples: the scrap `samples` of the trial.
         limit_bytes: the memory limit; None when nothing limited the memory.
-        outcome: of the trial.
+        outcome: of the trial; None while it has none.
     """
     found = samples["columns"]
     t_s = _numbers(found.get("t_s", []))
     columns = {name: _numbers(found[name]) if name in found else np.full(len(t_s), np.nan) for name in _SERIES}
-    lines = _lines_of({"t_s": t_s, **columns}, samples["trial_id"], outcome, OUTCOME_LABELS[Outcome(outcome)])
+    label = "not finished" if outcome is None else OUTCOME_LABELS[Outcome(outcome)]
+    lines = _lines_of({"t_s": t_s, **columns}, samples["trial_id"], outcome, label)
     title = "Memory of the server over time"
     return _panel(lines, lines, limit_bytes, title, _scale(lines, [limit_bytes]), LINE_POINTS)
 
@@ -146,7 +154,7 @@ def _numbers(values: Any) -> Numbers:
     return numbers
 
 
-def _lines_of(columns: dict[str, Numbers], trial_id: str, outcome: str, label: str) -> list[_Line]:
+def _lines_of(columns: dict[str, Numbers], trial_id: str, outcome: str | None, label: str) -> list[_Line]:
     """Return the series of a trial that have a point."""
     lines = []
     for column, series in _SERIES.items():
@@ -257,7 +265,7 @@ def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
             "colour": colours[line.outcome],
         }
         for line in lines
-        if line.series == _MAIN and line.outcome != Outcome.OK
+        if line.series == _MAIN and line.outcome not in (None, Outcome.OK)
     ]
     if not rows:
         return []

@@ -224,13 +224,15 @@ def test_exit_codes_are_documented() -> None:
 
 def test_caveats_are_documented() -> None:
     tree = ast.parse((PACKAGE / "caveats.py").read_text())
-    codes = [
-        keyword.value.value
+    given = [
+        keyword.value
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         for keyword in node.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
+        if keyword.arg == "code"
     ]
+    codes = [code.value for code in given if isinstance(code, ast.Constant)]
+    codes += [getattr(record, code.id) for code in given if isinstance(code, ast.Name)]
     elsewhere = [
         path.name
         for path in PACKAGE.rglob("*.py")

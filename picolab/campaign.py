@@ -24,7 +24,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ from picolab.foreign_files import refuse_links, remove_tree_inside
 from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.locks import try_lock
 from picolab.machines import registry
-from picolab.paths import append_line, outputs_dir
+from picolab.paths import append_line, in_command, outputs_dir
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.preflight import check_plan
 from picolab.processes import this_process
@@ -156,7 +156,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ParameterError(
             f"campaign {name!r}: a name has up to 51 letters, digits, dots, dashes and underscores, "
-            f"and begins with a letter or digit"
+            f"and begins with a letter or digit; choose another with --campaign"
         )
     return name
 
@@ -241,14 +241,16 @@ class Campaign:
                 )
             self._tally = Tally(standing)
             self._compare_with_beginning(standing, accept_changes)
+            check_name(self.plan.campaign)
             registry.sweep()
             registry.check_free(self.machine_name)
             registry.check_not_kept(self.machine_name)
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
-            check_plan(self.plan)
-            if not (self.folder / beginning.BEGUN_FILE).exists():
-                beginning.write_beginning(self.folder, self.plan)
+            if not self.tally.needed <= self.tally.rows.keys():
+                check_plan(self.plan)
+                if not (self.folder / beginning.BEGUN_FILE).exists():
+                    beginning.write_beginning(self.folder, self.plan)
             try:
                 self._run_blocks()
             except _Interrupted:
@@ -284,7 +286,7 @@ class Campaign:
             raise CampaignChanged(
                 f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
                 f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
-                f"go on all the same, which is noted, with: picolab resume {self.folder.name} --accept-changes"
+                f"go on all the same, which is noted, with: picolab resume {in_command(self.folder)} --accept-changes"
             )
         known = begun.known.accepted if begun.known is not None else []
         if begun.problems:
@@ -308,7 +310,7 @@ class Campaign:
             if not got:
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
-                    f"with: picolab status {self.folder.name}"
+                    f"with: picolab status {in_command(self.folder)}"
                 )
             yield
 
@@ -344,7 +346,8 @@ class Campaign:
             return
         if self.plan.busy_host == "refuse":
             raise HostUnfit(
-                f"{found.line}, and busy_host is refuse; end what runs beside, then: picolab resume {self.folder.name}"
+                f"{found.line}, and busy_host is refuse; end what runs beside, then: "
+                f"picolab resume {in_command(self.folder)}"
             )
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
 
@@ -540,7 +543,7 @@ class Campaign:
         """
         running = self.folder / "running"
         named = {entry.trial_id for entry in standing.entries if not entry.outcome.is_fault}
-        for trial in self.plan.trials:
+        for trial in self.needed:
             folder = running / trial.trial_id
             if folder.is_symlink():
                 remove_tree_inside(self.folder, folder)
@@ -595,12 +598,13 @@ def alone(folder: Path) -> Iterator[bool]:
         yield try_lock(lock)
 
 
-def renew_results(folder: Path, records: Iterable[Record]) -> None:
+def renew_results(folder: Path) -> None:
     """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
     with suppress(OSError, UnsafePath), alone(folder) as got:
         refuse_links(folder, [SET_ASIDE])
         if got:
-            write_results(folder, map(record_row, records))
+            # Read under the lock: a trial may have ended since somebody else has looked.
+            write_results(folder, map(record_row, read_standing(folder).results.values()))
 
 
 def find_campaign(name: str) -> Path:
@@ -609,8 +613,13 @@ def find_campaign(name: str) -> Path:
     Raises:
         CampaignNotFound: there is none of that name; the message lists those there are.
     """
-    folder = campaign_folder(name)
-    if not (folder / PLAN_FILE).is_file():
+    try:
+        folder = campaign_folder(name)
+        is_there = (folder / PLAN_FILE).is_file()
+    except OSError:
+        # A name that no file can have.
+        is_there = False
+    if not is_there:
         names = ", ".join(path.name for path in all_campaigns()) or "none yet"
         raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
     return folder

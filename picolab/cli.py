@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -297,7 +298,7 @@ def compare(
 
 
 def _pairs(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
+    return int(text) if text is not None and re.fullmatch(r"\d{1,9}", text, re.ASCII) else text
 
 
 @main.command()
@@ -472,10 +473,10 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
       picolab export quick-20260101T120000 --format csv
     """
     from picolab.campaign import find_campaign
-    from picolab.export import export_campaign
+    from picolab.export import DEFAULT_FOLDER, export_campaign
 
     folder = find_campaign(campaign)
-    for path in export_campaign(folder, output or folder / "export", formats or ("csv", "parquet")):
+    for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):
         click.echo(visible(str(path)))
 
 
@@ -514,7 +515,7 @@ def trial(
     from picolab import console
     from picolab.parameters import TrialParameters, shown, validate
     from picolab.single_trial import run_single_trial
-    from picolab.yaml_text import YamlProblem, read_yaml
+    from picolab.yaml_text import YamlProblem, read_value
 
     keep = "always" if keep_machine else None
     given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
@@ -523,7 +524,7 @@ def trial(
         if name in values:
             raise ParameterError(f"-p {name} {text}: {name} is given twice; remove one of the two")
         try:
-            values[name] = read_yaml(text)
+            values[name] = read_value(text)
         except YamlProblem as problem:
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")

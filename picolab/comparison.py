@@ -217,15 +217,24 @@ class Comparison:
     gate_reason: str
     unmeasured: int = 0
     """Trials of the plan that have no result."""
+    plan_is_known: bool = True
+    """False when the plan cannot be read: then baseline and margin may be others than it names."""
 
     @property
     def exit_code(self) -> ExitCode:
         """What a command ends with that shows this comparison: the one value that is printed and returned."""
+        if not self.plan_is_known:
+            return ExitCode.BAD_PARAMETERS
         return ExitCode.INSTRUMENT_FAULT if self.unmeasured else self.gate
 
     @property
     def exit_reason(self) -> str:
         """Why, one sentence."""
+        if not self.plan_is_known:
+            return (
+                f"the plan cannot be read, so nobody can tell which trials are missing, nor the baseline and margin it "
+                f"names; with {self.baseline} as baseline: {self.gate_reason}"
+            )
         if not self.unmeasured:
             return self.gate_reason
         have = "1 planned trial has" if self.unmeasured == 1 else f"{self.unmeasured} planned trials have"
@@ -244,7 +253,8 @@ def compare(data: CampaignData, margin: float | None = None, baseline: str | Non
         ParameterError: the campaign has one build only, or none with this label, or the margin makes no sense.
     """
     subject = read_subject(data)
-    return _Comparing(subject, _margin(margin, data), baseline, _randomised(data)).run()
+    found = _Comparing(subject, _margin(margin, data), baseline, _randomised(data)).run()
+    return replace(found, plan_is_known=bool(data.plan))
 
 
 def compare_campaigns(
@@ -268,7 +278,8 @@ def compare_campaigns(
         "told from a difference of the builds"
     )
     randomised = "Nothing was randomised between the builds: they were measured in separate campaigns."
-    return _Comparing(subject, _margin(margin, campaigns[0]), baseline, randomised, reason).run()
+    found = _Comparing(subject, _margin(margin, campaigns[0]), baseline, randomised, reason).run()
+    return replace(found, plan_is_known=all(data.plan for data in campaigns))
 
 
 def _margin(margin: float | None, data: CampaignData) -> float:

@@ -20,6 +20,7 @@ from picolab.comparison_charts import (
 )
 from picolab.exit_codes import ExitCode
 from picolab.markup import Column, Html, boxed, commands, definitions, escape, joined, paragraph, table
+from picolab.paths import in_command
 from picolab.record import Caveat
 from picolab.scraps import CampaignData
 
@@ -476,7 +477,7 @@ def design(data: CampaignData, comparison: Comparison) -> Html:
 
 def how_to_repeat(data: CampaignData, comparison: Comparison) -> Html:
     """Give the command that makes this page again, and those that repeat the campaign."""
-    name = shlex.quote(str(data.plan.get("campaign", data.folder.name)))
+    name = in_command(data.folder)
     again = f"picolab verdict {name} --margin {100 * comparison.margin:g} --baseline {shlex.quote(comparison.baseline)}"
     repeat = presentation.how_to_repeat(data)
     return commands(["# the verdicts again", again, *repeat.text.splitlines()])

@@ -68,6 +68,8 @@ def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if word in known:
         return word, known[word]
     match = _NAMED.fullmatch(word)
+    if match and match[2] in known and not Path(word).is_file():
+        return match[1], known[match[2]]
     if match and not Path(word).is_file():
         return match[1], {"build": absolute_build(match[2], Path.cwd(), "picolab compare")}
     if match and Path(match[2]).expanduser().is_file():

@@ -310,7 +310,7 @@ def _begin(text: str) -> str:
 
 def _code(text: str) -> str:
     """Return a word in the type of a terminal, if it is one."""
-    return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else _plain(text)
+    return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else _begin(_plain(text))
 
 
 def _section(title: str, items: Sequence[str], raw: bool = False) -> list[str]:

@@ -23,6 +23,8 @@ APART_FACTOR = 10.0
 APART_FLOOR_S = 600.0
 """Nearer than this they are a pair whatever is usual: what drifts over hours has not moved."""
 NOT_RUN = "not run yet"
+_SMALLEST, _LARGEST = 1e-9, 1e19
+"""Of a rate or a number of bytes: what is beyond was not measured, and logarithms of ratios would overflow."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ComparedTrial:
     def value(self, metric: str) -> float | None:
         """Return a metric whose step ended ok; None when it has none, or one that no ratio can be made of."""
         value = self.row.get(metric) if self.step_ok(metric) else None
-        return float(value) if value is not None and value > 0 else None
+        return float(value) if value is not None and _SMALLEST <= value <= _LARGEST else None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from picolab.foreign_text import one_line, visible
 from picolab.ledger import LedgerEntry
 from picolab.machines import registry
 from picolab.parameters import MIB
+from picolab.paths import in_command
 from picolab.plan import Plan
 from picolab.progress import in_seconds
 from picolab.record import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
@@ -171,7 +172,7 @@ def say_begin(campaign: Campaign) -> None:
     _console.print(
         f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
         f"{most}{plan.repeats} repeats, seed {plan.seed}. "
-        f"Ctrl-C stops; `picolab resume {campaign.folder.name}` goes on."
+        f"Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` goes on."
     )
 
 
@@ -262,7 +263,7 @@ def show_end(campaign: Campaign, code: ExitCode) -> None:
     _console.print()
     data = read_campaign(campaign.folder)
     _show_table(outcome_table(campaign, data))
-    name = campaign.folder.name
+    name = in_command(campaign.folder)
     _console.print(
         f"{len(data.trials)} of {len(campaign.needed)} trials have a result. A rate counts when its step is ok. "
         f"Everything is in {campaign.folder}"
@@ -340,7 +341,7 @@ def show_status(folder: Path) -> ExitCode:
         _console.print(one_line(words))
     _show_problems(data)
     if len(data.trials) < len(campaign.needed):
-        _console.print(f"Go on with: picolab resume {folder.name}")
+        _console.print(f"Go on with: picolab resume {in_command(folder)}")
     return ExitCode.INSTRUMENT_FAULT if data.lost else ExitCode.OK
 
 

@@ -32,6 +32,8 @@ _REQUEST_FILE = "request.json"
 _KERNEL_WORD = b"ipykernel_launcher"
 _KERNEL_SIGNALLED = 64
 """The exit code of papermill's process when a signal has ended the kernel: this and the signal's number."""
+_LONGEST_POLL_MS = (1 << 31) - 1
+"""That poll(2) takes: 24 days."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -131,15 +133,15 @@ class TrialProcess:
     def wait(self, limit_s: float) -> bool:
         """Sleep until the process has ended, at most `limit_s` seconds; tell whether it has ended.
 
-        Returns early, with False, when a signal handler of this process has run: the caller looks whether it was asked
-        to stop. Nothing is done while it waits.
+        Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
+        to stop), and after 24 days. Nothing is done while it waits.
         """
         if self._process.returncode is None:
             waiting = select.poll()
             waiting.register(self._watch, select.POLLIN)
             if self._signals is not None:
                 waiting.register(self._signals.descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in waiting.poll(max(0.0, limit_s) * 1000)}
+            ready = {descriptor for descriptor, _ in waiting.poll(min(max(0.0, limit_s) * 1000, _LONGEST_POLL_MS))}
             if self._watch not in ready:
                 if self._signals is not None:
                     self._signals.forget()

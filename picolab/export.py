@@ -7,12 +7,14 @@ import pandas as pd
 
 from picolab.campaign import renew_results
 from picolab.errors import ParameterError
+from picolab.foreign_files import refuse_links
 from picolab.foreign_text import csv_cell
 from picolab.parameters import unknown_name
 from picolab.paths import not_written
 from picolab.scraps import read_campaign
 
 FORMATS = ("csv", "parquet")
+DEFAULT_FOLDER = "export"
 
 
 def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -27,8 +29,11 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: a format that does not exist, or a folder that cannot be made.
+        UnsafePath: `export/` in the campaign is a link to another place.
         FileNotWritten: the file system is full or read-only.
     """
+    if out_dir == folder / DEFAULT_FOLDER:
+        refuse_links(folder, [DEFAULT_FOLDER])
     for name in formats:
         if name not in FORMATS:
             raise ParameterError(f"format: {unknown_name(name, list(FORMATS))}")
@@ -41,7 +46,7 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
             f"{out_dir}: cannot be made ({error.strerror}); name a folder that you can write"
         ) from None
     data = read_campaign(folder)
-    renew_results(folder, data.records.values())
+    renew_results(folder)
     files = []
     for name in formats:
         for stem, frame in (("trials", data.trials), ("samples", data.samples)):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,8 +16,14 @@ from picolab.record import Outcome
 LEDGER_FILE = "ledger.jsonl"
 LARGEST_LEDGER_BYTES = 64 * MIB
 _LONGEST_LINE_BYTES = MIB
+MOST_ATTEMPTS = 1_000_000
+"""At one trial, in what others may have written: the next attempt needs a number, too."""
 _MOST_DAMAGED_LINES = 20
 """That are listed one by one."""
+
+
+_ENDINGS = re.compile(r"(\.attempt\d{1,10})?(\.ipynb|\.record\.json)$", re.ASCII)
+"""Of the name of a trial's file, behind the name of the trial."""
 
 
 def _place(text: str) -> str:
@@ -24,7 +31,7 @@ def _place(text: str) -> str:
     folder, _, name = text.partition("/")
     if folder not in ("trials", "faults"):
         raise ValueError(f"{text[:60]!r} is no place of a trial's file")
-    file_name(name.removesuffix(".ipynb").removesuffix(".record.json"))
+    file_name(_ENDINGS.sub("", name))
     return text
 
 
@@ -71,7 +78,10 @@ def read_ledger(path: Path) -> tuple[list[LedgerEntry], list[DamagedLine], int]:
         try:
             if len(line) > _LONGEST_LINE_BYTES:
                 raise ValueError("it is longer than any line of picolab's")
-            entries.append(LedgerEntry.model_validate_json(line))
+            entry = LedgerEntry.model_validate_json(line)
+            if entry.attempt > MOST_ATTEMPTS:
+                raise ValueError(f"attempt {entry.attempt} is more than anybody makes")
+            entries.append(entry)
         except ValueError as error:
             count += 1
             if count <= _MOST_DAMAGED_LINES:

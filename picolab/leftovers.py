@@ -36,7 +36,9 @@ from picolab.machines.folders import (
 from picolab.paths import outputs_dir, state_dir
 from picolab.processes import ProcessIdentity
 
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.(new|ipynb)")
+_TEMPORARY = re.compile(
+    r"\.(.+\.(?P<pid>[1-9]\d{0,9})\.new|(analysis|compare)\.(?P<report>[1-9]\d{0,9})\.ipynb)", re.ASCII
+)
 """How a file is called until it is whole: `write_atomically`, and the notebook of a report."""
 
 
@@ -81,7 +83,9 @@ def _temporary_files() -> Found:
     for place in (state_dir(), outputs_dir()):
         for path in sorted(_files_below(place)):
             named = _TEMPORARY.fullmatch(path.name)
-            if named is not None and _is_ours(path, stat.S_ISREG) and _is_no_process(int(named["pid"])):
+            if named is None or not _is_ours(path, stat.S_ISREG):
+                continue
+            if _is_no_process(int(named["pid"] or named["report"])):
                 yield str(path), partial(path.unlink, missing_ok=True)
 
 

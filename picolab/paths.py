@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def project_root() -> Path:
 def outputs_dir() -> Path:
     """Return the folder of campaigns: `outputs/` in the checkout, or `PICOLAB_OUTPUTS_DIR`."""
     return Path(os.environ.get("PICOLAB_OUTPUTS_DIR") or project_root() / "outputs").resolve()
+
+
+def in_command(campaign: Path) -> str:
+    """Return how a command names a campaign: by its name, or by its path when it lies elsewhere."""
+    is_here = campaign == outputs_dir() / campaign.name
+    return shlex.quote(campaign.name if is_here else str(campaign))
 
 
 def state_dir() -> Path:

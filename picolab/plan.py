@@ -85,14 +85,14 @@ class Plan(BaseModel):
     source: str
     description: str
     seed: int
-    repeats: int
-    fault_retries: int
+    repeats: Annotated[int, Field(ge=1)]
+    fault_retries: Annotated[int, Field(ge=0, le=10)]
     factors: dict[str, list[Any]]
     order: str
     baseline: str | None = None
-    margin_percent: float = 5.0
+    margin_percent: Annotated[float, Field(gt=0, le=50)] = 5.0
     stopping: Stopping | None = None
-    idle_limit_s: float = 0.0
+    idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]
 

@@ -11,6 +11,7 @@ from picolab.chart_style import build_label, labelled, machine_label, outcome_wo
 from picolab.figures import Figure
 from picolab.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.parameters import MIB
+from picolab.paths import in_command
 from picolab.record import Record, VirtualMachineRecord
 from picolab.scraps import CampaignData
 
@@ -283,12 +284,12 @@ def _moment(text: Any) -> str:
 
 def how_to_repeat(data: CampaignData) -> Html:
     """Give the commands that repeat the campaign and each case of it."""
-    plan, name = data.plan, data.plan.get("campaign", data.folder.name)
+    plan = data.plan
     lines = ["# the whole campaign, in the same order"]
     source = shlex.quote(str(plan.get("source", "PARAMETERS.yaml")))
     lines.append(f"picolab matrix {source} --seed {plan.get('seed', 'SEED')}")
     if len(data.trials) < len(plan.get("trials", [])):
-        lines += ["# what this campaign has not done yet", f"picolab resume {shlex.quote(name)}"]
+        lines += ["# what this campaign has not done yet", f"picolab resume {in_command(data.folder)}"]
     first: dict[str, str] = {}
     for row in plain_rows(data.trials):
         first.setdefault(row["case"], row["repeat_command"])

@@ -7,11 +7,12 @@ below by a test). A measurement that is missing is null, and `missing` tells why
 import functools
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from picolab.errors import RecordError
 from picolab.parameters import TrialParameters
@@ -89,6 +90,13 @@ class Caveat(_Model):
     advice: str = Field(description="what to do about it, one sentence")
 
 
+def _moment(text: str) -> str:
+    """Return a text that names a moment, whoever reads it where."""
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return text
+
+
 class TrialIdentity(_Model):
     """Which trial this is."""
 
@@ -97,7 +105,9 @@ class TrialIdentity(_Model):
     block: int | None = Field(description="number of the block, from 1; null for a trial run by hand")
     position: int | None = Field(description="place in the plan, from 1; null for a trial run by hand")
     attempt: int = Field(description="1, or more after a fault of the instrument")
-    started_at: str = Field(description="wall clock time of the first stage, ISO 8601, UTC")
+    started_at: Annotated[str, AfterValidator(_moment)] = Field(
+        description="wall clock time of the first stage, ISO 8601, UTC"
+    )
     repeat_command: str = Field(description="the shell command that runs this trial again")
 
 

@@ -19,7 +19,7 @@ from picolab import beginning, conditions
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.foreign_files import MIB, read_text
 from picolab.foreign_text import one_line
-from picolab.ledger import LEDGER_FILE, LedgerEntry, read_ledger
+from picolab.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.parameters import TrialParameters
 from picolab.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.record import FAULTS, SAMPLES_SCRAP, Outcome, Record
@@ -307,7 +307,7 @@ class _Reader:
         for path in sorted((self.folder / "faults").glob("*.ipynb")):
             trial_id, _, attempt = path.stem.rpartition(".attempt")
             number = int(attempt) if attempt.isascii() and attempt.isdecimal() and len(attempt) < 10 else 0
-            if not trial_id or number < 1 or (self.planned and trial_id not in self.planned):
+            if not trial_id or not 1 <= number <= MOST_ATTEMPTS or (self.planned and trial_id not in self.planned):
                 self._problem(path, "is of no trial in the plan: not counted")
                 continue
             place = {"notebook": str(path.relative_to(self.folder))}

@@ -127,16 +127,33 @@ def _refuse_names(node: MappingNode) -> None:
         seen.add(name.value)
 
 
+def read_value(text: str) -> Any:
+    """Return what a single value says, as `read_yaml` does; a comment would be a part of it that is left out.
+
+    Raises:
+        YamlProblem: as there, or there is a comment.
+    """
+    node = _compose(text)
+    if text[node.end_mark.index if node is not None else 0 :].strip():
+        raise YamlProblem("has a comment in it, which would be left out; put quotes around a text with # in it")
+    return None if node is None else _value(node)
+
+
 def read_yaml(text: str) -> Any:
     """Return what a YAML text says; names are texts, numbers are `WrittenInt` and `WrittenFloat`.
 
     Raises:
         YamlProblem: it is not YAML, too large, or holds something that picolab does not take.
     """
+    node = _compose(text)
+    return None if node is None else _value(node)
+
+
+def _compose(text: str) -> Node | None:
     try:
         loader = _Loader(text)
         try:
-            node = loader.get_single_node()
+            node: Node | None = loader.get_single_node()
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
@@ -149,7 +166,7 @@ def read_yaml(text: str) -> Any:
             raise
         # An escape beyond Unicode, such as "\UFFFFFFFF".
         raise _problem(str(error)) from None
-    return None if node is None else _value(node)
+    return node
 
 
 def _value(node: Node) -> Any:

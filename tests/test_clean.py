@@ -142,6 +142,8 @@ LOOKALIKES: dict[str, Callable[[Path], None]] = {
     "a whole build": lambda tmp: (state_dir() / "builds" / "1.5.4-amd64-0").mkdir(parents=True),
     "file of a process that runs": lambda tmp: _touch(state_dir() / f".x.{os.getpid()}.new"),
     "file without a process": lambda tmp: _touch(state_dir() / ".x.new"),
+    "notebook of somebody's": lambda tmp: _touch(outputs_dir() / "c" / ".draft.99999999.ipynb"),
+    "file with a longer number": lambda tmp: _touch(state_dir() / f".x.{'9' * 200}.new"),
     "file that is not hidden": lambda tmp: _touch(state_dir() / "x.99999999.new"),
     "results": lambda tmp: _touch(outputs_dir() / "c" / "trials" / "1.ipynb"),
     "results of a name that is odd": lambda tmp: _touch(outputs_dir() / "c" / "trials" / "a" / ".b.99999999.new"),

@@ -11,7 +11,7 @@ from campaign_factory import BUSY_CAVEAT, CALIBRATION_CAVEAT, UNLIMITED_CAVEAT, 
 
 from picolab import comparison_page
 from picolab.comparison import METRICS, Comparison, MetricComparison, change_in_words, compare, compare_campaigns
-from picolab.comparison_text import as_json, as_lines
+from picolab.comparison_text import as_json, as_lines, gate_line
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.parameters import MIB
@@ -539,6 +539,33 @@ def test_a_campaign_without_its_plan_is_compared_by_its_records(tmp_path: Path) 
 
     assert one(comparison).verdict == "slower"
     assert comparison.randomised == "What was randomised is not known: the plan cannot be read."
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 1.2])
+def test_without_its_plan_no_campaign_passes(tmp_path: Path, ratio: float) -> None:
+    write_campaign(tmp_path / "c", paired_trials(around(ratio)))
+    (tmp_path / "c" / "plan.json").write_text("{")
+    comparison = compare(read_campaign(tmp_path / "c"))
+
+    assert comparison.exit_code is ExitCode.BAD_PARAMETERS
+    assert comparison.exit_reason.startswith("the plan cannot be read, so nobody can tell which trials are missing")
+    assert f"with {comparison.baseline} as baseline" in gate_line(comparison)
+
+
+@pytest.mark.parametrize("value", [1e308, 5e-324, -1.0, 0.0])
+def test_a_rate_that_nobody_measured_gives_no_pair(tmp_path: Path, value: float) -> None:
+    trials = paired_trials(around(1.0))
+    write_campaign(tmp_path / "c", trials)
+    for path in (tmp_path / "c" / "trials").glob("*-new*.ipynb"):
+        notebook = json.loads(path.read_text())
+        for output in notebook["cells"][1]["outputs"]:
+            for scrap in output["data"].values():
+                if scrap["name"] == "record":
+                    scrap["data"]["upload"]["throughput_mib_s"] = value
+        path.write_text(json.dumps(notebook))
+    comparison = compare(read_campaign(tmp_path / "c"), baseline="old")
+
+    assert one(comparison).pairs == () and one(comparison, "peak_anon_bytes").pairs
 
 
 def test_each_measured_step_fails_by_itself(tmp_path: Path) -> None:

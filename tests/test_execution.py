@@ -134,3 +134,10 @@ def test_a_wait_in_another_thread_sees_the_end(trial_process: Callable[[], Trial
     waiter.join()
 
     assert ended == [True]
+
+
+def test_a_trial_may_be_waited_for_as_long_as_its_limits_allow(trial_process: Callable[[], TrialProcess]) -> None:
+    longest = TrialParameters(total_limit_s=30 * 86400).upload_limit_s
+    process = trial_process()
+    os.kill(process._process.pid, signal.SIGKILL)
+    eventually(lambda: process.wait(3 * longest), "the process ends")

@@ -206,6 +206,7 @@ def test_builds_of_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     assert builds("./a", "new=b") == {"a": f"{tmp_path}/a", "new": f"{tmp_path}/b"}
     assert builds("known", "new=../b") == {"known": "/k", "new": f"{tmp_path.parent}/b"}
+    assert builds("old=known", "new=b") == {"old": "/k", "new": f"{tmp_path}/b"}
     assert builds("./x=b", "1.5.3") == {"x-b": f"{tmp_path}/x=b", "1.5.3": "1.5.3"}
     with pytest.raises(ParameterError, match=r"'x=b' is a file, and 'b' is one too; write ./x=b for the first"):
         builds("x=b", "a")

@@ -20,13 +20,15 @@ from picolab import beginning, console
 from picolab.beginning import BEGUN_FILE, write_beginning
 from picolab.campaign import Campaign
 from picolab.cli import main
-from picolab.errors import PicolabError
+from picolab.errors import ParameterError, PicolabError, UnsafePath
 from picolab.exit_codes import ExitCode
 from picolab.export import export_campaign
+from picolab.ledger import LedgerEntry
 from picolab.paths import outputs_dir
 from picolab.plan import Plan
+from picolab.presentation import how_to_repeat
 from picolab.record import Outcome
-from picolab.scraps import read_campaign
+from picolab.scraps import CampaignData, read_campaign
 from picolab.standing import read_standing
 
 TRIALS = [
@@ -401,7 +403,7 @@ def test_an_edited_plan_is_refused_and_named(campaign: Path) -> None:
     said = refusal(campaign)
     assert "trial 003-local-128mb-4M-calibration: ram_mb was 128 and is 256" in said
     assert "trial 006-local-64mb-4M-calibration is not in the plan any more" in said
-    assert said.endswith("with: picolab resume c --accept-changes")
+    assert said.endswith(f"with: picolab resume {campaign} --accept-changes")
     assert what_is_measured(campaign) == before
 
 
@@ -470,6 +472,118 @@ def test_another_executable_is_refused_and_accepted_for_the_record(
     (accepted,) = read_campaign(folder).accepted
     assert "although this had changed: build" in accepted
     assert accepted in set(read_campaign(folder).problems["problem"])
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_finished_campaign_needs_its_builds_no_more(tmp_path: Path, has_begun: bool) -> None:
+    build = tmp_path / "server"
+    build.write_text("#!/bin/sh\nexit 1\n")
+    build.chmod(0o755)
+    folder = write_campaign(tmp_path / "c", [FakeTrial(build=str(build), ram_mb=64, file_size="4M")])
+    if has_begun:
+        write_beginning(folder, Plan.load(folder))
+    build.unlink()
+    assert Campaign.load(folder).run() is ExitCode.OK
+
+
+def test_blocks_that_are_not_needed_are_left_where_they_are(tmp_path: Path) -> None:
+    folder = new_campaign(tmp_path / "c")
+    edited(folder / "plan.json", lambda data: data.update(stopping={}))
+    (folder / BEGUN_FILE).unlink()
+    write_beginning(folder, Plan.load(folder))
+    (folder / "stopped.json").write_text('{"after_block": 1}')
+    before = sorted((folder / "trials").iterdir())
+    Campaign.load(folder).run()
+    assert sorted((folder / "trials").iterdir()) == before
+
+
+@pytest.mark.parametrize("attempt", [1_000_001, 999_999_999, (1 << 31) - 1])
+@pytest.mark.parametrize("place", ["ledger", "faults"])
+def test_there_is_a_number_for_the_next_attempt(campaign: Path, attempt: int, place: str) -> None:
+    if place == "ledger":
+        in_ledger(campaign, ledger_line(campaign, attempt=attempt, outcome="machine_failed"))
+    else:
+        (campaign / "faults" / f"{trial_ids(campaign)[4]}.attempt{attempt}.ipynb").touch()
+    assert max(read_standing(campaign).last_attempts().values()) < attempt
+    assert any(str(attempt) in f"{one.path} {one.problem}" for one in read_standing(campaign).problems)
+
+
+def test_a_name_of_any_length_that_a_plan_may_have_fits_into_the_ledger() -> None:
+    name = "x" * 200
+    entry = LedgerEntry(
+        trial_id=name,
+        attempt=12,
+        outcome=Outcome.INVALID,
+        outcome_detail="",
+        started_at=None,
+        ended_at="",
+        duration_s=None,
+        notebook=f"faults/{name}.attempt12.ipynb",
+        record=f"faults/{name}.attempt12.record.json",
+    )
+    assert entry.trial_id == name
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "", "2026-11-22", "2026-11-22T10:00:00", "99999-01-01T00:00:00Z"])
+def test_a_record_of_no_moment_is_no_result(campaign: Path, moment: str) -> None:
+    trial_id = trial_ids(campaign)[0]
+    notebook(campaign, 0).unlink()
+    edited(side_file(campaign, 0), lambda data: set_path(data, moment, "identity", "started_at"))
+    found = read_standing(campaign)
+    assert trial_id not in found.results
+    assert any("started_at" in one.problem for one in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("margin_percent", -5), ("margin_percent", 1e9), ("fault_retries", -1), ("idle_limit_s", -1)]
+)
+def test_a_plan_with_a_value_that_no_file_may_have_is_refused(campaign: Path, name: str, value: float) -> None:
+    edited(campaign / "plan.json", lambda data: data.update({name: value}))
+    with pytest.raises(ParameterError, match=f"is not a plan that this picolab can read .{name}: "):
+        Plan.load(campaign)
+
+
+def test_a_plan_whose_name_can_be_no_machine_is_refused_at_once(campaign: Path) -> None:
+    (campaign / BEGUN_FILE).unlink()
+    edited(campaign / "plan.json", lambda data: data.update(campaign="\N{SNOWMAN}".join("ab")))
+    assert "a name has up to 51 letters" in refusal(campaign)
+
+
+def test_a_campaign_that_lies_elsewhere_is_named_by_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that picolab prints can be given as it stands."""
+    for folder, name in ((tmp_path / "a b" / "c", f"'{tmp_path}/a b/c'"), (outputs_dir() / "c", "c")):
+        console.show_status(new_campaign(folder))
+        assert f"Go on with: picolab resume {name}\n" in capsys.readouterr().out
+        assert f"picolab resume {name}\n" in how_to_repeat(read_campaign(folder)).text + "\n"
+
+
+def test_export_follows_no_link_out_of_a_campaign(campaign: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "trials.csv").write_text("precious")
+    shutil.rmtree(campaign / "export")
+    (campaign / "export").symlink_to(tmp_path / "mine")
+    with pytest.raises(UnsafePath, match="is a link to another place"):
+        export_campaign(campaign, campaign / "export", ("csv",))
+    assert (tmp_path / "mine" / "trials.csv").read_text() == "precious"
+    export_campaign(campaign, tmp_path / "mine", ("csv",))
+
+
+def test_a_result_that_came_while_an_export_read_stays_in_the_table(
+    campaign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_go_on(folder: Path) -> CampaignData:
+        data = read_campaign(folder)
+        moved.rename(side_file(folder, 2))
+        return data
+
+    moved = campaign / "later"
+    side_file(campaign, 2).rename(moved)
+    notebook(campaign, 2).unlink()
+    monkeypatch.setattr("picolab.export.read_campaign", read_and_go_on)
+    export_campaign(campaign, campaign / "export", ("csv",))
+    assert len((campaign / "results.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_a_campaign_of_an_older_picolab_goes_on_with_a_note(campaign: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from picolab.errors import ParameterError
 from picolab.parameters import CampaignParameters, TrialParameters, load_campaign_parameters, validate
 from picolab.plan import make_plan
-from picolab.yaml_text import DEEPEST, LARGEST_FILE_BYTES, MOST_NODES, YamlProblem, read_yaml, read_yaml_file
+from picolab.yaml_text import (
+    DEEPEST,
+    LARGEST_FILE_BYTES,
+    MOST_NODES,
+    YamlProblem,
+    read_value,
+    read_yaml,
+    read_yaml_file,
+)
 
 LOOK_LIKE_NUMBERS = [
     *(
@@ -354,3 +362,17 @@ def test_plan_and_run_refuse_alike(text: str, more: tuple[str, ...], tmp_path: P
     )
     assert (done.returncode, done.stdout) == (4, "") and done.stderr.count("\n") == 1
     assert not (scratch / "outputs").exists()
+
+
+@pytest.mark.parametrize("text", ["./picoshare #2", "#x", "'a' # b", "{a: 1} # b", "1 # b", "a # b\n"])
+def test_a_value_of_the_command_line_with_a_comment_is_refused(text: str) -> None:
+    """Else another build than `./picoshare #2` would be measured."""
+    with pytest.raises(YamlProblem, match="has a comment in it"):
+        read_value(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("a#b", "a#b"), ("'./x #2'", "./x #2"), ("", None), ("{a: '# b'} ", {"a": "# b"}), ("1", 1)]
+)
+def test_a_value_of_the_command_line_is_whole(text: str, value: Any) -> None:
+    assert read_value(text) == value

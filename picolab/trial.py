@@ -227,7 +227,8 @@ class Trial:
         except ProbeError as error:
             return f"No chart: {error}"
         limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
-        chart = memory_over_time(samples, limit, str(self.state.outcome or "not finished"))
+        upload = self.state.upload
+        chart = memory_over_time(samples, limit, (upload and upload.outcome) or self.state.outcome)
         return Figure([chart], "Memory of the server over time")
 
     # How a stage is run

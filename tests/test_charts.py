@@ -206,10 +206,23 @@ def test_thinning_keeps_the_peak() -> None:
 
 
 def test_memory_of_one_trial() -> None:
-    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, "oom_killed")
+    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, Outcome.OOM_KILLED)
     assert "limit 512 MiB" in texts(panel)
     assert "OOM-killed" in texts(panel)
     assert "no limit was enforced" in texts(charts.memory_over_time(make_samples(FakeTrial(), 1), None))
+    unfinished = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, None)
+    assert "limit 512 MiB" in texts(unfinished)
+
+
+def test_the_end_of_an_upload_has_the_outcome_of_the_upload(tmp_path: Path) -> None:
+    both = [FakeTrial(direction="both", outcome=Outcome.OOM_KILLED, fails_in=stage) for stage in ("upload", "verify")]
+    for trial, marked in zip(both, (True, False), strict=True):
+        data = read_campaign(write_campaign(tmp_path / trial.fails_in, [trial]))
+        (panel,) = charts.memory_panels(data.samples, data.trials)
+        ends = [
+            layer for layer in panel.to_dict()["layer"] if layer["encoding"].get("text", {}).get("field") == "label"
+        ]
+        assert bool(ends) is marked, trial.fails_in
 
 
 def test_memory_of_a_trial_that_delivered_no_sample() -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from picolab import record
+from picolab import caveats, record
 from picolab.cli import main
 from picolab.exit_codes import ExitCode
 from picolab.parameters import CampaignParameters, TrialParameters, validate
@@ -225,11 +225,11 @@ def test_exit_codes_are_documented() -> None:
 def test_caveats_are_documented() -> None:
     tree = ast.parse((PACKAGE / "caveats.py").read_text())
     codes = [
-        keyword.value.value
+        keyword.value.value if isinstance(keyword.value, ast.Constant) else getattr(caveats, keyword.value.id)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         for keyword in node.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
+        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant | ast.Name)
     ]
     elsewhere = [
         path.name

@@ -123,7 +123,7 @@ def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> Non
     assert list(rows["trials"]) == [f"{repeats} ok"] * count
     medians = sorted(map(float, rows["throughput, MiB/s"]), reverse=True)
     assert medians == pytest.approx([round(rate, 1) for rate in rates], abs=0.11)
-    told = [name for name in ("build", "build and machine", "RAM", "file", "what else differs") if name in rows]
+    told = [name for name in ("build", "build and machine", "RAM", "file", "other factors") if name in rows]
     assert not rows[told].astype(str).duplicated().any()
 
     tiles = charts.outcome_matrix(data.trials)
@@ -225,9 +225,7 @@ def test_a_mapping_names_only_its_entries_that_differ() -> None:
 def test_labels_of_builds_tell_how_they_are_started() -> None:
     cases = [{"label": label, "environment": {"GOGC": gogc}} for label, gogc in (("old", "50"), ("new", "100"))]
     data = campaign_of(cases)
-    assert {row["group"] for row in labelled(data.trials)} == {
-        f"{label} server (not PicoShare)" for label in ("old", "new")
-    }
+    assert {row["group"] for row in labelled(data.trials)} == {f"{label} (not PicoShare)" for label in ("old", "new")}
     assert {row["others"] for row in labelled(data.trials)} == {""}
     cases.append({"label": "new", "environment": {"GOGC": "7"}})
     assert_never_pooled(campaign_of(cases), 3)
@@ -268,7 +266,7 @@ def test_each_measured_step_counts_by_its_own_outcome(direction: str) -> None:
     assert ("upload: 3 ok; download: 2 ok, 1 OOM-killed" in table) is (direction == "both")
     assert ("in the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
     kinds = {row["kind"] for panel in charts.peak_memory(data.trials) for row in layer_rows(panel, -1)}
-    assert ("anonymous memory in the download" in kinds) is (direction != "upload")
+    assert ("anonymous memory, download" in kinds) is (direction != "upload")
 
 
 def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:

@@ -13,8 +13,9 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
   else echo "$(2) is missing. Install it with: sudo apt-get install $(1)"; exit 1; fi
 
 # Chromium opens the report and JupyterLab, its driver wants libatomic, openssl checks the uploaded bytes, and the agent
-# in guests starts the server in screen. The faults need a clock that jumps (faketime) and a network that can be spoilt.
-TEST_PACKAGES := chromium faketime fonts-dejavu-core iproute2 iptables libatomic1 openssl screen
+# in guests starts the server in screen. The faults need a clock that jumps (faketime) and a network that can
+# be spoilt; a btrfs file system is made and mounted.
+TEST_PACKAGES := btrfs-progs chromium faketime fonts-dejavu-core iproute2 iptables libatomic1 openssl screen
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint lab benchmark chaos lock clean
@@ -35,7 +36,7 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@( PATH=$$PATH:/usr/sbin:/sbin; for program in chromium faketime iptables openssl screen tc; do \
+	@( PATH=$$PATH:/usr/sbin:/sbin; for program in chromium faketime iptables mkfs.btrfs openssl screen tc; do \
 	  command -v $$program || exit 1; done; ldconfig -p | grep libatomic.so.1 ) >/dev/null || \
 	  { $(call debian,$(TEST_PACKAGES),Something that the tests use); }
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt

@@ -38,6 +38,8 @@ hypothesis.settings.register_profile(
     "picolab",
     deadline=None,
     database=None,
+    # A merge is judged by the change and not by chance: CI tries the same examples each time, a person new ones.
+    derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("picolab")

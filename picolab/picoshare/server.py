@@ -30,7 +30,7 @@ class StartedServer:
         base_url: where it is spoken to.
         ready_s: seconds from the start of the process to the first good answer; None when it never came.
         status: of the process at the end of the wait.
-        why_not_ready: what the last try to speak to it found; empty when it is ready, or never listened.
+        why_not_ready: why the last whole try to speak to it failed; empty when it is ready, or never listened.
     """
 
     base_url: str
@@ -102,7 +102,7 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
     host, host_port = machine.endpoint(port)
     base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
-    why_not: str | None = ""
+    why_not = ""
     with PicoShareClient(base_url) as client:
         while status.running and (left_s := limit_s - (time.monotonic() - begun)) > 0:
             listener = machine.listener(port)
@@ -113,8 +113,13 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
                 )
             if listener == "loopback":
                 return None
-            if listener == "server" and (why_not := client.why_not_ready(left_s)) is None:
-                return StartedServer(base_url, port, time.monotonic() - begun, machine.process_status())
+            if listener == "server":
+                found = client.why_not_ready(left_s)
+                if found is None:
+                    return StartedServer(base_url, port, time.monotonic() - begun, machine.process_status())
+                # A try that the end of the limit cut short says less than the one before it.
+                if not why_not or time.monotonic() - begun < limit_s:
+                    why_not = found
             if _LISTEN_FAILED in machine.process_log():
                 raise MachineError(
                     f"the server runs without a listener because it could not have port {port} of the machine "
@@ -123,7 +128,7 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
             # In a guest each question takes the server's own processor for a moment.
             time.sleep(READY_POLL_S if machine.kind == "local" else GUEST_READY_POLL_S)
             status = machine.process_status()
-    return StartedServer(base_url, port, None, status, why_not or "")
+    return StartedServer(base_url, port, None, status, why_not)
 
 
 def store_private(path: Path, text: str) -> None:

@@ -278,6 +278,12 @@ class RunningPicolab:
 StartPicolab = Callable[..., RunningPicolab]
 
 
+def obey_signals() -> None:
+    """Undo what nohup or a shell's `&` has silenced for the tests themselves."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def picolab(tmp_path: Path) -> Iterator[StartPicolab]:
     """Start `picolab matrix` with a small plan: `picolab(repeats=2, name="c", transfer_mib_s=4 and other knobs)`.
@@ -312,6 +318,7 @@ def picolab(tmp_path: Path) -> Iterator[StartPicolab]:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **(environment or {})},
+            preexec_fn=obey_signals,
         )
         started.append(process)
         return RunningPicolab(process, name)

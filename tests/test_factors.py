@@ -178,9 +178,13 @@ def test_the_column_of_a_factor_holds_its_level(data: st.DataObject) -> None:
     assert row["environment"] == factors.levels_of(TrialParameters(**case))["environment"]
 
 
-@pytest.mark.parametrize("name", LEVELS)
+UPLOADS = LEVELS | {"direction": ("upload", "both")}
+"""Levels with a measured upload: without one a trial has no throughput to tell it by."""
+
+
+@pytest.mark.parametrize("name", UPLOADS)
 def test_trials_that_differ_in_one_parameter_alone_are_two_cases(name: str) -> None:
-    cases = [{name: level} for level in LEVELS[name]]
+    cases = [{name: level} for level in UPLOADS[name]]
     if name == "calibration":
         cases = [{"build": "calibration"} | case for case in cases]
     assert_never_pooled(campaign_of(cases), len(cases))
@@ -195,8 +199,10 @@ def test_trials_of_one_plan_on_different_ground_are_two_cases(name: str) -> None
 @given(st.data())
 @settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_mixture_of_factors(data: st.DataObject) -> None:
-    names = data.draw(st.lists(st.sampled_from(sorted(set(LEVELS) - {"machine"})), min_size=2, max_size=4, unique=True))
-    case = st.fixed_dictionaries({name: st.sampled_from(LEVELS[name]) for name in names})
+    names = data.draw(
+        st.lists(st.sampled_from(sorted(set(UPLOADS) - {"machine"})), min_size=2, max_size=4, unique=True)
+    )
+    case = st.fixed_dictionaries({name: st.sampled_from(UPLOADS[name]) for name in names})
     cases = data.draw(st.lists(case, min_size=2, max_size=9, unique_by=lambda one: repr(sorted(one.items()))))
     assert_never_pooled(campaign_of(cases, repeats=2), len(cases), repeats=2)
 

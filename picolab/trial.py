@@ -129,7 +129,7 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
-            MachineKept: a trial of other parameters left it up for a look.
+            MachineKept: a trial of other parameters left it up for debugging.
         """
         context = TrialContext.from_environment()
         kernel_folders.note_connection_file()

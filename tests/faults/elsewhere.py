@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from .catalogue import proved_by
 
-SWEPT = (
-    "Nothing: the next start sweeps it. `picolab doctor` lists what is left, `picolab machines list` sweeps at once."
-)
+SWEPT = "Nothing: the next start removes it. `picolab clean` removes it at once; `--dry-run` only lists it."
 AGAIN = "Nothing: the campaign tries again and makes the machine anew. By hand run the notebook from its first cell."
 
 # The machine: a process in a memory cgroup

@@ -167,7 +167,7 @@ def _verdict_table(comparison: Comparison, rows: Sequence[MetricComparison]) -> 
     columns = [
         Column("metric", "metric"),
         Column("verdict, and why", "verdict"),
-        Column("change and its interval", "change", 0),
+        Column("change and its 95 % interval", "change", 0),
         Column("baseline's median", "baseline", 1),
         Column("candidate's median", "of_candidate", 1),
         Column("pairs", "pairs", 0),

@@ -183,7 +183,7 @@ def of_network(exposed: list[str], network: NetworkRecord | None) -> list[Caveat
             code="server_reachable",
             value=", ".join(exposed),
             message="The server listened beyond this host while it was under test: other hosts could reach it, and may "
-            f"have had a part in its numbers.{why}",
+            f"have affected its numbers.{why}",
             advice="Run as root, so that the server gets a network that only this host reaches, or close its ports in "
             "the firewall.",
         )
@@ -392,8 +392,8 @@ def of_verification(outcome: Outcome, why_not: str, limit_kept: bool) -> list[Ca
         Caveat(
             code=NOT_VERIFIED,
             value=outcome.value,
-            message=f"The upload was answered with success, but that it came back byte for byte could not be found "
-            f"out: {why_not}.{under}",
+            message="The upload was answered with success, but whether every byte came back could not be checked: "
+            f"{why_not}.{under}",
             advice="Look at the server's log; direction: both measures the download too, with an outcome of its own.",
         )
     ]

@@ -13,6 +13,7 @@ from picolab import factors
 from picolab.foreign_text import one_line, visible
 from picolab.parameters import MIB
 from picolab.record import Outcome
+from picolab.rows import OF_THE_UPLOAD
 
 OUTCOME_LABELS = {
     Outcome.OK: "ok",
@@ -113,7 +114,7 @@ def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[
 
     Added are `group` (build and machine), `ram`, `others` (the levels of all other factors that differ, empty when
     none does), `row` (a case inside a group), `label` and `colour` (of the outcome). Rows of one case have all these
-    words in common, and no two cases do.
+    words in common, and no two cases do. Numbers of an upload that was not measured are left out.
 
     Args:
         trials: rows of `CampaignData.trials`.
@@ -133,6 +134,8 @@ def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[
             "label": _outcome_label(row, outcome),
             "colour": OUTCOME_COLOURS[outcome] if outcome else NO_RESULT_COLOUR,
         }
+        if row["upload_outcome"] is None:
+            row |= dict.fromkeys(OF_THE_UPLOAD)
     return sorted(rows, key=case_order)
 
 

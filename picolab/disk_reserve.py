@@ -21,22 +21,27 @@ _FALLOC_FL_KEEP_SIZE = 1
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def take(folder: Path, slot_bytes: int, notebook_bytes: int) -> None:
+def take(folder: Path, slot_bytes: int, notebook_bytes: int, step: str = "upload") -> None:
     """Reserve room in a trial's folder, for its state and record and for the notebook that shows them.
+
+    Args:
+        step: what begins now, for the message. What an earlier step has reserved stays so, whatever happens.
 
     Raises:
         HostUnfit: there is not as much, or the folder cannot be written.
     """
     wanted = dict.fromkeys([_SLOT.format(number) for number in range(SLOTS)], slot_bytes) | {_NOTEBOOK: notebook_bytes}
+    made = [folder / name for name in wanted if not (folder / name).exists()]
     for name, size in wanted.items():
         path = folder / name
         try:
             _allocate(path, size)
         except OSError as error:
-            free(folder)
+            for new in made:
+                new.unlink(missing_ok=True)
             needed = sum(wanted.values()) >> 20
             raise HostUnfit(
-                f"the upload was not begun, because its result could not be kept ({needed} MiB): "
+                f"the {step} was not begun, because its result could not be kept ({needed} MiB): "
                 f"{not_written(path, error)}"
             ) from None
 
@@ -55,7 +60,7 @@ def _allocate(path: Path, size: int) -> None:
         os.close(file)
 
 
-def hold_back(path: Path, size: int) -> None:
+def hold_back(path: Path, size: int, step: str = "upload") -> None:
     """Have the file system keep blocks for a file that will grow, without changing its size, where it can do that.
 
     Raises:
@@ -72,7 +77,7 @@ def hold_back(path: Path, size: int) -> None:
             raise OSError(number, os.strerror(number))
     except OSError as error:
         raise HostUnfit(
-            f"the step was not begun, because its samples could not be kept ({(size >> 20) + 1} MiB): "
+            f"the {step} was not begun, because its samples could not be kept ({(size >> 20) + 1} MiB): "
             f"{not_written(path, error)}"
         ) from None
 

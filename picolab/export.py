@@ -9,6 +9,7 @@ from picolab.campaign import renew_results
 from picolab.errors import ParameterError
 from picolab.foreign_text import csv_cell
 from picolab.parameters import unknown_name
+from picolab.paths import not_written
 from picolab.scraps import read_campaign
 
 FORMATS = ("csv", "parquet")
@@ -26,6 +27,7 @@ def export_campaign(folder: Path, out_dir: Path, formats: Sequence[str] = FORMAT
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: a format that does not exist, or a folder that cannot be made.
+        FileNotWritten: the file system is full or read-only.
     """
     for name in formats:
         if name not in FORMATS:
@@ -59,5 +61,7 @@ def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
         else:
             frame.to_parquet(temporary, index=False)
         temporary.replace(target)
+    except OSError as error:
+        raise not_written(target, error) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Memory over time: one panel a case, one line a trial, the limit drawn in; of many trials a few lines and a band."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from picolab.chart_style import (
     chart,
     grouped,
     labelled,
-    measured_outcomes,
     mib,
     panel_title,
     tip,
@@ -82,13 +81,15 @@ class _Line:
 def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.LayerChart]:
     """Show memory over time, a panel a case and a line a trial; of many trials a few lines, and a band of all.
 
+    Uploads that were not measured, and may have run without the memory limit, are left out.
+
     Args:
         samples: rows of `CampaignData.samples`.
         trials: rows of `CampaignData.trials`.
     """
     columns = {name: _numbers(samples[name]) for name in ("t_s", *_SERIES)}
     places = samples.groupby("trial_id", sort=False).indices
-    rows = [row for row in labelled(trials) if row["trial_id"] in places]
+    rows = _measured(trials, places)
     lines = {
         row["trial_id"]: _lines_of(
             {name: values[places[row["trial_id"]]] for name, values in columns.items()},
@@ -109,10 +110,15 @@ def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.Layer
     ]
 
 
+def _measured(trials: pd.DataFrame, sampled: Container[Any]) -> list[dict[str, Any]]:
+    """Return the rows of trials with a measured upload that was sampled."""
+    return [row for row in labelled(trials) if row["trial_id"] in sampled and row["upload_outcome"] is not None]
+
+
 def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
     """Say how to read `memory_panels`, and what was thinned to draw them."""
     words = "One panel a case, one line a trial; zero is the moment when the first byte was sent."
-    rows = [row for row in labelled(trials) if row["trial_id"] in set(samples["trial_id"])]
+    rows = _measured(trials, set(samples["trial_id"]))
     sizes = [len(cell) for cell in grouped(rows, "group", "row").values()]
     if max(sizes, default=0) > MOST_LINES:
         words += (
@@ -129,8 +135,7 @@ def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
 
 def _end_of_upload(row: dict[str, Any]) -> Outcome:
     """Return the outcome that the last sample stands for: samples are of the upload, whatever the download was."""
-    steps, outcome = measured_outcomes(row), Outcome(row["outcome"])
-    return outcome if outcome is Outcome.CORRUPTED or not steps else Outcome(steps.get("upload", Outcome.OK))
+    return Outcome(row["outcome"] if row["outcome"] == Outcome.CORRUPTED else row["upload_outcome"])
 
 
 def memory_over_time(
@@ -267,7 +272,7 @@ def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
             "colour": OUTCOME_COLOURS[line.outcome],
         }
         for line in lines
-        if line.series == _MAIN and line.outcome != Outcome.OK
+        if line.series == _MAIN and line.outcome is not Outcome.OK
     ]
     if not rows:
         return []

@@ -51,10 +51,13 @@ class LiveLine:
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
             # A full disk: then nobody sees the line, and what it is about goes on.
+            temporary = self._file.with_suffix(".new")
             with suppress(OSError):
-                temporary = self._file.with_suffix(".new")
-                temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
-                temporary.replace(self._file)
+                try:
+                    temporary.write_text(json.dumps({"line": f"{self._what} {line}"}))
+                    temporary.replace(self._file)
+                finally:
+                    temporary.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
         if self._handle is None and sys.stderr.isatty():

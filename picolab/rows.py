@@ -118,6 +118,13 @@ Every factor has a column: after the others come those parameters that have no p
 and `provider` are what there was, and `build_wanted` and so on what was asked for.
 """
 
+OF_THE_UPLOAD = (
+    *("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "durable_mib_s"),
+    *("duration_s", "transfer_s", "commit_s", "sync_s"),
+    *("peak_anon_bytes", "vm_hwm_bytes", "peak_rss_bytes", "peak_swap_bytes", "peak_cgroup_bytes"),
+)
+"""Numbers of the upload. With direction download it is not measured, and may have run without the memory limit."""
+
 CASE_COLUMNS = (
     "case",
     "case_id",

@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from picolab import caveats, conditions, disk_reserve, host, instrument, kernel_folders
 from picolab.errors import (
     BuildError,
-    FileNotWritten,
     HostUnfit,
     MachineBusy,
     MachineError,
@@ -265,7 +264,7 @@ class Trial:
             self._fault(Outcome.INTERRUPTED, stage, f"interrupted in stage {stage}", begun)
             raise
         except (StageError, ParameterError, BuildError, HostUnfit, MachineBusy) as error:
-            if isinstance(error, FileNotWritten) and self.state.upload is not None:
+            if isinstance(error, HostUnfit) and self.state.upload is not None:
                 self._fault(Outcome.MACHINE_FAILED, stage, str(error), begun)
                 raise
             # The order of the cells, a value, or the host: nothing was measured, so nothing was found.
@@ -514,7 +513,7 @@ class Trial:
     def _upload_under(self, machine: Machine, limit: LimitDuringStep) -> str:
         parameters = self.state.parameters
         self._put_aside(SAMPLES_FILE)
-        self._reserve(SAMPLES_FILE)
+        self._reserve("upload", SAMPLES_FILE)
         self._add_caveats(caveats.of_attempts(self.state.stages["upload"].attempts))
         sync_s = None
         with self._client(machine) as client:
@@ -562,7 +561,7 @@ class Trial:
             f"peak anonymous memory {in_mib(self.state.memory.peak_anon_bytes)}"
         )
 
-    def _reserve(self, samples_file: str) -> None:
+    def _reserve(self, step: Step, samples_file: str) -> None:
         """Take room on the disk for what a step that begins now will find.
 
         Raises:
@@ -573,8 +572,8 @@ class Trial:
         points = parameters.upload_limit_s * _PROGRESS_POINTS_PER_S
         slot_bytes = _RECORD_BYTES + int(min(points, _MOST_POINTS) * _POINT_BYTES)
         notebook_bytes = 2 * slot_bytes + int(min(samples, MOST_SCRAP_SAMPLES) * _SAMPLE_BYTES)
-        disk_reserve.take(self.folder, slot_bytes, notebook_bytes)
-        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES))
+        disk_reserve.take(self.folder, slot_bytes, notebook_bytes, step)
+        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES), step)
 
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
@@ -745,11 +744,12 @@ class Trial:
         Args:
             delivered_bytes: of all files.
         """
+        assert self.state.upload is not None
         first = failed[0]
         delivered = f"after {delivered_bytes / MIB:.1f} of {self.state.parameters.uploaded_bytes / MIB:.1f} MiB"
         status = self._settled_status(wait=any(one.ending == "connection_lost" for one in failed))
         if not status.running or self._was_oom_killed(status):
-            return self._server_ended(status, delivered)
+            return self._server_ended(status, delivered, self.state.upload.memory_limit)
         if first.ending == "timeout":
             limit = f"{self.state.parameters.upload_limit_s:g} s"
             return _Found(Outcome.TIMEOUT, f"the upload took longer than its limit of {limit}, {delivered}")
@@ -840,7 +840,7 @@ class Trial:
     def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
         """Download the files while the memory probe samples the server."""
         self._put_aside(DOWNLOAD_SAMPLES_FILE)
-        self._reserve(DOWNLOAD_SAMPLES_FILE)
+        self._reserve("download", DOWNLOAD_SAMPLES_FILE)
         cache = self._page_cache(machine, "download")
         before = self._conditions_now(machine)
         probe = machine.probe(self.state.parameters.sample_interval_s, self.folder / DOWNLOAD_SAMPLES_FILE)
@@ -938,7 +938,8 @@ class Trial:
     def _failed_download(self, measured: DownloadMeasurement) -> _Found:
         status = self._settled_status(wait=measured.ending == "connection_lost")
         if (not status.running or self._was_oom_killed(status)) and measured.matched is None:
-            return self._server_ended(status, "in the download")
+            limit = self.state.verify.memory_limit if self.state.verify else None
+            return self._server_ended(status, "in the download", limit)
         if measured.matched is False:
             return _Found(
                 Outcome.CORRUPTED,
@@ -1048,13 +1049,13 @@ class Trial:
             status = self._machine.process_status()
         return status
 
-    def _server_ended(self, status: ProcessStatus, when: str) -> _Found:
+    def _server_ended(self, status: ProcessStatus, when: str, limit: LimitDuringStep | None = None) -> _Found:
         if self._was_oom_killed(status):
             evidence = f'; the kernel says "{status.oom_evidence}"' if status.oom_evidence else ""
-            return _Found(
-                Outcome.OOM_KILLED,
-                f"the kernel killed the server at the limit of {self.state.parameters.ram_mb} MiB, {when}{evidence}",
-            )
+            where = f"at the limit of {self.state.parameters.ram_mb} MiB"
+            if limit == "lifted":
+                where = "because this host ran out of memory while the server's limit was lifted"
+            return _Found(Outcome.OOM_KILLED, f"the kernel killed the server {where}, {when}{evidence}")
         ended = f"signal {status.exit_signal}" if status.exit_signal else f"exit code {status.exit_code}"
         last_words = self._machine.process_log().strip().splitlines()[-1:] if self._machine else []
         said = f'; its log ends with "{redacted(last_words[0], self._secrets())[:200]}"' if last_words else ""

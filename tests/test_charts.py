@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import vl_convert
 from campaign_factory import FakeTrial, make_samples, quick_matrix, trial_id, virtual_matrix, write_campaign
 
-from picolab import charts
+from picolab import charts, tables
 from picolab.chart_style import CONFIG, OUTCOME_COLOURS, OUTCOME_LABELS, value_scale
 from picolab.figures import FIGURE_MIME, Figure
 from picolab.memory_charts import LINE_POINTS
@@ -225,6 +227,12 @@ def test_the_end_of_an_upload_has_the_outcome_of_the_upload(tmp_path: Path) -> N
         assert bool(ends) is marked, trial.fails_in
 
 
+def test_memory_of_a_trial_that_is_not_finished() -> None:
+    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, None)
+    assert {row["label"] for row in rows_of(panel, 0)} == {"not finished"}
+    assert "limit 512 MiB" in texts(panel)
+
+
 def test_memory_of_a_trial_that_delivered_no_sample() -> None:
     samples = make_samples(FakeTrial(), 1)
     empty = samples | {"columns": {name: [] for name in samples["columns"]}}
@@ -239,6 +247,32 @@ def test_peak_memory_shows_both_peaks_and_the_limit(tmp_path: Path) -> None:
     assert kinds.count("anonymous memory") == kinds.count("VmHWM") == 12
     largest = max(row["value"] for row in rows_of(panel, 1) if row["kind"] == "anonymous memory")
     assert largest == pytest.approx(data.trials["peak_anon_bytes"].max() / MIB, abs=0.01)
+
+
+def test_an_upload_that_nobody_measured_has_no_numbers(tmp_path: Path) -> None:
+    """It may have run without the memory limit, so that its peak is none of the case."""
+    data = campaign(tmp_path, [FakeTrial(ram_mb=64, direction="download"), FakeTrial(ram_mb=64, direction="both")])
+    uploads, downloads = ("anonymous memory", "VmHWM"), "anonymous memory, download"
+
+    points = [row for panel in charts.peak_memory(data.trials) for row in rows_of(panel, 1)]
+    assert Counter(row["kind"] for row in points if row["kind"] in uploads) == dict.fromkeys(uploads, 1)
+    assert Counter(row["kind"] for row in points)[downloads] == 2
+    shown = {
+        point["trial_id"] for panel in charts.memory_panels(data.samples, data.trials) for point in rows_of(panel, 0)
+    }
+    assert shown == set(data.trials["trial_id"][data.trials["direction"] == "both"])
+    only = campaign(tmp_path / "b", [FakeTrial(direction="download")])
+    assert charts.memory_panels(only.samples, only.trials) == []
+    for markup in (tables.case_table(only).markup, tables.trial_table(only).markup):
+        row = dict(
+            zip(re.findall(r"<th [^>]*>(.*?)</th>", markup), re.findall(r"<td[^>]*>(.*?)</td>", markup), strict=True)
+        )
+        unmeasured = {
+            name for name in row if "anonymous" in name or name.startswith(("throughput", "transfer", "VmHWM"))
+        }
+        assert len(unmeasured) >= 3 and {row[name] for name in unmeasured} == {"–"}, row
+        (download,) = (row[name] for name in row if name.endswith("in the download, MiB"))
+        assert download != "–"
 
 
 def test_nothing_to_show_is_an_empty_list(tmp_path: Path) -> None:

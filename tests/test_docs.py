@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from picolab import caveats, record
+from picolab import record
 from picolab.cli import main
 from picolab.exit_codes import ExitCode
 from picolab.parameters import CampaignParameters, TrialParameters, validate
@@ -224,13 +224,15 @@ def test_exit_codes_are_documented() -> None:
 
 def test_caveats_are_documented() -> None:
     tree = ast.parse((PACKAGE / "caveats.py").read_text())
-    codes = [
-        keyword.value.value if isinstance(keyword.value, ast.Constant) else getattr(caveats, keyword.value.id)
+    given = [
+        keyword.value
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         for keyword in node.keywords
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant | ast.Name)
+        if keyword.arg == "code"
     ]
+    codes = [code.value for code in given if isinstance(code, ast.Constant)]
+    codes += [getattr(record, code.id) for code in given if isinstance(code, ast.Name)]
     elsewhere = [
         path.name
         for path in PACKAGE.rglob("*.py")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from campaign_factory import FakeTrial, write_campaign
 from click.testing import CliRunner
 from conftest import GIVE_UP_S, eventually
 from test_trial_phases import begin, finish
@@ -22,12 +23,14 @@ from picolab.campaign import Campaign, Watcher
 from picolab.cli import main
 from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
+from picolab.export import export_campaign
 from picolab.machines import registry
 from picolab.parameters import MIB, CampaignParameters, TrialParameters
 from picolab.paths import not_written, write_atomically
 from picolab.plan import make_plan
 from picolab.probes import memory
 from picolab.probes.samples import read_samples
+from picolab.progress import LiveLine, last_line
 from picolab.record import Outcome, Record, validate_record
 from picolab.scraps import read_campaign
 from picolab.single_trial import run_single_trial
@@ -188,6 +191,31 @@ def test_without_room_for_the_result_the_upload_does_not_begin(mount: Mount, mon
     assert finish(trial).outcome is Outcome.OK
 
 
+@pytest.mark.parametrize("missing", ["room for the result", "room for the samples"])
+def test_an_upload_that_was_measured_survives_a_disk_without_room_for_the_download(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    outputs = mount("tmpfs", 48)
+    monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(outputs))
+    trial = begin(direction="both")
+    trial.upload()
+    if missing == "room for the samples":
+        # The one reserved slot that the upload has used finds its room again.
+        disk_reserve.take(trial.folder, 1 << 20, 1 << 20)
+    with Filler(outputs, lambda: True) as filler:
+        eventually(filler.full.is_set, "the disk is full")
+        with pytest.raises(HostUnfit, match="the download was not begun, because its") as refused:
+            trial.verify()
+    assert missing.rpartition(" ")[2] in str(refused.value)
+
+    kept = read(trial.folder / RECORD_FILE)
+    assert (kept.outcome, kept.outcome_stage) == (Outcome.MACHINE_FAILED, "verify")
+    assert kept.upload and kept.upload.outcome is Outcome.OK and kept.upload.throughput_mib_s
+    assert kept.memory and kept.memory.peak_anon_bytes
+    trial.verify()
+    assert finish(trial).outcome is Outcome.OK, "with room again the cell goes on"
+
+
 def test_outputs_that_are_read_only_are_named(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = mount("tmpfs", 4)
     monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(outputs))
@@ -328,6 +356,28 @@ def test_a_full_state_folder_does_not_lose_an_upload_that_was_measured(
         record = finish(trial)
 
     assert record.outcome is Outcome.OK and record.verify and record.verify.matched
+
+
+def test_a_line_of_progress_that_finds_no_room_leaves_no_file(mount: Mount) -> None:
+    place = mount("tmpfs", 1)
+    (place / "rest").write_bytes(b"x" * MIB)
+    LiveLine("upload", place / "progress.json").show("1 %")
+    assert [path.name for path in place.iterdir()] == ["rest"]
+
+    (place / "rest").unlink()
+    LiveLine("upload", place / "progress.json").show("2 %")
+    assert last_line(place / "progress.json") == "upload 2 %"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_export_to_a_full_disk_names_the_file(mount: Mount, scratch: Path, kind: str) -> None:
+    campaign = write_campaign(scratch / "c", [FakeTrial()])
+    place = mount("tmpfs", 1)
+    (place / "rest").write_bytes(b"x" * MIB)
+
+    with pytest.raises(FileNotWritten, match=f"{place}/trials.{kind} could not be written, .* is full"):
+        export_campaign(campaign, place, [kind])
+    assert [path.name for path in place.iterdir()] == ["rest"]
 
 
 @pytest.mark.parametrize(

@@ -20,24 +20,29 @@ from picolab.machines.keeper import Keeper
 from picolab.processes import ProcessIdentity, this_process
 
 
+def write_spec(folder: Path, work: Path) -> None:
+    """Say what machine is wanted: one without a memory limit."""
+    folder.mkdir(parents=True)
+    spec = {
+        "name": "local",
+        "place": work.name,
+        "work": str(work),
+        "method": "none",
+        "limit_bytes": 0,
+        "no_private_network": "not wanted",
+        "holder": this_process().to_json(),
+        "keep": False,
+    }
+    (folder / "machine.json").write_text(json.dumps(spec))
+
+
 class RunningKeeper:
     """A keeper process without a memory limit, spoken to over its socket."""
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.folder = folder
         self.work = work
-        folder.mkdir(parents=True)
-        spec = {
-            "name": "local",
-            "place": work.name,
-            "work": str(work),
-            "method": "none",
-            "limit_bytes": 0,
-            "no_private_network": "not wanted",
-            "holder": this_process().to_json(),
-            "keep": False,
-        }
-        (folder / "machine.json").write_text(json.dumps(spec))
+        write_spec(folder, work)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "picolab.machines.keeper", str(folder)], stdout=subprocess.PIPE, text=True
         )
@@ -222,3 +227,20 @@ def test_the_lease_of_a_kept_machine(scratch: Path, monkeypatch: pytest.MonkeyPa
     now += 2
     keeper._look_after_holder()
     assert keeper.released
+
+
+def test_a_keeper_that_was_released_leaves_the_next_machine_alone(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its answer and its end somebody may make a new machine, of the same name and in the same places."""
+    monkeypatch.chdir(scratch)
+    folder, work = scratch / "keeper", scratch / "picolab-work"
+    write_spec(folder, work)
+    released = Keeper(folder)
+    released.set_up().close()
+    assert released._do({"do": "release"}) == {} and not folder.exists() and not work.exists()
+    write_spec(folder, work)
+    work.mkdir()
+
+    released.take_down()
+    assert (folder / "machine.json").exists() and work.exists()

@@ -21,10 +21,11 @@ from test_trial_phases import begin, codes, finish, measure, server_process
 
 from picolab import console
 from picolab.campaign import Campaign, Watcher
-from picolab.errors import MachineError, RecordError
+from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
 from picolab.exit_codes import ExitCode
 from picolab.machines import local, registry
-from picolab.machines.cgroup import MemoryCgroup
+from picolab.machines.cgroup import MemoryCgroup, find_method
+from picolab.machines.folders import KEEPER
 from picolab.parameters import MIB, CampaignParameters
 from picolab.plan import make_plan
 from picolab.record import Outcome, Record, step_outcome, validate_record
@@ -43,6 +44,13 @@ UNLIMITED = 1 << 40
 def no_machine_is_left() -> Iterator[None]:
     yield
     registry.release_by_name("local")
+
+
+def find_method_or_none() -> str | None:
+    try:
+        return find_method()
+    except MemoryLimitUnavailable:
+        return None
 
 
 def limit_now(machine: local.LocalMachine) -> int | None:
@@ -270,6 +278,35 @@ def test_a_server_killed_in_the_verification_leaves_the_upload_as_it_was(monkeyp
     assert validate_record(json.loads(record.model_dump_json()), "a place") == record
 
 
+@pytest.mark.skipif(find_method_or_none() != "cgroup_v1", reason="the file that is written is that of cgroup v1")
+@pytest.mark.parametrize("direction", ["upload", "download"])
+def test_whoever_is_killed_while_the_limit_is_lifted_was_not_at_that_limit(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the host's own memory, or that of its container, is used up; here the test limits it by itself."""
+    lift = local.LocalMachine.lift_memory_limit
+
+    def lift_but(machine: local.LocalMachine) -> str | None:
+        why_not = lift(machine)
+        (Path(local._ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes").write_text(
+            str(64 * MIB)
+        )
+        return why_not
+
+    monkeypatch.setattr(local.LocalMachine, "lift_memory_limit", lift_but)
+    hungry = (
+        HUNGRY_DOWNLOAD if direction == "upload" else {"file_size": "20M", "calibration": {"ballast_mib_per_mib": 6}}
+    )
+    record = measure(**hungry | {"ram_mb": 96, "direction": direction})
+
+    said = (
+        record.outcome_detail
+        if direction == "download"
+        else next(c.message for c in record.caveats if c.code == "not_verified")
+    )
+    assert "because this host ran out of memory while the server's limit was lifted" in said and "96 MiB" not in said
+
+
 def kill_server() -> None:
     machine, pid = server_process()
     os.kill(pid, signal.SIGKILL)
@@ -487,6 +524,19 @@ def test_the_keeper_of_an_older_picolab_keeps_the_limit() -> None:
         assert machine.lift_memory_limit() == "the keeper knows no request 'lift_limit'"
     assert machine.restore_memory_limit() is None
     trial.release()
+
+
+def test_the_keeper_of_a_picolab_that_knew_no_networks_is_no_dead_end() -> None:
+    trial = begin(keep_machine="always")
+    machine, _ = server_process()
+    state = machine.folder / KEEPER
+    state.write_text(
+        json.dumps({name: value for name, value in json.loads(state.read_text()).items() if name != "network"})
+    )
+
+    with pytest.raises(MachineError, match=r"an older picolab made it; .*picolab machines remove local"):
+        Trial.open(trial.state.parameters)
+    assert registry.release_by_name("local") and registry.attach("local") is None
 
 
 def test_v2_takes_the_limit_away_and_never_lowers_it_below_what_is_used(tmp_path: Path) -> None:

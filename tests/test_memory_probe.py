@@ -452,3 +452,13 @@ def test_who_comes_and_goes_is_counted_while_it_lives(probe: StartProbe, target:
         assert process.stdout.readline() == "ended\n"
         eventually(lambda: anon_now() < 32 * MIB, "it is no longer counted")
     running.finish()
+
+
+def test_a_file_that_is_gone_before_it_is_read_stays_not_open() -> None:
+    """Processes of the host that end while descendants are looked for would use up the probe's descriptors."""
+    before = set(Path("/proc/self/fd").iterdir())
+    # What it is can be opened, but there is no page at address zero to be read.
+    gone = memory.KernelFile("/proc/self/mem")
+
+    assert gone.read() == "" and gone.reason is not None and set(Path("/proc/self/fd").iterdir()) == before
+    gone.close()

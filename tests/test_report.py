@@ -290,7 +290,7 @@ def test_an_empty_campaign_says_so_in_sentences(empty_report: Path) -> None:
         text = page.locator("main").inner_text()
         for words in (
             "No trial ended ok, so there is no throughput to show.",
-            "There are no samples, so memory over time cannot be shown.",
+            "There are no samples of a measured upload, so memory over time cannot be shown.",
             "No trial has a memory measurement",
             "No attempt ended in a fault of the instrument.",
         ):

@@ -78,6 +78,7 @@ class Keeper:
         self.lease_ends_s: float | None = None
         self.released = False
         self.is_subreaper = False
+        self.is_taken_down = False
 
     def become_subreaper(self) -> None:
         """Have the kernel make this process the parent of what the server leaves behind, so that it can be ended."""
@@ -324,7 +325,12 @@ class Keeper:
         }
 
     def take_down(self) -> None:
-        """End the server and remove cgroup, work folder and the machine's folder. May be called twice."""
+        """End the server and remove cgroup, work folder and the machine's folder.
+
+        May be called twice: once all is done nothing more happens, because another machine may be in the same places.
+        """
+        if self.is_taken_down:
+            return
         # Without patience: nothing that the server could still save is kept.
         self._stop(grace_s=0)
         # The files first: when systemd ends a whole session there may be no time for the rest, which it removes itself.
@@ -335,6 +341,7 @@ class Keeper:
             self.network.close()
             self.network = None
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.is_taken_down = True
 
 
 def _signal_name(number: int) -> str:

@@ -107,11 +107,16 @@ def _network_of(folder: Path) -> dict[str, Any]:
     """Return what the keeper says about the network of its machine.
 
     Raises:
-        MachineError: the keeper has not made one: the machine is gone, or just being made.
+        MachineError: the keeper has not made one: the machine is gone, or just being made, or of an older picolab.
     """
     try:
         return dict(json.loads((folder / KEEPER).read_text())["network"])
-    except (OSError, ValueError, KeyError):
+    except KeyError:
+        raise MachineError(
+            f"the machine {folder.name!r} is just being made, or an older picolab made it; try again, or take it away "
+            f"with: picolab machines remove {folder.name}"
+        ) from None
+    except (OSError, ValueError):
         raise MachineError(f"the machine {folder.name!r} does not exist (any more)") from None
 
 

@@ -76,12 +76,12 @@ class KernelFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.reason: str | None = None
-        self.descriptor: int | None
+        self.descriptor: int | None = None
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             os.pread(self.descriptor, 1, 0)
         except OSError as error:
-            self.descriptor = None
+            self.close()
             self.reason = f"{path}: {error.strerror}"
 
     def read(self) -> str:

@@ -83,7 +83,7 @@ class Beginning:
         try:
             begun = Plan.model_validate(self.known.plan)
         except ValidationError:
-            return ["what the campaign began with cannot be understood any more"]
+            return ["the plan in begun.json cannot be read by this version of picolab"]
         return _plan_changes(begun, plan)
 
     def changes(self, plan: Plan) -> list[str]:

@@ -80,7 +80,9 @@ def ram_label(ram_mb: int, limited: bool) -> str:
 
 def build_label(build: str, build_kind: str | None) -> str:
     """Return a build in words; the calibration server is never taken for PicoShare."""
-    return f"{build} server (not PicoShare)" if build_kind == "calibration" else build
+    if build_kind != "calibration":
+        return build
+    return "calibration server (not PicoShare)" if build == "calibration" else f"{build} (not PicoShare)"
 
 
 _ACCELERATION_WORDS = {"emulation": " (emulated)", "unknown": " (perhaps emulated)"}

@@ -84,6 +84,13 @@ def outcome_matrix(trials: pd.DataFrame, planned: Sequence[dict[str, Any]] = ())
     return panels
 
 
+def outcome_caption(trials: pd.DataFrame) -> str:
+    """Say how to read the outcome of every trial."""
+    both = trials["upload_outcome"].notna() & trials["download_outcome"].notna()
+    halves = " In a tile with two halves the upper one is the upload, the lower one the download." if both.any() else ""
+    return f"Outcome by RAM and file size.{halves} Hover over a tile for the details of that trial."
+
+
 def _tiles(row: dict[str, Any], left: float, right: float, top: float, bottom: float) -> list[dict[str, Any]]:
     steps = measured_outcomes(row)
     colours = [OUTCOME_COLOURS[Outcome(found)] for found in steps.values()]
@@ -192,7 +199,7 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: li
     """Args: every: the rows of all panels, which share their scales."""
     names, sizes = levels(every, "series"), levels(every, "file_size")
     scale = value_scale([row["value"] for row in every])
-    what = "RAM" if all(row["series"] == row["ram"] for row in every) else "RAM and what else differs"
+    what = "RAM" if all(row["series"] == row["ram"] for row in every) else "RAM and other factors"
     shapes = _level_scale(names, LEVEL_SHAPES, shift=True)
     place: dict[str, Any] = {
         "x": alt.X("file_size:O", title="file size", axis=alt.Axis(labelAngle=0), scale=alt.Scale(domain=sizes)),
@@ -279,14 +286,14 @@ def peak_memory(trials: pd.DataFrame) -> list[alt.LayerChart]:
 _PEAKS = {
     "peak_anon_bytes": "anonymous memory",
     "vm_hwm_bytes": "VmHWM",
-    "download_peak_anon_bytes": "anonymous memory in the download",
+    "download_peak_anon_bytes": "anonymous memory, download",
     "memory_limit_bytes": "limit",
 }
 """Kinds of peaks, each with a colour and a form of its own."""
 _PEAK_LOOK = {
     "anonymous memory": (ANON_COLOUR, "circle"),
     "VmHWM": (HWM_COLOUR, "diamond"),
-    "anonymous memory in the download": (LEVEL_COLOURS[2], "triangle-up"),
+    "anonymous memory, download": (LEVEL_COLOURS[2], "triangle-up"),
     "limit": (LIMIT_COLOUR, "square"),
 }
 
@@ -294,7 +301,8 @@ _PEAK_LOOK = {
 def _peak_panel(rows: list[dict[str, Any]], title: str, kinds: list[str], scale: alt.Scale) -> alt.LayerChart:
     order = list(dict.fromkeys(row["line"] for row in rows))
     colours, forms = ([_PEAK_LOOK[kind][place] for kind in kinds] for place in (0, 1))
-    legend = alt.Legend(columns=2)  # a phone has no room for more beside each other
+    # A phone has no room for more beside each other.
+    legend = alt.Legend(columns=1 if _PEAKS["download_peak_anon_bytes"] in kinds else 2, labelLimit=220)
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),
         "y": alt.Y("line:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=320)),

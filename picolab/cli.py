@@ -245,7 +245,7 @@ def compare(
 
     A build is a path, a release or a label of the parameter file's `builds`; LABEL=BUILD names it. All builds of a
     scenario run back to back, in balanced random order. Writes compare.html and exits with 0 when no regression
-    beyond the margin is left, 1 for a regression, 2 when it cannot tell.
+    beyond the margin is left, 1 for a regression, 2 when it cannot tell, 3 when trials have no result.
 
     \b
     Examples:
@@ -396,13 +396,13 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 @click.option(
     "--accept-changes",
     is_flag=True,
-    help="Go on although plan, a build or the host changed since the campaign began; its report will say so.",
+    help="Go on although the plan, a build or the host has changed; the report will say so.",
 )
 def resume(campaign: str, accept_changes: bool) -> ExitCode:
     """Go on with a campaign that was stopped, without repeating or losing a trial.
 
     Trials that ended in a fault of the instrument are tried again, and so are trials whose results are gone.
-    Refuses when plan, a build (SHA-256) or the host are not what the campaign began with, and says what changed.
+    Refuses when the plan, a build (SHA-256) or the host has changed since the campaign began, and names each change.
 
     \b
     Examples:
@@ -424,9 +424,9 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
 @main.command()
 @click.argument("campaign", required=False)
 def status(campaign: str | None) -> ExitCode | None:
-    """Show how far a campaign is, what is wrong with its files, or list all campaigns.
+    """Show the progress and the problems of a campaign, or list all campaigns.
 
-    Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read.
+    Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read, else with 0.
 
     \b
     Examples:
@@ -576,9 +576,11 @@ def machines_remove(name: str) -> None:
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 def clean(dry_run: bool) -> ExitCode:
-    """Remove what picolab has left on this host: of processes that are gone, and of this checkout only.
+    """Remove the leftovers of dead processes of this checkout from this host.
 
-    Results of campaigns stay, and so do machines that somebody holds or that a trial has kept; these are named.
+    These are machines without a keeper, kernels' folders, cgroups, networks, work folders, unfinished downloads and
+    files. Results stay, and so do machines that are held or kept, which are named. Exits with 3 when something could
+    not be removed.
 
     \b
     Examples:

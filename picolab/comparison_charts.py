@@ -407,7 +407,7 @@ def _time_axis(points: list[dict[str, Any]]) -> alt.X:
         grid=False,
     )
     scale = alt.Scale(domain=[0.4, last + 0.6], nice=False, zero=False)
-    return alt.X("place:Q", title=f"pairs in order of time, {unit} since the first trial", scale=scale, axis=axis)
+    return alt.X("place:Q", title=["pairs in order of time,", f"{unit} since the first trial"], scale=scale, axis=axis)
 
 
 def _tight_scale(values: Iterable[float], margin: float) -> alt.Scale:

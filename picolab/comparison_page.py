@@ -19,7 +19,7 @@ from picolab.comparison_charts import (
     verdict_kind,
 )
 from picolab.exit_codes import ExitCode
-from picolab.markup import Column, Html, boxed, commands, definitions, escape, joined, paragraph, table
+from picolab.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table
 from picolab.paths import in_command
 from picolab.record import Caveat
 from picolab.scraps import CampaignData
@@ -222,7 +222,7 @@ def _by_scenario(rows: Iterable[MetricComparison], comparison: Comparison) -> li
 
 def _where(row: MetricComparison | OutcomeComparison) -> dict[str, Any]:
     """Return the scenario and the candidate of a row; long names may break."""
-    return {"group": row.scenario, "scenario": _wrapped(row.scenario), "candidate": _wrapped(row.candidate)}
+    return {"group": row.scenario, "scenario": folding(row.scenario), "candidate": folding(row.candidate)}
 
 
 def _table_of_scenarios(rows: list[dict[str, Any]], columns: Sequence[Column], comparison: Comparison) -> Html:
@@ -232,10 +232,6 @@ def _table_of_scenarios(rows: list[dict[str, Any]], columns: Sequence[Column], c
     else:
         shown_table = table(rows, [Column("scenario", "scenario"), *columns])
     return boxed(shown_table, len(rows))
-
-
-def _wrapped(text: str) -> Html:
-    return Html(f'<span class="name">{escape(text)}</span>', text)
 
 
 def _titled(metric: Metric) -> str:
@@ -312,9 +308,9 @@ def forest_caption(comparison: Comparison) -> str:
     """Say how to read the forest plot."""
     _, common = short_scenarios(comparison.scenarios)
     words = (
-        f"Each mark is the ratio to {comparison.baseline}, the line through it its 95 % interval, and the shaded band "
-        f"the margin of {100 * comparison.margin:g} %: what lies wholly inside is equivalent. An arrow marks an "
-        "interval that goes on. Hover over a mark for its numbers."
+        f"Each mark is the ratio to {comparison.baseline}, the line through it its interval (95 % unless the table "
+        f"says less), and the shaded band the margin of {100 * comparison.margin:g} %: an interval wholly inside is "
+        "equivalent. An arrow marks an interval that goes on. Hover over a mark for its numbers."
     )
     return f"{words} All scenarios have in common: {common}." if common else words
 
@@ -401,7 +397,7 @@ def each_build(comparison: Comparison) -> Html:
     rows = [
         {
             "scenario": one.scenario,
-            "build": _wrapped(one.build),
+            "build": folding(one.build),
             "metric": _titled(one.metric),
             "n": one.n,
             "median": _in_unit(one.median, one.metric),
@@ -447,7 +443,7 @@ def incomplete_pairs(comparison: Comparison) -> Html:
     if not seen:
         return paragraph("Every block gave a pair in every metric.")
     rows = [
-        {"scenario": _wrapped(scenario), "candidate": candidate, "metrics": ", ".join(metrics), "why": _plain(sentence)}
+        {"scenario": folding(scenario), "candidate": candidate, "metrics": ", ".join(metrics), "why": _plain(sentence)}
         for (scenario, candidate, sentence), metrics in seen.items()
     ]
     columns = (

@@ -274,7 +274,9 @@ def as_markdown(comparison: Comparison) -> str:
     parts += _section("Outcomes", [_outcome_line(found) for found in _telling(comparison.outcomes)])
     parts += _section("Why", _reasons(comparison))
     parts += _section(
-        "Caveats", [f"{_code(c.code)}: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats], raw=True
+        "Caveats",
+        [f"{_begin(_code(c.code))}: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats],
+        raw=True,
     )
     parts += _section("Blocks without a pair", _incomplete(comparison))
     parts += [_begin(f"{_plain(comparison.independence)} {_plain(comparison.randomised)}")]

@@ -334,7 +334,7 @@ def read_starts(folder: Path) -> tuple[list[IdleResult], list[str]]:
                 damaged += 1
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             damaged += 1
-    return found, [f"{damaged} of its lines are damaged: passed over"] if damaged else []
+    return found, [f"{damaged} of its lines are damaged: ignored"] if damaged else []
 
 
 def busy_starts(folder: Path) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_NARROWEST_WORDS_CELLS = 16
+_NARROWEST_WORDS_CELLS = 14
 """A column of words is not folded more: on a narrower terminal the table's lines are wrapped, and nothing is lost."""
 _console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 _BAR_CELLS = 24
@@ -232,12 +232,12 @@ def outcome_table(campaign: Campaign, data: CampaignData) -> Table:
 
 
 _STEP_COLUMNS = (
-    ("upload", "throughput_mib_s", "upload MiB/s", "median", True),
-    ("upload", "transfer_mib_s", "transfer MiB/s", "median", True),
-    ("upload", "commit_mib_s", "commit MiB/s", "median", True),
-    ("upload", "peak_anon_bytes", "upload peak MiB", "maximum", True),
-    ("download", "download_mib_s", "download MiB/s", "median", False),
-    ("download", "download_peak_anon_bytes", "download peak MiB", "maximum", False),
+    ("upload", "throughput_mib_s", "upload\nMiB/s", "median", True),
+    ("upload", "transfer_mib_s", "transfer\nMiB/s", "median", True),
+    ("upload", "commit_mib_s", "commit\nMiB/s", "median", True),
+    ("upload", "peak_anon_bytes", "upload\npeak MiB", "maximum", True),
+    ("download", "download_mib_s", "download\nMiB/s", "median", False),
+    ("download", "download_peak_anon_bytes", "download\npeak MiB", "maximum", False),
 )
 """Measured step, column of a row, heading, statistic, and whether it is shown even if no trial has measured it."""
 

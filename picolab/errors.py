@@ -9,7 +9,7 @@
     ├── BuildError                    the build under test cannot be had or is not what it says it is
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
     │   ├── MachineBusy               somebody who is alive holds the machine
-    │   │   └── MachineKept           an earlier trial left it up for a look
+    │   │   └── MachineKept           an earlier trial left it up for debugging
     │   ├── VagrantError              vagrant failed or hung; in machines/vagrant_command.py
     │   └── LibvirtError              libvirt failed or does not answer; in machines/libvirt.py
     ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first

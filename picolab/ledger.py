@@ -108,7 +108,7 @@ class Ledger:
         self._seen: tuple[int, ...] | None = None
 
     def entries(self) -> list[LedgerEntry]:
-        """Return all entries; what is no entry is passed over (`picolab status` and the report list it)."""
+        """Return all entries; other lines are ignored (`picolab status` and the report list it)."""
         seen = self._signature()
         if seen != self._seen:
             try:

@@ -283,6 +283,6 @@ def left_alone() -> list[str]:
             holder = ProcessIdentity.from_json(spec["holder"])
             trial = registry.trial_folder_of(folder)
             of_whom = f" by the trial {trial.name}" if trial else ""
-            who = f"held by process {holder.pid} ({holder.command})" if holder.alive else f"kept for a look{of_whom}"
+            who = f"held by process {holder.pid} ({holder.command})" if holder.alive else f"kept for debugging{of_whom}"
             said.append(f"machine {spec['name']!r}: {who}; to remove it: picolab machines remove {spec['name']}")
     return said

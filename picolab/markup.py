@@ -47,6 +47,11 @@ def paragraph(text: str, css_class: str = "note") -> Html:
     return Html(f'<p class="{css_class}">{escape(text)}</p>', text)
 
 
+def folding(text: str) -> Html:
+    """Return text that a cell of a table folds where it is long."""
+    return Html(f'<span class="name">{escape(text)}</span>', text)
+
+
 def badge(outcome: str) -> str:
     """Return an outcome in plain words on its colour."""
     known = Outcome(outcome) if outcome in set(Outcome) else None

@@ -51,7 +51,8 @@ class _Line:
     """One series of one trial, in seconds and MiB; nowhere without memory."""
 
     trial_id: str
-    outcome: str | None
+    outcome: Outcome
+    """Of the upload."""
     label: str
     series: str
     t_s: Numbers
@@ -92,7 +93,7 @@ def memory_panels(samples: pd.DataFrame, trials: pd.DataFrame) -> list[alt.Layer
     lines = {
         row["trial_id"]: _lines_of(
             {name: values[places[row["trial_id"]]] for name, values in columns.items()},
-            *(row["trial_id"], row["outcome"], row["label"]),
+            *(row["trial_id"], _end_of_upload(row), row["label"]),
         )
         for row in rows
     }
@@ -123,7 +124,7 @@ def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
         words += (
             f" Of a case with more than {MOST_LINES} trials, {len(SHOWN_RANKS)} have a line: those with the highest, "
             f"the lowest and the median peak of anonymous memory, and its quartiles. The band then holds the middle "
-            f"{BAND[1] - BAND[0]:.0%} of all its trials at each moment, and each trial that was not ok has a cross."
+            f"{BAND[1] - BAND[0]:.0%} of all its trials at each moment, and each upload that was not ok has a cross."
         )
     points = _points(2 * sum(size if size <= MOST_LINES else len(SHOWN_RANKS) for size in sizes))
     longest = samples.groupby("trial_id").size().max() if len(samples) else 0
@@ -132,19 +133,26 @@ def memory_caption(samples: pd.DataFrame, trials: pd.DataFrame) -> str:
     return words
 
 
-def memory_over_time(samples: dict[str, Any], limit_bytes: int | None, outcome: str | None = "ok") -> alt.LayerChart:
+def _end_of_upload(row: dict[str, Any]) -> Outcome:
+    """Return the outcome that the last sample stands for: samples are of the upload, whatever the download was."""
+    return Outcome(row["outcome"] if row["outcome"] == Outcome.CORRUPTED else row["upload_outcome"])
+
+
+def memory_over_time(
+    samples: dict[str, Any], limit_bytes: int | None, outcome: Outcome | None = Outcome.OK
+) -> alt.LayerChart:
     """Show the memory of one trial over time.
 
     Args:
         samples: the scrap `samples` of the trial.
         limit_bytes: the memory limit; None when nothing limited the memory.
-        outcome: of the trial; None while it has none.
+        outcome: of the upload; None when it is not known yet.
     """
     found = samples["columns"]
     t_s = _numbers(found.get("t_s", []))
     columns = {name: _numbers(found[name]) if name in found else np.full(len(t_s), np.nan) for name in _SERIES}
-    label = "not finished" if outcome is None else OUTCOME_LABELS[Outcome(outcome)]
-    lines = _lines_of({"t_s": t_s, **columns}, samples["trial_id"], outcome, label)
+    label = OUTCOME_LABELS[outcome] if outcome else "not finished"
+    lines = _lines_of({"t_s": t_s, **columns}, samples["trial_id"], outcome or Outcome.OK, label)
     title = "Memory of the server over time"
     return _panel(lines, lines, limit_bytes, title, _scale(lines, [limit_bytes]), LINE_POINTS)
 
@@ -154,7 +162,7 @@ def _numbers(values: Any) -> Numbers:
     return numbers
 
 
-def _lines_of(columns: dict[str, Numbers], trial_id: str, outcome: str | None, label: str) -> list[_Line]:
+def _lines_of(columns: dict[str, Numbers], trial_id: str, outcome: Outcome, label: str) -> list[_Line]:
     """Return the series of a trial that have a point."""
     lines = []
     for column, series in _SERIES.items():
@@ -255,17 +263,16 @@ def _band(lines: Sequence[_Line]) -> alt.Chart:
 
 
 def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
-    """Mark where a trial ended that was not ok; with many, of each kind of end only the last has its word."""
-    colours = {outcome.value: colour for outcome, colour in OUTCOME_COLOURS.items()}
+    """Mark where an upload ended that was not ok; with many, of each kind of end only the last has its word."""
     rows: list[dict[str, Any]] = [
         {
             "t_s": round(float(line.t_s[-1]), 3),
             "value": round(float(line.value[-1]), 2),
-            "label": line.label,
-            "colour": colours[line.outcome],
+            "label": OUTCOME_LABELS[line.outcome],
+            "colour": OUTCOME_COLOURS[line.outcome],
         }
         for line in lines
-        if line.series == _MAIN and line.outcome not in (None, Outcome.OK)
+        if line.series == _MAIN and line.outcome is not Outcome.OK
     ]
     if not rows:
         return []

@@ -61,7 +61,7 @@ def run_single_trial(
     Raises:
         BuildError, HostUnfit: known before anything is started.
         MachineBusy: somebody holds a machine of that name.
-        MachineKept: an earlier trial left a machine of that name up for a look.
+        MachineKept: an earlier trial left a machine of that name up for debugging.
     """
     check_trial(parameters)
     registry.sweep()

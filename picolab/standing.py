@@ -171,14 +171,12 @@ class _Reader:
         self.planned = {trial.trial_id: trial for trial in plan.trials}
         last = stopped_after(self.folder)
         if last is not None and (plan.stopping is None or last > plan.repeats):
-            self._problem(
-                self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: passed over"
-            )
+            self._problem(self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: ignored")
         elif last is not None:
             # What `repeats: auto` did not need is not missing.
             found.needed = [trial for trial in plan.trials if trial.block <= last]
         elif (self.folder / STOPPED_FILE).exists():
-            self._problem(self.folder / STOPPED_FILE, "is damaged: passed over")
+            self._problem(self.folder / STOPPED_FILE, "is damaged: ignored")
         begun = beginning.read_beginning(self.folder)
         for sentence in begun.problems:
             self._problem(self.folder / beginning.BEGUN_FILE, sentence)

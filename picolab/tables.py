@@ -15,7 +15,7 @@ from picolab.chart_style import (
     plain_rows,
     shortened,
 )
-from picolab.markup import Column, Html, boxed, code, paragraph, table
+from picolab.markup import Column, Html, boxed, code, folding, paragraph, table
 from picolab.record import NOT_ASKED_FOR, Outcome
 from picolab.rows import step_ok
 from picolab.scraps import CampaignData
@@ -33,7 +33,7 @@ def case_table(data: CampaignData) -> Html:
         interval = median_interval(rates)
         rows.append(
             {"build": build, "ram": ram, "file_size": size, "others": others or None}
-            | {"trials": _outcomes(cell)}
+            | {"trials": folding(_outcomes(cell))}
             | {name: _median(good, name) for name in _MEDIANS}
             | {"download_mib_s": _median(downloaded, "download_mib_s")}
             | {"interval": f"{interval.low:.1f} to {interval.high:.1f}" if interval else None}
@@ -72,7 +72,7 @@ _ONLY_IF_ANY = ("others", "download_peak")
 _CASE_COLUMNS = (
     Column("RAM", "ram"),
     Column("file", "file_size"),
-    Column("what else differs", "others"),
+    Column("other factors", "others"),
     Column("trials", "trials"),
     Column("throughput, MiB/s", "throughput_mib_s", 1),
     Column("interval", "interval", 0),
@@ -94,7 +94,7 @@ def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
 _LONGEST_DETAIL = 1000
 _TRIAL_COLUMNS = (
     Column("trial", "trial_id"),
-    Column("what else differs", "others"),
+    Column("other factors", "others"),
     Column("block", "block", 0),
     Column("outcome", "outcome"),
     Column("of each step", "steps"),

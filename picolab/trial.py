@@ -128,7 +128,7 @@ class Trial:
 
         Raises:
             MachineBusy: somebody else who is alive holds the machine of that name.
-            MachineKept: a trial of other parameters left it up for a look.
+            MachineKept: a trial of other parameters left it up for debugging.
         """
         context = TrialContext.from_environment()
         kernel_folders.note_connection_file()
@@ -226,7 +226,8 @@ class Trial:
         except ProbeError as error:
             return f"No chart: {error}"
         limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
-        chart = memory_over_time(samples, limit, self.state.outcome)
+        upload = self.state.upload
+        chart = memory_over_time(samples, limit, (upload and upload.outcome) or self.state.outcome)
         return Figure([chart], "Memory of the server over time")
 
     # How a stage is run

@@ -208,10 +208,23 @@ def test_thinning_keeps_the_peak() -> None:
 
 
 def test_memory_of_one_trial() -> None:
-    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, "oom_killed")
+    panel = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, Outcome.OOM_KILLED)
     assert "limit 512 MiB" in texts(panel)
     assert "OOM-killed" in texts(panel)
     assert "no limit was enforced" in texts(charts.memory_over_time(make_samples(FakeTrial(), 1), None))
+    unfinished = charts.memory_over_time(make_samples(FakeTrial(), 1), 512 * MIB, None)
+    assert "limit 512 MiB" in texts(unfinished)
+
+
+def test_the_end_of_an_upload_has_the_outcome_of_the_upload(tmp_path: Path) -> None:
+    both = [FakeTrial(direction="both", outcome=Outcome.OOM_KILLED, fails_in=stage) for stage in ("upload", "verify")]
+    for trial, marked in zip(both, (True, False), strict=True):
+        data = read_campaign(write_campaign(tmp_path / trial.fails_in, [trial]))
+        (panel,) = charts.memory_panels(data.samples, data.trials)
+        ends = [
+            layer for layer in panel.to_dict()["layer"] if layer["encoding"].get("text", {}).get("field") == "label"
+        ]
+        assert bool(ends) is marked, trial.fails_in
 
 
 def test_memory_of_a_trial_that_is_not_finished() -> None:
@@ -239,7 +252,7 @@ def test_peak_memory_shows_both_peaks_and_the_limit(tmp_path: Path) -> None:
 def test_an_upload_that_nobody_measured_has_no_numbers(tmp_path: Path) -> None:
     """It may have run without the memory limit, so that its peak is none of the case."""
     data = campaign(tmp_path, [FakeTrial(ram_mb=64, direction="download"), FakeTrial(ram_mb=64, direction="both")])
-    uploads, downloads = ("anonymous memory", "VmHWM"), "anonymous memory in the download"
+    uploads, downloads = ("anonymous memory", "VmHWM"), "anonymous memory, download"
 
     points = [row for panel in charts.peak_memory(data.trials) for row in rows_of(panel, 1)]
     assert Counter(row["kind"] for row in points if row["kind"] in uploads) == dict.fromkeys(uploads, 1)

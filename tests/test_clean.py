@@ -91,7 +91,7 @@ def test_a_machine_that_is_held_or_kept_is_named_and_stays(alive: bool, gone: Pr
     machine = LocalMachine.obtain(MachineWish("mine", 64, "none", ""), Holder(holder, keep=True))
     try:
         said = clean()
-        who = f"held by process {os.getpid()}" if alive else "kept for a look"
+        who = f"held by process {os.getpid()}" if alive else "kept for debugging"
         assert f"left alone: machine 'mine': {who}" in said and "picolab machines remove mine" in said
         assert folders.keeper_of(machine.folder) is not None and machine.process_status().pid is None
     finally:

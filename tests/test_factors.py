@@ -128,7 +128,7 @@ def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> Non
     assert list(rows["trials"]) == [f"{repeats} ok"] * count
     medians = sorted((float(rate) for rate in rows["throughput, MiB/s"] if rate != NOTHING), reverse=True)
     assert medians == pytest.approx([round(rate, 1) for rate in rates], abs=0.11)
-    told = [name for name in ("build", "build and machine", "RAM", "file", "what else differs") if name in rows]
+    told = [name for name in ("build", "build and machine", "RAM", "file", "other factors") if name in rows]
     assert not rows[told].astype(str).duplicated().any()
 
     tiles = charts.outcome_matrix(data.trials)
@@ -183,9 +183,13 @@ def test_the_column_of_a_factor_holds_its_level(data: st.DataObject) -> None:
     assert row["environment"] == factors.levels_of(TrialParameters(**case))["environment"]
 
 
-@pytest.mark.parametrize("name", LEVELS)
+UPLOADS = LEVELS | {"direction": ("upload", "both")}
+"""Levels with a measured upload: without one a trial has no throughput to tell it by."""
+
+
+@pytest.mark.parametrize("name", UPLOADS)
 def test_trials_that_differ_in_one_parameter_alone_are_two_cases(name: str) -> None:
-    cases = [{name: level} for level in LEVELS[name]]
+    cases = [{name: level} for level in UPLOADS[name]]
     if name == "calibration":
         cases = [{"build": "calibration"} | case for case in cases]
     assert_never_pooled(campaign_of(cases), len(cases))
@@ -200,8 +204,10 @@ def test_trials_of_one_plan_on_different_ground_are_two_cases(name: str) -> None
 @given(st.data())
 @settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_mixture_of_factors(data: st.DataObject) -> None:
-    names = data.draw(st.lists(st.sampled_from(sorted(set(LEVELS) - {"machine"})), min_size=2, max_size=4, unique=True))
-    case = st.fixed_dictionaries({name: st.sampled_from(LEVELS[name]) for name in names})
+    names = data.draw(
+        st.lists(st.sampled_from(sorted(set(UPLOADS) - {"machine"})), min_size=2, max_size=4, unique=True)
+    )
+    case = st.fixed_dictionaries({name: st.sampled_from(UPLOADS[name]) for name in names})
     cases = data.draw(st.lists(case, min_size=2, max_size=9, unique_by=lambda one: repr(sorted(one.items()))))
     assert_never_pooled(campaign_of(cases, repeats=2), len(cases), repeats=2)
 
@@ -230,9 +236,7 @@ def test_a_mapping_names_only_its_entries_that_differ() -> None:
 def test_labels_of_builds_tell_how_they_are_started() -> None:
     cases = [{"label": label, "environment": {"GOGC": gogc}} for label, gogc in (("old", "50"), ("new", "100"))]
     data = campaign_of(cases)
-    assert {row["group"] for row in labelled(data.trials)} == {
-        f"{label} server (not PicoShare)" for label in ("old", "new")
-    }
+    assert {row["group"] for row in labelled(data.trials)} == {f"{label} (not PicoShare)" for label in ("old", "new")}
     assert {row["others"] for row in labelled(data.trials)} == {""}
     cases.append({"label": "new", "environment": {"GOGC": "7"}})
     assert_never_pooled(campaign_of(cases), 3)
@@ -273,7 +277,7 @@ def test_each_measured_step_counts_by_its_own_outcome(direction: str) -> None:
     assert ("upload: 3 ok; download: 2 ok, 1 OOM-killed" in table) is (direction == "both")
     assert ("in the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
     kinds = {row["kind"] for panel in charts.peak_memory(data.trials) for row in layer_rows(panel, -1)}
-    assert ("anonymous memory in the download" in kinds) is (direction != "upload")
+    assert ("anonymous memory, download" in kinds) is (direction != "upload")
 
 
 def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:

@@ -222,12 +222,12 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
 
     assert code is ExitCode.TRIALS_FAILED
     assert headings[2:] == [
-        "upload MiB/s\nmedian",
-        "transfer MiB/s\nmedian",
-        "commit MiB/s\nmedian",
-        "upload peak MiB\nmaximum",
-        "download MiB/s\nmedian",
-        "download peak MiB\nmaximum",
+        "upload\nMiB/s\nmedian",
+        "transfer\nMiB/s\nmedian",
+        "commit\nMiB/s\nmedian",
+        "upload\npeak MiB\nmaximum",
+        "download\nMiB/s\nmedian",
+        "download\npeak MiB\nmaximum",
     ]
     of = {("256mb" in str(row[0])): [str(cell) for cell in row] for row in cells}
     assert of[True][1] == "1 ok" and of[False][1] == "1 upload ok but download oom_killed"

@@ -65,7 +65,7 @@ def check_free(name: str) -> None:
 
 
 def check_not_kept(name: str) -> None:
-    """Do nothing if no machine of that name was left up for a look.
+    """Do nothing if no machine of that name was left up for debugging.
 
     Raises:
         MachineKept: one was, and nobody has come back for it yet; the message names its trial and the ways on.

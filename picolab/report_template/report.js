@@ -18,12 +18,28 @@
     };
   };
 
+  const pen = document.createElement("canvas").getContext("2d");
+
+  // Break a title into lines that fit: Vega would let it run out of the panel.
+  const titleLines = (title, config, width) => {
+    pen.font = `${config.title.fontWeight} ${config.title.fontSize}px ${config.font}`;
+    const whole = [title.text ?? title].flat().reduce((text, line) => text + (text.endsWith("-") ? "" : " ") + line);
+    const lines = [""];
+    for (const piece of whole.match(/[^\s._-]{1,24}[\s._-]*|[\s._-]+/g) ?? []) {
+      const longer = lines.at(-1) + piece;
+      if (lines.at(-1) && pen.measureText(longer.trimEnd()).width > width) lines.push(piece);
+      else lines[lines.length - 1] = longer;
+    }
+    return lines.map((line) => line.trimEnd());
+  };
+
   const embed = async (panel) => {
     const spec = JSON.parse(panel.querySelector("script").textContent);
     spec.autosize = { type: "fit-x", contains: "padding" };
     const chart = panel.querySelector(".chart");
     chart.style.minWidth = `${spec.usermeta?.minWidth ?? 0}px`;
-    panel.classList.add("interactive"); // shown first: what is hidden has no width to fill
+    panel.classList.add("interactive"); // shown first: a hidden chart has no width to fill
+    if (spec.title) spec.title = { text: titleLines(spec.title, spec.config, panel.clientWidth - 10) };
     const result = await vegaEmbed(chart, spec, {
       mode: "vega-lite",
       renderer: "svg",
@@ -51,4 +67,5 @@
   if (window.matchMedia("(max-width: 70rem)").matches) document.querySelector("nav details").open = false;
   embedAll();
   dark.addEventListener("change", embedAll);
+  window.matchMedia("(orientation: portrait)").addEventListener("change", embedAll); // titles have other lines then
 })();

@@ -41,7 +41,7 @@ GROUPS = {
     "host": "The host, its disks, its clock, and signals",
     "campaign": "A campaign's own files",
     "notebook": "The notebook and its kernel",
-    "input": "What a user or somebody else hands to picolab",
+    "input": "Input from the user or from others",
 }
 REFUSED = "refused"
 """Beside the outcomes of a trial: picolab says no in one sentence, and nothing was measured."""

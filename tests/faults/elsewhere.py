@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from .catalogue import proved_by
 
-SWEPT = (
-    "Nothing: the next start sweeps it. `picolab doctor` lists what is left, `picolab machines list` sweeps at once."
-)
+SWEPT = "Nothing: the next start removes it. `picolab clean` removes it at once; `--dry-run` only lists it."
 AGAIN = "Nothing: the campaign tries again and makes the machine anew. By hand run the notebook from its first cell."
 
 # The machine: a process in a memory cgroup
@@ -79,7 +77,7 @@ for test, name, outcome, see, do in (
         "test_keeper.py::test_a_server_that_cannot_be_started_is_not_said_to_run",
         "build that cannot be started",
         "machine_failed",
-        "What the kernel said of the program.",
+        "The kernel's error for the program.",
         "Look whether the file is a program for this processor.",
     ),
     # The machine: a virtual one
@@ -94,28 +92,28 @@ for test, name, outcome, see, do in (
         "test_vagrant_machine.py::test_a_suspended_machine_gets_the_wanted_memory",
         "virtual machine suspended",
         "ok",
-        "Nothing: it is woken, or made anew when its memory shall change.",
+        "Nothing: it is woken, or made anew when another memory size is wanted.",
         "Nothing.",
     ),
     (
         "test_vagrant_command.py::test_at_its_limit_it_may_clean_up",
         "virtual machine does not boot in time",
         "machine_failed",
-        "Which limit has passed, and the end of Vagrant's log.",
+        "The limit that was exceeded, and the end of Vagrant's log.",
         "Raise `boot_limit_s`; `picolab doctor` looks at acceleration, network and base volume.",
     ),
     (
         "test_guest.py::test_a_full_disk_does_not_hide_how_the_server_ended",
         "disk of the guest is full",
         "disk_full",
-        "What the server said, or how it ended.",
+        "The server's message, or how it ended.",
         "A box with a larger disk, or smaller files.",
     ),
     (
         "test_doctor_vm.py::test_full_pool",
         "storage pool of the virtual machines is full",
         "refused",
-        "`picolab doctor` says how much is free and what to remove.",
+        "`picolab doctor` names the free space and the remedy.",
         "`picolab machines list`, `picolab box list`; remove what is not needed.",
     ),
     (
@@ -171,7 +169,7 @@ for test, name, outcome, see, do in (
         "test_vagrant_command.py::test_vagrant_that_was_killed",
         "Vagrant killed",
         "machine_failed",
-        "That Vagrant was killed, and by which signal.",
+        "The signal that killed Vagrant.",
         AGAIN,
     ),
     (
@@ -185,7 +183,7 @@ for test, name, outcome, see, do in (
         "test_vagrant_machine.py::test_another_host_key_is_refused",
         "another machine answers at the guest's address",
         "machine_failed",
-        "That the host key is not the one that was pinned.",
+        "The host key differs from the pinned one.",
         "`picolab machines remove NAME`, and again.",
     ),
     (
@@ -206,7 +204,7 @@ for test, name, outcome, see, do in (
         "test_guest.py::test_a_server_of_another_boot_is_none",
         "guest rebooted under a server",
         "server_died",
-        "That the server of that boot is gone.",
+        "The server of that boot is gone.",
         AGAIN,
     ),
 ):
@@ -299,7 +297,7 @@ for test, name, see, do in (
     (
         "test_plan.py::test_too_many_trials_are_refused_before_they_are_made",
         "matrix of millions of trials",
-        "How many it would be.",
+        "The number of trials that it would be.",
         "Fewer levels or repeats.",
     ),
 ):
@@ -379,14 +377,14 @@ for test, name, outcome, see, do in (
         "test_standing.py::test_record_with_other_parameters_than_planned_is_no_result",
         "record whose parameters are not the plan's",
         "invalid",
-        "What differs, in the list of problems.",
+        "The difference, in the list of problems.",
         "`picolab resume CAMPAIGN` measures it again; look for who has edited the notebook.",
     ),
     (
         "test_standing.py::test_an_edited_plan_is_refused_and_named",
         "plan edited after results",
         "refused",
-        "What has changed since the campaign began.",
+        "The changes since the campaign began.",
         "Undo the change, or begin another campaign.",
     ),
     (
@@ -400,7 +398,7 @@ for test, name, outcome, see, do in (
         "test_standing.py::test_another_host_is_refused",
         "campaign resumed on another host",
         "refused",
-        "What of the host has changed.",
+        "The changes of the host.",
         "Resume it where it began, or begin another campaign.",
     ),
     (
@@ -449,7 +447,7 @@ for test, name, see, do in (
     (
         "test_kept_machine.py::test_a_trial_by_command_is_refused",
         "machine kept for debugging is in the way",
-        "Which machine is kept, and of which trial.",
+        "The machine and the trial that keeps it.",
         "`picolab machines remove NAME`, or another `machine_name`.",
     ),
 ):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(90)
 
 START, LOG_IN, UPLOAD, DOWNLOAD = "GET /", "POST /api/auth", "POST /api/entry", f"GET /-{ID}"
 RESULT = "Nothing: it is a result and counts. The server's log lies beside the record."
-NO_PICOSHARE = "What answers is not what PicoShare answers; read the server's log beside the record."
+NO_PICOSHARE = "The server does not answer as PicoShare does; read the server's log beside the record."
 RunAgainst = Callable[..., Record]
 
 

@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# Tests at the same time, of those that measure no time; they wait more than they compute.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)
 
 # Installs a Debian package when that is possible without asking, else says how.
@@ -49,7 +51,8 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab report $(CAMPAIGN)
 
 test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS)
+	@$(RUN)/python -m pytest -m alone
 
 lint: $(VENV)/installed-dev ## check formatting and types
 	@$(RUN)/ruff format --check .

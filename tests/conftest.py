@@ -81,7 +81,8 @@ def on_a_quiet_moment(test: Callable[P, None]) -> Callable[P, None]:
                 return test(*args, **kwargs)
         return test(*args, **kwargs)
 
-    return tried
+    marked: Callable[P, None] = pytest.mark.alone(tried)
+    return marked
 
 
 def socket_in_network_of(machine: LocalMachine, address: str = "", port: int = 0) -> socket.socket:

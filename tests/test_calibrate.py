@@ -21,6 +21,8 @@ from picolab.instrument import HostIdentity
 from picolab.machines import local, registry
 from picolab.picoshare.client import Limits, PicoShareClient
 
+pytestmark = pytest.mark.alone
+
 LIMITS = Limits(stall_s=60, total_s=300)
 
 

@@ -29,6 +29,8 @@ import pytest
 from picolab.calibration import SERVER_PATH
 from picolab.calibration import server as module
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 SECRET = "correct-horse-battery"
 FAR = "2999-12-31T00:00:00Z"

@@ -10,6 +10,8 @@ import pytest
 
 from picolab.machines.cgroup import find_method
 
+pytestmark = pytest.mark.alone
+
 CHAOS = Path(__file__).resolve().parent.parent / "benchmarks" / "chaos.py"
 
 

@@ -32,6 +32,8 @@ from picolab.picoshare.client import (
 )
 from picolab.probes.payload import pieces
 
+pytestmark = pytest.mark.alone
+
 SINK = Path(__file__).parent.parent / "benchmarks" / "client_throughput.py"
 PATIENT = Limits(stall_s=30, total_s=120)
 ID = "abcdefghij"

@@ -16,6 +16,8 @@ from conftest import MIB, eventually
 from picolab.exit_codes import ExitCode
 from picolab.paths import outputs_dir
 
+pytestmark = pytest.mark.alone
+
 PACED = {"transfer_mib_s": 40, "commit_mib_s": 40}
 NAME = "known"
 PATIENCE_S = 800.0

@@ -21,6 +21,8 @@ from picolab.parameters import TrialParameters
 from picolab.record import ConditionsRecord, Outcome, validate_record
 from picolab.trial import Trial
 
+pytestmark = pytest.mark.alone
+
 BURN = "while True: pass"
 PROCESSORS = os.cpu_count() or 1
 MIB = 1 << 20

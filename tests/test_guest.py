@@ -592,6 +592,7 @@ def test_a_full_disk_does_not_hide_how_the_server_ended(start_agent: StartAgent,
 
 @needs_root
 @needs_screen
+@pytest.mark.alone
 def test_the_servers_files_leave_the_page_cache(agent: RunningAgent) -> None:
     store = Path(agent.ask("fresh_folders")["data"]) / "store.db"
     agent.launch(*shell(f"head -c {8 * MIB} /dev/urandom >{store}; echo written; exec sleep 1000"))
@@ -614,6 +615,7 @@ def check_the_time_of_a_sync(agent: RunningAgent) -> None:
     assert again_s < took_s / 10, "all of it was on the disk before"
 
 
+@pytest.mark.alone
 def test_bringing_data_to_the_disk_takes_what_the_disk_takes(agent: RunningAgent) -> None:
     check_the_time_of_a_sync(agent)
 

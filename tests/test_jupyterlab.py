@@ -15,6 +15,8 @@ from playwright.sync_api import sync_playwright
 from picolab.machines import registry
 from picolab.paths import project_root
 
+pytestmark = pytest.mark.alone
+
 TOKEN = "only-for-this-test"
 SHOWN = """wanted => [...document.querySelectorAll('.jp-OutputArea-output')]
     .some(output => output.textContent.includes(wanted))"""

@@ -114,6 +114,7 @@ def test_what_stays_in_the_page_cache_is_told(obtain: Obtain, scratch: Path) -> 
     assert machine.drop_page_cache() is None
 
 
+@pytest.mark.alone
 def test_how_much_of_a_file_is_cached(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB + 1))
@@ -144,6 +145,7 @@ def check_the_time_of_a_sync(machine: LocalMachine, scratch: Path) -> None:
     assert again_s < took_s / 10, "all of it was on the disk before"
 
 
+@pytest.mark.alone
 def test_bringing_data_to_the_disk_takes_what_the_disk_takes(obtain: Obtain, scratch: Path) -> None:
     check_the_time_of_a_sync(obtain(), scratch)
 

@@ -30,6 +30,8 @@ from picolab.scraps import read_campaign
 from picolab.trial import Trial
 from picolab.trial_state import DOWNLOAD_SAMPLES_FILE, RECORD_FILE, SAMPLES_FILE
 
+pytestmark = pytest.mark.alone
+
 
 def begin(**parameters: object) -> Trial:
     """Run a trial's stages up to the log-in."""

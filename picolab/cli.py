@@ -596,9 +596,9 @@ def clean(dry_run: bool) -> ExitCode:
         troubles += leftovers.remove(found)
     for sentence in leftovers.left_alone():
         click.echo(f"left alone: {one_line(sentence)}")
-    if not found:
+    if not found and not troubles:
         click.echo("There is nothing to remove.")
-    for sentence in troubles:
+    for sentence in dict.fromkeys(troubles):
         click.secho(f"Error: {one_line(sentence)}", fg="red", err=True)
     return ExitCode.INSTRUMENT_FAULT if troubles else ExitCode.OK
 

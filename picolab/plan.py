@@ -97,10 +97,12 @@ class Plan(BaseModel):
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> "Plan":
+    def _names_fit(self) -> "Plan":
         name, count = Counter(trial.trial_id for trial in self.trials).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{count} trials are called {name}")
+        if self.baseline is not None and all(trial.parameters.build_label != self.baseline for trial in self.trials):
+            raise ValueError(f"the baseline {self.baseline!r} is no build of a trial")
         return self
 
     @property

@@ -399,6 +399,8 @@ def test_folder_without_a_plan_is_no_campaign(tmp_path: Path) -> None:
         (lambda text: text.replace('"ram_mb": 512', '"ram_mb": -1'), "parameters.ram_mb: "),
         (lambda text: json.dumps({**json.loads(text), "trials": []}), "trials: "),
         (lambda text: text + "\udcff", "is not a plan"),
+        (lambda text: json.dumps({**json.loads(text), "baseline": "old"}), "the baseline 'old' is no build of a trial"),
+        (lambda text: json.dumps({**(p := json.loads(text)), "trials": p["trials"] + p["trials"][:1]}), "are called"),
     ],
 )
 def test_spoilt_plan_is_refused_in_one_sentence(spoil: Any, words: str, tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab report $(CAMPAIGN)
 
 test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
-	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS)
-	@$(RUN)/python -m pytest -m alone
+	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; $(RUN)/python -m pytest -m alone && exit $$others
 
 lint: $(VENV)/installed-dev ## check formatting and types
 	@$(RUN)/ruff format --check .

@@ -47,6 +47,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "word": GATE_WORDS[comparison.gate],
             "reason": comparison.exit_reason,
         },
+        "plan_is_known": comparison.plan_is_known,
         "unmeasured": comparison.unmeasured,
         "comparable": comparison.comparable,
         "not_comparable_reason": comparison.not_comparable_reason,

@@ -162,11 +162,12 @@ def test_everything_that_a_reader_may_ask_for_is_there(page: Path) -> None:
         "a" * 64,
         "b" * 64,
         "0.1.0, commit 0123456789ab",
-        "picolab verdict 'demo & more'",
         "calibration_server · 19 of 20 trials",
         "host_busy · 1 of 20 trials",
     ):
         assert words in text, words
+    # A campaign outside of the folder of campaigns is named by its path.
+    assert re.search(r"picolab verdict '/.+/demo & more'", text)
 
 
 def test_no_code_and_working_contents(page: Path) -> None:

@@ -276,10 +276,11 @@ def test_provenance_and_how_to_repeat(report: Path) -> None:
         "0.1.0, commit 0123456789ab",
         "drawn at random",
         "picolab matrix parameters/quick.yaml --seed 42",
-        "picolab resume 'demo & more'",
         "picolab trial --ram 256 --file-size 100M",
     ):
         assert words in text
+    # A campaign outside of the folder of campaigns is named by its path.
+    assert re.search(r"picolab resume '/.+/demo & more'", text)
 
 
 def test_an_empty_campaign_says_so_in_sentences(empty_report: Path) -> None:

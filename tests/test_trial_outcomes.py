@@ -271,8 +271,9 @@ def test_the_secret_is_nowhere(run_trial: Callable[..., Record]) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"build": "1.10"},
-        {"build": "null", "work_dir": "~"},
+        {"build": "/builds/1.10", "label": "1.10"},
+        {"build": "/builds/null", "label": "null", "work_dir": "/~"},
+        {"build": "1.5.4", "label": "007"},
         {"work_dir": "/a folder/with 'quotes'", "calibration": {"status": 500, "status_message": "a: b"}},
         {"total_limit_s": 12.5, "memory_limit": "none", "seed": 7},
         {"label": "small", "parallel_uploads": 4, "direction": "both", "cache": "cold", "sync": "measure"},

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -123,7 +124,9 @@ def test_the_server_sees_its_environment() -> None:
     assert {name: seen[name] for name in given} == given
     assert set(seen) - set(given) <= own | {"LC_CTYPE"}
     assert record.parameters.environment == given
-    assert record_row(record)["environment"] == "GOGC=50 GOMEMLIMIT=100MiB NOTHING= WORDS=" + given["WORDS"]
+    assert record_row(record)["environment"] == "GOGC=50 GOMEMLIMIT=100MiB NOTHING= " + shlex.quote(
+        "WORDS=" + given["WORDS"]
+    )
 
 
 def test_the_environment_never_replaces_picolabs_own() -> None:

@@ -90,15 +90,22 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file so that it is on disk when this returns; a last line torn by a crash stays by itself."""
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = "\n" + line
-        file.write(f"{line}\n".encode(errors="replace"))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line to a file so that it is on disk when this returns; a last line torn by a crash stays by itself.
+
+    Raises:
+        FileNotWritten: it could not be written.
+    """
+    try:
+        with path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = "\n" + line
+            file.write(f"{line}\n".encode(errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise not_written(path, error) from None
 
 
 def file_name(text: str) -> str:

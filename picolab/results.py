@@ -9,7 +9,7 @@ from typing import Any
 
 from picolab.errors import UnreadableFile
 from picolab.foreign_files import read_text
-from picolab.paths import write_atomically
+from picolab.paths import not_written, write_atomically
 from picolab.rows import ROW_COLUMNS, csv_row
 from picolab.set_aside import set_aside
 from picolab.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
@@ -38,11 +38,19 @@ def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_result(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row behind the others. A row that a crash has torn is mended by the next `write_results`."""
-    with (folder / RESULTS_FILE).open("a", encoding="utf-8", newline="") as file:
-        file.write(_text([row], heading=file.tell() == 0))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a row behind the others. A row that a crash has torn is mended by the next `write_results`.
+
+    Raises:
+        FileNotWritten: it could not be written.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_text([row], heading=file.tell() == 0))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise not_written(path, error) from None
 
 
 def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:

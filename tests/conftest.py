@@ -109,6 +109,17 @@ def socket_in_network_of(machine: LocalMachine, address: str = "", port: int = 0
     return made[0]
 
 
+@pytest.fixture
+def gone() -> ProcessIdentity:
+    """Return who a process was that is no more."""
+    process = subprocess.Popen(["sleep", "600"])
+    identity = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.wait()
+    assert identity is not None
+    return identity
+
+
 def alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
     return ProcessIdentity.of(pid) is not None

@@ -32,16 +32,6 @@ def no_libvirt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> virsh_stub.Vi
     return virsh_stub.install(tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def gone() -> ProcessIdentity:
-    process = subprocess.Popen(["sleep", "600"])
-    identity = ProcessIdentity.of(process.pid)
-    process.kill()
-    process.wait()
-    assert identity is not None
-    return identity
-
-
 def clean(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "picolab", "clean", *words], capture_output=True, text=True, check=False

@@ -25,16 +25,6 @@ from picolab.trial_state import TrialState, claim_folder
 PARAMETERS = TrialParameters(ram_mb=64, file_size="1M", memory_limit="none")
 
 
-@pytest.fixture
-def gone() -> ProcessIdentity:
-    process = subprocess.Popen(["sleep", "600"])
-    identity = ProcessIdentity.of(process.pid)
-    process.kill()
-    process.wait()
-    assert identity is not None
-    return identity
-
-
 def keep(name: str, holder: ProcessIdentity, keep: bool = True) -> Path:
     """Leave a machine up as a trial does, and return the trial's folder."""
     machine = LocalMachine.obtain(MachineWish(name, 64, "none", ""), Holder(holder, keep=keep))

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from picolab.errors import FileNotWritten
 from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from picolab.paths import append_line
 from picolab.record import Outcome
+from picolab.results import append_result
+from picolab.rows import ROW_COLUMNS
+from picolab.standing import RESULTS_FILE
 
 
 def entry(trial_id: str = "001-a", outcome: Outcome = Outcome.OK, **changes: Any) -> LedgerEntry:
@@ -108,3 +113,16 @@ def test_two_writers_keep_each_others_lines(tmp_path: Path) -> None:
         (one, other)[number % 2].append(entry(f"{number:03d}-a"))
 
     assert [line.trial_id for line in one.entries()] == [f"{number:03d}-a" for number in range(20)]
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    """The kernel's device that is always full stands for the disk."""
+    (tmp_path / LEDGER_FILE).symlink_to("/dev/full")
+    (tmp_path / RESULTS_FILE).symlink_to("/dev/full")
+    row = dict.fromkeys(ROW_COLUMNS)
+    for name, write in (
+        (LEDGER_FILE, lambda: append_line(tmp_path / LEDGER_FILE, "{}")),
+        (RESULTS_FILE, lambda: append_result(tmp_path, row)),
+    ):
+        with pytest.raises(FileNotWritten, match=rf"{name} could not be written, because the file system mounted at"):
+            write()

@@ -1,0 +1,1 @@
+"""The agent: what runs inside a machine, free of dependencies."""

@@ -1,0 +1,1 @@
+"""Analysis: statistics, and builds compared."""

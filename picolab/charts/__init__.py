@@ -1,0 +1,1 @@
+"""Charts (altair): functions from frames to charts. No file is read here."""

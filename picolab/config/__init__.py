@@ -1,0 +1,1 @@
+"""What a user may set: sizes, parameters, parameter files, the plan."""

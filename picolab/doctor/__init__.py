@@ -1,0 +1,1 @@
+"""The doctor: what this host can and cannot do for a benchmark."""

@@ -1,0 +1,1 @@
+"""The host: its facts, processes and locks, and what it does beside a trial."""

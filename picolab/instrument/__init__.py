@@ -1,0 +1,1 @@
+"""The calibration of the instrument: measured, stored, referred to."""

@@ -1,0 +1,1 @@
+"""Notebooks and their kernels, run in processes of their own."""

@@ -1,0 +1,1 @@
+"""The local machine: a process of this host in a memory cgroup."""

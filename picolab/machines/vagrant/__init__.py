@@ -1,0 +1,1 @@
+"""The Vagrant machine: a virtual machine with limited RAM."""

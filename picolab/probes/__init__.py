@@ -1,1 +1,0 @@
-"""Probes: what is sent (payload) and what is watched meanwhile (memory)."""

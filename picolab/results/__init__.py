@@ -1,0 +1,1 @@
+"""The files of a campaign, read with tolerance, and what they say."""

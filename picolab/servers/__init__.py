@@ -1,0 +1,1 @@
+"""Servers under test: their builds, and how they are spoken to."""

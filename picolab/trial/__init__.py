@@ -1,0 +1,1 @@
+"""One trial: its stages, each of which can be run again."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SERVER = Path(__file__).resolve().parent.parent / "picolab" / "calibration" / "server.py"
+SERVER = Path(__file__).resolve().parent.parent / "picolab" / "servers" / "calibration" / "server.py"
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.bin"\r\n\r\n'

@@ -28,19 +28,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from picolab.config.plan import Plan
 from picolab.exit_codes import ExitCode
-from picolab.ledger import Ledger
-from picolab.locks import try_lock
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity, is_self_or_ancestor
 from picolab.machines.folders import state_mark
-from picolab.plan import Plan
-from picolab.processes import ProcessIdentity, is_self_or_ancestor
-from picolab.scraps import read_campaign, read_record
+from picolab.results.ledger import Ledger
+from picolab.results.load import read_campaign, read_record
 
 ROLES = {
     "campaign": "picolab",
-    "papermill": "picolab.execution",
+    "papermill": "picolab.jupyter.notebook_process",
     "kernel": "ipykernel_launcher",
-    "keeper": "picolab.machines.keeper",
+    "keeper": "picolab.machines.local.keeper",
     "probe": "probes/memory.py",
     "server": "calibration/server.py",
 }

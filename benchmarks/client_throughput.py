@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from picolab.machines.network import PrivateNetwork
-from picolab.machines.network import make as make_network
-from picolab.parameters import MIB, parse_size
-from picolab.picoshare import client as client_module
-from picolab.picoshare.client import Limits, PicoShareClient, peak_rss_bytes
+from picolab.config.parameters import MIB, parse_size
+from picolab.machines.local.network import PrivateNetwork
+from picolab.machines.local.network import make as make_network
+from picolab.servers.picoshare import client as client_module
+from picolab.servers.picoshare.client import Limits, PicoShareClient, peak_rss_bytes
 
 LIMITS = Limits(stall_s=60, total_s=3600)
 SEND_BUFFERS_KIB = (128, 256, 512, 1024, 4096)

@@ -4,8 +4,9 @@
 
 The host of these simulations is that of an old suite: it ran seven builds one after the other for 26 hours and became
 3.4 times slower meanwhile (coefficient of variation 28 %), while two trials right after each other agreed within 5 %.
-Each simulated campaign is planned by `picolab.plan.make_plan` with a seed of its own, its times are invented (the
-host's slow-down at the trial's place in the plan, the build's own speed, noise), and `picolab.statistics` judges them.
+`picolab.config.plan.make_plan` plans each simulated campaign with a seed of its own. Its times are invented (the
+host's slow-down at the trial's place in the plan, the build's own speed, noise), and `picolab.analysis.statistics`
+judges them.
 
 Prints a Markdown table with a line for each property, the number of simulations behind it and its target, and ends
 with 1 when a target is missed. All is seeded: the same version gives the same table. Takes ten minutes. `--quick`
@@ -23,10 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from picolab.parameters import CampaignParameters, Stopping
-from picolab.paths import write_atomically
-from picolab.plan import Plan, make_plan
-from picolab.statistics import (
+from picolab.analysis.statistics import (
     SIGNIFICANCE,
     PairedRatio,
     enough_pairs,
@@ -37,6 +35,9 @@ from picolab.statistics import (
     paired_ratio,
     trend,
 )
+from picolab.config.parameters import CampaignParameters, Stopping
+from picolab.config.plan import Plan, make_plan
+from picolab.files.writing import write_atomically
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
 BEGIN = "<!-- begin: written by benchmarks/power.py --update-docs -->"

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from campaign_factory import FakeTrial, write_campaign
 
-from picolab.parameters import MIB
-from picolab.record import Outcome
-from picolab.report import render_report
+from picolab.config.parameters import MIB
+from picolab.record.models import Outcome
+from picolab.report.render import render_report
 
 MOST_CASES = 20
 

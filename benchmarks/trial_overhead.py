@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from picolab.execution import TrialProcess
-from picolab.parameters import TrialParameters
-from picolab.processes import this_process
-from picolab.record import STAGES, Record
-from picolab.trial_state import RECORD_FILE, TrialContext
+from picolab.config.parameters import TrialParameters
+from picolab.host.processes import this_process
+from picolab.jupyter.notebook_process import TrialProcess
+from picolab.record.models import STAGES, Record
+from picolab.trial.state import RECORD_FILE, TrialContext
 
 MEASURED = ("start", "upload", "verify")
 

@@ -16,21 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from picolab.box import build_box, remove_box
-from picolab.campaign import Campaign, Watcher
+from picolab.campaign.runner import Campaign, Watcher
+from picolab.config.parameters import MIB, CampaignParameters, parse_size
+from picolab.config.plan import make_plan
+from picolab.config.project import project_root
+from picolab.host.processes import this_process
 from picolab.machines import registry
-from picolab.machines.acceleration import acceleration
 from picolab.machines.base import Holder, MachineWish
-from picolab.machines.vagrant import VagrantMachine
-from picolab.parameters import MIB, CampaignParameters, parse_size
-from picolab.paths import project_root
-from picolab.picoshare.build import find_build
-from picolab.picoshare.client import Limits, PicoShareClient
-from picolab.picoshare.server import SECRET_FILE, start_server
-from picolab.plan import make_plan
-from picolab.probes.samples import read_samples, summarise
-from picolab.processes import this_process
-from picolab.scraps import read_record
+from picolab.machines.vagrant.acceleration import acceleration
+from picolab.machines.vagrant.box import build_box, remove_box
+from picolab.machines.vagrant.machine import VagrantMachine
+from picolab.record.samples import read_samples, summarise
+from picolab.results.load import read_record
+from picolab.servers.build import find_build
+from picolab.servers.picoshare.client import Limits, PicoShareClient
+from picolab.servers.picoshare.server import SECRET_FILE, start_server
 
 T = TypeVar("T")
 MEASURED = ("start", "upload", "verify")

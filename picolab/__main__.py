@@ -1,6 +1,6 @@
 """`python -m picolab` is `picolab`."""
 
-from picolab.cli import main
+from picolab.cli.main import main
 
 if __name__ == "__main__":
     main()

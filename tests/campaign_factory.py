@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from picolab.parameters import MIB, TrialParameters
-from picolab.probes.memory import COLUMNS
-from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
+from picolab.agent.memory_probe import COLUMNS
+from picolab.config.parameters import MIB, TrialParameters
+from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
 
 SHA = {"calibration": "c" * 64}
 

@@ -11,10 +11,18 @@ from typing import Any
 
 from campaign_factory import FakeTrial, write_campaign
 
-from picolab.comparison import METRICS, Comparison, Metric, MetricComparison, OneBuild, OutcomeComparison, Pair
+from picolab.analysis.comparison.compare import (
+    METRICS,
+    Comparison,
+    Metric,
+    MetricComparison,
+    OneBuild,
+    OutcomeComparison,
+    Pair,
+)
+from picolab.config.parameters import MIB
 from picolab.exit_codes import ExitCode
-from picolab.parameters import MIB
-from picolab.record import Caveat
+from picolab.record.models import Caveat
 
 SCENARIO = "local-512mb-100M"
 METRIC = {metric.name: metric for metric in METRICS}

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import hypothesis
 import pytest
 
-from picolab.calibration import SERVER_PATH
-from picolab.host import disk_of
-from picolab.processes import ProcessIdentity, descendants
+from picolab.host.facts import disk_of
+from picolab.host.processes import ProcessIdentity, descendants
+from picolab.servers.calibration import SERVER_PATH
 
 if TYPE_CHECKING:
-    from picolab.machines.local import LocalMachine
+    from picolab.machines.local.machine import LocalMachine
 
 pytest_plugins = ["virtual_machines"]
 
@@ -280,7 +280,7 @@ class RunningServer:
 
     @property
     def cookie(self) -> str:
-        from picolab.calibration.server import derive_cookie
+        from picolab.servers.calibration.server import derive_cookie
 
         return derive_cookie(self.secret).decode()
 

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from picolab import box as box_module
 from picolab.errors import HostUnfit
-from picolab.machines import libvirt, registry, vagrant
-from picolab.machines.acceleration import acceleration
+from picolab.host.processes import this_process
+from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.folders import machines_dir, state_mark
-from picolab.machines.vagrant import VagrantMachine
-from picolab.processes import this_process
+from picolab.machines.vagrant import box as box_module
+from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant import machine as vagrant
+from picolab.machines.vagrant.acceleration import acceleration
+from picolab.machines.vagrant.machine import VagrantMachine
 
 REQUIRE = "PICOLAB_REQUIRE_VM"
 VM_TEST_LIMIT_S = 900

@@ -4,16 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from picolab.config.given_paths import is_word
+from picolab.config.parameters import DISK_FACTOR, MIB, TrialParameters
+from picolab.config.plan import Plan
+from picolab.config.project import state_dir
 from picolab.errors import HostUnfit, ParameterError
-from picolab.given_paths import is_word
-from picolab.host import disk_of, memory_info
-from picolab.machines import vagrant
-from picolab.machines.cgroup import find_method
-from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
-from picolab.paths import state_dir
-from picolab.picoshare.build import find_build
-from picolab.plan import Plan
-from picolab.trial_notebook import check_trial_notebook
+from picolab.host.facts import disk_of, memory_info
+from picolab.jupyter.trial_template import check_trial_notebook
+from picolab.machines.local.cgroup import find_method
+from picolab.machines.vagrant import machine
+from picolab.servers.build import find_build
 
 
 def check_plan(plan: Plan) -> None:
@@ -40,7 +40,7 @@ def _check(wanted: Sequence[TrialParameters], source: str) -> None:
         find_build(build, build, base_url, in_guest=in_guest)
     _check_memory(wanted, source)
     for provider in sorted({trial.provider for trial in wanted if trial.machine == "vagrant"}):
-        vagrant.check_host(provider)
+        machine.check_host(provider)
     if any(trial.memory_limit == "enforced" and trial.machine == "local" for trial in wanted):
         find_method()
     _check_disks(wanted, source)
@@ -79,7 +79,7 @@ def _check_disks(wanted: Sequence[TrialParameters], source: str) -> None:
 
 def _check_disk(trial: TrialParameters, source: str) -> None:
     if trial.machine == "vagrant":
-        place, free = "the storage of virtual machines", vagrant.free_disk_bytes(trial.provider)
+        place, free = "the storage of virtual machines", machine.free_disk_bytes(trial.provider)
     else:
         work = Path(trial.work_dir) if trial.work_dir else state_dir()
         _check_work_dir(work, source)

@@ -30,7 +30,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from picolab import beginning, conditions
+from picolab.campaign.preflight import check_plan
+from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
+from picolab.campaign.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
+from picolab.campaign.tally import Tally
+from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
     CampaignChanged,
@@ -42,28 +47,25 @@ from picolab.errors import (
     UnreadableFile,
     UnsafePath,
 )
-from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
-from picolab.foreign_files import refuse_links, remove_tree_inside
-from picolab.ledger import LEDGER_FILE, Ledger, LedgerEntry
-from picolab.locks import try_lock
+from picolab.files.foreign import refuse_links, remove_tree_inside
+from picolab.files.set_aside import SET_ASIDE, set_aside
+from picolab.files.writing import append_line
+from picolab.host import conditions
+from picolab.host.locks import try_lock
+from picolab.host.processes import this_process
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
-from picolab.paths import append_line, in_command, outputs_dir
-from picolab.plan import PLAN_FILE, Plan, PlannedTrial
-from picolab.preflight import check_plan
-from picolab.processes import this_process
-from picolab.progress import last_line
-from picolab.record import Outcome, Record
-from picolab.results import append_result, write_results
-from picolab.rows import record_row
-from picolab.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
-from picolab.set_aside import SET_ASIDE, set_aside
-from picolab.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
-from picolab.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
-from picolab.tally import Tally
-from picolab.trial_files import read_record, read_side_file
-from picolab.trial_notebook import check_trial_notebook
-from picolab.trial_state import (
+from picolab.record.models import Outcome, Record
+from picolab.results import beginning
+from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
+from picolab.results.results_csv import append_result, write_results
+from picolab.results.rows import record_row
+from picolab.results.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
+from picolab.results.trial_files import read_record, read_side_file
+from picolab.trial.live_line import last_line
+from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,

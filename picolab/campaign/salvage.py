@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from picolab.execution import NOTEBOOK_FILE
-from picolab.paths import write_atomically
-from picolab.probes.samples import LARGEST_BYTES
-from picolab.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
-from picolab.trial_files import samples_of
-from picolab.trial_state import SAMPLES_FILE
+from picolab.files.writing import write_atomically
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE
+from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Record
+from picolab.record.samples import LARGEST_BYTES
+from picolab.results.trial_files import samples_of
+from picolab.trial.state import SAMPLES_FILE
 
 LOST_NOTEBOOK_FILE = "trial.lost.ipynb"
 _SCRAP_MIME = "application/scrapbook.scrap.json+json"

@@ -5,17 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from picolab import disk_reserve
+from picolab.campaign.preflight import check_trial
+from picolab.config.parameters import TrialParameters
 from picolab.errors import RecordError
-from picolab.execution import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.exit_codes import ExitCode
+from picolab.files import reserve
+from picolab.host.processes import this_process
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.machines import registry
-from picolab.parameters import TrialParameters
-from picolab.preflight import check_trial
-from picolab.processes import this_process
-from picolab.progress import last_line
-from picolab.record import Outcome, Record, validate_record
-from picolab.trial_state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
+from picolab.record.models import Outcome, Record, validate_record
+from picolab.trial.live_line import last_line
+from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
 
 _REFRESH_S = 1.0
 _LONG_S = 3600.0
@@ -89,7 +89,7 @@ def run_single_trial(
         if not kept:
             registry.release_by_name(name)
             (folder / STATE_FILE).unlink(missing_ok=True)
-            disk_reserve.free(folder)
+            reserve.free(folder)
         if live is not None:
             live("")
     record, reason = None, ""

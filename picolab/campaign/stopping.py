@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab import statistics
-from picolab.comparison import METRICS, Metric
+from picolab.analysis import statistics
+from picolab.analysis.comparison.compare import METRICS, Metric
+from picolab.config.plan import Plan
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import MIB, read_json
-from picolab.paths import write_atomically
-from picolab.plan import Plan
-from picolab.record import Step
-from picolab.rows import step_ok
+from picolab.files.foreign import MIB, read_json
+from picolab.files.writing import write_atomically
+from picolab.record.models import Step
+from picolab.results.rows import step_ok
 
 STOPPED_FILE = "stopped.json"
 _LARGEST_BYTES = MIB
@@ -28,7 +28,7 @@ class Width:
     scenario: str
     build: str
     metric: str
-    """Its name, as in `picolab.comparison.METRICS`."""
+    """Its name, as in `picolab.analysis.comparison.compare.METRICS`."""
     n: int
     """Pairs with the baseline; trials when there is none."""
     reach: float | None

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picolab.ledger import LedgerEntry
-from picolab.plan import PlannedTrial
-from picolab.record import Outcome, Record
-from picolab.rows import record_row
-from picolab.standing import Standing
+from picolab.config.plan import PlannedTrial
+from picolab.record.models import Outcome, Record
+from picolab.results.ledger import LedgerEntry
+from picolab.results.rows import record_row
+from picolab.results.standing import Standing
 
 
 @dataclass

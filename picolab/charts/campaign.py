@@ -10,8 +10,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from picolab import factors
-from picolab.chart_style import (
+from picolab.analysis.statistics import median, median_interval
+from picolab.charts.memory import memory_caption, memory_over_time, memory_panels
+from picolab.charts.style import (
     ANON_COLOUR,
     HWM_COLOUR,
     LEVEL_COLOURS,
@@ -34,11 +35,10 @@ from picolab.chart_style import (
     tip,
     value_scale,
 )
-from picolab.memory_charts import memory_caption, memory_over_time, memory_panels
-from picolab.parameters import TrialParameters
-from picolab.record import Outcome
-from picolab.rows import ROW_COLUMNS, step_ok
-from picolab.statistics import median, median_interval
+from picolab.config.parameters import TrialParameters
+from picolab.record import factors
+from picolab.record.models import Outcome
+from picolab.results.rows import ROW_COLUMNS, step_ok
 
 __all__ = [
     "memory_caption",

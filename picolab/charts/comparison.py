@@ -1,4 +1,4 @@
-"""Charts of a comparison of builds: functions from a `Comparison` to panels, as in `picolab.charts`."""
+"""Charts of a comparison of builds: functions from a `Comparison` to panels, as in `picolab.charts.campaign`."""
 
 import json
 import math
@@ -9,8 +9,8 @@ from typing import Any
 
 import altair as alt
 
-from picolab.chart_style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
-from picolab.comparison import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
+from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
+from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
 
 
 @dataclass(frozen=True)

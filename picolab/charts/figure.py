@@ -13,8 +13,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from picolab.chart_style import CONFIG
-from picolab.foreign_text import visible
+from picolab.charts.style import CONFIG
+from picolab.text.foreign import visible
 
 FIGURE_MIME = "application/vnd.picolab.vegalite+json"
 PANEL_WIDTH = 640

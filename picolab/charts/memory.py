@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from picolab.chart_style import (
+from picolab.charts.style import (
     ANON_COLOUR,
     CGROUP_COLOUR,
     LIMIT_COLOUR,
@@ -24,8 +24,8 @@ from picolab.chart_style import (
     tip,
     value_scale,
 )
-from picolab.parameters import MIB
-from picolab.record import Outcome
+from picolab.config.parameters import MIB
+from picolab.record.models import Outcome
 
 MOST_LINES = 12
 """Up to so many trials of a case have a line each; of more only `SHOWN_RANKS` have one."""

@@ -9,11 +9,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from picolab import factors
-from picolab.foreign_text import one_line, visible
-from picolab.parameters import MIB
-from picolab.record import Outcome
-from picolab.rows import OF_THE_UPLOAD
+from picolab.config.parameters import MIB
+from picolab.record import factors
+from picolab.record.models import Outcome
+from picolab.results.rows import OF_THE_UPLOAD
+from picolab.text.foreign import one_line, visible
 
 OUTCOME_LABELS = {
     Outcome.OK: "ok",

@@ -20,7 +20,7 @@ import click
 from picolab import __version__
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
-from picolab.foreign_text import one_line, visible
+from picolab.text.foreign import one_line, visible
 
 EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -147,7 +147,7 @@ def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None
 
 def _build(build: str, labels: Container[str], place: str) -> str:
     """Return a build of the command line: a label of the parameter file, a word, or a path from the root."""
-    from picolab.given_paths import absolute_build
+    from picolab.config.given_paths import absolute_build
 
     return build if build in labels else absolute_build(build, Path.cwd(), place)
 
@@ -186,11 +186,11 @@ def matrix(
       picolab matrix parameters/quick.yaml --memory-limits 512,256 --file-sizes 100M --repeats 5
       picolab matrix parameters/full.yaml --plan
     """
-    from picolab import console
-    from picolab.campaign import Campaign, check_name
-    from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
-    from picolab.plan import make_plan
-    from picolab.preflight import check_plan
+    from picolab.campaign.preflight import check_plan
+    from picolab.campaign.runner import Campaign, check_name
+    from picolab.cli import terminal
+    from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.config.plan import make_plan
 
     wanted = load_campaign_parameters(parameters).model_dump()
     overrides = {
@@ -204,15 +204,15 @@ def matrix(
     name = check_name(campaign or f"{parameters.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     plan = make_plan(validate(CampaignParameters, wanted, str(parameters)), name, str(parameters))
     if only_plan:
-        console.show_plan(plan)
+        terminal.show_plan(plan)
         return None
     check_plan(plan)
     stop = _StopRequest().install()
-    with console.campaign_watcher(lambda: stop.requested) as watcher:
+    with terminal.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.create(plan, watcher)
-        console.say_begin(running)
+        terminal.say_begin(running)
         code = running.run()
-    console.show_end(running, code)
+    terminal.show_end(running, code)
     return code
 
 
@@ -254,13 +254,13 @@ def compare(
       picolab compare 1.4.4 1.5.4 --repeats auto --margin 3
       picolab compare --self ./picoshare
     """
-    from picolab import console
-    from picolab.campaign import Campaign, check_name
-    from picolab.comparison_request import requested
-    from picolab.parameters import CampaignParameters, load_campaign_parameters, validate
-    from picolab.paths import project_root
-    from picolab.plan import make_plan
-    from picolab.preflight import check_plan
+    from picolab.campaign.preflight import check_plan
+    from picolab.campaign.runner import Campaign, check_name
+    from picolab.cli import terminal
+    from picolab.config.compare_request import requested
+    from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.config.plan import make_plan
+    from picolab.config.project import project_root
 
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     if len(files) > 1:
@@ -283,18 +283,18 @@ def compare(
     if plan.baseline is None:
         raise ParameterError(f"{file}: this is one build, and nothing to compare it with; name two, or use --self")
     if only_plan:
-        console.show_plan(plan)
+        terminal.show_plan(plan)
         return None
     check_plan(plan)
     stop = _StopRequest().install()
-    with console.campaign_watcher(lambda: stop.requested) as watcher:
+    with terminal.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.create(plan, watcher)
-        console.say_begin(running)
+        terminal.say_begin(running)
         code = running.run()
-    console.show_end(running, code)
+    terminal.show_end(running, code)
     if code is ExitCode.INTERRUPTED:
         return code
-    return console.show_verdict(running.folder)
+    return terminal.show_verdict(running.folder)
 
 
 def _pairs(text: str | None) -> int | str | None:
@@ -326,11 +326,12 @@ def verdict(
       picolab verdict compare-20260101T120000 --markdown --margin 3
       picolab verdict release-1.4.4 release-1.5.4 --json
     """
-    from picolab import comparison_text, console
-    from picolab.campaign import find_campaign
-    from picolab.comparison import compare as compare_builds
-    from picolab.comparison import compare_campaigns
-    from picolab.scraps import read_campaign
+    from picolab.analysis.comparison.compare import compare as compare_builds
+    from picolab.analysis.comparison.compare import compare_campaigns
+    from picolab.campaign.runner import find_campaign
+    from picolab.cli import terminal
+    from picolab.report import comparison_text
+    from picolab.results.load import read_campaign
 
     if as_json and as_markdown:
         raise ParameterError("--json and --markdown exclude each other; give one")
@@ -339,7 +340,7 @@ def verdict(
     folders = [find_campaign(name) for name in campaigns]
     share = None if margin is None else margin / 100
     if len(folders) == 1 and not as_json and not as_markdown:
-        return console.show_verdict(folders[0], output, share, baseline)
+        return terminal.show_verdict(folders[0], output, share, baseline)
     read = [read_campaign(folder) for folder in folders]
     found = compare_campaigns(read, share, baseline) if len(read) > 1 else compare_builds(read[0], share, baseline)
     if as_json:
@@ -347,7 +348,7 @@ def verdict(
     elif as_markdown:
         click.echo(visible(comparison_text.as_markdown(found)))
     else:
-        console.show_lines(comparison_text.as_lines(found))
+        terminal.show_lines(comparison_text.as_lines(found))
     return found.exit_code
 
 
@@ -371,23 +372,23 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
       picolab calibrate
       picolab calibrate --machine vagrant
     """
-    from picolab import console
-    from picolab.calibrate import calibrate as measure
-    from picolab.calibrate import lines
-    from picolab.given_paths import absolute_path
+    from picolab.cli import terminal
+    from picolab.config.given_paths import absolute_path
+    from picolab.instrument.measure import calibrate as measure
+    from picolab.instrument.measure import lines
 
     stop = _StopRequest().install()
     found = measure(
         "vagrant" if machine == "vagrant" else "local",
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
-        report=console.live_line,
+        report=terminal.live_line,
         stop_requested=lambda: stop.requested,
     )
-    console.live_line("")
+    terminal.live_line("")
     if found is None:
         return ExitCode.INTERRUPTED
-    console.show_lines(lines(found))
+    terminal.show_lines(lines(found))
     return ExitCode.OK
 
 
@@ -409,15 +410,15 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
       picolab resume quick-20260101T120000
       picolab resume quick-20260101T120000 --accept-changes
     """
-    from picolab import console
-    from picolab.campaign import Campaign, find_campaign
+    from picolab.campaign.runner import Campaign, find_campaign
+    from picolab.cli import terminal
 
     stop = _StopRequest().install()
-    with console.campaign_watcher(lambda: stop.requested) as watcher:
+    with terminal.campaign_watcher(lambda: stop.requested) as watcher:
         running = Campaign.load(find_campaign(campaign), watcher)
-        console.say_begin(running)
+        terminal.say_begin(running)
         code = running.run(accept_changes)
-    console.show_end(running, code)
+    terminal.show_end(running, code)
     return code
 
 
@@ -433,13 +434,13 @@ def status(campaign: str | None) -> ExitCode | None:
       picolab status
       picolab status quick-20260101T120000
     """
-    from picolab import console
-    from picolab.campaign import all_campaigns, find_campaign
+    from picolab.campaign.runner import all_campaigns, find_campaign
+    from picolab.cli import terminal
 
     if campaign is None:
-        console.show_campaigns(all_campaigns())
+        terminal.show_campaigns(all_campaigns())
         return None
-    return console.show_status(find_campaign(campaign))
+    return terminal.show_status(find_campaign(campaign))
 
 
 @main.command()
@@ -453,8 +454,8 @@ def report(campaign: str, output: Path | None) -> None:
       picolab report quick-20260101T120000
       picolab report quick-20260101T120000 --output public/index.html
     """
-    from picolab.campaign import find_campaign
-    from picolab.report import render_report
+    from picolab.campaign.runner import find_campaign
+    from picolab.report.render import render_report
 
     click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
@@ -472,8 +473,8 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
     Example:
       picolab export quick-20260101T120000 --format csv
     """
-    from picolab.campaign import find_campaign
-    from picolab.export import DEFAULT_FOLDER, export_campaign
+    from picolab.campaign.runner import find_campaign
+    from picolab.results.export import DEFAULT_FOLDER, export_campaign
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):
@@ -512,10 +513,10 @@ def trial(
       picolab trial --machine vagrant --ram 256 --file-size 100M --keep-machine
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
-    from picolab import console
-    from picolab.parameters import TrialParameters, shown, validate
-    from picolab.single_trial import run_single_trial
-    from picolab.yaml_text import YamlProblem, read_value
+    from picolab.campaign.single_trial import run_single_trial
+    from picolab.cli import terminal
+    from picolab.config.parameters import TrialParameters, shown, validate
+    from picolab.config.yaml_text import YamlProblem, read_value
 
     keep = "always" if keep_machine else None
     given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
@@ -529,9 +530,9 @@ def trial(
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
     stop = _StopRequest().install()
-    live = console.live_line if sys.stderr.isatty() else None
+    live = terminal.live_line if sys.stderr.isatty() else None
     finished = run_single_trial(parameters, lambda: stop.requested, live)
-    console.show_trial(finished)
+    terminal.show_trial(finished)
     return finished.exit_code
 
 
@@ -548,11 +549,11 @@ def machines_list() -> None:
     Example:
       picolab machines list
     """
-    from picolab import console
+    from picolab.cli import terminal
     from picolab.machines import registry
 
     registry.sweep()
-    console.show_machines(registry.existing())
+    terminal.show_machines(registry.existing())
 
 
 @machines.command("remove")
@@ -587,7 +588,7 @@ def clean(dry_run: bool) -> ExitCode:
       picolab clean --dry-run
       picolab clean
     """
-    from picolab import leftovers
+    from picolab.doctor import leftovers
 
     found, troubles = leftovers.find()
     for leftover in found:
@@ -620,8 +621,8 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
       picolab box build
       picolab box build --mirror http://mirror.example.org/debian
     """
-    from picolab.box import build_box
-    from picolab.parameters import MIB
+    from picolab.config.parameters import MIB
+    from picolab.machines.vagrant.box import build_box
 
     built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: click.echo(visible(line)))
     click.echo(f"Box {built.name!r} {built.version}: {built.size_bytes / MIB:,.0f} MiB in {built.duration_s:.0f} s")
@@ -635,10 +636,10 @@ def box_list() -> None:
     Example:
       picolab box list
     """
-    from picolab import console
-    from picolab.box import list_boxes
+    from picolab.cli import terminal
+    from picolab.machines.vagrant.box import list_boxes
 
-    console.show_boxes(list_boxes())
+    terminal.show_boxes(list_boxes())
 
 
 @box_group.command("remove")
@@ -650,7 +651,7 @@ def box_remove(name: str) -> None:
     Example:
       picolab box remove picolab
     """
-    from picolab.box import remove_box
+    from picolab.machines.vagrant.box import remove_box
 
     remove_box(name)
     click.echo(f"Box {name!r} removed.")
@@ -664,9 +665,9 @@ def doctor() -> ExitCode:
     Example:
       picolab doctor
     """
-    from picolab import console
-    from picolab.doctor import examine
+    from picolab.cli import terminal
+    from picolab.doctor.diagnosis import examine
 
     findings = examine()
-    console.show_findings(findings)
+    terminal.show_findings(findings)
     return ExitCode.HOST_UNFIT if any(finding.blocks for finding in findings) else ExitCode.OK

@@ -19,27 +19,27 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text as RichText
 
-from picolab import factors
-from picolab.campaign import Campaign, Progress, Watcher
+from picolab.campaign.runner import Campaign, Progress, Watcher
+from picolab.campaign.single_trial import FinishedTrial
+from picolab.campaign.stopping import watched_in_words
+from picolab.config.parameters import MIB
+from picolab.config.plan import Plan
+from picolab.config.project import in_command
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
-from picolab.foreign_text import one_line, visible
-from picolab.ledger import LedgerEntry
 from picolab.machines import registry
-from picolab.parameters import MIB
-from picolab.paths import in_command
-from picolab.plan import Plan
-from picolab.progress import in_seconds
-from picolab.record import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
-from picolab.scraps import CampaignData, read_campaign
-from picolab.single_trial import FinishedTrial
-from picolab.stopping import watched_in_words
+from picolab.record import factors
+from picolab.record.models import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
+from picolab.results.ledger import LedgerEntry
+from picolab.results.load import CampaignData, read_campaign
+from picolab.text.foreign import one_line, visible
+from picolab.trial.live_line import in_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from picolab.box import ListedBox
-    from picolab.doctor import Finding
+    from picolab.doctor.diagnosis import Finding
+    from picolab.machines.vagrant.box import ListedBox
 
 
 class Text(RichText):
@@ -307,9 +307,9 @@ def show_verdict(
     folder: Path, output: Path | None = None, margin: float | None = None, baseline: str | None = None
 ) -> ExitCode:
     """Compare the builds of a campaign, print the verdicts, write the page, and return the code that was printed."""
-    from picolab.comparison import compare
-    from picolab.comparison_text import as_lines
-    from picolab.report import render_comparison
+    from picolab.analysis.comparison.compare import compare
+    from picolab.report.comparison_text import as_lines
+    from picolab.report.render import render_comparison
 
     found = compare(read_campaign(folder), margin, baseline)
     # The page first: when it cannot be written, the command ends with another code than the one below.

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from picolab.config.given_paths import absolute_build
+from picolab.config.parameters import TrialParameters
 from picolab.errors import ParameterError
-from picolab.given_paths import absolute_build
-from picolab.parameters import TrialParameters
 
 _LONGEST_LABEL = 40
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,39})=(.+)")

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from picolab.config.given_paths import absolute_build, absolute_path
+from picolab.config.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 from picolab.errors import ParameterError
-from picolab.given_paths import absolute_build, absolute_path
-from picolab.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 
 MIB = 1 << 20
 _UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

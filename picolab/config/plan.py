@@ -12,10 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
-from picolab.foreign_files import MIB, read_json, unfit_value
-from picolab.foreign_text import one_line, visible
-from picolab.parameters import (
+from picolab.config.parameters import (
     CampaignParameters,
     Matrix,
     Stopping,
@@ -25,7 +22,10 @@ from picolab.parameters import (
     unknown_name,
     validate,
 )
-from picolab.paths import file_name, write_atomically
+from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
+from picolab.files.foreign import MIB, read_json, unfit_value
+from picolab.files.writing import file_name, write_atomically
+from picolab.text.foreign import one_line, visible
 
 PLAN_FILE = "plan.json"
 ORDER = (
@@ -410,7 +410,7 @@ def _check_knobs(knobs: dict[str, Any], source: str) -> None:
     """Refuse knobs that would end the server of every trial at its start."""
     if not knobs:
         return
-    from picolab.calibration.server import Knobs
+    from picolab.servers.calibration.server import Knobs
 
     try:
         Knobs.parse(json.dumps(knobs, default=str))

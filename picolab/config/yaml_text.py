@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from picolab.foreign_text import one_line
+from picolab.text.foreign import one_line
 
 LARGEST_FILE_BYTES = 256 << 10
 MOST_NODES = 10_000

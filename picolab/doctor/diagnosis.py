@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from picolab import doctor_host, doctor_tools, doctor_vm
-from picolab.finding import Finding
+from picolab.doctor import host, tools, virtual_machines
+from picolab.doctor.finding import Finding
 
 __all__ = ["Finding", "examine"]
 
@@ -17,23 +17,23 @@ TIME_LIMIT_S = 2.0
 """For all checks together; one that hangs becomes a finding of its own."""
 
 _CHECKS: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
-    ("memory limit", doctor_host.memory_limit),
-    ("private network", doctor_host.private_network),
-    ("swap", doctor_host.swap),
-    ("RAM", doctor_host.ram),
-    ("work disk", doctor_host.work_disk),
-    ("outputs", doctor_host.outputs),
-    ("processors", doctor_host.processors),
-    ("CPU governor", doctor_host.governor),
-    ("memory probe", doctor_host.counters),
-    ("Jupyter kernel", doctor_tools.jupyter_kernel),
-    ("notebooks", doctor_tools.notebooks),
-    ("machines", doctor_tools.machines),
-    ("leftovers", doctor_tools.leftovers),
-    ("virtual machines", doctor_vm.tools),
-    ("KVM", doctor_vm.kvm),
-    ("libvirt", doctor_vm.host_of_machines),
-    ("box", doctor_vm.box),
+    ("memory limit", host.memory_limit),
+    ("private network", host.private_network),
+    ("swap", host.swap),
+    ("RAM", host.ram),
+    ("work disk", host.work_disk),
+    ("outputs", host.outputs),
+    ("processors", host.processors),
+    ("CPU governor", host.governor),
+    ("memory probe", host.counters),
+    ("Jupyter kernel", tools.jupyter_kernel),
+    ("notebooks", tools.notebooks),
+    ("machines", tools.machines),
+    ("leftovers", tools.leftovers),
+    ("virtual machines", virtual_machines.tools),
+    ("KVM", virtual_machines.kvm),
+    ("libvirt", virtual_machines.host_of_machines),
+    ("box", virtual_machines.box),
 )
 """Each check returns its findings; they are run side by side."""
 

@@ -9,11 +9,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from picolab import host
+from picolab.agent import memory_probe
+from picolab.config.parameters import DISK_FACTOR, MIB
+from picolab.config.project import outputs_dir, state_dir
+from picolab.doctor.finding import Finding, as_root
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
-from picolab.finding import Finding, as_root
-from picolab.machines import network
-from picolab.machines.cgroup import (
+from picolab.host import facts
+from picolab.machines.local import network
+from picolab.machines.local.cgroup import (
     MemoryCgroup,
     find_method,
     in_systemd_scope,
@@ -21,9 +24,6 @@ from picolab.machines.cgroup import (
     v2_memory_is_on,
     v2_parent,
 )
-from picolab.parameters import DISK_FACTOR, MIB
-from picolab.paths import outputs_dir, state_dir
-from picolab.probes import memory
 
 COMMAND_LIMIT_S = 1.5
 _TINY_LIMIT_BYTES = 16 * MIB
@@ -104,7 +104,7 @@ def private_network() -> list[Finding]:
 
 def swap() -> list[Finding]:
     """Tell whether the server could get into swap."""
-    swap_mib = host.memory_info().get("SwapTotal", 0) / MIB
+    swap_mib = facts.memory_info().get("SwapTotal", 0) / MIB
     if not swap_mib:
         return [Finding("swap", "good", "the host has none")]
     with contextlib.suppress(PicolabError), _tiny_cgroup() as cgroup:
@@ -122,7 +122,7 @@ def swap() -> list[Finding]:
 
 def ram() -> list[Finding]:
     """Look at the host's memory."""
-    info = host.memory_info()
+    info = facts.memory_info()
     total, available = info["MemTotal"] // MIB, info["MemAvailable"] // MIB
     text = f"{available:,} of {total:,} MiB are available"
     if available < 512:
@@ -134,7 +134,7 @@ def work_disk() -> list[Finding]:
     """Look at the disk for data folder and TMPDIR."""
     what, folder = "work disk", state_dir()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    disk = host.disk_of(folder)
+    disk = facts.disk_of(folder)
     largest = disk.free_bytes / DISK_FACTOR / MIB
     text = (
         f"{folder} is on {disk.file_system}{f', {disk.label}' if disk.label else ''}, "
@@ -178,7 +178,7 @@ def processors() -> list[Finding]:
 
 def governor() -> list[Finding]:
     """Tell whether the clock rate changes."""
-    what, found = "CPU governor", host.governor()
+    what, found = "CPU governor", facts.governor()
     if found is None:
         return [Finding(what, "good", "the host shows none, as most virtual machines")]
     if found == "performance":
@@ -191,13 +191,13 @@ def governor() -> list[Finding]:
 def counters() -> list[Finding]:
     """Run the memory probe on this process, as a trial does, and report what it cannot have."""
     what = "memory probe"
-    disk = host.disk_of(state_dir())
+    disk = facts.disk_of(state_dir())
     with contextlib.ExitStack() as stack:
         cgroup = None
         with contextlib.suppress(PicolabError):
             cgroup = stack.enter_context(_tiny_cgroup())
         command = [
-            *(sys.executable, "-I", "-S", str(memory.__file__), "--pid", str(os.getpid()), "--interval", "0.05"),
+            *(sys.executable, "-I", "-S", str(memory_probe.__file__), "--pid", str(os.getpid()), "--interval", "0.05"),
             *(("--cgroup", str(cgroup.path)) if cgroup else ()),
             *(("--disk", disk.device) if disk.device else ()),
         ]

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from picolab import kernel_folders
+from picolab.config.project import outputs_dir, state_dir
 from picolab.errors import PicolabError
-from picolab.locks import try_lock
-from picolab.machines import local, network, registry, vagrant
-from picolab.machines.cgroup import MemoryCgroup, v1_parent, v2_parent
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity
+from picolab.jupyter import kernel_folders
+from picolab.machines import registry
 from picolab.machines.folders import (
     exclusive,
     folder_of,
@@ -33,8 +34,10 @@ from picolab.machines.folders import (
     spec_of,
     state_mark,
 )
-from picolab.paths import outputs_dir, state_dir
-from picolab.processes import ProcessIdentity
+from picolab.machines.local import machine as local
+from picolab.machines.local import network
+from picolab.machines.local.cgroup import MemoryCgroup, v1_parent, v2_parent
+from picolab.machines.vagrant import machine as vagrant
 
 _TEMPORARY = re.compile(
     r"\.(.+\.(?P<pid>[1-9]\d{0,9})\.new|(analysis|compare)\.(?P<report>[1-9]\d{0,9})\.ipynb)", re.ASCII

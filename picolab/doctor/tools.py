@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from picolab.finding import Finding
-from picolab.machines import folders, network, registry
-from picolab.machines.cgroup import v1_parent, v2_parent
+from picolab.config.project import project_root, state_dir
+from picolab.doctor.finding import Finding
+from picolab.host.processes import ProcessIdentity
+from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER, SPEC
-from picolab.paths import project_root, state_dir
-from picolab.processes import ProcessIdentity
+from picolab.machines.local import network
+from picolab.machines.local.cgroup import v1_parent, v2_parent
 
 
 def jupyter_kernel() -> list[Finding]:
@@ -32,7 +33,7 @@ def jupyter_kernel() -> list[Finding]:
 
 def notebooks() -> list[Finding]:
     """Tell whether the notebooks are there and whole."""
-    what, folder = "notebooks", Path(__file__).resolve().parent.parent / "notebooks"
+    what, folder = "notebooks", Path(__file__).resolve().parents[2] / "notebooks"
     for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb"):
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))["cells"]

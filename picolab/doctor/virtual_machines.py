@@ -11,11 +11,11 @@ import re
 import shutil
 from pathlib import Path
 
-from picolab.finding import Finding, as_root
-from picolab.machines import boxes, libvirt
+from picolab.config.project import state_dir
+from picolab.doctor.finding import Finding, as_root
+from picolab.host.processes import boot_id
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
-from picolab.paths import state_dir
-from picolab.processes import boot_id
+from picolab.machines.vagrant import boxes, libvirt
 
 _FOR_VMS = "needed only for machine: vagrant"
 _DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
@@ -165,8 +165,8 @@ def _leftovers() -> list[Finding]:
 def box() -> list[Finding]:
     """Look at picolab's own box, at libvirt's copy of it, and at what it takes to build it."""
     # Imported here: nobody but a builder needs it.
-    from picolab import box as builder
     from picolab.errors import HostUnfit
+    from picolab.machines.vagrant import box as builder
 
     what, name = "box", boxes.PICOLAB_BOX
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from picolab.errors import HostUnfit
-from picolab.paths import not_written, write_atomically
+from picolab.files.writing import not_written, write_atomically
 
 SLOTS = 6
 """Writes from a measured step to the end: the state after each of four stages, the record, and one more."""

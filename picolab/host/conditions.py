@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import read_text, unfit_value
+from picolab.files.foreign import read_text, unfit_value
 from picolab.machines.base import Machine
 from picolab.machines.folders import keeper_of, spec_of
-from picolab.record import ConditionsRecord
+from picolab.record.models import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
 """The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks

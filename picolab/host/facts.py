@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab import __version__
-from picolab.record import Provenance
+from picolab.record.models import Provenance
 
 PACKAGES = [
     "altair",
@@ -222,7 +222,7 @@ def _constant_facts() -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> tuple[str | None, bool | None]:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None, None
 

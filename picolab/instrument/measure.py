@@ -14,19 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from picolab import caveats, conditions, statistics
-from picolab.calibration import SINK_PATH
+from picolab.analysis import statistics
+from picolab.config.parameters import MIB, TrialParameters
 from picolab.errors import MachineError, MemoryLimitUnavailable
-from picolab.instrument import Error, HostIdentity, Instrument, MachineKind, Pairs, Rate, now, save
+from picolab.host import conditions
+from picolab.host.processes import this_process
+from picolab.instrument.store import Error, HostIdentity, Instrument, MachineKind, Pairs, Rate, now, save
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
-from picolab.parameters import MIB, TrialParameters
-from picolab.picoshare.build import Build, find_build
-from picolab.picoshare.client import Limits, PicoShareClient, UploadMeasurement
-from picolab.picoshare.server import SECRET_FILE, start_server
-from picolab.probes.samples import read_samples
-from picolab.processes import this_process
-from picolab.record import Caveat
+from picolab.record import caveats
+from picolab.record.models import Caveat
+from picolab.record.samples import read_samples
+from picolab.servers.build import Build, find_build
+from picolab.servers.calibration import SINK_PATH
+from picolab.servers.picoshare.client import Limits, PicoShareClient, UploadMeasurement
+from picolab.servers.picoshare.server import SECRET_FILE, start_server
 
 MACHINE_NAME = "calibrate"
 RAM_MB = 512

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from picolab.host import provenance
-from picolab.paths import state_dir, write_atomically
-from picolab.record import Caveat, InstrumentReference
+from picolab.config.project import state_dir
+from picolab.files.writing import write_atomically
+from picolab.host.facts import provenance
+from picolab.record.models import Caveat, InstrumentReference
 
 INSTRUMENT_FILE = "instrument.json"
 INSTRUMENT_VERSION = 1

@@ -20,10 +20,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from picolab.config.project import state_dir
 from picolab.errors import HostUnfit
-from picolab.locks import try_lock
-from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, boot_id, this_process
+from picolab.files.writing import write_atomically
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity, boot_id, this_process
 
 CONNECTION_FILE = "connection.json"
 SOCKETS = "s"

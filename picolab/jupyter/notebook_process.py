@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from picolab import kernel_folders
-from picolab.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
-from picolab.parameters import TrialParameters
-from picolab.paths import not_written, project_root, write_atomically
-from picolab.processes import ProcessIdentity, kill_and_wait
+from picolab.config.parameters import TrialParameters
+from picolab.config.project import project_root
+from picolab.files.writing import not_written, write_atomically
+from picolab.host.processes import ProcessIdentity, kill_and_wait
+from picolab.jupyter import kernel_folders
+from picolab.jupyter.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
 from picolab.slow_imports import decline_slow_imports
-from picolab.trial_state import CONTEXT_VARIABLE, TrialContext
+from picolab.trial.state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
@@ -120,7 +121,7 @@ class TrialProcess:
         write_atomically(self.folder / _REQUEST_FILE, json.dumps(request))
         with (self.folder / PROCESS_LOG_FILE).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "picolab.execution", str(self.folder / _REQUEST_FILE)],
+                [sys.executable, "-m", "picolab.jupyter.notebook_process", str(self.folder / _REQUEST_FILE)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from picolab.config.project import project_root
 from picolab.errors import ParameterError, UnreadableFile
-from picolab.foreign_files import MIB, read_json
-from picolab.paths import project_root
+from picolab.files.foreign import MIB, read_json
 
 _LARGEST_BYTES = 32 * MIB
 _TAG = "parameters"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from picolab.processes import ProcessIdentity
-from picolab.record import MachineRecord
+from picolab.host.processes import ProcessIdentity
+from picolab.record.models import MachineRecord
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from picolab.config.project import state_dir
 from picolab.errors import MachineBusy, MachineError
-from picolab.locks import try_lock
-from picolab.paths import state_dir, write_atomically
-from picolab.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kill_and_wait
+from picolab.files.writing import write_atomically
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from picolab import kernel_folders
 from picolab.errors import MachineError, MachineKept
-from picolab.machines import local, vagrant
+from picolab.host.processes import ProcessIdentity, this_process
+from picolab.jupyter import kernel_folders
 from picolab.machines.base import Holder, Machine, MachineWish
 from picolab.machines.folders import (
     TRIAL_FILE,
@@ -19,9 +19,10 @@ from picolab.machines.folders import (
     refuse_if_held,
     spec_of,
 )
-from picolab.machines.local import LocalMachine
-from picolab.machines.vagrant import VagrantMachine
-from picolab.processes import ProcessIdentity, this_process
+from picolab.machines.local import machine as local
+from picolab.machines.local.machine import LocalMachine
+from picolab.machines.vagrant import machine as vagrant
+from picolab.machines.vagrant.machine import VagrantMachine
 
 
 def _is_virtual(folder: Path) -> bool:

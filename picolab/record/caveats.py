@@ -2,9 +2,9 @@
 
 import os
 
-from picolab.host import FILE_SYSTEMS_IN_MEMORY
-from picolab.parameters import MIB, TrialParameters
-from picolab.record import (
+from picolab.config.parameters import MIB, TrialParameters
+from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
+from picolab.record.models import (
     NOT_VERIFIED,
     BuildUnderTest,
     Caveat,

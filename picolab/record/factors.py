@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-from picolab.foreign_text import one_line
-from picolab.parameters import TrialParameters, short
+from picolab.config.parameters import TrialParameters, short
+from picolab.text.foreign import one_line
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd

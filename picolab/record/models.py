@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from picolab.config.parameters import TrialParameters
 from picolab.errors import RecordError
-from picolab.parameters import TrialParameters
 from picolab.slow_imports import decline_slow_imports
 
 SCHEMA_PATH = Path(__file__).with_name("record.schema.json")

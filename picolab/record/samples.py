@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import ProbeError, UnreadableFile
-from picolab.foreign_files import MIB, read_text
-from picolab.record import Gap, MemoryRecord
+from picolab.files.foreign import MIB, read_text
+from picolab.record.models import Gap, MemoryRecord
 
 SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000

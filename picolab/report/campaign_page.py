@@ -7,13 +7,13 @@ from typing import Any
 
 import altair as alt
 
-from picolab.chart_style import build_label, labelled, machine_label, outcome_words, plain_rows
-from picolab.figures import Figure
-from picolab.markup import Html, code, commands, definitions, escape, paragraph
-from picolab.parameters import MIB
-from picolab.paths import in_command
-from picolab.record import Record, VirtualMachineRecord
-from picolab.scraps import CampaignData
+from picolab.charts.figure import Figure
+from picolab.charts.style import build_label, labelled, machine_label, outcome_words, plain_rows
+from picolab.config.parameters import MIB
+from picolab.config.project import in_command
+from picolab.record.models import Record, VirtualMachineRecord
+from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
+from picolab.results.load import CampaignData
 
 
 def _virtual_machines(records: Iterable[Record]) -> list[VirtualMachineRecord]:

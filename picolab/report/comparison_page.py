@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from picolab import presentation
-from picolab.chart_style import OUTCOME_LABELS, mib, outcome_words
-from picolab.comparison import Comparison, Metric, MetricComparison, OneBuild, OutcomeComparison
-from picolab.comparison_charts import (
+from picolab.analysis.comparison.compare import Comparison, Metric, MetricComparison, OneBuild, OutcomeComparison
+from picolab.charts.comparison import (
     VERDICT_STYLES,
     change_words,
     interval_words,
@@ -18,11 +16,13 @@ from picolab.comparison_charts import (
     shown,
     verdict_kind,
 )
+from picolab.charts.style import OUTCOME_LABELS, mib, outcome_words
+from picolab.config.project import in_command
 from picolab.exit_codes import ExitCode
-from picolab.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table
-from picolab.paths import in_command
-from picolab.record import Caveat
-from picolab.scraps import CampaignData
+from picolab.record.models import Caveat
+from picolab.report import campaign_page
+from picolab.report.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table
+from picolab.results.load import CampaignData
 
 _FEW_COMBINATIONS = 3
 _GATE_CLASSES = {ExitCode.OK: "good", ExitCode.TRIALS_FAILED: "bad"}
@@ -70,7 +70,7 @@ def gate(data: CampaignData, comparison: Comparison) -> Html:
         )
     if comparison.self_comparison:
         parts.append(_self_comparison(comparison))
-    return Html("".join(parts) + presentation.notices(data), comparison.gate_reason)
+    return Html("".join(parts) + campaign_page.notices(data), comparison.gate_reason)
 
 
 def _counts(comparison: Comparison) -> str:
@@ -292,7 +292,7 @@ def caveats(data: CampaignData, comparison: Comparison) -> Html:
     boxes = [_caveat_box(caveat) for caveat in own]
     if own and not in_records and not any(record.caveats for record in data.records.values()):
         return joined([*boxes, paragraph("No trial has a caveat of its own.")])
-    return joined([*boxes, presentation.caveats(data)])
+    return joined([*boxes, campaign_page.caveats(data)])
 
 
 def _caveat_box(caveat: Caveat) -> Html:
@@ -475,7 +475,7 @@ def how_to_repeat(data: CampaignData, comparison: Comparison) -> Html:
     """Give the command that makes this page again, and those that repeat the campaign."""
     name = in_command(data.folder)
     again = f"picolab verdict {name} --margin {100 * comparison.margin:g} --baseline {shlex.quote(comparison.baseline)}"
-    repeat = presentation.how_to_repeat(data)
+    repeat = campaign_page.how_to_repeat(data)
     return commands(["# the verdicts again", again, *repeat.text.splitlines()])
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from picolab.comparison import (
+from picolab.analysis.comparison.compare import (
     Comparison,
     Metric,
     MetricComparison,
@@ -16,10 +16,10 @@ from picolab.comparison import (
     Pair,
     change_in_words,
 )
+from picolab.analysis.statistics import CONFIDENCE
+from picolab.config.parameters import MIB
 from picolab.exit_codes import ExitCode
-from picolab.foreign_text import visible
-from picolab.parameters import MIB
-from picolab.statistics import CONFIDENCE
+from picolab.text.foreign import visible
 
 JSON_VERSION = 1
 NO_VERDICT = "no verdict"

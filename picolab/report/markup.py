@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picolab.chart_style import OUTCOME_COLOURS, OUTCOME_LABELS
-from picolab.foreign_text import visible
-from picolab.record import Outcome
+from picolab.charts.style import OUTCOME_COLOURS, OUTCOME_LABELS
+from picolab.record.models import Outcome
+from picolab.text.foreign import visible
 
 NOTHING = "–"
 LONG_TABLE = 20

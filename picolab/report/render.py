@@ -11,13 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
-from picolab.execution import ipc_kernel
-from picolab.foreign_text import visible
-from picolab.paths import project_root, write_atomically
+from picolab.files.writing import write_atomically
+from picolab.jupyter.notebook_process import ipc_kernel
 from picolab.slow_imports import decline_slow_imports
+from picolab.text.foreign import visible
 
-TEMPLATE_DIR = Path(__file__).with_name("report_template")
+TEMPLATE_DIR = Path(__file__).with_name("template")
 _IOPUB_TIMEOUT_S = 300
 _HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
 
@@ -168,7 +169,7 @@ def _to_html(notebook: Any, title: str) -> str:
     import vl_convert
     from nbconvert import HTMLExporter
 
-    from picolab.figures import FIGURE_MIME
+    from picolab.charts.figure import FIGURE_MIME
 
     bundle = _inside_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     boot = _inside_script((TEMPLATE_DIR / "report.js").read_text(encoding="utf-8"))

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from picolab.chart_style import (
+from picolab.analysis.statistics import median, median_interval
+from picolab.charts.style import (
     OUTCOME_LABELS,
     grouped,
     labelled,
@@ -15,11 +16,10 @@ from picolab.chart_style import (
     plain_rows,
     shortened,
 )
-from picolab.markup import Column, Html, boxed, code, folding, paragraph, table
-from picolab.record import NOT_ASKED_FOR, Outcome
-from picolab.rows import step_ok
-from picolab.scraps import CampaignData
-from picolab.statistics import median, median_interval
+from picolab.record.models import NOT_ASKED_FOR, Outcome
+from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
+from picolab.results.load import CampaignData
+from picolab.results.rows import step_ok
 
 
 def case_table(data: CampaignData) -> Html:

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from picolab.config.plan import LARGEST_PLAN_BYTES, Plan
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import read_json, unfit_value
-from picolab.host import host_identity
-from picolab.paths import write_atomically
-from picolab.picoshare.build import find_build
-from picolab.plan import LARGEST_PLAN_BYTES, Plan
+from picolab.files.foreign import read_json, unfit_value
+from picolab.files.writing import write_atomically
+from picolab.host.facts import host_identity
+from picolab.servers.build import find_build
 
 BEGUN_FILE = "begun.json"
 _LARGEST_BYTES = 2 * LARGEST_PLAN_BYTES

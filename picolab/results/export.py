@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from picolab.campaign import renew_results
+from picolab.campaign.runner import renew_results
+from picolab.config.parameters import unknown_name
 from picolab.errors import ParameterError
-from picolab.foreign_files import refuse_links
-from picolab.foreign_text import csv_cell
-from picolab.parameters import unknown_name
-from picolab.paths import not_written
-from picolab.scraps import read_campaign
+from picolab.files.foreign import refuse_links
+from picolab.files.writing import not_written
+from picolab.results.load import read_campaign
+from picolab.text.foreign import csv_cell
 
 FORMATS = ("csv", "parquet")
 DEFAULT_FOLDER = "export"

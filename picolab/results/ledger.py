@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import MIB, read_bounded
-from picolab.paths import append_line, file_name
-from picolab.record import Outcome
+from picolab.files.foreign import MIB, read_bounded
+from picolab.files.writing import append_line, file_name
+from picolab.record.models import Outcome
 
 LEDGER_FILE = "ledger.jsonl"
 LARGEST_LEDGER_BYTES = 64 * MIB
@@ -99,7 +99,7 @@ def _why(error: ValueError) -> str:
 class Ledger:
     """What was attempted in a campaign, kept in memory and on disk.
 
-    Whether the result that an entry names is really there is told by `picolab.standing` alone.
+    Whether the result that an entry names is really there is told by `picolab.results.standing` alone.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.record import Record
-from picolab.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
-from picolab.standing import read_standing
-from picolab.trial_files import read_record, read_scraps
+from picolab.record.models import Record
+from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
+from picolab.results.standing import read_standing
+from picolab.results.trial_files import read_record, read_scraps
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
@@ -29,7 +29,7 @@ class CampaignData:
     faults: pd.DataFrame
     """One row an attempt that ended in a fault of the instrument, columns `FAULT_COLUMNS`."""
     samples: pd.DataFrame
-    """One row a sample of the trials above: `trial_id`, `CASE_COLUMNS`, `picolab.probes.memory.COLUMNS`."""
+    """One row a sample of the trials above: `trial_id`, `CASE_COLUMNS`, `picolab.agent.memory_probe.COLUMNS`."""
     problems: pd.DataFrame
     """Everything that could not be read or is not there: `path` (relative to the folder) and `problem`."""
     records: dict[str, Record] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class CampaignData:
 
 
 def read_campaign(folder: Path) -> CampaignData:
-    """Read everything that a campaign left, as `picolab.standing` finds it, as frames.
+    """Read everything that a campaign left, as `picolab.results.standing` finds it, as frames.
 
     Raises:
         CampaignNotFound: no such folder, or one without a campaign in it.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import read_text
-from picolab.paths import not_written, write_atomically
-from picolab.rows import ROW_COLUMNS, csv_row
-from picolab.set_aside import set_aside
-from picolab.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
+from picolab.files.foreign import read_text
+from picolab.files.set_aside import set_aside
+from picolab.files.writing import not_written, write_atomically
+from picolab.results.rows import ROW_COLUMNS, csv_row
+from picolab.results.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 
 
 def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

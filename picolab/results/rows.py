@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from picolab import factors
-from picolab.foreign_text import csv_cell
-from picolab.probes.memory import COLUMNS
-from picolab.record import Outcome, Record, Step, step_outcome
+from picolab.agent.memory_probe import COLUMNS
+from picolab.record import factors
+from picolab.record.models import Outcome, Record, Step, step_outcome
+from picolab.text.foreign import csv_cell
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from picolab import beginning, conditions
+from picolab.campaign.stopping import STOPPED_FILE, stopped_after
+from picolab.config.parameters import TrialParameters
+from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
-from picolab.foreign_files import MIB, read_text
-from picolab.foreign_text import one_line
-from picolab.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
-from picolab.parameters import TrialParameters
-from picolab.plan import PLAN_FILE, Plan, PlannedTrial
-from picolab.record import FAULTS, SAMPLES_SCRAP, Outcome, Record
-from picolab.rows import FAULT_COLUMNS
-from picolab.stopping import STOPPED_FILE, stopped_after
-from picolab.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
+from picolab.files.foreign import MIB, read_text
+from picolab.host import conditions
+from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
+from picolab.results import beginning
+from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
+from picolab.results.rows import FAULT_COLUMNS
+from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
+from picolab.text.foreign import one_line
 
 RECORD_SUFFIX = ".record.json"
 RESULTS_FILE = "results.csv"

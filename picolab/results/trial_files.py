@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import PicolabError, ProbeError, RecordError, UnreadableFile
-from picolab.foreign_files import MIB, read_json, unfit_value
-from picolab.probes.samples import read_samples, samples_scrap
-from picolab.record import RECORD_SCRAP, Record, validate_record
-from picolab.rows import record_row
+from picolab.files.foreign import MIB, read_json, unfit_value
+from picolab.record.models import RECORD_SCRAP, Record, validate_record
+from picolab.record.samples import read_samples, samples_scrap
+from picolab.results.rows import record_row
 
 LARGEST_NOTEBOOK_BYTES = 32 * MIB
 LARGEST_RECORD_BYTES = 8 * MIB

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import httpx
 
-from picolab import calibration
+from picolab.config.given_paths import CALIBRATION, RELEASE
+from picolab.config.project import state_dir
 from picolab.errors import BuildError
-from picolab.given_paths import CALIBRATION, RELEASE
-from picolab.paths import state_dir
-from picolab.picoshare.program import why_no_program
-from picolab.record import BuildUnderTest
+from picolab.record.models import BuildUnderTest
+from picolab.servers import calibration
+from picolab.servers.executable import why_no_program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
 _FIRST_TAG_WITH_V = (1, 5, 3)

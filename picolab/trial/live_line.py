@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import UnreadableFile
-from picolab.foreign_files import read_json
-from picolab.trial_state import CONTEXT_VARIABLE
+from picolab.files.foreign import read_json
+from picolab.trial.state import CONTEXT_VARIABLE
 
 _FILE_INTERVAL_S = 1.0
 _LARGEST_BYTES = 1 << 16

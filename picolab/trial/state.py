@@ -14,13 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from picolab import disk_reserve
+from picolab.config.parameters import TrialParameters
+from picolab.config.project import outputs_dir
+from picolab.config.yaml_text import YamlProblem, read_yaml
 from picolab.errors import RecordError
-from picolab.host import provenance
-from picolab.parameters import TrialParameters
-from picolab.paths import not_written, outputs_dir
-from picolab.processes import ProcessIdentity
-from picolab.record import (
+from picolab.files import reserve
+from picolab.files.writing import not_written
+from picolab.host.facts import provenance
+from picolab.host.processes import ProcessIdentity
+from picolab.record.models import (
     NEWER_PARTS,
     NOT_VERIFIED,
     STAGES,
@@ -43,7 +45,6 @@ from picolab.record import (
     null_paths,
     nulls_without_reason,
 )
-from picolab.yaml_text import YamlProblem, read_yaml
 
 CONTEXT_VARIABLE = "PICOLAB_TRIAL"
 STATE_FILE = "state.json"
@@ -149,7 +150,7 @@ class TrialState(BaseModel):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        disk_reserve.write(folder / STATE_FILE, self.model_dump_json())
+        reserve.write(folder / STATE_FILE, self.model_dump_json())
 
     def found(self, outcome: Outcome, stage: Stage | None, detail: str) -> None:
         self.outcome, self.outcome_stage, self.outcome_detail = outcome, stage, detail

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab import caveats, conditions, disk_reserve, host, instrument, kernel_folders
+from picolab.config.parameters import DISK_FACTOR, MIB, TrialParameters
 from picolab.errors import (
     BuildError,
     HostUnfit,
@@ -29,33 +29,18 @@ from picolab.errors import (
     ProbeError,
     StageError,
 )
-from picolab.foreign_text import visible
-from picolab.host import FILE_SYSTEMS_IN_MEMORY
+from picolab.files import reserve
+from picolab.files.writing import write_atomically
+from picolab.host import conditions, facts
+from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
+from picolab.host.processes import this_process
+from picolab.instrument import store
+from picolab.jupyter import kernel_folders
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.machines.folders import TRIAL_FILE
-from picolab.parameters import DISK_FACTOR, MIB, TrialParameters
-from picolab.paths import write_atomically
-from picolab.picoshare.build import Build, find_build
-from picolab.picoshare.client import (
-    DELETE_LIMIT_S,
-    DownloadMeasurement,
-    Limits,
-    PayloadFile,
-    PicoShareClient,
-    TransferProgress,
-    UploadMeasurement,
-    UploadsMeasurement,
-    payload_files,
-    peak_rss_bytes,
-)
-from picolab.picoshare.exchange import redacted
-from picolab.picoshare.server import SECRET_FILE, start_server, store_private
-from picolab.probes.payload import seed_of_file
-from picolab.probes.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
-from picolab.processes import this_process
-from picolab.progress import LiveLine, in_mib, in_seconds
-from picolab.record import (
+from picolab.record import caveats
+from picolab.record.models import (
     NOT_ASKED_FOR,
     NOT_VERIFIED,
     RECORD_SCRAP,
@@ -78,8 +63,27 @@ from picolab.record import (
     UploadRecord,
     VerifyRecord,
 )
+from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
+from picolab.servers.build import Build, find_build
+from picolab.servers.exchange import redacted
+from picolab.servers.payload import seed_of_file
+from picolab.servers.picoshare.client import (
+    DELETE_LIMIT_S,
+    DownloadMeasurement,
+    Limits,
+    PayloadFile,
+    PicoShareClient,
+    TransferProgress,
+    UploadMeasurement,
+    UploadsMeasurement,
+    payload_files,
+    peak_rss_bytes,
+)
+from picolab.servers.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.slow_imports import decline_slow_imports
-from picolab.trial_state import (
+from picolab.text.foreign import visible
+from picolab.trial.live_line import LiveLine, in_mib, in_seconds
+from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,
@@ -218,8 +222,8 @@ class Trial:
         """
         if self.state.identity.campaign is not None:
             return f"Not drawn in a campaign; see: picolab report {self.state.identity.campaign}"
-        from picolab.figures import Figure
-        from picolab.memory_charts import memory_over_time
+        from picolab.charts.figure import Figure
+        from picolab.charts.memory import memory_over_time
 
         try:
             samples = self.samples()
@@ -285,7 +289,7 @@ class Trial:
         # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
         self.state.save(self.folder)
         if stage == "release":
-            disk_reserve.free(self.folder)
+            reserve.free(self.folder)
         self._say(f"{stage}: {line}")
 
     def _fault(self, outcome: Outcome, stage: Stage, detail: str, begun: float) -> None:
@@ -299,7 +303,7 @@ class Trial:
         with suppress(OSError):
             self.state.save(self.folder)
         self._publish(self.state.record())
-        disk_reserve.free(self.folder)
+        reserve.free(self.folder)
         if self._machine is not None:
             with suppress(PicolabError):
                 self._machine.save_log()
@@ -382,11 +386,11 @@ class Trial:
 
     def _look_at_instrument(self) -> None:
         """Note which calibration of the instrument holds for this trial."""
-        self.state.instrument, why_not = instrument.reference(self.state.parameters.machine)
+        self.state.instrument, why_not = store.reference(self.state.parameters.machine)
         if self.state.instrument is None:
             self.state.missing["instrument"] = why_not
         else:
-            for name, why in instrument.unexplained(self.state.instrument).items():
+            for name, why in store.unexplained(self.state.instrument).items():
                 self.state.missing[f"instrument.{name}"] = why
 
     def _wants_new_server(self) -> bool:
@@ -540,7 +544,7 @@ class Trial:
                         sync_s = machine.sync_data()
             finally:
                 probe_exit = probe.finish()
-                disk_reserve.give_back(self.folder / SAMPLES_FILE)
+                reserve.give_back(self.folder / SAMPLES_FILE)
                 self._add_caveats(caveats.of_clock(probe.clock_drift_s))
         self.state.conditions = self._conditions_since(before, machine, "conditions")
         self._add_caveats(caveats.of_conditions(self.state.conditions))
@@ -572,8 +576,8 @@ class Trial:
         points = parameters.upload_limit_s * _PROGRESS_POINTS_PER_S
         slot_bytes = _RECORD_BYTES + int(min(points, _MOST_POINTS) * _POINT_BYTES)
         notebook_bytes = 2 * slot_bytes + int(min(samples, MOST_SCRAP_SAMPLES) * _SAMPLE_BYTES)
-        disk_reserve.take(self.folder, slot_bytes, notebook_bytes, step)
-        disk_reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES), step)
+        reserve.take(self.folder, slot_bytes, notebook_bytes, step)
+        reserve.hold_back(self.folder / samples_file, int(min(samples, _MOST_SAMPLES) * _SAMPLE_BYTES), step)
 
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
@@ -849,7 +853,7 @@ class Trial:
             downloads = self._downloads(client)
         finally:
             probe_exit = probe.finish()
-            disk_reserve.give_back(self.folder / DOWNLOAD_SAMPLES_FILE)
+            reserve.give_back(self.folder / DOWNLOAD_SAMPLES_FILE)
         found = self._conditions_since(before, machine, "download.conditions")
         memory, missing, whole = self._memory(DOWNLOAD_SAMPLES_FILE, begun_s)
         unlimited_upload = self.state.upload is not None and self.state.upload.memory_limit == "lifted"
@@ -886,7 +890,7 @@ class Trial:
         """Return how many bytes the page cache could have while the server used its memory."""
         limit = self.state.machine.memory_limit.limit_bytes if self.state.machine else None
         if limit is None:
-            limit = host.memory_info()["MemTotal"]
+            limit = facts.memory_info()["MemTotal"]
         return max(0, limit - (memory.peak_anon_bytes or 0))
 
     def _download_rate(self, downloads: list[DownloadMeasurement]) -> tuple[float | None, float | None]:
@@ -1095,9 +1099,9 @@ class Trial:
 
     def _publish(self, record: Record) -> None:
         """Write the record beside the samples, and glue both when this is a notebook."""
-        disk_reserve.write(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
+        reserve.write(self.folder / RECORD_FILE, record.model_dump_json(indent=1))
         # The record is safe: what was kept for the notebook is for the notebook now.
-        disk_reserve.free(self.folder, notebook_only=True)
+        reserve.free(self.folder, notebook_only=True)
         if _in_notebook():
             decline_slow_imports()
             import scrapbook

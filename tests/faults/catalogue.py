@@ -16,7 +16,7 @@ What `see` has in backticks is what picolab says, and `proof` (conftest.py) comp
 
 A test that stands elsewhere is registered in elsewhere.py, or where the group's other faults are, without a copy of it:
 
-    proved_by("test_keeper.py::test_sigkill_takes_the_server_with_it", "keeper killed", group="machine", ...)
+    proved_by("machines/local/test_keeper.py::test_sigkill_takes_the_server", "keeper killed", group="machine", ...)
 
 `python -m tests.faults.catalogue` writes docs/faults.md; test_catalogue.py compares.
 """

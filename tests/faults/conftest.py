@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 from conftest import eventually
 
-from picolab.calibration import SERVER_PATH
-from picolab.campaign import Campaign
+from picolab.campaign.runner import Campaign
+from picolab.config.parameters import TrialParameters
+from picolab.config.project import outputs_dir
 from picolab.errors import PicolabError
-from picolab.ledger import LedgerEntry
+from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines import registry
 from picolab.machines.base import Machine
-from picolab.parameters import TrialParameters
-from picolab.paths import outputs_dir
-from picolab.processes import ProcessIdentity, descendants
-from picolab.record import Record, validate_record
-from picolab.trial import Trial
-from picolab.trial_state import RECORD_FILE
+from picolab.record.models import Record, validate_record
+from picolab.results.ledger import LedgerEntry
+from picolab.servers.calibration import SERVER_PATH
+from picolab.trial.state import RECORD_FILE
+from picolab.trial.trial import Trial
 
 from .catalogue import Fault
 
@@ -49,7 +49,7 @@ def run_trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunTrial]:
     just before that stage. A refusal (nothing was measured, so there is no record) is raised. The machine is taken down
     in any case.
     """
-    monkeypatch.setattr("picolab.trial.STOP_GRACE_S", GRACE_S)
+    monkeypatch.setattr("picolab.trial.trial.STOP_GRACE_S", GRACE_S)
 
     def run(before: Mapping[str, Callable[[Trial], object]] | None = None, **parameters: Any) -> Record:
         defaults = {"ram_mb": 128, "file_size": "4M", "keep_machine": "never"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picolab.record import Outcome
+from picolab.record.models import Outcome
 
 from . import catalogue
 

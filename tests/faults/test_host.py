@@ -14,8 +14,8 @@ from conftest import eventually
 
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.record import Outcome
-from picolab.scraps import read_campaign, read_record
+from picolab.record.models import Outcome
+from picolab.results.load import read_campaign, read_record
 
 from .catalogue import fault, proved_by
 from .conftest import Proof, RunningPicolab, StartPicolab
@@ -199,7 +199,7 @@ def test_wall_clock_jumps_in_the_upload(
 
 
 proved_by(
-    "test_campaign.py::test_ctrl_c_stops_in_order_and_resume_goes_on",
+    "campaign/test_campaign.py::test_ctrl_c_stops_in_order_and_resume_goes_on",
     "SIGINT once",
     group="host",
     outcome="interrupted",
@@ -248,7 +248,7 @@ def test_sigterm_or_sighup(picolab: StartPicolab, proof: Proof, number: signal.S
 
 
 proved_by(
-    "test_campaign.py::test_hang_up_does_not_stop_what_nohup_started",
+    "campaign/test_campaign.py::test_hang_up_does_not_stop_what_nohup_started",
     "SIGHUP under nohup",
     group="host",
     outcome="ok",
@@ -256,7 +256,7 @@ proved_by(
     do="Nothing.",
 )
 proved_by(
-    "test_campaign.py::test_a_reader_that_goes_away_does_not_stop_a_campaign",
+    "campaign/test_campaign.py::test_a_reader_that_goes_away_does_not_stop_a_campaign",
     "terminal or pipe of the output goes away",
     group="host",
     outcome="ok",
@@ -287,7 +287,7 @@ def test_campaign_suspended_and_continued(picolab: StartPicolab) -> None:
 
 
 proved_by(
-    "test_campaign.py::test_a_killed_campaign_leaves_nothing_and_resumes",
+    "campaign/test_campaign.py::test_a_killed_campaign_leaves_nothing_and_resumes",
     "campaign killed in the upload",
     group="host",
     outcome="interrupted",
@@ -295,7 +295,7 @@ proved_by(
     do=RESUME,
 )
 proved_by(
-    "test_campaign.py::test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes",
+    "campaign/test_campaign.py::test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes",
     "campaign killed while a trial starts",
     group="host",
     outcome="interrupted",
@@ -303,7 +303,7 @@ proved_by(
     do=RESUME,
 )
 proved_by(
-    "test_campaign.py::test_a_measured_trial_survives_a_kill_at_the_worst_moment",
+    "campaign/test_campaign.py::test_a_measured_trial_survives_a_kill_at_the_worst_moment",
     "campaign killed while it files a trial",
     group="host",
     outcome="ok",
@@ -311,7 +311,7 @@ proved_by(
     do=RESUME,
 )
 proved_by(
-    "test_campaign.py::test_a_killed_part_costs_one_attempt",
+    "campaign/test_campaign.py::test_a_killed_part_costs_one_attempt",
     "kernel, papermill or keeper killed in the upload",
     group="host",
     outcome="ok",
@@ -319,7 +319,7 @@ proved_by(
     do="Nothing: a fault of the instrument is tried again `fault_retries` times.",
 )
 proved_by(
-    "test_campaign.py::test_a_killed_server_is_a_result",
+    "campaign/test_campaign.py::test_a_killed_server_is_a_result",
     "server killed in a campaign",
     group="host",
     outcome="server_died",
@@ -327,7 +327,7 @@ proved_by(
     do="Nothing: it is a result and counts.",
 )
 proved_by(
-    "test_trial_outcomes.py::test_a_killed_probe_is_invalid",
+    "trial/test_trial_outcomes.py::test_a_killed_probe_is_invalid",
     "probe killed in the upload",
     group="host",
     outcome="invalid",
@@ -335,7 +335,7 @@ proved_by(
     do="Nothing: the campaign tries again; without its last line nobody knows the peak.",
 )
 proved_by(
-    "test_trial_phases.py::test_a_probe_that_is_killed_in_the_download_is_a_fault_and_the_cell_can_be_run_again",
+    "trial/test_trial_phases.py::test_a_probe_that_is_killed_in_the_download_is_a_fault_and_the_cell_can_be_run_again",
     "probe killed in the measured download",
     group="host",
     outcome="invalid",
@@ -374,7 +374,7 @@ def killed_at_each_moment(picolab: StartPicolab, victim: str, moment: str) -> No
     do="Nothing: the attempt is repeated, and filed without a repetition when it was already measured.",
 )
 def test_papermill_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
-    killed_at_each_moment(picolab, "picolab.execution", moment)
+    killed_at_each_moment(picolab, "picolab.jupyter.notebook_process", moment)
 
 
 @pytest.mark.parametrize("moment", list(_MOMENTS)[1:])
@@ -398,14 +398,14 @@ def test_kernel_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
     do="Nothing: the server dies with its keeper, and the attempt is repeated.",
 )
 def test_keeper_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
-    killed_at_each_moment(picolab, "picolab.machines.keeper", moment)
+    killed_at_each_moment(picolab, "picolab.machines.local.keeper", moment)
 
 
 # What the host lacks
 
 
 proved_by(
-    "test_campaign.py::test_a_file_that_does_not_fit_on_the_disk",
+    "campaign/test_campaign.py::test_a_file_that_does_not_fit_on_the_disk",
     "too little disk for an upload",
     group="host",
     outcome="refused",
@@ -413,7 +413,7 @@ proved_by(
     do="Free some disk, choose smaller files, or set `work_dir` to a folder on a larger disk.",
 )
 proved_by(
-    "test_campaign.py::test_more_ram_than_the_host_has",
+    "campaign/test_campaign.py::test_more_ram_than_the_host_has",
     "less RAM than the limit",
     group="host",
     outcome="refused",
@@ -421,7 +421,7 @@ proved_by(
     do="Choose smaller levels.",
 )
 proved_by(
-    "test_campaign.py::test_no_memory_limit_is_refused_with_remedies",
+    "campaign/test_campaign.py::test_no_memory_limit_is_refused_with_remedies",
     "no way to limit memory",
     group="host",
     outcome="refused",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from picolab.machines import network as private_network
-from picolab.trial import Trial
+from picolab.machines.local import network as private_network
+from picolab.trial.trial import Trial
 
 from .catalogue import fault
 from .conftest import Proof, RunTrial, machine, server_pid

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from picolab import campaign as campaigns
-from picolab.campaign import Campaign, Watcher
+from picolab.campaign import runner as campaigns
+from picolab.campaign.runner import Campaign, Watcher
+from picolab.config.parameters import CampaignParameters
+from picolab.config.plan import make_plan
+from picolab.config.project import project_root
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
-from picolab.parameters import CampaignParameters
-from picolab.paths import project_root
-from picolab.plan import make_plan
 
 from .catalogue import fault
 from .conftest import Proof

@@ -7,8 +7,8 @@ import signal
 
 from conftest import eventually
 
-from picolab.record import Record
-from picolab.trial import Trial
+from picolab.record.models import Record
+from picolab.trial.trial import Trial
 
 from .catalogue import fault, proved_by
 from .conftest import GRACE_S, MisbehavingServer, Proof, RunTrial, kill_server, machine, server_pid
@@ -258,7 +258,7 @@ def test_port_of_the_server_is_taken(run_trial: RunTrial, proof: Proof) -> None:
 
 
 proved_by(
-    "test_server.py::test_another_program_on_the_port_is_not_the_server",
+    "servers/test_server.py::test_another_program_on_the_port_is_not_the_server",
     "another program answers on the port of the server",
     group="server",
     outcome="machine_failed",
@@ -358,7 +358,7 @@ def test_server_answers_400_its_disk_is_full(run_trial: RunTrial, proof: Proof) 
 
 
 proved_by(
-    "test_trial_outcomes.py::test_a_really_full_disk_is_disk_full",
+    "trial/test_trial_outcomes.py::test_a_really_full_disk_is_disk_full",
     "disk of the server is really full",
     group="server",
     outcome="disk_full",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from picolab.parameters import MIB
-from picolab.picoshare.client import peak_rss_bytes
-from picolab.record import Record
+from picolab.config.parameters import MIB
+from picolab.record.models import Record
+from picolab.servers.picoshare.client import peak_rss_bytes
 
 from .catalogue import fault
 from .conftest import Proof, RunTrial

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from picolab.comparison_trials import ComparedTrial
-from picolab.record import Caveat
-from picolab.statistics import LEAST_PAIRS, Trend, outcome_test
+from picolab.analysis.comparison.pairing import ComparedTrial
+from picolab.analysis.statistics import LEAST_PAIRS, Trend, outcome_test
+from picolab.record.models import Caveat
 
 _SHOWN = 6
 _UNEQUAL_P = 0.05

@@ -1,8 +1,8 @@
 """Two builds and more in one campaign: which is faster, which needs more memory, which fails, and what cannot be told.
 
 A comparison is made of **pairs**: the baseline's and the candidate's trial of one scenario in one block, which ran back
-to back. What drifts over hours hits both alike and leaves their ratio alone. The statistics are `picolab.statistics`;
-this module says what is compared with what, what it means, and what may not be concluded from it.
+to back. What drifts over hours hits both alike and leaves their ratio alone. The statistics are in `statistics`; this
+module says what is compared with what, what it means, and what may not be concluded from it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from picolab import comparison_caveats, statistics
-from picolab.comparison_trials import (
+from picolab.analysis import statistics
+from picolab.analysis.comparison import caveats as comparison_caveats
+from picolab.analysis.comparison.pairing import (
     ComparedTrial,
     Pairing,
     Place,
@@ -24,14 +25,14 @@ from picolab.comparison_trials import (
     side_by_side,
     way_of_starting,
 )
+from picolab.config.parameters import shown, unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
-from picolab.parameters import shown, unknown_name
-from picolab.record import STEPS, Caveat
+from picolab.record.models import STEPS, Caveat
 
 if TYPE_CHECKING:
-    from picolab.record import Step
-    from picolab.scraps import CampaignData
+    from picolab.record.models import Step
+    from picolab.results.load import CampaignData
 
 EQUIVALENT = "equivalent"
 UNDECIDED = "undecided"
@@ -245,7 +246,7 @@ def compare(data: CampaignData, margin: float | None = None, baseline: str | Non
     """Compare the builds of a campaign.
 
     Args:
-        data: of one campaign, from `picolab.scraps.read_campaign`.
+        data: of one campaign, from `picolab.results.load.read_campaign`.
         margin: relative change that does not matter; default: the plan's.
         baseline: label of the build that the others are compared with; default: the plan's, or its first build.
 

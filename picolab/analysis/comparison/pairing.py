@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from picolab import conditions, statistics
+from picolab.analysis import statistics
+from picolab.config.parameters import TrialParameters, short, validate
 from picolab.errors import ParameterError
-from picolab.parameters import TrialParameters, short, validate
-from picolab.rows import step_ok
+from picolab.host import conditions
+from picolab.results.rows import step_ok
 
 if TYPE_CHECKING:
-    from picolab.record import Record, Step
-    from picolab.scraps import CampaignData
+    from picolab.record.models import Record, Step
+    from picolab.results.load import CampaignData
 
 APART_FACTOR = 10.0
 """Trials that began so many times further apart than is usual in their scenario are no pair."""

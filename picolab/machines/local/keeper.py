@@ -38,11 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import MachineError, PicolabError
-from picolab.machines import network
-from picolab.machines.cgroup import MemoryCgroup, plan_cgroup
+from picolab.host.processes import ProcessIdentity, descendants, this_process
 from picolab.machines.folders import KEEPER, SPEC, worked_before
-from picolab.machines.network import NoPrivateNetwork, PrivateNetwork
-from picolab.processes import ProcessIdentity, descendants, this_process
+from picolab.machines.local import network
+from picolab.machines.local.cgroup import MemoryCgroup, plan_cgroup
+from picolab.machines.local.network import NoPrivateNetwork, PrivateNetwork
 
 KEEP_LEASE_S = 12 * 3600.0
 _POLL_S = 1.0

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from picolab.agent import guest
+from picolab.config.project import state_dir
 from picolab.errors import MachineError
-from picolab.host import disk_of
-from picolab.machines import guest, network
+from picolab.host.facts import disk_of
+from picolab.host.processes import ProcessIdentity, descendants, kill_and_wait
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
-from picolab.machines.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.folders import (
     KEEPER,
     end_keeper,
@@ -32,10 +33,10 @@ from picolab.machines.folders import (
     state_mark,
     write_spec,
 )
-from picolab.machines.keeper import SOCKET
-from picolab.paths import state_dir
-from picolab.processes import ProcessIdentity, descendants, kill_and_wait
-from picolab.record import MachineRecord, MemoryLimit, NetworkRecord
+from picolab.machines.local import network
+from picolab.machines.local.cgroup import MemoryCgroup, find_method, in_systemd_scope
+from picolab.machines.local.keeper import SOCKET
+from picolab.record.models import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
 _TCP_LISTEN = "0A"
@@ -223,7 +224,7 @@ class LocalMachine:
         folder.mkdir(mode=0o700, parents=True)
         full_spec = {**spec, "holder": holder.process.to_json(), "keep": holder.keep}
         write_spec(folder, full_spec)
-        command = [sys.executable, "-m", "picolab.machines.keeper", str(folder)]
+        command = [sys.executable, "-m", "picolab.machines.local.keeper", str(folder)]
         if spec["method"] == "cgroup_v2_systemd_user":
             unit = f"picolab-{spec['name']}-{os.urandom(4).hex()}"
             command = in_systemd_scope(command, f"--unit={unit}")
@@ -403,12 +404,12 @@ class LocalMachine:
             raise MachineError(f"machine {self.name!r}: {refusal}") from None
 
     def probe(self, interval_s: float, output: Path) -> Stream:
-        from picolab.probes import memory
+        from picolab.agent import memory_probe
 
         status = _ask(self.folder, {"do": "status"})
         disk = disk_of(self._work)
         command = [
-            *(sys.executable, "-I", "-S", str(memory.__file__)),
+            *(sys.executable, "-I", "-S", str(memory_probe.__file__)),
             *("--pid", str(status["pid"]), "--interval", str(interval_s)),
             *(("--cgroup", status["cgroup"]) if status["cgroup"] else ()),
             *(("--disk", disk.device) if disk.device else ()),

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from picolab.processes import ProcessIdentity, kill_and_wait
+from picolab.host.processes import ProcessIdentity, kill_and_wait
 
 _CLONE_NEWNET = 0x40000000
 _OWN_NAMESPACE = "/proc/thread-self/ns/net"

@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from picolab.doctor.finding import as_root
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
-from picolab.finding import as_root
-from picolab.locks import try_lock
-from picolab.machines import libvirt
-from picolab.machines.boxes import (
+from picolab.host.locks import try_lock
+from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant.boxes import (
     PICOLAB_BOX,
     RECIPE_KEY,
     InstalledBox,
@@ -452,7 +452,7 @@ def _pack(work: Path, image: Path) -> Path:
         RECIPE_KEY: recipe_version(),
     }
     (work / "metadata.json").write_text(json.dumps(metadata))
-    archive = work / "picolab.box"
+    archive = work / "picolab.machines.vagrant.box"
     members = {
         "metadata.json": work / "metadata.json",
         "Vagrantfile": GUEST / "box.Vagrantfile",

@@ -22,13 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from picolab.config.project import project_root
 from picolab.errors import MachineError
-from picolab.locks import try_lock
-from picolab.machines import libvirt
-from picolab.machines.boxes import vagrant_home
-from picolab.machines.vagrant_messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
-from picolab.paths import project_root
-from picolab.processes import ProcessIdentity, this_process
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity, this_process
+from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant.boxes import vagrant_home
+from picolab.machines.vagrant.messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
 
 # Where there is no vagrant, python-vagrant says so on stderr as soon as it is imported.
 logging.getLogger("vagrant").addHandler(logging.NullHandler())

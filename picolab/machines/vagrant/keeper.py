@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from picolab.errors import PicolabError
+from picolab.files.writing import write_atomically
+from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, keeper_of, spec_of
-from picolab.machines.keeper import KEEP_LEASE_S
-from picolab.paths import write_atomically
-from picolab.processes import ProcessIdentity, this_process
+from picolab.machines.local.keeper import KEEP_LEASE_S
 
 _POLL_S = 1.0
 
@@ -57,12 +57,12 @@ def main() -> None:
     os.dup2(1, 2)
     while watch(folder, told_to_end):
         # Slow to import, and not needed as long as all is well.
-        from picolab.machines import vagrant
+        from picolab.machines.vagrant import machine
 
         try:
             if told_to_end.is_set():
-                vagrant.release(folder)
-            if vagrant.release_if_nobody_holds(folder):
+                machine.release(folder)
+            if machine.release_if_nobody_holds(folder):
                 break
         except PicolabError:
             # The next command of picolab's tries again.

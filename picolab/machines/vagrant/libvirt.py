@@ -17,8 +17,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
-from picolab.locks import try_lock
-from picolab.machines import boxes
+from picolab.host.locks import try_lock
+from picolab.machines.vagrant import boxes
 
 POOL = "default"
 NETWORK = "vagrant-libvirt"

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from picolab.agent import guest, memory_probe
 from picolab.errors import HostUnfit, MachineError
-from picolab.locks import try_lock
-from picolab.machines import boxes, guest, libvirt
-from picolab.machines.acceleration import acceleration
+from picolab.host.locks import try_lock
+from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.folders import (
     end_keeper,
@@ -36,13 +36,13 @@ from picolab.machines.folders import (
     state_mark,
     write_spec,
 )
-from picolab.machines.vagrant_command import VagrantCommand
-from picolab.probes import memory
-from picolab.processes import ProcessIdentity, this_process
-from picolab.record import MachineRecord, MemoryLimit, VirtualMachineRecord
+from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant.acceleration import acceleration
+from picolab.machines.vagrant.command import VagrantCommand
+from picolab.record.models import MachineRecord, MemoryLimit, VirtualMachineRecord
 
 if TYPE_CHECKING:
-    from picolab.machines.ssh import Address, Connection, RemoteProgram
+    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram
 
 VAGRANT_LOG = "vagrant.log"
 GUEST_HOME = "/var/lib/picolab"
@@ -228,7 +228,7 @@ def sweep_folder(folder: Path) -> bool:
 
 def _instruments() -> list[Path]:
     """Return the scripts that run in the guest."""
-    return [Path(str(module.__file__)) for module in (guest, memory)]
+    return [Path(str(module.__file__)) for module in (guest, memory_probe)]
 
 
 def _instruments_mark() -> str:
@@ -311,7 +311,7 @@ class VagrantMachine:
             spec = {"state": "new", **memory_now, **(old or {}), **wanted, "acceleration_reason": why_accelerated}
             write_spec(folder, {**spec, "holder": holder.process.to_json(), "keep": holder.keep})
             if keeper_of(folder) is None:
-                said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant_keeper", str(folder)])
+                said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant.keeper", str(folder)])
                 if said != "ready":
                     raise MachineError(f"the machine {wish.name!r} has no keeper: {said or 'it ended'}")
             machine = cls(folder, reused=spec["state"] == "up")
@@ -446,7 +446,7 @@ class VagrantMachine:
     def _after_boot(self, command: VagrantCommand, wish: MachineWish, reached_by: str) -> None:
         """Connect, bring the instruments into the guest, and note how it is before anything was done in it."""
         # Slow to import, and a local machine has no use for it.
-        from picolab.machines import ssh
+        from picolab.machines.vagrant import ssh
 
         restored = reached_by == "restored"
         self._drop_connection()
@@ -527,7 +527,7 @@ class VagrantMachine:
 
     @property
     def _address(self) -> "Address":
-        from picolab.machines.ssh import Address
+        from picolab.machines.vagrant.ssh import Address
 
         found = self._spec["address"]
         return Address(
@@ -546,7 +546,7 @@ class VagrantMachine:
         self._drop_connection()
         if "address" not in self._spec:
             raise MachineError(f"the machine {self.name!r} has not been reached yet; run the provision cell")
-        from picolab.machines.ssh import Connection
+        from picolab.machines.vagrant.ssh import Connection
 
         self._connection = Connection.open(self._address, self.name, limit_s)
         for guest_port, host_port in self._spec.get("forwards", {}).items():

@@ -33,9 +33,9 @@ from urllib.parse import quote
 
 import httpx
 
-from picolab.parameters import MIB
-from picolab.picoshare.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
-from picolab.probes.payload import Keystream, pieces, seed_of_file
+from picolab.config.parameters import MIB
+from picolab.servers.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
+from picolab.servers.payload import Keystream, pieces, seed_of_file
 
 SEND_BUFFER_BYTES = 256 * 1024
 PROBE_LIMIT_S = 5.0

@@ -11,8 +11,8 @@ from typing import Any
 
 from picolab.errors import MachineError, ParameterError
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
-from picolab.picoshare.build import Build
-from picolab.picoshare.client import PicoShareClient
+from picolab.servers.build import Build
+from picolab.servers.picoshare.client import PicoShareClient
 
 READY_POLL_S = 0.005
 GUEST_READY_POLL_S = 0.1

@@ -1,0 +1,50 @@
+"""Reports opened in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, Route, sync_playwright
+
+EVIL = "</script><script>document.title = 'taken over'</script><img src=http://192.0.2.1/x onerror=alert(1)>"
+
+
+class Visit:
+    """A page and what went wrong in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.route("**/*", self._route)
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _route(self, route: Route) -> None:
+        if route.request.url == self.url:
+            route.continue_()
+            return
+        self.requests.append(route.request.url)
+        route.abort()
+
+
+@contextmanager
+def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
+    chromium = shutil.which("chromium")
+    assert chromium, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            page = browser.new_context(viewport={"width": width, "height": 800}, **options).new_page()
+            visited = Visit(page, report.as_uri())
+            page.goto(report.as_uri())
+            if options.get("java_script_enabled", True):
+                page.wait_for_selector("html[data-charts]", state="attached")
+            yield visited
+            assert visited.requests == []
+            assert visited.complaints == []
+        finally:
+            browser.close()

@@ -1,0 +1,137 @@
+"""The exit code that a comparison prints is the one that its command ends with, wherever it is printed."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaign_factory import FakeTrial
+from comparison_campaigns import around, paired_trials
+from comparison_factory import write_comparison
+from conftest import eventually
+
+from picolab.config.project import outputs_dir
+from picolab.exit_codes import ExitCode
+from picolab.record.models import Outcome
+
+SAME, SLOWER, NOISY = around(1.0), around(0.8), around(1.0, noise=0.2)
+
+
+def picolab(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "picolab", *words], capture_output=True, text=True, check=False)
+
+
+def printed(text: str) -> list[int]:
+    """Return every exit code that a text names."""
+    return [int(number) for number in re.findall(r"[Ee]xit code (\d+)\b", text)]
+
+
+def last_not_measured(trials: list[FakeTrial]) -> list[FakeTrial]:
+    return [*trials[:-1], replace(trials[-1], outcome=Outcome.MACHINE_FAILED)]
+
+
+CAMPAIGNS: dict[str, tuple[list[FakeTrial], list[FakeTrial], ExitCode, str]] = {
+    "no regression": (paired_trials(SAME), [], ExitCode.OK, "ok"),
+    "regression": (paired_trials(SLOWER), [], ExitCode.REGRESSION, "regression"),
+    "undecided": (paired_trials(NOISY), [], ExitCode.UNDECIDED, "undecided"),
+    "too few": (paired_trials(around(1.0, n=3)), [], ExitCode.UNDECIDED, "undecided"),
+    "a fault is left": (last_not_measured(paired_trials(SAME)), [], ExitCode.INSTRUMENT_FAULT, "ok"),
+    "a fault is left of a regression": (
+        last_not_measured(paired_trials(SLOWER)),
+        [],
+        ExitCode.INSTRUMENT_FAULT,
+        "regression",
+    ),
+    "not all have run": (paired_trials(SAME), paired_trials(SAME)[:2], ExitCode.INSTRUMENT_FAULT, "ok"),
+}
+
+
+PAGES = ("no regression", "a fault is left of a regression")
+"""Of these the page is rendered too, which takes long."""
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_verdict(name: str) -> None:
+    trials, planned, code, word = CAMPAIGNS[name]
+    folder = write_comparison(outputs_dir() / "c", trials, planned)
+
+    as_json = picolab("verdict", "c", "--json")
+    gate = json.loads(as_json.stdout)["gate"]
+    assert (as_json.returncode, gate["exit_code"], gate["word"]) == (code, code, word)
+    as_markdown = picolab("verdict", "c", "--markdown")
+    assert (as_markdown.returncode, printed(as_markdown.stdout)) == (code, [code])
+    if name in PAGES:
+        as_lines = picolab("verdict", "c")
+        assert (as_lines.returncode, printed(as_lines.stdout)) == (code, [code]), as_lines.stderr
+        assert printed((folder / "compare.html").read_text()) == [code]
+
+
+def test_verdict_of_several_campaigns() -> None:
+    write_comparison(outputs_dir() / "a", paired_trials(SAME))
+    write_comparison(outputs_dir() / "b", paired_trials(SAME))
+
+    done = picolab("verdict", "a", "b")
+    assert printed(done.stdout) == [done.returncode] == [ExitCode.UNDECIDED]
+
+
+def test_a_page_that_cannot_be_written_prints_no_code() -> None:
+    write_comparison(outputs_dir() / "c", paired_trials(SAME))
+
+    done = picolab("verdict", "c", "--output", "/proc/none/compare.html")
+    assert printed(done.stdout + done.stderr) == []
+    assert done.returncode == ExitCode.BAD_PARAMETERS, done.stderr
+
+
+def test_a_reader_that_goes_away_does_not_change_the_code(tmp_path: Path) -> None:
+    write_comparison(outputs_dir() / "c", paired_trials(NOISY))
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "picolab", "verdict", "c"], stdout=subprocess.PIPE, stderr=file, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait() == ExitCode.UNDECIDED, errors.read_text()
+
+
+# A command that measures
+
+
+def parameters_file(folder: Path, other: dict[str, Any], **rest: Any) -> str:
+    path = folder / "known.yaml"
+    builds = {label: {"build": "calibration", "calibration": knobs} for label, knobs in (("a", {}), ("b", other))}
+    content = {"matrix": {"ram_mb": [128], "file_size": ["4M"]}, "builds": builds, "idle_limit_s": 0}
+    path.write_text(json.dumps(content | {"repeats": 1, "fault_retries": 0} | rest))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [({}, ExitCode.UNDECIDED), ({"occupy_port_without_listening": True}, ExitCode.INSTRUMENT_FAULT)],
+    ids=["too few", "a fault is left"],
+)
+def test_compare(tmp_path: Path, other: dict[str, Any], code: ExitCode) -> None:
+    done = picolab("compare", parameters_file(tmp_path, other), "--campaign", "c")
+
+    assert (done.returncode, printed(done.stdout)) == (code, [code]), done.stdout + done.stderr
+    assert printed((outputs_dir() / "c" / "compare.html").read_text()) == [code]
+
+
+def test_compare_that_is_stopped_prints_no_code(tmp_path: Path) -> None:
+    file = parameters_file(tmp_path, {"transfer_mib_s": 1}, repeats=3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "picolab", "compare", file, "--campaign", "c"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(lambda: list((outputs_dir() / "c").glob("running/*/progress.json")), "an upload runs")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, printed(output)) == (ExitCode.INTERRUPTED, [])

@@ -1,0 +1,276 @@
+"""What the doctor says about virtual machines: run for real, and with programs and devices that are faked."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from virsh_stub import VirshStub, add_box, install
+
+from picolab.doctor import virtual_machines
+from picolab.doctor.finding import Finding
+from picolab.errors import HostUnfit
+from picolab.host.processes import ProcessIdentity, this_process
+from picolab.machines.folders import KEEPER, SPEC, machines_dir, state_mark
+from picolab.machines.vagrant import acceleration, box, boxes, libvirt
+from picolab.machines.vagrant.machine import domain_prefix
+
+
+@pytest.fixture
+def virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirshStub:
+    return install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "vagrant"))
+    return tmp_path / "vagrant"
+
+
+def the(findings: list[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    assert len({finding.what for finding in findings}) == len(findings)
+    return {finding.what: finding for finding in findings}
+
+
+def test_nothing_here_stops_a_local_campaign() -> None:
+    findings = [
+        *virtual_machines.tools(),
+        *virtual_machines.kvm(),
+        *virtual_machines.host_of_machines(),
+        *virtual_machines.box(),
+    ]
+
+    assert {finding.state for finding in findings} <= {"good", "gap"}
+    assert not any(finding.blocks for finding in findings)
+    assert not any("\n" in finding.text for finding in findings)
+
+
+# Programs
+
+
+def test_missing_programs_are_named_with_their_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(virtual_machines, "_SYSTEM_PATH", str(programs))
+    monkeypatch.setattr(virtual_machines, "_DEBIAN_GEMS", tmp_path / "no-gems")
+
+    def there(*names: str) -> None:
+        for name in names:
+            (programs / name).touch(mode=0o755)
+
+    there("apt-get", "vagrant", "virsh", "libvirtd", "dnsmasq", "iptables")
+    finding = the(virtual_machines.tools())
+    assert (
+        finding.state == "gap" and "not there: vagrant-libvirt, qemu; needed only for machine: vagrant" in finding.text
+    )
+    packages = finding.remedy.split("--no-install-recommends ")[1].split()
+    assert packages[0] == "vagrant-libvirt" and packages[-1] == "qemu-utils"
+
+    there("qemu-img", f"qemu-system-{os.uname().machine}")
+    home.mkdir()
+    (home / "plugins.json").write_text('{"installed": {"vagrant-libvirt": {}}}')
+    assert the(virtual_machines.tools()).state == "good"
+
+    (programs / "dnsmasq").unlink()
+    assert the(virtual_machines.tools()).remedy.endswith("apt-get install --no-install-recommends dnsmasq-base")
+
+
+# KVM
+
+
+def dev_kvm(monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> None:
+    """Let /dev/kvm be one that opens, or fails with an error."""
+    real = os.open
+
+    def fake(path: Any, flags: int, *rest: Any, **names: Any) -> int:
+        if str(path) != "/dev/kvm":
+            return real(path, flags, *rest, **names)
+        if error is not None:
+            raise error
+        return real(os.devnull, flags)
+
+    monkeypatch.setattr(os, "open", fake)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "state"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "there is no /dev/kvm", "gap"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be opened (Permission denied)", "gap"),
+        (None, "whether a guest runs with it, the first machine tells", "good"),
+    ],
+)
+def test_kvm_that_nobody_has_tried(
+    monkeypatch: pytest.MonkeyPatch, error: OSError | None, words: str, state: str
+) -> None:
+    dev_kvm(monkeypatch, error)
+    finding = the(virtual_machines.kvm())
+
+    assert words in finding.text and finding.state == state
+
+
+@pytest.mark.parametrize(("why_not", "state"), [(None, "good"), ("it was not in user space after 8 s", "gap")])
+def test_kvm_that_a_machine_has_tried(
+    monkeypatch: pytest.MonkeyPatch, home: Path, why_not: str | None, state: str
+) -> None:
+    dev_kvm(monkeypatch, None)
+    monkeypatch.delenv("PICOLAB_DRIVER", raising=False)
+    folder = add_box(home, picolab_recipe="r1").parent
+    for name in ("vmlinuz", "initrd"):
+        (folder / name).touch()
+    monkeypatch.setattr(acceleration, "_QEMU", (sys.executable,))
+    monkeypatch.setattr(acceleration, "prove", lambda *_: why_not)
+    found = acceleration.acceleration()
+    monkeypatch.setattr(acceleration, "prove", lambda *_: pytest.fail("the doctor boots nothing"))
+    finding = the(virtual_machines.kvm())
+
+    assert finding.state == state and found.reason in finding.text
+    monkeypatch.setattr(virtual_machines, "boot_id", lambda: "another boot")
+    assert "the first machine tells" in the(virtual_machines.kvm()).text
+
+
+# libvirt
+
+
+def test_host_on_which_all_is_well(virsh: VirshStub) -> None:
+    findings = virtual_machines.host_of_machines()
+
+    assert [finding.what for finding in findings] == ["libvirt", "VM network", "VM disks", "VM leftovers"]
+    assert {finding.state for finding in findings} == {"good"}
+    assert "102,400 MiB are free" in by_name(findings)["VM disks"].text
+
+
+def test_daemon_that_does_not_answer_is_one_finding(virsh: VirshStub) -> None:
+    virsh.set(error="failed to connect to the hypervisor\nerror: Failed to connect socket: No such file or directory")
+    finding = the(virtual_machines.host_of_machines())
+
+    assert finding.state == "gap" and "the daemon libvirtd does not answer" in finding.text
+    assert "libvirtd" in finding.remedy
+
+
+def test_user_who_may_not_use_libvirt(virsh: VirshStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    virsh.set(error="authentication unavailable: no polkit agent available to authenticate action")
+    finding = the(virtual_machines.host_of_machines())
+
+    assert "this user may not use libvirt" in finding.text
+    assert finding.remedy.startswith("sudo usermod -aG libvirt $USER")
+
+
+def test_network_and_pool_that_are_not_active(virsh: VirshStub) -> None:
+    virsh.set(network="inactive", pool="inactive")
+    found = by_name(virtual_machines.host_of_machines())
+
+    assert found["VM network"].remedy == "virsh -c qemu:///system net-start vagrant-libvirt"
+    assert found["VM disks"].remedy == "virsh -c qemu:///system pool-start default"
+    assert found["VM network"].state == found["VM disks"].state == "gap"
+
+
+def test_host_before_its_first_machine(virsh: VirshStub) -> None:
+    virsh.set(network="missing", pool="missing")
+    found = by_name(virtual_machines.host_of_machines())
+
+    assert "the first machine makes it" in found["VM network"].text and found["VM network"].state == "good"
+    assert "the first machine makes it" in found["VM disks"].text
+
+
+def test_full_pool(virsh: VirshStub) -> None:
+    virsh.set(free=1 << 30)
+    finding = by_name(virtual_machines.host_of_machines())["VM disks"]
+
+    assert finding.state == "gap" and "1,024 MiB are free" in finding.text and "too little" in finding.text
+
+
+def machine(name: str, keeper: ProcessIdentity | None) -> str:
+    """Write down a machine, and return the name of its domain."""
+    folder = machines_dir() / name
+    folder.mkdir(parents=True)
+    (folder / SPEC).write_text(json.dumps({"name": name, "kind": "vagrant", "prefix": domain_prefix(name)}))
+    if keeper is not None:
+        (folder / KEEPER).write_text(json.dumps({"process": keeper.to_json()}))
+    return f"{domain_prefix(name)}default"
+
+
+def test_what_dead_machines_have_left(virsh: VirshStub) -> None:
+    living, dead = machine("living", this_process()), machine("dead", None)
+    lost, disk = f"{domain_prefix('lost')}default", f"{domain_prefix('bare')}default.img"
+    names = [living, dead, lost, "picolab_ffffffff_another_checkout_default", "db"]
+    try:
+        virsh.set(
+            domains={name: {"state": "running"} for name in names},
+            volumes={name: {"physical": 1} for name in [*(f"{name}.img" for name in names), disk]},
+        )
+        left = [finding for finding in virtual_machines.host_of_machines() if finding.what == "VM leftovers"]
+    finally:
+        for name in ("living", "dead"):
+            for file in (machines_dir() / name).iterdir():
+                file.unlink()
+            (machines_dir() / name).rmdir()
+
+    told = {finding.text: finding.remedy for finding in left}
+    assert told.pop(f"a domain of a machine without a keeper: {dead}") == "picolab machines list"
+    assert told.pop(f"a volume of a machine without a keeper: {dead}.img") == "picolab machines list"
+    assert f"virsh -c qemu:///system undefine {lost} --remove-all-storage" in told.pop(
+        f"a domain of no machine: {lost}"
+    )
+    assert told.pop(f"a volume of no machine: {disk}") == f"virsh -c qemu:///system vol-delete --pool default {disk}"
+    assert not told
+    assert lost.startswith(f"picolab_{state_mark(machines_dir())}_"), "leftovers are known by the mark of the checkout"
+
+
+# The box
+
+
+@pytest.fixture
+def buildable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "check_tools", lambda: None)
+
+
+def test_box_that_is_not_built(home: Path, virsh: VirshStub, buildable: None) -> None:
+    finding = the(virtual_machines.box())
+
+    assert finding.state == "gap" and "debian/bookworm64 would be downloaded" in finding.text
+    assert finding.remedy == "picolab box build"
+
+
+def test_box_that_cannot_be_built(home: Path, virsh: VirshStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfit() -> NoReturn:
+        raise HostUnfit("the box cannot be built without mtools")
+
+    monkeypatch.setattr(box, "check_tools", unfit)
+    finding = the(virtual_machines.box())
+
+    assert finding.text.endswith("; the box cannot be built without mtools") and not finding.remedy
+
+
+def test_box_of_another_recipe(home: Path, virsh: VirshStub, buildable: None) -> None:
+    add_box(home, picolab_recipe="older")
+    finding = the(virtual_machines.box())
+
+    assert finding.state == "gap" and "another recipe (older)" in finding.text
+    assert finding.remedy == "picolab box build"
+
+
+def test_box_that_is_current_and_its_copy(home: Path, virsh: VirshStub, buildable: None) -> None:
+    add_box(home, image_bytes=1000, picolab_recipe=box.recipe_version())
+    base = boxes.base_volume("picolab")
+    assert the(virtual_machines.box()).state == "good"
+
+    virsh.set(volumes={base: {"physical": 1000}})
+    assert the(virtual_machines.box()).state == "good"
+
+    virsh.set(volumes={base: {"physical": 10}})
+    finding = the(virtual_machines.box())
+    assert finding.state == "gap" and "copy of picolab is truncated" in finding.text
+    assert finding.remedy == f"virsh -c qemu:///system vol-delete --pool {libvirt.POOL} {base}"

@@ -1,0 +1,114 @@
+"""A machine that a trial left up for a look is not destroyed by whoever comes next."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picolab.campaign.runner import Campaign, Watcher
+from picolab.config.parameters import CampaignParameters, TrialParameters
+from picolab.config.plan import make_plan
+from picolab.config.project import outputs_dir
+from picolab.errors import MachineKept
+from picolab.exit_codes import ExitCode
+from picolab.host.processes import ProcessIdentity, this_process
+from picolab.machines import folders, registry
+from picolab.machines.base import Holder, MachineWish
+from picolab.machines.local.machine import LocalMachine
+from picolab.trial.state import TrialState, claim_folder
+from picolab.trial.trial import Trial
+
+PARAMETERS = TrialParameters(ram_mb=64, file_size="1M", memory_limit="none")
+
+
+def keep(name: str, holder: ProcessIdentity, keep: bool = True) -> Path:
+    """Leave a machine up as a trial does, and return the trial's folder."""
+    machine = LocalMachine.obtain(MachineWish(name, 64, "none", ""), Holder(holder, keep=keep))
+    state = TrialState.begin(PARAMETERS, None)
+    folder = claim_folder(state)
+    state.save(folder)
+    (machine.folder / folders.TRIAL_FILE).write_text(json.dumps({"folder": str(folder)}))
+    return folder
+
+
+@pytest.fixture
+def kept(gone: ProcessIdentity) -> Iterator[Path]:
+    yield keep("local", gone)
+    registry.release_by_name("local")
+
+
+def still_there(name: str = "local") -> bool:
+    return folders.keeper_of(folders.folder_of(name)) is not None
+
+
+@pytest.mark.parametrize("words", [("--ram", "64", "--file-size", "1M"), ("--ram", "128"), ("--keep-machine",)])
+def test_a_trial_by_command_is_refused(kept: Path, words: tuple[str, ...]) -> None:
+    before = sorted(outputs_dir().rglob("*"))
+    command = [sys.executable, "-m", "picolab", "trial", "-p", "memory_limit", "none", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == ExitCode.HOST_UNFIT
+    assert f"kept for debugging by the trial {kept.name}" in done.stderr and "Traceback" not in done.stderr
+    for way_on in (str(kept / "trial.ipynb"), "picolab machines remove local", "another machine_name"):
+        assert way_on in done.stderr
+    assert still_there() and sorted(outputs_dir().rglob("*")) == before
+
+
+@pytest.mark.parametrize("other", [{"ram_mb": 128}, {"file_size": "2M"}, {"seed": 7}, {"calibration": {"status": 500}}])
+def test_a_notebook_with_other_parameters_is_refused(kept: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(MachineKept, match=kept.name):
+        Trial.open(PARAMETERS.model_copy(update=other))
+    assert still_there() and [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_a_notebook_with_the_same_parameters_goes_on(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Trial.open(PARAMETERS).folder == kept
+    assert "Re-attached to trial" in capsys.readouterr().out
+
+
+def test_a_notebook_is_refused_also_when_the_trial_is_not_known(kept: Path) -> None:
+    (folders.folder_of("local") / folders.TRIAL_FILE).unlink()
+    with pytest.raises(MachineKept, match="kept for debugging, and this would destroy it: take it down with"):
+        Trial.open(PARAMETERS)
+    assert still_there()
+
+
+def test_another_machine_name_is_free(kept: Path) -> None:
+    assert Trial.open(PARAMETERS.model_copy(update={"machine_name": "second"})).folder != kept
+
+
+def test_after_the_machine_is_taken_down_the_way_is_free(kept: Path) -> None:
+    registry.release_by_name("local")
+    assert Trial.open(PARAMETERS.model_copy(update={"ram_mb": 128})).folder != kept
+
+
+def test_whoever_holds_it_in_this_process_may_begin_anew() -> None:
+    first = keep("local", this_process())
+    try:
+        assert Trial.open(PARAMETERS.model_copy(update={"seed": 7})).folder != first
+    finally:
+        registry.release_by_name("local")
+
+
+def test_a_machine_that_is_not_to_be_kept_is_no_obstacle(gone: ProcessIdentity) -> None:
+    keep("local", gone, keep=False)
+    try:
+        registry.check_not_kept("local")
+    finally:
+        registry.release_by_name("local")
+
+
+def test_a_campaign_is_refused_before_its_first_trial(gone: ProcessIdentity) -> None:
+    wanted = {"matrix": {"ram_mb": [64], "file_size": ["1M"]}, "repeats": 1, "idle_limit_s": 0}
+    campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
+    folder = keep("test", gone)
+    try:
+        with pytest.raises(MachineKept, match=folder.name):
+            campaign.run()
+        assert still_there("test") and campaign.ledger.entries() == []
+    finally:
+        registry.release_by_name("test")

@@ -1,0 +1,137 @@
+"""Trials and campaigns in virtual machines, with the real command line, papermill, kernels and guests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+from conftest import MIB, eventually
+from virtual_machines import domains
+
+from picolab.campaign.runner import find_campaign
+from picolab.config.plan import Plan
+from picolab.config.project import outputs_dir, project_root
+from picolab.machines import registry
+from picolab.record.models import Record, validate_record
+from picolab.report.render import render_report
+from picolab.results.load import read_campaign, read_record
+
+pytestmark = pytest.mark.vm
+
+CLI_LIMIT_S = 600
+
+
+def picolab(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "picolab", *words], capture_output=True, text=True, timeout=CLI_LIMIT_S, check=False
+    )
+
+
+def the_only_record() -> tuple[Record, Path]:
+    (path,) = (outputs_dir() / "single-trials").glob("*/record.json")
+    return validate_record(json.loads(path.read_text()), str(path)), path.parent
+
+
+def test_a_trial_by_hand_keeps_the_machine_and_a_new_kernel_goes_on(box: str) -> None:
+    done = picolab(
+        "trial", "--machine", "vagrant", "--ram", "512", "--file-size", "20M", "-p", "box", box, "--keep-machine"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ssh -F" in done.stdout and "picolab machines remove vagrant" in done.stdout
+    record, folder = the_only_record()
+    assert record.outcome == "ok" and record.verify is not None and record.verify.matched
+    assert record.machine is not None and record.machine.virtual_machine is not None
+    assert record.machine.virtual_machine.usable_ram_bytes < 512 * MIB
+    assert record.memory is not None and record.memory.samples_per_s is not None and record.memory.samples_per_s >= 10
+    assert record.memory.peak_anon_bytes is not None and record.memory.peak_anon_bytes > MIB
+    codes = {caveat.code for caveat in record.caveats}
+    assert ("emulated" in codes) == (record.machine.virtual_machine.acceleration == "emulation")
+    assert (folder / "server.log").read_text().strip()
+    listed = picolab("machines", "list").stdout
+    assert "vagrant  vagrant  512 MiB" in listed and "ssh -F" in listed
+
+    # As somebody would in JupyterLab: the same notebook in a new kernel.
+    output = folder / "again.ipynb"
+    papermill.execute_notebook(
+        str(project_root() / "notebooks" / "trial.ipynb"),
+        str(output),
+        parameters=record.parameters.model_dump(),
+        kernel_name="python3",
+        progress_bar=False,
+    )
+    text = output.read_text()
+    assert "Re-attached to trial" in text and "upload: already done" in text
+    assert read_record(output).upload == record.upload
+    machine = registry.attach("vagrant")
+    assert machine is not None and machine.process_status().running, "the server still runs in the guest"
+    assert picolab("machines", "remove", "vagrant").returncode == 0
+    assert not domains()
+
+
+def test_a_server_that_needs_too_much_is_killed_in_the_guest(box: str) -> None:
+    knobs = json.dumps({"oom_after_mib": 5})
+    words = ("--machine", "vagrant", "--ram", "256", "--file-size", "40M", "-p", "box", box, "-p", "calibration", knobs)
+    done = picolab("trial", *words, "-p", "keep_machine", "never")
+    assert done.returncode == 1, done.stdout + done.stderr
+    record, _ = the_only_record()
+    assert record.outcome == "oom_killed", record.outcome_detail
+    assert record.server is not None and record.server.oom_evidence is not None
+    assert "Killed process" in record.server.oom_evidence and record.server.oom_evidence in record.outcome_detail
+    assert record.server.oom_kills == 1 and record.server.exit_signal == "SIGKILL"
+    assert not domains()
+
+
+def campaign_file(folder: Path, box: str, **more: object) -> Path:
+    path = folder / "vms.yaml"
+    matrix = {"machine": ["vagrant"], "ram_mb": [512, 256], "file_size": ["10M", "20M"]}
+    text = {"matrix": matrix, "repeats": 1, "idle_limit_s": 0, "parameters": {"box": box}} | more
+    path.write_text(yaml.safe_dump(text))
+    return path
+
+
+def test_a_matrix_runs_in_one_machine_and_changes_its_memory_once(box: str, tmp_path: Path) -> None:
+    done = picolab("matrix", str(campaign_file(tmp_path, box)), "--campaign", "vms")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not domains(), "the campaign takes its machine down"
+    folder = find_campaign("vms")
+    levels = [trial.parameters.ram_mb for trial in Plan.load(folder).trials]
+    assert levels in ([512, 512, 256, 256], [256, 256, 512, 512]), "cases of one memory size run together"
+    records = [read_record(path) for path in sorted((folder / "trials").glob("*.ipynb"))]
+    assert [record.outcome for record in records] == ["ok"] * 4
+    found = [record.machine.virtual_machine for record in records if record.machine is not None]
+    assert [machine.reached_by for machine in found if machine] == ["created", "reset", "reloaded", "reset"]
+    usable = [machine.usable_ram_bytes // MIB for machine in found if machine]
+    assert [value > 400 for value in usable] == [level == 512 for level in levels]
+    assert len(read_campaign(folder).trials) == 4
+    report = render_report(folder, None).read_text()
+    assert "emulat" in report or found[0] is None or found[0].acceleration == "kvm"
+
+
+def test_a_killed_campaign_is_taken_down_and_resumed(box: str, tmp_path: Path) -> None:
+    matrix = {"machine": ["vagrant"], "ram_mb": [256], "file_size": ["8M"]}
+    path = campaign_file(tmp_path, box, matrix=matrix, repeats=2)
+    words = [sys.executable, "-m", "picolab", "matrix", str(path), "--campaign", "killed"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as campaign:
+        running = outputs_dir() / "killed" / "running"
+        eventually(lambda: list(running.glob("002-*/state.json")), "the second trial runs", give_up_s=300)
+        os.kill(campaign.pid, signal.SIGKILL)
+    eventually(lambda: not domains(), "the keeper takes the machine down", give_up_s=120)
+    done = picolab("resume", "killed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((outputs_dir() / "killed" / "trials").glob("*.ipynb"))) == 2
+
+
+def test_a_box_that_is_not_there_is_one_sentence(box: str) -> None:
+    done = picolab(
+        "trial", "--machine", "vagrant", "-p", "box", "picolab/no-such-box", "--file-size", "10M", "--ram", "256"
+    )
+    assert done.returncode == 3, done.stdout
+    record, _ = the_only_record()
+    assert record.outcome == "machine_failed" and "picolab/no-such-box" in record.outcome_detail
+    assert "Traceback" not in done.stdout + done.stderr
+    registry.release_by_name("vagrant")

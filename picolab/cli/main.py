@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from picolab import __version__
+from picolab.cli.project import init
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.text.foreign import one_line, visible
@@ -150,6 +151,9 @@ def _build(build: str, labels: Container[str], place: str) -> str:
     from picolab.config.given_paths import absolute_build
 
     return build if build in labels else absolute_build(build, Path.cwd(), place)
+
+
+main.add_command(init)
 
 
 @main.command()

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import factors
 from picolab.record.models import Outcome

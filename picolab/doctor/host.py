@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from picolab.agent import memory_probe
+from picolab.agent import bundle
 from picolab.config.parameters import DISK_FACTOR
 from picolab.config.project import outputs_dir, state_dir
 from picolab.config.sizes import MIB
@@ -198,7 +198,7 @@ def counters() -> list[Finding]:
         with contextlib.suppress(PicolabError):
             cgroup = stack.enter_context(_tiny_cgroup())
         command = [
-            *(sys.executable, "-I", "-S", str(memory_probe.__file__), "--pid", str(os.getpid()), "--interval", "0.05"),
+            *(sys.executable, *bundle.words("memory_probe"), "--pid", str(os.getpid()), "--interval", "0.05"),
             *(("--cgroup", str(cgroup.path)) if cgroup else ()),
             *(("--disk", disk.device) if disk.device else ()),
         ]

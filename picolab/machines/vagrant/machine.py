@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from picolab.agent import guest, memory_probe
 from picolab.errors import HostUnfit, MachineError
 from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity, this_process

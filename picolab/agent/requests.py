@@ -11,11 +11,8 @@ import re
 import sys
 import time
 
-from picolab.agent.disk import drop_page_cache, sync_folder, write_drop_caches
 from picolab.agent.home import Home, has_systemd, program
 from picolab.agent.kernel_log import oom_kills
-from picolab.agent.launch import on_monotonic
-from picolab.agent.launcher import Launcher
 from picolab.agent.procfs import (
     TICKS_PER_S,
     anonymous_bytes,
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from picolab.agent.launch import Launch
+    from picolab.agent.launcher import Launcher
 
 
 STATUS_OF_NOTHING: dict[str, Any] = dict.fromkeys(
@@ -73,7 +71,7 @@ class Agent:
 
     def __init__(self, home: str, user: str) -> None:
         self.home = Home(home, user)
-        self.launcher = Launcher(self.home)
+        self._launcher: Launcher | None = None
         self.requests: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "clock": self.clock,
             "set_clock": self.set_clock,
@@ -90,6 +88,15 @@ class Agent:
             "sync_data": self.sync_data,
             "reset": self.reset,
         }
+
+    @property
+    def launcher(self) -> Launcher:
+        # Late, so that the first answer does not wait for it.
+        from picolab.agent.launcher import Launcher
+
+        if self._launcher is None:
+            self._launcher = Launcher(self.home)
+        return self._launcher
 
     def answer(self, line: bytes) -> dict[str, Any]:
         """Return the answer to one line of standard input. Raises nothing."""
@@ -193,6 +200,8 @@ class Agent:
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Return how the server of the last launch is."""
+        from picolab.agent.launch import on_monotonic
+
         launch = self.launcher.current()
         if launch is None:
             return {**STATUS_OF_NOTHING, "running": False}
@@ -277,14 +286,20 @@ class Agent:
 
     def drop_page_cache(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Drop the guest's page cache."""
+        from picolab.agent.disk import drop_page_cache
+
         return {"reason": drop_page_cache(f"{self.home.path}/data")}
 
     def sync_data(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Put what the server has written on the disk."""
+        from picolab.agent.disk import sync_folder
+
         return {"sync_s": sync_folder(f"{self.home.path}/data")}
 
     def reset(self, request: dict[str, Any]) -> dict[str, Any]:
         """Bring the guest back to the state before its first server, as far as that goes without a reboot."""
+        from picolab.agent.disk import write_drop_caches
+
         with self.home.lock():
             self.launcher.forget(RESET_GRACE_S)
             for name in ("data", "tmp"):

@@ -521,8 +521,6 @@ def test_charts_touch_no_file() -> None:
     [
         "picolab.servers.calibration.server",
         "picolab.servers.calibration.sink",
-        "picolab.agent.memory_probe",
-        "picolab.agent.guest",
     ],
 )
 def test_files_that_are_copied_to_machines_need_python_alone(name: str) -> None:

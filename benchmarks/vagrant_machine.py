@@ -28,7 +28,7 @@ from picolab.machines.vagrant.box import build_box, remove_box
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.record.samples import read_samples, summarise
 from picolab.results.load import read_record
-from picolab.servers.build import find_build
+from picolab.servers.picoshare.builds import find_build
 from picolab.servers.picoshare.client import Limits, PicoShareClient
 from picolab.servers.picoshare.server import SECRET_FILE, start_server
 

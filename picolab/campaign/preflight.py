@@ -13,7 +13,7 @@ from picolab.host.facts import disk_of, memory_info
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.vagrant import machine
-from picolab.servers.build import find_build
+from picolab.servers.registry import server_of
 
 
 def check_plan(plan: Plan) -> None:
@@ -35,9 +35,9 @@ def check_trial(parameters: TrialParameters) -> None:
 def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
-    builds = {(trial.build, trial.release_base_url, trial.machine != "local") for trial in wanted}
-    for build, base_url, in_guest in sorted(builds):
-        find_build(build, build, base_url, in_guest=in_guest)
+    builds = {(trial.server, trial.build, trial.release_base_url, trial.machine != "local"): trial for trial in wanted}
+    for (server, _, _, in_guest), trial in sorted(builds.items(), key=lambda item: item[0]):
+        server_of(server).find_build(trial, in_guest=in_guest)
     _check_memory(wanted, source)
     for provider in sorted({trial.provider for trial in wanted if trial.machine == "vagrant"}):
         machine.check_host(provider)

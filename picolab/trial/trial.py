@@ -64,22 +64,21 @@ from picolab.record.models import (
     VerifyRecord,
 )
 from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
-from picolab.servers.build import Build, find_build
+from picolab.servers.build import Build
 from picolab.servers.exchange import redacted
-from picolab.servers.payload import seed_of_file
+from picolab.servers.payload import PayloadFile, payload_files, seed_of_file
 from picolab.servers.picoshare.client import (
     DELETE_LIMIT_S,
     DownloadMeasurement,
     Limits,
-    PayloadFile,
     PicoShareClient,
     TransferProgress,
     UploadMeasurement,
     UploadsMeasurement,
-    payload_files,
     peak_rss_bytes,
 )
 from picolab.servers.picoshare.server import SECRET_FILE, start_server, store_private
+from picolab.servers.registry import server_of
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
 from picolab.trial.live_line import LiveLine, in_mib, in_seconds
@@ -371,7 +370,7 @@ class Trial:
         parameters = self.state.parameters
         self._add_caveats(caveats.of_parameters(parameters))
         in_guest = parameters.machine != "local"
-        build = find_build(parameters.build, parameters.build_label, parameters.release_base_url, in_guest=in_guest)
+        build = server_of(parameters.server).find_build(parameters, in_guest=in_guest)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
         self._look_at_instrument()

@@ -18,17 +18,15 @@ from pathlib import Path
 import pytest
 from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, eventually, on_a_quiet_moment
 
-from picolab.servers.payload import pieces
+from picolab.servers.payload import PayloadFile, payload_files, pieces
 from picolab.servers.picoshare.client import (
     DownloadMeasurement,
     Limits,
     LogIn,
-    PayloadFile,
     PicoShareClient,
     TransferProgress,
     UploadMeasurement,
     UploadsMeasurement,
-    payload_files,
     peak_rss_bytes,
 )
 

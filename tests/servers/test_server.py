@@ -23,7 +23,8 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
 from picolab.record import caveats
-from picolab.servers.build import Build, find_build
+from picolab.servers.build import Build
+from picolab.servers.picoshare.builds import find_build
 from picolab.servers.picoshare.client import Limits, PicoShareClient
 from picolab.servers.picoshare.server import SECRET_FILE, StartedServer, start_server, store_private
 

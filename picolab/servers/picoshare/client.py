@@ -35,7 +35,7 @@ import httpx
 
 from picolab.config.parameters import MIB
 from picolab.servers.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
-from picolab.servers.payload import Keystream, pieces, seed_of_file
+from picolab.servers.payload import Keystream, PayloadFile, pieces
 
 SEND_BUFFER_BYTES = 256 * 1024
 PROBE_LIMIT_S = 5.0
@@ -66,21 +66,6 @@ class Limits:
 
     stall_s: float
     total_s: float
-
-
-@dataclass(frozen=True)
-class PayloadFile:
-    """A file to upload: the first `size_bytes` of the payload of a seed."""
-
-    seed: int
-    size_bytes: int
-    name: str = "payload.bin"
-
-
-def payload_files(seed: int, size_bytes: int, count: int) -> list[PayloadFile]:
-    """Return the files of a trial: each has another payload, and the first one has the trial's own seed."""
-    names = ["payload.bin", *(f"payload-{number}.bin" for number in range(2, count + 1))]
-    return [PayloadFile(seed_of_file(seed, index), size_bytes, name) for index, name in enumerate(names)]
 
 
 @dataclass(frozen=True)

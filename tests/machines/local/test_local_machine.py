@@ -28,8 +28,8 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
 from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.picoshare.builds import find_build
 from picolab.servers.picoshare.client import Limits, PicoShareClient
 from picolab.servers.picoshare.server import SECRET_FILE, start_server
 

@@ -18,7 +18,7 @@ from picolab.machines.base import Holder, ProcessSpec, ProcessStatus
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.machine import GUEST_HOME, VagrantMachine, domain_prefix
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
+from picolab.servers.picoshare.builds import find_build
 from picolab.servers.picoshare.server import StartedServer, start_server
 
 pytestmark = pytest.mark.vm

@@ -396,7 +396,7 @@ def test_papermill_shows_every_parameter() -> None:
 # The direction of imports
 
 
-DECLARATIONS = re.compile(r"picolab\.(machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
+DECLARATIONS = re.compile(r"picolab\.(config\.sizes|machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
 """What exists and what it can do, without the code that does it: known from the second layer on."""
 
 

@@ -24,25 +24,12 @@ from picolab.config.given_paths import absolute_build, absolute_path
 from picolab.config.sizes import MIB, format_size, parse_size
 from picolab.config.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 from picolab.errors import ParameterError
-<<<<<<< HEAD
 from picolab.servers import registry
 from picolab.servers.picoshare.adapter import RELEASE_BASE_URL
-=======
 from picolab.text.foreign import shown
->>>>>>> rooms
 
 SMALLEST_GUEST_MB = 96
 """The smallest guest that was seen to boot: a Debian with a trimmed systemd, under emulation."""
-<<<<<<< HEAD
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
-_SHORT.maxstring = _SHORT.maxother = 100
-_LONGEST_SHOWN = 200
-
-=======
-SERVER_VARIABLES = ("PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET")
-"""What picolab itself puts into the server's environment."""
->>>>>>> rooms
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 DISK_FACTOR = 2.2

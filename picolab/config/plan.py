@@ -24,12 +24,8 @@ from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import file_name, write_atomically
-<<<<<<< HEAD
 from picolab.servers.registry import server_of
-from picolab.text.foreign import one_line, visible
-=======
 from picolab.text.foreign import one_line, shown, visible
->>>>>>> rooms
 
 PLAN_FILE = "plan.json"
 ORDER = (

@@ -65,21 +65,21 @@ from picolab.record.models import (
     VerifyRecord,
 )
 from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
+from picolab.servers.base import Server
 from picolab.servers.build import Build
+from picolab.servers.client import DELETE_LIMIT_S, Client
 from picolab.servers.exchange import redacted
-from picolab.servers.payload import PayloadFile, payload_files, seed_of_file
-from picolab.servers.picoshare.client import (
-    DELETE_LIMIT_S,
+from picolab.servers.measurements import (
     DownloadMeasurement,
     Limits,
-    PicoShareClient,
     TransferProgress,
     UploadMeasurement,
     UploadsMeasurement,
     peak_rss_bytes,
 )
-from picolab.servers.picoshare.server import SECRET_FILE, start_server, store_private
+from picolab.servers.payload import PayloadFile, payload_files, seed_of_file
 from picolab.servers.registry import server_of
+from picolab.servers.start import SECRET_FILE, start_server, store_private
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
 from picolab.trial.live_line import LiveLine, in_mib, in_seconds
@@ -98,7 +98,6 @@ from picolab.trial.state import (
 COOKIE_FILE = "cookie"
 SERVER_END_LIMIT_S = 3.0
 STOP_GRACE_S = 10.0
-_DISK_FULL_SENTENCES = ("database or disk is full", "no space left on device")
 _END_POLL_S = 0.01
 _SAMPLE_BYTES, _MOST_SAMPLES = 320, 50_000
 _POINT_BYTES, _MOST_POINTS, _PROGRESS_POINTS_PER_S = 48, 50_000, 5
@@ -323,6 +322,10 @@ class Trial:
 
     # What each stage does; each returns a line for the reader
 
+    @property
+    def _server(self) -> Server:
+        return server_of(self.state.parameters.server)
+
     def _holder(self) -> Holder:
         if self._context is not None:
             return Holder(self._context.owner_process, keep=False)
@@ -370,8 +373,11 @@ class Trial:
     def _provision(self) -> str:
         parameters = self.state.parameters
         self._add_caveats(caveats.of_parameters(parameters))
+        why_unfit = self._server.why_unfit(parameters)
+        if why_unfit is not None:
+            raise ParameterError(why_unfit)
         in_guest = parameters.machine != "local"
-        build = server_of(parameters.server).find_build(parameters, in_guest=in_guest)
+        build = self._server.find_build(parameters, in_guest=in_guest)
         self.state.build, self.state.build_path = build.identity, build.path
         self._add_caveats(caveats.of_build(build.identity))
         self._look_at_instrument()
@@ -410,8 +416,9 @@ class Trial:
         machine.stop_process(STOP_GRACE_S)
         started = start_server(
             machine,
+            self._server,
             Build(self.state.build_path, build),
-            self.state.parameters.calibration,
+            {name: getattr(self.state.parameters, name) for name in self._server.heeds},
             self.folder / SERVER_LOG_FILE,
             self.state.parameters.ready_limit_s,
             self.state.parameters.environment,
@@ -447,16 +454,16 @@ class Trial:
     def _authenticate(self) -> str:
         machine = self._attached("start")
         limit_s = self.state.parameters.ready_limit_s
-        with PicoShareClient(self._base_url()) as client:
+        with Client(self._server, self._base_url()) as client:
             login = client.authenticate((machine.folder / SECRET_FILE).read_text(), limit_s)
         if login.ending == "connection_lost":
             raise self._lost(f"the log-in was cut off ({login.detail})")
         if login.ending != "response":
             self._require_running(machine, "in the log-in")
             raise _Found(Outcome.TIMEOUT, f"the log-in took longer than ready_limit_s = {limit_s:g} s")
-        if login.cookie is None:
+        if login.session is None:
             raise _Found(Outcome.HTTP_ERROR, f"the log-in was answered with {login.http_status}: {login.detail}")
-        store_private(machine.folder / COOKIE_FILE, login.cookie)
+        store_private(machine.folder / COOKIE_FILE, login.session)
         return "logged in"
 
     def _measures(self, step: Step) -> bool:
@@ -590,10 +597,10 @@ class Trial:
         self.state.missing.update({f"{path}.{name}": why for name, why in missing.items()})
         return found
 
-    def _client(self, machine: Machine) -> PicoShareClient:
+    def _client(self, machine: Machine) -> Client:
         """Return a client that is logged in."""
         cookie, secret = ((machine.folder / name).read_text() for name in (COOKIE_FILE, SECRET_FILE))
-        return PicoShareClient(self._base_url(), cookie, secret)
+        return Client(self._server, self._base_url(), cookie, secret)
 
     def _secrets(self) -> list[str]:
         """Return what no message may show."""
@@ -666,7 +673,7 @@ class Trial:
             transfer_mib_s=size_mib / transfer_s if transfer_s else None,
             commit_mib_s=size_mib / commit_s if commit_s and not overlap else None,
             delivered_bytes=measured.delivered_bytes,
-            http_status=failed[0].http_status if failed else 200,
+            http_status=(failed or measured.files)[0].http_status,
             server_message=failed[0].server_message if failed else None,
             client_peak_rss_bytes=peak_rss_bytes(),
             progress=Progress(
@@ -762,7 +769,7 @@ class Trial:
             return _Found(Outcome.STALLED, f"no byte was delivered for stall_limit_s = {limit}, {delivered}")
         if first.http_status is not None:
             sentence = first.server_message or ""
-            full = any(words in sentence.lower() for words in _DISK_FULL_SENTENCES)
+            full = self._server.is_disk_full(sentence)
             return _Found(
                 Outcome.DISK_FULL if full else Outcome.HTTP_ERROR,
                 f"the server answered {first.http_status}: {sentence}",
@@ -828,7 +835,7 @@ class Trial:
         parameters = self.state.parameters
         return payload_files(parameters.seed, parameters.file_size_bytes, parameters.parallel_uploads)
 
-    def _downloads(self, client: PicoShareClient) -> list[DownloadMeasurement]:
+    def _downloads(self, client: Client) -> list[DownloadMeasurement]:
         """Download the files one after another, until one does not get to its end."""
         parameters = self.state.parameters
         downloads: list[DownloadMeasurement] = []
@@ -841,7 +848,7 @@ class Trial:
                 break
         return downloads
 
-    def _measured_downloads(self, machine: Machine, client: PicoShareClient) -> list[DownloadMeasurement]:
+    def _measured_downloads(self, machine: Machine, client: Client) -> list[DownloadMeasurement]:
         """Download the files while the memory probe samples the server."""
         self._put_aside(DOWNLOAD_SAMPLES_FILE)
         self._reserve("download", DOWNLOAD_SAMPLES_FILE)

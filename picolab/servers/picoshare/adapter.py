@@ -65,7 +65,7 @@ class PicoShare(Server):
         if place.build.kind == CALIBRATION:
             # Isolated from the user's Python settings, and without the slow scan of site-packages.
             argv = [place.python, "-I", "-S", *argv]
-            environment["PICOLAB_CALIBRATION"] = json.dumps(dict(place.settings["calibration"]))
+            environment["PICOLAB_CALIBRATION"] = json.dumps(place.settings.get("calibration", {}))
             environment["PICOLAB_CALIBRATION_HOST"] = place.address
         return Launch(argv, environment)
 

@@ -19,6 +19,7 @@ from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import write_atomically
 from picolab.host.facts import host_identity
+from picolab.machines.kinds import kind_of
 from picolab.servers.registry import server_of
 
 BEGUN_FILE = "begun.json"
@@ -147,7 +148,7 @@ def builds_of(plan: Plan) -> dict[str, str]:
     several = len({url for _, url in wanted}) > 1
     return {
         f"{build} of {url}" if several and build != "calibration" else build: server_of(parameters.server)
-        .find_build(parameters, in_guest=parameters.machine != "local")
+        .find_build(parameters, in_guest=kind_of(parameters.machine).is_virtual)
         .identity.sha256
         for (build, url), parameters in sorted(wanted.items(), key=lambda item: item[0])
     }

@@ -396,22 +396,21 @@ def test_papermill_shows_every_parameter() -> None:
 # The direction of imports
 
 
-DECLARATIONS = re.compile(r"picolab\.(config\.sizes|machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
+DECLARATIONS = re.compile(
+    r"picolab\.(config\.sizes|machines\.(kinds?|\w+\.kind)|servers\.(registry|base|\w+\.adapter))"
+)
 """What exists and what it can do, without the code that does it: known from the second layer on."""
 
 
 def imports(path: Path) -> set[str]:
-    """Return what a module imports, also inside functions, but not for type checkers alone.
-
-    A declaration imports its implementation inside functions, when that is used: these do not count.
-    """
+    """Return what a module imports, but not for type checkers alone, nor what a declaration imports when it is used."""
     tree = ast.parse(path.read_text())
-    is_declaration = DECLARATIONS.fullmatch(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    declares = DECLARATIONS.fullmatch(".".join(path.relative_to(ROOT).with_suffix("").parts))
     skipped = {
         id(child)
         for node in ast.walk(tree)
         if (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-        or (is_declaration and isinstance(node, ast.FunctionDef))
+        or (declares and isinstance(node, ast.FunctionDef))
         for child in ast.walk(node)
     }
     found: set[str] = set()

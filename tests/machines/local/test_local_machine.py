@@ -28,10 +28,12 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
 from picolab.servers.calibration import SERVER_PATH
-from picolab.servers.picoshare.client import Limits, PicoShareClient
-from picolab.servers.picoshare.server import SECRET_FILE, start_server
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import SECRET_FILE, start_server
 
 try:
     METHOD: str | None = find_method()
@@ -655,9 +657,9 @@ def test_a_full_file_system_gives_the_contracts_sentence(tmpfs: Path, obtain: Ob
     assert (record.data_folder_file_system, record.data_folder_disk) == ("tmpfs", None)
     assert record.free_disk_bytes <= 12 * MIB
     build = find_build("calibration", "calibration", "")
-    started = start_server(machine, build, {}, scratch / "server.log", 30)
+    started = start_server(machine, PicoShare(), build, {}, scratch / "server.log", 30)
     assert started.ready_s is not None
-    with PicoShareClient(started.base_url) as client:
+    with Client(PicoShare(), started.base_url) as client:
         client.authenticate((machine.folder / SECRET_FILE).read_text())
         for size_mib, where in ((32, "in the transfer"), (8, "in the commit")):
             full = client.upload(1, size_mib * MIB, Limits(30, 60))

@@ -20,8 +20,9 @@ from picolab.machines.vagrant.domain import domain_prefix
 from picolab.machines.vagrant.guest import GUEST_HOME
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
-from picolab.servers.picoshare.server import StartedServer, start_server
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import StartedServer, start_server
 
 pytestmark = pytest.mark.vm
 
@@ -39,7 +40,14 @@ def reached(machine: VagrantMachine) -> str:
 
 
 def start_calibration(machine: VagrantMachine, log: Path, **knobs: object) -> StartedServer:
-    return start_server(machine, find_build("calibration", "calibration", ""), knobs, log, ready_limit_s=60)
+    return start_server(
+        machine,
+        PicoShare(),
+        find_build("calibration", "calibration", ""),
+        {"calibration": knobs},
+        log,
+        ready_limit_s=60,
+    )
 
 
 def run_python(machine: VagrantMachine, program: str, log: Path) -> ProcessStatus:

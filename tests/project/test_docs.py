@@ -472,7 +472,7 @@ LAYERS = (
     ("charts",),
     ("trial", "report"),
     ("campaign", "doctor"),
-    ("cli",),
+    ("api", "cli"),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess
 from picolab.record.models import STAGES, Record

@@ -2,7 +2,7 @@
 
 import json
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.machines import registry
 from picolab.machines.local import machine as local
 from picolab.record.models import Record, validate_record

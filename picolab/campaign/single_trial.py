@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import RecordError
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve

@@ -189,7 +189,9 @@ def matrix(
     from picolab.campaign.preflight import check_plan
     from picolab.campaign.runner import Campaign, check_name
     from picolab.cli import terminal
-    from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.config.campaign_parameters import CampaignParameters
+    from picolab.config.invalid_input import validate
+    from picolab.config.parameter_file import load_campaign_parameters
     from picolab.config.plan import make_plan
 
     wanted = load_campaign_parameters(parameters).model_dump()
@@ -257,8 +259,10 @@ def compare(
     from picolab.campaign.preflight import check_plan
     from picolab.campaign.runner import Campaign, check_name
     from picolab.cli import terminal
+    from picolab.config.campaign_parameters import CampaignParameters
     from picolab.config.compare_request import requested
-    from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
+    from picolab.config.invalid_input import validate
+    from picolab.config.parameter_file import load_campaign_parameters
     from picolab.config.plan import make_plan
     from picolab.config.project import project_root
 
@@ -515,7 +519,8 @@ def trial(
     """
     from picolab.campaign.single_trial import run_single_trial
     from picolab.cli import terminal
-    from picolab.config.parameters import TrialParameters, validate
+    from picolab.config.invalid_input import validate
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.config.yaml_text import YamlProblem, read_value
     from picolab.text.foreign import shown
 

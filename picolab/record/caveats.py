@@ -2,8 +2,8 @@
 
 import os
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
 from picolab.record.models import (
     NOT_VERIFIED,

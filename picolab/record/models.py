@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import RecordError
 from picolab.slow_imports import decline_slow_imports
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from picolab.campaign.stopping import STOPPED_FILE, stopped_after
-from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.host import conditions

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import YamlProblem, read_yaml
 from picolab.errors import RecordError
 from picolab.files import reserve

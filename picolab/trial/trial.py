@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab.config.parameters import DISK_FACTOR, TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import (
     BuildError,
     HostUnfit,

@@ -13,7 +13,7 @@ from conftest import eventually
 
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.runner import Campaign, Watcher
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir
 from picolab.errors import (

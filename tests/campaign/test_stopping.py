@@ -18,7 +18,7 @@ from picolab.campaign.stopping import (
     watched_metrics,
     why_enough,
 )
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.sizes import MIB
 from picolab.record.models import Outcome

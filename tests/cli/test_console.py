@@ -18,7 +18,7 @@ from picolab.campaign.runner import Campaign, Progress
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.cli import terminal as console
 from picolab.cli.main import main
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
 from picolab.record.models import Caveat, Outcome

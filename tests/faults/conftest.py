@@ -17,8 +17,8 @@ import pytest
 from conftest import eventually
 
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
 from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines import registry

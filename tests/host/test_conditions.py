@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from conftest import eventually
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host import conditions
 from picolab.host.conditions import IDLE_BUSY_SHARE, IDLE_READINGS, Own, Reading, between, own_of, read, wait_for_idle
 from picolab.machines import folders, registry

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.instrument import store
 from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, Instrument, instrument_file
 from picolab.machines import registry

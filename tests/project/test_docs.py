@@ -19,8 +19,10 @@ from pydantic import BaseModel
 
 from picolab.agent.memory_probe import COLUMNS
 from picolab.cli.main import main
-from picolab.config.parameters import CampaignParameters, TrialParameters, validate
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.invalid_input import validate
 from picolab.config.plan import make_plan
+from picolab.config.trial_parameters import TrialParameters
 from picolab.exit_codes import ExitCode
 from picolab.record import models
 from picolab.record.models import FAULTS, Outcome

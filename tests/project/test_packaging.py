@@ -182,7 +182,7 @@ def test_a_clone_called_picolab_is_used_from_the_folder_above(clone: Path, tmp_p
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    where = "import picolab.config.parameters; print(picolab.config.parameters.__file__)"
+    where = "import picolab.config.trial_parameters; print(picolab.config.trial_parameters.__file__)"
     few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
     assert run("python", "-c", where).strip() == str(clone / "picolab" / "parameters.py")
     run("python", "-m", "papermill", "picolab/notebooks/trial.ipynb", "out.ipynb", *few)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.processes import descendants, this_process
 from picolab.machines import registry

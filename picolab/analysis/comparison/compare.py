@@ -25,7 +25,7 @@ from picolab.analysis.comparison.pairing import (
     side_by_side,
     way_of_starting,
 )
-from picolab.config.parameters import unknown_name
+from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.models import STEPS, Caveat

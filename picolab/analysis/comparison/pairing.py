@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from picolab.analysis import statistics
-from picolab.config.parameters import TrialParameters, short, validate
+from picolab.config.invalid_input import validate
+from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
 from picolab.host import conditions
 from picolab.results.rows import step_ok

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.machines.kinds import kind_of
 
 ORDER = (
     "Each block holds every case once; the order of cases inside a block is random, drawn from the seed; "
@@ -47,7 +48,7 @@ def order_of_blocks(
     for block in range(blocks):
         groups: dict[Any, list[str]] = {}
         for scenario, indices in scenarios.items():
-            groups.setdefault(_virtual_machine(cases[indices[0]]) or scenario, []).append(scenario)
+            groups.setdefault(_machine_key(cases[indices[0]]) or scenario, []).append(scenario)
         shuffled = list(groups.values())
         chance.shuffle(shuffled)
         for group in shuffled:
@@ -68,19 +69,18 @@ def _balanced_orders(items: list[int], blocks: int, chance: random.Random) -> li
     return orders[:blocks]
 
 
-def _virtual_machine(case: TrialParameters) -> tuple[Any, ...] | None:
-    """Return what makes another virtual machine, or another boot of it, necessary; None for a local machine."""
-    if case.machine != "vagrant":
-        return None
-    return (case.ram_mb, case.cpus, case.box, case.provider)
+def _machine_key(case: TrialParameters) -> tuple[Any, ...] | None:
+    """Return a value that differs when the machine must be rebooted or made anew; None when that costs nothing."""
+    key = kind_of(case.machine).change_key(case)
+    return None if key is None else (case.machine, *key)
 
 
 def order_in_words(cases: Sequence[TrialParameters], names: Sequence[str]) -> str:
     """Return how trials are ordered, for the plan and the report; `names` are those of each case's scenario."""
     most = max(Counter(names).values())
     words = ORDER if most == 1 else ORDER_OF_BUILDS.format(builds=most)
-    machines = {case.machine for case in cases}
-    if "vagrant" in machines:
-        groups = "these groups and the other scenarios run" if len(machines) > 1 else "these groups run"
+    grouped = {_machine_key(case) is not None for case in cases}
+    if True in grouped:
+        groups = "these groups and the other scenarios run" if len(grouped) > 1 else "these groups run"
         words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)}"
     return words

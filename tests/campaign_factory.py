@@ -10,7 +10,8 @@ from typing import Any
 from picolab.agent.memory_probe import COLUMNS
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
-from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
 
 SHA = {"calibration": "c" * 64}
 

@@ -13,7 +13,9 @@ from picolab.files import reserve
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.trial.live_line import last_line
 from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
 

@@ -29,7 +29,9 @@ from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.record import factors
-from picolab.record.models import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome, Step, step_outcome
+from picolab.record.outcomes import OUTCOME_MEANINGS, STEPS, Outcome, Step
+from picolab.record.record import step_outcome
+from picolab.record.steps import MemoryRecord
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import CampaignData, read_campaign
 from picolab.text.foreign import one_line, visible

@@ -25,7 +25,7 @@ from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import caveats
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
 from picolab.servers.build import Build, find_build
 from picolab.servers.calibration import SINK_PATH

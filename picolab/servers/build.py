@@ -19,7 +19,7 @@ import httpx
 from picolab.config.given_paths import CALIBRATION, RELEASE
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
-from picolab.record.models import BuildUnderTest
+from picolab.record.machine import BuildUnderTest
 from picolab.servers import calibration
 from picolab.servers.executable import why_no_program
 

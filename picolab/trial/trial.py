@@ -41,30 +41,21 @@ from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.machines.folders import TRIAL_FILE
 from picolab.record import caveats
-from picolab.record.models import (
-    NOT_ASKED_FOR,
-    NOT_VERIFIED,
-    RECORD_SCRAP,
-    SAMPLES_SCRAP,
-    STAGES,
-    Caveat,
-    ConditionsRecord,
+from picolab.record.conditions import ConditionsRecord
+from picolab.record.machine import MachineRecord, ServerRecord
+from picolab.record.outcomes import STAGES, Outcome, Stage, Step
+from picolab.record.record import NOT_ASKED_FOR, NOT_VERIFIED, RECORD_SCRAP, SAMPLES_SCRAP, Caveat, Record
+from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
+from picolab.record.steps import (
     DownloadRecord,
     LimitDuringStep,
-    MachineRecord,
     MemoryRecord,
-    Outcome,
     PageCache,
     Progress,
-    Record,
-    ServerRecord,
-    Stage,
-    Step,
     UploadedFile,
     UploadRecord,
     VerifyRecord,
 )
-from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, samples_scrap, summarise
 from picolab.servers.build import Build, find_build
 from picolab.servers.exchange import redacted
 from picolab.servers.payload import seed_of_file

@@ -30,7 +30,7 @@ from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local import cgroup
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import read_campaign, read_record
 from picolab.servers.calibration import SERVER_PATH

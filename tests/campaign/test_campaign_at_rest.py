@@ -18,7 +18,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.beginning import write_beginning
 from picolab.results.standing import read_standing
 from picolab.trial.live_line import LiveLine

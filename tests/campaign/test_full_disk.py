@@ -31,8 +31,10 @@ from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.record.samples import read_samples
+from picolab.record.validation import validate_record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign
 from picolab.trial.live_line import LiveLine, last_line

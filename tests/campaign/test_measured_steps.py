@@ -31,7 +31,9 @@ from picolab.machines import registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.machines.local.cgroup import MemoryCgroup, find_method
-from picolab.record.models import Outcome, Record, step_outcome, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record, step_outcome
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
 from picolab.trial.state import RECORD_FILE

@@ -21,7 +21,8 @@ from picolab.cli.main import main
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Caveat, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Caveat
 from picolab.results.ledger import LedgerEntry
 from picolab.text.foreign import one_line, visible
 

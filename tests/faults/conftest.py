@@ -23,7 +23,8 @@ from picolab.errors import PicolabError
 from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines import registry
 from picolab.machines.base import Machine
-from picolab.record.models import Record, validate_record
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.results.ledger import LedgerEntry
 from picolab.servers.calibration import SERVER_PATH
 from picolab.trial.state import RECORD_FILE

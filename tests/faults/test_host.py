@@ -14,7 +14,7 @@ from conftest import eventually
 
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.load import read_campaign, read_record
 
 from .catalogue import fault, proved_by

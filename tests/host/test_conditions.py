@@ -20,7 +20,9 @@ from picolab.host.conditions import IDLE_BUSY_SHARE, IDLE_READINGS, Own, Reading
 from picolab.machines import registry
 from picolab.machines.base import Machine
 from picolab.record import caveats
-from picolab.record.models import ConditionsRecord, Outcome, validate_record
+from picolab.record.conditions import ConditionsRecord
+from picolab.record.outcomes import Outcome
+from picolab.record.validation import validate_record
 from picolab.trial.trial import Trial
 
 pytestmark = pytest.mark.alone

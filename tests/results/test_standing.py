@@ -23,7 +23,7 @@ from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.errors import ParameterError, PicolabError, UnsafePath
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report.campaign_page import how_to_repeat
 from picolab.results import beginning
 from picolab.results.beginning import BEGUN_FILE, write_beginning

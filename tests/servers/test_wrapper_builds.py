@@ -22,7 +22,8 @@ from picolab.machines.local import machine as local
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.servers.build import find_build
 from picolab.servers.calibration import SERVER_PATH
 from picolab.servers.picoshare.server import start_server

@@ -20,7 +20,9 @@ from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.servers.picoshare.client import UploadMeasurement, UploadsMeasurement
 from picolab.trial.live_line import in_mib, in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command

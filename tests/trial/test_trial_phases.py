@@ -27,8 +27,10 @@ from picolab.errors import MachineError, ProbeError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome, UploadRecord, validate_record
+from picolab.record.outcomes import Outcome
 from picolab.record.samples import read_samples
+from picolab.record.steps import UploadRecord
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
 from picolab.servers.calibration import SERVER_PATH

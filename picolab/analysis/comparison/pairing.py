@@ -17,7 +17,8 @@ from picolab.host import conditions
 from picolab.results.rows import step_ok
 
 if TYPE_CHECKING:
-    from picolab.record.models import Record, Step
+    from picolab.record.outcomes import Step
+    from picolab.record.record import Record
     from picolab.results.load import CampaignData
 
 APART_FACTOR = 10.0

@@ -40,7 +40,7 @@ from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.command import VagrantCommand
 from picolab.machines.vagrant.kind import VagrantKind
-from picolab.record.models import MachineRecord, MemoryLimit, VirtualMachineRecord
+from picolab.record.machine import MachineRecord, MemoryLimit, VirtualMachineRecord
 
 if TYPE_CHECKING:
     from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram

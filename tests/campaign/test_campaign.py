@@ -202,7 +202,7 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(
     output, _ = process.communicate(timeout=60)
 
     assert process.returncode == ExitCode.INTERRUPTED, output
-    assert "Go on with: picolab resume slow" in output
+    assert "Resume with: picolab resume slow" in output
     campaign = Campaign.load(outputs_dir() / "slow")
     assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.OK, Outcome.INTERRUPTED]
     interrupted = read_record(campaign.folder / str(campaign.ledger.entries()[1].notebook))

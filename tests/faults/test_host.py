@@ -203,7 +203,7 @@ proved_by(
     "SIGINT once",
     group="host",
     outcome="interrupted",
-    see="`Go on with: picolab resume CAMPAIGN`; exit code 130",
+    see="`Resume with: picolab resume CAMPAIGN`; exit code 130",
     do=RESUME,
 )
 
@@ -233,7 +233,7 @@ def test_sigint_twice(picolab: StartPicolab) -> None:
     "SIGTERM or SIGHUP",
     group="host",
     outcome="interrupted",
-    see="`Go on with: picolab resume`; exit code 130",
+    see="`Resume with: picolab resume`; exit code 130",
     do=RESUME,
 )
 def test_sigterm_or_sighup(picolab: StartPicolab, proof: Proof, number: signal.Signals) -> None:

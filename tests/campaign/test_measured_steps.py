@@ -454,7 +454,7 @@ def test_a_corrupted_file_leaves_the_limit_in_its_place() -> None:
 IN_ANOTHER_KERNEL = """
 import sys
 from picolab.machines import registry
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.trial import verify
 from picolab.trial.trial import Trial
 trial = Trial.open(TrialParameters.model_validate_json(sys.argv[1]))

@@ -98,7 +98,7 @@ class TrialRun:
         return self.machine
 
     def _fresh_for(self) -> str:
-        """Return the trial or block that needs a fresh machine; with the same text as before the machine is used again."""
+        """Return the trial or block that needs a fresh machine; the same text as before: the machine is used again."""
         identity = self.state.identity
         match self.state.parameters.fresh_machine:
             case "per_trial":

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually, socket_in_network_of
 
-from picolab.doctor import host
 from picolab.errors import MachineBusy, MachineError, MemoryLimitUnavailable
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus
 from picolab.machines.local import cgroup as cgroup_module
+from picolab.machines.local import checks as local_checks
 from picolab.machines.local import machine as local
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
@@ -259,7 +259,7 @@ def test_asking_for_a_v2_hierarchy_only_looks(
     before = {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()}
     assert v2_parent() == (place if usable else None)
     assert not systemd_user_available()
-    finding = host.memory_limit()[0]
+    finding = local_checks.memory_limit()[0]
     if not usable or "memory" not in files["cgroup.subtree_control"]:
         assert finding.state == ("good" if usable else "bad"), finding
         assert {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()} == before

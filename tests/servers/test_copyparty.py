@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from picolab.record.models import Outcome, Record
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import BuildError
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record
 from picolab.servers.base import Refused
 from picolab.servers.build import sha256_of, sha256_of_folder
 from picolab.servers.client import Client

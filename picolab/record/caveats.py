@@ -10,9 +10,8 @@ from picolab.record.machine import BuildUnderTest, MachineRecord, NetworkRecord,
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
+from picolab.servers.registry import server_of
 
-SPOOL_THRESHOLD_BYTES = 1 << 20
-"""PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
 """As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
@@ -46,7 +45,7 @@ def of_parameters(parameters: TrialParameters) -> list[Caveat]:
                 advice="Set memory_limit to enforced; `picolab doctor` tells what this host needs for it.",
             )
         )
-    if parameters.file_size_bytes < SPOOL_THRESHOLD_BYTES:
+    if parameters.file_size_bytes < server_of(parameters.server).spools_from_bytes:
         caveats.append(
             Caveat(
                 code="small_file",

@@ -335,7 +335,7 @@ proved_by(
     do="Nothing: the campaign tries again; without its last line nobody knows the peak.",
 )
 proved_by(
-    "trial/test_trial_phases.py::test_a_probe_that_is_killed_in_the_download_is_a_fault_and_the_cell_can_be_run_again",
+    "trial/test_trial_phases.py::test_a_probe_killed_in_the_download_is_a_fault",
     "probe killed in the measured download",
     group="host",
     outcome="invalid",

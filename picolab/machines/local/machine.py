@@ -300,7 +300,7 @@ class LocalMachine:
     def free_port(self) -> int:
         # In a network of its own every port is free, but for what is left of this machine's last server.
         with socket.socket() as probe:
-            # Any address, as PicoShare will want it.
+            # Any address, as servers usually want it.
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 

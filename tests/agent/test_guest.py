@@ -22,9 +22,10 @@ from throttled_disk import throttled
 
 from picolab.agent import __main__ as agent_main
 from picolab.agent import bundle, disk
+from picolab.agent.procfs import descendants
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of, memory_info
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines.local.cgroup import find_method, plan_cgroup
 from picolab.servers.calibration import SERVER_PATH
 

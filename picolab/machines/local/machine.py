@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.agent import bundle, disk, procfs
+from picolab.agent.procfs import descendants
 from picolab.agent.refusal import Refusal
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.host.facts import disk_of
-from picolab.host.processes import ProcessIdentity, descendants, kill_and_wait
+from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.folders import (
     KEEPER,

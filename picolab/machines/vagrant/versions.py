@@ -27,7 +27,7 @@ def plugin_version(name: str) -> str | None:
     """Return the version of a plugin that this user has installed with `vagrant plugin install`."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         plugin = json.loads((vagrant_home() / "plugins.json").read_text())["installed"][name]
-        return str(plugin["installedgem_version"] or plugin["gem_version"] or "") or None
+        return str(plugin["installed_gem_version"] or plugin["gem_version"] or "") or None
     return None
 
 

@@ -181,14 +181,14 @@ def test_sources_are_debians_own_and_nothing_else() -> None:
 
 
 def test_a_mirror_that_was_named_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module, "_debian_codename", lambda: "bookworm")
+    monkeypatch.setattr(box_packages, "_debian_codename", lambda: "bookworm")
 
     assert apt_sources("http://mirror/debian", "trixie") == ("trixie", ["http://mirror/debian"])
     assert apt_sources("http://mirror/debian", None) == ("bookworm", ["http://mirror/debian"])
 
 
 def test_elsewhere_than_on_debian_the_mirrors_are_mmdebstraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module, "_debian_codename", lambda: None)
+    monkeypatch.setattr(box_packages, "_debian_codename", lambda: None)
 
     assert apt_sources(None, None) == ("bookworm", [])
 
@@ -272,10 +272,10 @@ def tools(home: Path, program: Callable[[str, str], Path], tmp_path: Path, monke
     for tool in box_tools._TOOLS:
         program(tool, "exit 0")
     (tmp_path / "mbr.bin").write_bytes(b"code")
-    monkeypatch.setattr(box_module, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
+    monkeypatch.setattr(box_tools, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
     monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(box_module, "apt_sources", lambda mirror, suite: ("bookworm", []))
-    monkeypatch.setattr(box_module, "_apt_settings", lambda: "")
+    monkeypatch.setattr(box_packages, "apt_sources", lambda mirror, suite: ("bookworm", []))
+    monkeypatch.setattr(box_packages, "_apt_settings", lambda: "")
 
 
 def left_of_builds(scratch: Path) -> list[Path]:
@@ -289,8 +289,8 @@ def nothing(_: str) -> None:
 def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(box_tools.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(box_module, "_SYSTEM_PATH", "")
-    monkeypatch.setattr(box_module, "_MBR_PLACES", ())
+    monkeypatch.setattr(box_tools, "_SYSTEM_PATH", "")
+    monkeypatch.setattr(box_tools, "_MBR_PLACES", ())
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(HostUnfit) as refused:
@@ -303,7 +303,7 @@ def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("tools")
 def test_without_root_user_namespaces_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     box_tools.check_tools()
-    monkeypatch.setattr(box_module, "_which", lambda tool: None if tool == "newuidmap" else f"/bin/{tool}")
+    monkeypatch.setattr(box_tools, "which", lambda tool: None if tool == "newuidmap" else f"/bin/{tool}")
     monkeypatch.setattr(box_tools.os, "geteuid", lambda: 1000)
 
     with pytest.raises(HostUnfit, match=r"sudo apt-get install --no-install-recommends uidmap$"):
@@ -334,7 +334,7 @@ def test_build_that_hangs_is_ended_with_all_that_it_has_started(
     scratch: Path, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("mmdebstrap", "echo 'I: waiting for ever' >&2; sleep 600 & wait")
-    monkeypatch.setattr(box_module, "_INSTALL_LIMIT_S", 5.0)
+    monkeypatch.setattr(box_packages, "_INSTALL_LIMIT_S", 5.0)
 
     with pytest.raises(MachineError, match=r"did not end within .*waiting for ever"):
         build_box("mine", report=nothing)
@@ -362,8 +362,9 @@ def test_interrupted_build_leaves_nothing(
     program("mmdebstrap", f"touch {begun}; sleep 600 & wait")
     # Whoever runs the tests in the background may have had SIGINT ignored.
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    script += "from picolab import box; box.apt_sources = lambda mirror, suite: ('bookworm', []); box._MBR_PLACES = "
-    script += f"({str(tmp_path / 'mbr.bin')!r},); box.build_box('mine', report=print)"
+    script += "from picolab.machines.vagrant import box, box_packages, box_tools; "
+    script += "box_packages.apt_sources = lambda mirror, suite: ('bookworm', []); "
+    script += f"box_tools._MBR_PLACES = ({str(tmp_path / 'mbr.bin')!r},); box.build_box('mine', report=print)"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     eventually(begun.exists, "the build has begun")
     process.send_signal(number)

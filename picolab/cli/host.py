@@ -15,7 +15,7 @@ from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.text.foreign import one_line
 
 if TYPE_CHECKING:
-    from picolab.doctor.finding import Finding
+    from picolab.host.finding import Finding
 
 
 @click.command()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import MIB, alive, eventually
-from picolab.config.parameters import TrialParameters
 
 from picolab.agent.procfs import descendants
 from picolab.config.trial_parameters import TrialParameters

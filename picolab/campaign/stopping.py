@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from picolab.analysis import statistics
-from picolab.analysis.comparison.compare import METRICS, Metric
+from picolab.record.metrics import METRICS, Metric
 from picolab.config.plan import Plan
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import MIB, read_json
 from picolab.files.writing import write_atomically
 from picolab.record.models import Step
 from picolab.results.rows import step_ok
+from picolab.text.wording import listed
 
 STOPPED_FILE = "stopped.json"
 _LARGEST_BYTES = MIB
@@ -28,7 +29,7 @@ class Width:
     scenario: str
     build: str
     metric: str
-    """Its name, as in `picolab.analysis.comparison.compare.METRICS`."""
+    """Its name, as in `picolab.record.metrics.METRICS`."""
     n: int
     """Pairs with the baseline; trials when there is none."""
     reach: float | None
@@ -69,13 +70,9 @@ def watched_in_words(plan: Plan) -> str:
     metrics = dict.fromkeys(metric.title for found in watched_metrics(plan).values() for metric in found)
     of_what = "ratios" if plan.baseline is not None else "medians"
     return (
-        f"Stops when the intervals of the {of_what} of {_listed(list(metrics))} are all within "
+        f"Stops when the intervals of the {of_what} of {listed(metrics)} are all within "
         f"{plan.stopping.target_percent:g} % of their middle, in every scenario."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: float) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import altair as alt
 
-from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
+from picolab.analysis.comparison.models import Comparison, EQUIVALENT, MetricComparison, UNDECIDED, UNSTABLE
+from picolab.record.metrics import Metric
 from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
 
 

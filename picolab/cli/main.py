@@ -330,7 +330,7 @@ def verdict(
     from picolab.analysis.comparison.compare import compare_campaigns
     from picolab.campaign.runner import find_campaign
     from picolab.cli import terminal
-    from picolab.report import comparison_text
+    from picolab.report import comparison_json, comparison_lines, comparison_markdown
     from picolab.results.load import read_campaign
 
     if as_json and as_markdown:
@@ -344,11 +344,11 @@ def verdict(
     read = [read_campaign(folder) for folder in folders]
     found = compare_campaigns(read, share, baseline) if len(read) > 1 else compare_builds(read[0], share, baseline)
     if as_json:
-        click.echo(json.dumps(comparison_text.as_json(found), indent=1, allow_nan=False))
+        click.echo(json.dumps(comparison_json.as_json(found), indent=1, allow_nan=False))
     elif as_markdown:
-        click.echo(visible(comparison_text.as_markdown(found)))
+        click.echo(visible(comparison_markdown.as_markdown(found)))
     else:
-        terminal.show_lines(comparison_text.as_lines(found))
+        terminal.show_lines(comparison_lines.as_lines(found))
     return found.exit_code
 
 

@@ -308,7 +308,7 @@ def show_verdict(
 ) -> ExitCode:
     """Compare the builds of a campaign, print the verdicts, write the page, and return the code that was printed."""
     from picolab.analysis.comparison.compare import compare
-    from picolab.report.comparison_text import as_lines
+    from picolab.report.comparison_lines import as_lines
     from picolab.report.render import render_comparison
 
     found = compare(read_campaign(folder), margin, baseline)

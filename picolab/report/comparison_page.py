@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from picolab.analysis.comparison.compare import Comparison, Metric, MetricComparison, OneBuild, OutcomeComparison
+from picolab.analysis.comparison.models import Comparison, MetricComparison, OneBuild, OutcomeComparison
+from picolab.record.metrics import Metric
 from picolab.charts.comparison import (
     VERDICT_STYLES,
     change_words,

@@ -9,20 +9,18 @@ import pytest
 from campaign_factory import BUSY_CAVEAT, CALIBRATION_CAVEAT, UNLIMITED_CAVEAT, FakeTrial, write_campaign
 from comparison_campaigns import SHA, around, killed, paired_trials, read
 
-from picolab.analysis.comparison.compare import (
-    METRICS,
-    Comparison,
-    MetricComparison,
-    change_in_words,
-    compare,
-    compare_campaigns,
-)
+from picolab.record.metrics import METRICS
+from picolab.analysis.comparison.models import Comparison, MetricComparison
+from picolab.text.wording import change_and_interval
+from picolab.analysis.comparison.compare import compare, compare_campaigns
 from picolab.config.parameters import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.models import Outcome
 from picolab.report import comparison_page
-from picolab.report.comparison_text import as_json, as_lines, gate_line
+from picolab.report.comparison_json import as_json
+from picolab.report.comparison_lines import as_lines
+from picolab.report.comparison_words import gate_line
 from picolab.results.load import read_campaign
 
 SCENARIO = "local-512mb-100M"
@@ -71,9 +69,9 @@ def test_ratio_is_that_of_the_truth_and_words_have_the_sign(tmp_path: Path) -> N
 
     assert found.ratio == pytest.approx(1.052, rel=0.004)
     assert found.coverage is not None and found.coverage >= 0.95
-    assert change_in_words(1.052, 1.039, 1.066) == "+5.2 % [+3.9, +6.6]"
-    assert change_in_words(0.9999, 0.5, 2.5) == "+0.0 % [-50.0, +150]"
-    assert change_in_words(None, None, None) == "–"
+    assert change_and_interval(1.052, 1.039, 1.066) == "+5.2 % [+3.9, +6.6]"
+    assert change_and_interval(0.9999, 0.5, 2.5) == "+0.0 % [-50.0, +150]"
+    assert change_and_interval(None, None, None) == "–"
 
 
 def test_the_users_margin_and_baseline_count(tmp_path: Path) -> None:

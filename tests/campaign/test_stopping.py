@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from picolab.analysis.comparison.compare import METRICS
+from picolab.record.metrics import METRICS
 from picolab.campaign.stopping import (
     STOPPED_FILE,
     interval_widths,

@@ -9,7 +9,7 @@ import pytest
 import vl_convert
 from comparison_factory import METRIC, SCENARIO, all_killed, compare_metric, make_comparison
 
-from picolab.analysis.comparison.compare import Comparison
+from picolab.analysis.comparison.models import Comparison
 from picolab.charts.comparison import (
     MOST_PAIR_SERIES,
     VERDICT_STYLES,

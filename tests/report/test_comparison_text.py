@@ -10,9 +10,14 @@ import pytest
 from campaign_factory import BUSY_CAVEAT
 from comparison_campaigns import around, killed, paired_trials, read
 
-from picolab.analysis.comparison.compare import METRICS, Comparison, compare
+from picolab.record.metrics import METRICS
+from picolab.analysis.comparison.models import Comparison
+from picolab.analysis.comparison.compare import compare
 from picolab.config.parameters import MIB
-from picolab.report.comparison_text import as_json, as_lines, as_markdown, value_words
+from picolab.report.comparison_json import as_json
+from picolab.report.comparison_lines import as_lines
+from picolab.report.comparison_markdown import as_markdown
+from picolab.report.comparison_words import value_words
 
 ROOT = Path(__file__).resolve().parents[2]
 

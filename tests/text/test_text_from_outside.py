@@ -25,7 +25,8 @@ from picolab.charts import comparison as comparison_charts
 from picolab.charts.figure import FIGURE_MIME, Figure
 from picolab.record.models import Caveat, Outcome, Record
 from picolab.report import campaign_page, comparison_page, tables
-from picolab.report.comparison_text import as_json, as_markdown
+from picolab.report.comparison_json import as_json
+from picolab.report.comparison_markdown import as_markdown
 from picolab.report.markup import escape
 from picolab.report.render import render_comparison, render_report
 from picolab.results.export import export_campaign

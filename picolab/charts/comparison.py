@@ -9,9 +9,10 @@ from typing import Any
 
 import altair as alt
 
-from picolab.analysis.comparison.models import Comparison, EQUIVALENT, MetricComparison, UNDECIDED, UNSTABLE
-from picolab.record.metrics import Metric
+from picolab.analysis.comparison.models import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, MetricComparison
 from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
+from picolab.record.metrics import Metric
+from picolab.text.wording import NOTHING, change
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,11 @@ def verdict_kind(row: MetricComparison) -> str:
     return kinds.get(row.verdict, row.verdict or "no verdict")
 
 
-def change_words(ratio: float | None, decimals: int = 1) -> str:
-    """Return a ratio as a change in percent with its sign, such as `+4.8 %`; a dash for none."""
-    if ratio is None:
-        return "–"
-    percent = 100 * (ratio - 1)
-    number = f"{abs(percent):,.{0 if abs(percent) >= 100 else decimals}f}"
-    if not number.strip("0."):
-        return f"{number} %"
-    return f"{'+' if percent > 0 else '−'}{number} %"
-
-
 def interval_words(row: MetricComparison) -> str:
     """Return the interval of a ratio in percent, with its coverage where that is not 95 %."""
     if row.low is None or row.high is None:
         return "none"
-    words = f"{change_words(row.low).removesuffix(' %')} to {change_words(row.high)}"
+    words = f"{change(row.low).removesuffix(' %')} to {change(row.high)}"
     if row.coverage is not None and not 0.945 <= row.coverage < 0.995:
         words += f" (covers {row.coverage:.0%})"
     return words
@@ -136,7 +126,7 @@ def _forest_row(row: MetricComparison, scenario: str, few: bool) -> dict[str, An
         "high": row.high,
         "kind": verdict_kind(row),
         "verdict": row.verdict or "no verdict",
-        "change": change_words(row.ratio),
+        "change": change(row.ratio),
         "interval": interval_words(row),
         "pairs": len(row.pairs),
         "reason": row.reason,
@@ -283,7 +273,7 @@ def _pair_points(rows: Sequence[MetricComparison], scenario: str) -> list[dict[s
             "baseline_value": _in_unit(pair.baseline_value, row.metric),
             "value": _in_unit(pair.candidate_value, row.metric),
             "ratio": pair.ratio,
-            "change": change_words(pair.ratio),
+            "change": change(pair.ratio),
             "baseline_trial": pair.baseline_trial,
             "candidate_trial": pair.candidate_trial,
             "first": row.baseline if pair.baseline_first else row.candidate,
@@ -303,7 +293,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
     own = [point | {"build": point["candidate"], "trial": point["candidate_trial"]} for point in points]
     theirs = {
         point["place"]: point
-        | {"build": baseline, "value": point["baseline_value"], "trial": point["baseline_trial"], "change": "–"}
+        | {"build": baseline, "value": point["baseline_value"], "trial": point["baseline_trial"], "change": NOTHING}
         for point in points
     }
     every = [*theirs.values(), *own]

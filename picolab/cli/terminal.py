@@ -22,9 +22,9 @@ from rich.text import Text as RichText
 from picolab.campaign.runner import Campaign, Progress, Watcher
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.campaign.stopping import watched_in_words
-from picolab.config.parameters import MIB
 from picolab.config.plan import Plan
 from picolab.config.project import in_command
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
@@ -33,6 +33,7 @@ from picolab.record.models import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import CampaignData, read_campaign
 from picolab.text.foreign import one_line, visible
+from picolab.text.wording import duration
 from picolab.trial.live_line import in_seconds
 
 if TYPE_CHECKING:
@@ -96,20 +97,10 @@ def _colour(outcome: Outcome) -> str:
     return "magenta" if outcome.is_fault else "red"
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration for a person: `42 s`, `3 min 05 s`, `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _progress_text(progress: Progress) -> Text:
     filled = _BAR_CELLS * progress.done // max(1, progress.total)
     text = Text(f"{'━' * filled}{'─' * (_BAR_CELLS - filled)} {progress.done} of {progress.total}")
-    text.append(f"  ETA {format_duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
+    text.append(f"  ETA {duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
     if progress.current is not None:
         again = f" (attempt {progress.attempt})" if progress.attempt > 1 else ""
         text.append(f"\n  {progress.current.trial_id}{again}  ", style="bold")
@@ -128,10 +119,10 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
                 live.update(_progress_text(progress), refresh=True)
 
     def show_ended(entry: LedgerEntry, progress: Progress) -> None:
-        eta = f"ETA {format_duration(progress.eta_s)}" if progress.eta_s else ""
+        eta = f"ETA {duration(progress.eta_s)}" if progress.eta_s else ""
         line = Text(f"[{progress.done:>{len(str(progress.total))}}/{progress.total}] {entry.trial_id}  ")
         line.append(entry.outcome, style=_colour(entry.outcome))
-        line.append(f"  {format_duration(entry.duration_s) if entry.duration_s is not None else 'not timed'}  {eta}")
+        line.append(f"  {duration(entry.duration_s) if entry.duration_s is not None else 'not timed'}  {eta}")
         if entry.outcome is not Outcome.OK:
             line.append(f"\n    {one_line(entry.outcome_detail)}", style="dim")
         # The terminal may be gone: what matters is in the ledger.
@@ -334,7 +325,7 @@ def show_status(folder: Path) -> ExitCode:
         return error.exit_code
     _show_table(outcome_table(campaign, data))
     left_s = campaign.tally.left_s()
-    eta = f", about {format_duration(left_s)} left" if left_s else ""
+    eta = f", about {duration(left_s)} left" if left_s else ""
     _console.print(f"{len(data.trials)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
     for row in data.faults.to_dict("records"):
         words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from picolab.analysis.comparison.models import Comparison, MetricComparison, OneBuild, OutcomeComparison
-from picolab.record.metrics import Metric
 from picolab.charts.comparison import (
     VERDICT_STYLES,
-    change_words,
     interval_words,
     pair_metrics,
     short_scenarios,
@@ -20,10 +18,12 @@ from picolab.charts.comparison import (
 from picolab.charts.style import OUTCOME_LABELS, mib, outcome_words
 from picolab.config.project import in_command
 from picolab.exit_codes import ExitCode
+from picolab.record.metrics import Metric
 from picolab.record.models import Caveat
 from picolab.report import campaign_page
 from picolab.report.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table
 from picolab.results.load import CampaignData
+from picolab.text.wording import change, counted, listed, percent
 
 _FEW_COMBINATIONS = 3
 _GATE_CLASSES = {ExitCode.OK: "good", ExitCode.TRIALS_FAILED: "bad"}
@@ -35,12 +35,12 @@ def heading(data: CampaignData, comparison: Comparison) -> Html:
     name, description = data.plan.get("campaign", data.folder.name), data.plan.get("description", "")
     lead = f'<p class="lead">{escape(description)}</p>' if description else ""
     kinds = {label for label, record in _records_by_build(data).items() if record.kind == "calibration"}
-    candidates = _listed(_named(label, kinds) for label in comparison.candidates)
+    candidates = listed(_named(label, kinds) for label in comparison.candidates)
     begun = str(data.plan.get("created_at") or "at an unknown time").replace("T", " ")[:16]
     return Html(
         f'<p class="kicker">picolab comparison of builds</p><h1 id="campaign">{escape(name)}</h1>{lead}'
         f'<p class="byline">{escape(candidates)} against the baseline {escape(_named(comparison.baseline, kinds))} · '
-        f"{_count(len(comparison.scenarios), 'scenario')} · begun {escape(begun)} UTC</p>",
+        f"{counted(len(comparison.scenarios), 'scenario')} · begun {escape(begun)} UTC</p>",
         str(name),
     )
 
@@ -84,13 +84,13 @@ def _counts(comparison: Comparison) -> str:
     verb = "decides" if len(gating) == 1 else "decide"
     if not gating:
         return f"No metric decides the gate.{outcomes_too}"
-    return f"{_count(len(gating), 'comparison')} {verb} the gate: {words}.{outcomes_too}"
+    return f"{counted(len(gating), 'comparison')} {verb} the gate: {words}.{outcomes_too}"
 
 
 def _self_comparison(comparison: Comparison) -> str:
     judged = [(verdict_kind(row), row) for row in comparison.metrics]
     found = [
-        f"{row.metric.title} in {row.scenario} ({row.verdict}, {change_words(row.ratio)})"
+        f"{row.metric.title} in {row.scenario} ({row.verdict}, {change(row.ratio)})"
         for kind, row in judged
         if kind in ("better", "worse")
     ]
@@ -102,14 +102,14 @@ def _self_comparison(comparison: Comparison) -> str:
     decided = sum(kind != "no verdict" for kind, _ in judged)
     rule = "This is the same build under two labels: it must find nothing, and it found"
     if not found:
-        result = f"{rule} nothing in {_count(decided, 'comparison')}."
+        result = f"{rule} nothing in {counted(decided, 'comparison')}."
         if not decided:
             result = f"{rule} nothing, but no comparison had enough pairs for a verdict."
         return f'<div class="caveat"><p><strong>{escape(result)}</strong></p></div>'
     where = "; ".join(found)
     return (
-        f'<div class="caveat loud"><p><strong>{escape(rule)} {_count(len(found), "difference")} in '
-        f"{_count(decided, 'comparison')}.</strong></p><p>{escape(where)}.</p><p>Such a difference comes from chance, "
+        f'<div class="caveat loud"><p><strong>{escape(rule)} {counted(len(found), "difference")} in '
+        f"{counted(decided, 'comparison')}.</strong></p><p>{escape(where)}.</p><p>Such a difference comes from chance, "
         "the host or the instrument. With a family-wise error of 5 % it should be rare: repeat the comparison, "
         "and trust no difference of this size on this host until it finds nothing.</p></div>"
     )
@@ -138,7 +138,7 @@ def _verdict_matrix(comparison: Comparison, rows: Sequence[MetricComparison]) ->
         line = lines.setdefault((row.scenario, row.candidate), _where(row))
         badges = failures.get((row.scenario, row.candidate), [])
         line["outcomes"] = Html("<br>".join(badges)) if badges else "all ok"
-        line[row.metric.name] = Html(f'{verdict_badge(row)}<br><span class="small">{change_words(row.ratio)}</span>')
+        line[row.metric.name] = Html(f'{verdict_badge(row)}<br><span class="small">{change(row.ratio)}</span>')
     columns = [Column(one.title, one.name) for one in metrics]
     if failures:
         columns.insert(0, Column("outcome", "outcomes"))
@@ -174,7 +174,7 @@ def _verdict_table(comparison: Comparison, rows: Sequence[MetricComparison]) -> 
         Column("candidate's median", "of_candidate", 1),
         Column("pairs", "pairs", 0),
         Column("adjusted p", "p", 0),
-        Column(f"loss over {100 * comparison.margin:g} % excluded", "excluded", 0),
+        Column(f"loss over {percent(comparison.margin)} excluded", "excluded", 0),
     ]
     return boxed(table(shown_rows, columns, group="group"), len(shown_rows))
 
@@ -211,7 +211,7 @@ def _change(row: MetricComparison) -> Html | None:
     if row.ratio is None:
         return None
     interval = interval_words(row).replace(" (", "<br>(")
-    return Html(f'<strong>{change_words(row.ratio)}</strong><br><span class="small">{interval}</span>')
+    return Html(f'<strong>{change(row.ratio)}</strong><br><span class="small">{interval}</span>')
 
 
 def _by_scenario(rows: Iterable[MetricComparison], comparison: Comparison) -> list[MetricComparison]:
@@ -265,7 +265,7 @@ def p_words(p_value: float | None) -> str | None:
 
 def words_of_verdicts(comparison: Comparison) -> Html:
     """Explain the words that a verdict may be."""
-    margin = f"{100 * comparison.margin:g} %"
+    margin = percent(comparison.margin)
     words = [
         (_badge("better", "faster") + " " + _badge("better", "less memory"), "the adjusted test excludes no change"),
         (_badge("worse", "slower") + " " + _badge("worse", "more memory"), "the same, for the worse"),
@@ -310,7 +310,7 @@ def forest_caption(comparison: Comparison) -> str:
     _, common = short_scenarios(comparison.scenarios)
     words = (
         f"Each mark is the ratio to {comparison.baseline}, the line through it its interval (95 % unless the table "
-        f"says less), and the shaded band the margin of {100 * comparison.margin:g} %: an interval wholly inside is "
+        f"says less), and the shaded band the margin of {percent(comparison.margin)}: an interval wholly inside is "
         "equivalent. An arrow marks an interval that goes on. Hover over a mark for its numbers."
     )
     return f"{words} All scenarios have in common: {common}." if common else words
@@ -325,8 +325,8 @@ def pairs_caption(comparison: Comparison) -> str:
         f"and the margin (grey); a mark is filled where {comparison.baseline} ran first."
     )
     if left:
-        names = _listed(metric.title for metric in left)
-        words += f" Only {_listed(metric.title for metric in taken)}: panels of {names} would be too many to read."
+        names = listed(metric.title for metric in left)
+        words += f" Only {listed(metric.title for metric in taken)}: panels of {names} would be too many to read."
     return words
 
 
@@ -406,7 +406,7 @@ def each_build(comparison: Comparison) -> Html:
             "coverage": f"{one.coverage:.1%}" if one.coverage is not None else None,
             "spread": _percent(one.spread),
             "drift": _drift(one),
-            "first": change_words(1 + one.first_effect) if one.first_effect is not None else None,
+            "first": change(1 + one.first_effect) if one.first_effect is not None else None,
         }
         for one in sorted(builds, key=lambda one: order.get(one.scenario, len(order)))
     ]
@@ -432,7 +432,7 @@ def _median_interval(one: OneBuild) -> str | None:
 def _drift(one: OneBuild) -> str | None:
     if one.drift is None:
         return None
-    return f"{change_words(1 + one.drift)} (p {p_words(one.drift_p_value) or 'unknown'})"
+    return f"{change(1 + one.drift)} (p {p_words(one.drift_p_value) or 'unknown'})"
 
 
 def incomplete_pairs(comparison: Comparison) -> Html:
@@ -464,8 +464,8 @@ def design(data: CampaignData, comparison: Comparison) -> Html:
             ("Randomised", comparison.randomised),
             ("Independent unit", comparison.independence),
             ("Baseline", comparison.baseline),
-            ("Candidates", _listed(comparison.candidates)),
-            ("Margin that does not matter", f"{100 * comparison.margin:g} %"),
+            ("Candidates", listed(comparison.candidates)),
+            ("Margin that does not matter", percent(comparison.margin)),
             ("Blocks with a pair", str(len(blocks))),
             ("Comparisons", f"{len(comparison.metrics)} of metrics, {len(comparison.outcomes)} of outcomes"),
         ]
@@ -480,12 +480,6 @@ def how_to_repeat(data: CampaignData, comparison: Comparison) -> Html:
     return commands(["# the verdicts again", again, *repeat.text.splitlines()])
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Return names as in a sentence: `a`, `a and b`, `a, b and c`."""
-    every = list(names)
-    return " and ".join(part for part in (", ".join(every[:-1]), every[-1]) if part) if every else ""
-
-
 def _sentence(text: str) -> str:
     """Return words as a sentence, with a capital and a full stop, and outcomes as they are called elsewhere."""
     words = _plain(text)
@@ -497,7 +491,3 @@ def _plain(text: str) -> str:
         if "_" in outcome:
             text = re.sub(rf"\b{outcome}\b", label, text)
     return text
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from picolab.analysis.comparison.models import NO_VERDICT, UNDECIDED, UNSTABLE, Comparison, MetricComparison
-from picolab.analysis.comparison.models import OutcomeComparison
+from picolab.analysis.comparison.models import (
+    NO_VERDICT,
+    UNDECIDED,
+    UNSTABLE,
+    Comparison,
+    MetricComparison,
+    OutcomeComparison,
+)
 from picolab.analysis.statistics import CONFIDENCE
 from picolab.config.sizes import MIB
 from picolab.record.metrics import Metric

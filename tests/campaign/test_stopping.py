@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from picolab.record.metrics import METRICS
 from picolab.campaign.stopping import (
     STOPPED_FILE,
     interval_widths,
@@ -18,8 +17,10 @@ from picolab.campaign.stopping import (
     watched_metrics,
     why_enough,
 )
-from picolab.config.parameters import MIB, CampaignParameters
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
+from picolab.config.sizes import MIB
+from picolab.record.metrics import METRICS
 from picolab.record.models import Outcome
 
 Row = dict[str, Any]

@@ -13,7 +13,6 @@ from picolab.analysis.comparison.models import Comparison
 from picolab.charts.comparison import (
     MOST_PAIR_SERIES,
     VERDICT_STYLES,
-    change_words,
     forest,
     interval_words,
     pair_metrics,
@@ -76,14 +75,6 @@ def test_white_words_can_be_read_on_every_verdict(colour: str) -> None:
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     assert 1.05 / (luminance + 0.05) >= 4.5
-
-
-@pytest.mark.parametrize(
-    ("ratio", "words"),
-    [(1.048, "+4.8 %"), (0.952, "−4.8 %"), (1.0001, "0.0 %"), (3.4, "+240 %"), (0.01, "−99.0 %"), (None, "–")],
-)
-def test_a_ratio_in_words(ratio: float | None, words: str) -> None:
-    assert change_words(ratio) == words
 
 
 def test_an_interval_says_what_it_covers_where_that_is_not_95_percent() -> None:

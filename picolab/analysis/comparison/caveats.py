@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from picolab.analysis import statistics
@@ -45,7 +45,7 @@ def _of_time(paired: PairedCampaign) -> list[Caveat]:
         if pairing.not_comparable
     }
     if not paired.comparable:
-        apart = {"everything": paired.not_comparable_reason}
+        apart = {"everything": paired.not_comparable_reason or ""}
     if not apart:
         return []
     return [
@@ -73,8 +73,8 @@ def _of_self_comparison(paired: PairedCampaign, metrics: Sequence[MetricComparis
         Caveat(
             code="differs_from_itself",
             value=len(differences),
-            message=f"A build was compared with itself and seems to differ: {listed_few(differences)}. For each metric, "
-            "chance alone causes this once in twenty campaigns.",
+            message=f"A build was compared with itself and seems to differ: {listed_few(differences)}. "
+            "For each metric, chance alone causes this once in twenty campaigns.",
             advice="Repeat the campaign. If the difference stays, do not trust comparisons made on this host in its "
             "current state.",
         )
@@ -152,8 +152,8 @@ def _of_order(comparisons: Sequence[MetricComparison]) -> list[Caveat]:
         Caveat(
             code="same_order",
             value=max(same.values()),
-            message=f"The same build ran first in every pair: {listed_few(same)}. The effect of one trial on the next then "
-            "looks like a difference between the builds.",
+            message=f"The same build ran first in every pair: {listed_few(same)}. "
+            "The effect of one trial on the next then looks like a difference between the builds.",
             advice="Let picolab plan the campaign: each build then runs first equally often.",
         )
     ]

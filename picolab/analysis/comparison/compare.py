@@ -18,9 +18,9 @@ from picolab.analysis.comparison.numbers import compare_metric
 from picolab.analysis.comparison.outcomes import compare_outcomes
 from picolab.analysis.comparison.paired import PairedCampaign
 from picolab.analysis.comparison.trials import read_trials, side_by_side
-from picolab.config.parameters import shown
 from picolab.errors import ParameterError
 from picolab.record.metrics import METRICS
+from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     from picolab.results.load import CampaignData

@@ -126,7 +126,8 @@ def _significant(trends: Mapping[str, statistics.Trend | None]) -> dict[str, sta
 
 
 def _largest(trends: Mapping[str, statistics.Trend]) -> float:
-    return round(max((trend.change for trend in trends.values()), key=abs), 3)
+    largest = max((trend.change for trend in trends.values()), key=abs)
+    return round(largest, 3)
 
 
 def _in_words(trends: Mapping[str, statistics.Trend]) -> str:

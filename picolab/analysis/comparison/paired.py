@@ -57,7 +57,8 @@ class PairedCampaign:
     @cached_property
     def measured(self) -> dict[str, list[str]]:
         """The builds of each scenario, measured or planned, the baseline first."""
-        here = {(trial.scenario, trial.build) for trial in (*self.campaign.trials, *self.campaign.planned)}
+        here = {(trial.scenario, trial.build) for trial in self.campaign.trials}
+        here |= {(trial.scenario, trial.build) for trial in self.campaign.planned}
         return {scenario: [b for b in self.builds if (scenario, b) in here] for scenario in self.scenarios}
 
     def _scenarios_of_candidates(self) -> Iterator[tuple[str, str]]:

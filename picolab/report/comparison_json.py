@@ -13,7 +13,7 @@ from picolab.record.models import Caveat
 from picolab.text.wording import MINUS
 
 VERSION = 1
-_GATE_WORDS = {ExitCode.OK: "ok", ExitCode.REGRESSION: "regression", ExitCode.UNDECIDED: "undecided"}
+GATE_WORDS = {ExitCode.OK: "ok", ExitCode.REGRESSION: "regression", ExitCode.UNDECIDED: "undecided"}
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     found = _json(comparison)
     found["gate"] = {
         "exit_code": int(comparison.exit_code),
-        "word": _GATE_WORDS[comparison.gate],
+        "word": GATE_WORDS[comparison.gate],
         "reason": _json(comparison.exit_reason),
     }
     del found["gate_reason"]

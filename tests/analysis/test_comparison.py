@@ -203,7 +203,7 @@ def test_a_pair_that_was_torn_apart_is_no_pair(tmp_path: Path) -> None:
 
     assert len(found.pairs) == 9 and found.verdict == "equivalent"
     assert found.incomplete == (
-        "block 10: old and new began 16 h 23 min apart with 0 trials between them: they are no pair",
+        "block 10: old and new began 16 h 21 min apart with 0 trials between them: they are no pair",
     )
 
 

@@ -10,18 +10,10 @@ import vl_convert
 from comparison_factory import METRIC, SCENARIO, all_killed, compare_metric, make_comparison
 
 from picolab.analysis.comparison.models import Comparison
-from picolab.charts.comparison import (
-    MOST_PAIR_SERIES,
-    VERDICT_STYLES,
-    forest,
-    interval_words,
-    pair_metrics,
-    pairs_in_time,
-    short_scenarios,
-    verdict_kind,
-)
+from picolab.charts.comparison import MOST_PAIR_SERIES, forest, pair_metrics, pairs_in_time
 from picolab.charts.figure import Figure
 from picolab.charts.style import CONFIG
+from picolab.charts.verdicts import VERDICT_STYLES, interval_words, short_scenarios, verdict_kind
 
 MANY = [f"vagrant-{ram}mb-{size}-parallel_uploads_4" for ram in (1024, 512, 256, 128, 64) for size in "2468"]
 POINTS = 3

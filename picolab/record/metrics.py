@@ -1,4 +1,4 @@
-"""Metrics."""
+"""The metrics in which builds are compared."""
 
 from dataclasses import dataclass
 

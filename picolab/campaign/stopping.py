@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from picolab.analysis import statistics
-from picolab.analysis.comparison.compare import METRICS, Metric
 from picolab.config.plan import Plan
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import MIB, read_json
 from picolab.files.writing import write_atomically
-from picolab.record.models import Step
+from picolab.record.metrics import Metric, compared_metrics
 from picolab.results.rows import step_ok
 
 STOPPED_FILE = "stopped.json"
@@ -28,7 +27,7 @@ class Width:
     scenario: str
     build: str
     metric: str
-    """Its name, as in `picolab.analysis.comparison.compare.METRICS`."""
+    """Its name, as in `picolab.record.metrics.METRICS`."""
     n: int
     """Pairs with the baseline; trials when there is none."""
     reach: float | None
@@ -57,7 +56,7 @@ def watched_metrics(plan: Plan) -> dict[str, list[Metric]]:
     """Return for each scenario of a plan the metrics that decide the verdict there: the rule watches all of them."""
     directions = {trial.scenario: trial.parameters.direction for trial in plan.trials}
     return {
-        scenario: [metric for metric in METRICS if direction in metric.gates]
+        scenario: [metric for metric in compared_metrics() if direction in metric.gates]
         for scenario, direction in directions.items()
     }
 
@@ -115,8 +114,7 @@ def interval_widths(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[Width]:
         for metric in metrics:
             by_build: dict[str, dict[int, float]] = {label: {} for label in labels}
             for row in here:
-                step: Step = "download" if metric.name.startswith("download") else "upload"
-                if row["build"] in by_build and row.get(metric.name) and step_ok(row, step):
+                if row["build"] in by_build and row.get(metric.name) and step_ok(row, metric.step):
                     by_build[row["build"]][row["block"]] = row[metric.name]
             if plan.baseline is None or plan.baseline not in labels or len(labels) == 1:
                 widths += [

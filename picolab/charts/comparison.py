@@ -9,8 +9,9 @@ from typing import Any
 
 import altair as alt
 
-from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
+from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, MetricComparison
 from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
+from picolab.record.metrics import Metric
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from picolab.analysis.comparison.compare import Comparison, Metric, MetricComparison, OneBuild, OutcomeComparison
+from picolab.analysis.comparison.compare import Comparison, MetricComparison, OneBuild, OutcomeComparison
 from picolab.charts.comparison import (
     VERDICT_STYLES,
     change_words,
@@ -19,6 +19,7 @@ from picolab.charts.comparison import (
 from picolab.charts.style import OUTCOME_LABELS, mib, outcome_words
 from picolab.config.project import in_command
 from picolab.exit_codes import ExitCode
+from picolab.record.metrics import Metric
 from picolab.record.models import Caveat
 from picolab.report import campaign_page
 from picolab.report.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table

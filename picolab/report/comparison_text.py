@@ -9,7 +9,6 @@ from typing import Any
 
 from picolab.analysis.comparison.compare import (
     Comparison,
-    Metric,
     MetricComparison,
     OneBuild,
     OutcomeComparison,
@@ -19,6 +18,7 @@ from picolab.analysis.comparison.compare import (
 from picolab.analysis.statistics import CONFIDENCE
 from picolab.config.parameters import MIB
 from picolab.exit_codes import ExitCode
+from picolab.record.metrics import Metric
 from picolab.text.foreign import visible
 
 JSON_VERSION = 1

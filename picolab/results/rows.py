@@ -195,11 +195,14 @@ def record_row(record: Record) -> dict[str, Any]:
     return row | {"case_id": factors.case_id(row)}
 
 
-def step_ok(row: Mapping[str, Any], step: str) -> bool:
-    """Tell whether the numbers of a step count: it ended well, and every byte came back.
+def step_ok(row: Mapping[str, Any], step: Step | None) -> bool:
+    """Tell whether the numbers of a step count: it ended ok, and every byte came back.
 
-    A download that proves an upload and is not measured itself counts when the upload does.
+    A download that proves an upload and is not measured itself counts when the upload does. Without a step it is about
+    numbers of the whole trial, which count when its outcome is ok.
     """
+    if step is None:
+        return bool(row["outcome"] == Outcome.OK)
     found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
     return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
 

@@ -10,7 +10,6 @@ from campaign_factory import BUSY_CAVEAT, CALIBRATION_CAVEAT, UNLIMITED_CAVEAT, 
 from comparison_campaigns import SHA, around, killed, paired_trials, read
 
 from picolab.analysis.comparison.compare import (
-    METRICS,
     Comparison,
     MetricComparison,
     change_in_words,
@@ -20,6 +19,7 @@ from picolab.analysis.comparison.compare import (
 from picolab.config.parameters import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.record.metrics import METRICS
 from picolab.record.models import Outcome
 from picolab.report import comparison_page
 from picolab.report.comparison_text import as_json, as_lines, gate_line
@@ -450,7 +450,7 @@ def test_the_direction_decides_what_gates(tmp_path: Path) -> None:
 def test_metrics_that_no_trial_has_are_left_out(tmp_path: Path) -> None:
     comparison = compare(read(tmp_path / "c", paired_trials(around(1.0))))
     shown = [c.metric.name for c in comparison.metrics]
-    assert shown == [m.name for m in METRICS if m.name in shown]
+    assert shown == [name for name in METRICS if name in shown]
     assert "transfer_mib_s" in shown and "download_peak_anon_bytes" not in shown
 
 

@@ -10,8 +10,9 @@ import pytest
 from campaign_factory import BUSY_CAVEAT
 from comparison_campaigns import around, killed, paired_trials, read
 
-from picolab.analysis.comparison.compare import METRICS, Comparison, compare
+from picolab.analysis.comparison.compare import Comparison, compare
 from picolab.config.parameters import MIB
+from picolab.record.metrics import METRICS
 from picolab.report.comparison_text import as_json, as_lines, as_markdown, value_words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +143,7 @@ def test_self_comparison_says_that_it_should_find_nothing(tmp_path: Path) -> Non
 
 
 def test_values_have_their_unit() -> None:
-    units = {metric.name: metric for metric in METRICS}
-    assert value_words(units["throughput_mib_s"], 99.04) == "99.0 MiB/s"
-    assert value_words(units["peak_anon_bytes"], 24.5 * MIB) == "24.5 MiB"
-    assert value_words(units["peak_anon_bytes"], None) == "–"
+
+    assert value_words(METRICS["throughput_mib_s"], 99.04) == "99.0 MiB/s"
+    assert value_words(METRICS["peak_anon_bytes"], 24.5 * MIB) == "24.5 MiB"
+    assert value_words(METRICS["peak_anon_bytes"], None) == "–"

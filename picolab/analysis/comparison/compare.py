@@ -28,6 +28,7 @@ from picolab.analysis.comparison.pairing import (
 from picolab.config.parameters import shown, unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.record.metrics import Metric, compared_metrics
 from picolab.record.models import STEPS, Caveat
 
 if TYPE_CHECKING:
@@ -45,48 +46,6 @@ CAVEAT_SIGNIFICANCE = 0.01
 """Of the trend tests behind caveats: stricter, since a warning that comes without cause is soon not read."""
 LEAST_DRIFT = 0.02
 """A smaller change over a whole campaign is no news, however sure it is."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a trial in which builds are compared."""
-
-    name: str
-    """A column of `CampaignData.trials`."""
-    title: str
-    unit: str
-    """Of the values in the column: `MiB/s` or `bytes`."""
-    higher_is_better: bool
-    better: str
-    """The verdict for a candidate that is better, such as `faster`."""
-    worse: str
-    gates: frozenset[str]
-    """The directions (`upload`, `download`, `both`) in whose scenarios it decides the gate; elsewhere it is shown."""
-
-
-_UPLOAD = frozenset({"upload", "both"})
-_DOWNLOAD = frozenset({"download", "both"})
-_NEVER: frozenset[str] = frozenset()
-
-
-def _rate(name: str, title: str, gates: frozenset[str] = _NEVER) -> Metric:
-    return Metric(name, title, "MiB/s", True, "faster", "slower", gates)
-
-
-def _memory(name: str, title: str, gates: frozenset[str]) -> Metric:
-    return Metric(name, title, "bytes", False, "less memory", "more memory", gates)
-
-
-METRICS = (
-    _rate("throughput_mib_s", "upload", _UPLOAD),
-    _rate("transfer_mib_s", "transfer"),
-    _rate("commit_mib_s", "commit"),
-    _rate("durable_mib_s", "upload to disk"),
-    _rate("download_mib_s", "download", _DOWNLOAD),
-    _memory("peak_anon_bytes", "peak memory", _UPLOAD),
-    _memory("download_peak_anon_bytes", "peak memory of the download", _DOWNLOAD),
-)
-"""In the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -365,7 +324,7 @@ class _Comparing:
                 yield from ((scenario, build) for build in measured if build != self.baseline)
 
     def run(self) -> Comparison:
-        metrics = tuple(comparison for metric in METRICS for comparison in self._metric(metric))
+        metrics = tuple(comparison for metric in compared_metrics() for comparison in self._metric(metric))
         outcomes = tuple(self._outcomes())
         reasons = {pairing.not_comparable for pairing in self.pairings.values()}
         comparable = None in reasons or not reasons
@@ -398,7 +357,7 @@ class _Comparing:
     # One metric
 
     def series(self, scenario: str, build: str, metric: Metric) -> _Series:
-        found = [(trial, trial.value(metric.name)) for trial in self.subject.of(scenario, build)]
+        found = [(trial, trial.value(metric)) for trial in self.subject.of(scenario, build)]
         having = [(trial, value) for trial, value in found if value is not None]
         return _Series(tuple(trial for trial, _ in having), tuple(value for _, value in having))
 
@@ -409,7 +368,7 @@ class _Comparing:
         if not any(one.direction in metric.gates for one in measured if one.scenario == scenario):
             return False
         baseline = self.subject.of(scenario, self.baseline)
-        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric.name) for trial in baseline)
+        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric) for trial in baseline)
 
     def _metric(self, metric: Metric) -> list[MetricComparison]:
         """Return all comparisons of one metric: a family, whose p-values are adjusted together."""
@@ -494,7 +453,7 @@ class _Comparing:
     def _pairs(self, metric: Metric, pairing: Pairing) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
         pairs, incomplete = [], list(pairing.incomplete)
         for old, new in pairing.together:
-            old_value, new_value = old.value(metric.name), new.value(metric.name)
+            old_value, new_value = old.value(metric), new.value(metric)
             if old_value is None or new_value is None:
                 incomplete.append(_why_no_value(metric, old, new))
                 continue
@@ -559,7 +518,7 @@ class _Comparing:
             yield from (((scenario, candidate), step) for step in steps)
 
     def _one_builds(self) -> Iterator[OneBuild]:
-        for metric in METRICS:
+        for metric in compared_metrics():
             for scenario, measured in self.measured.items():
                 for build in measured:
                     series = self.series(scenario, build, metric)
@@ -640,7 +599,7 @@ class _Comparing:
     def _drifts(self) -> dict[str, statistics.Trend]:
         residuals = {
             f"{metric.title} of {build}": [value for _, value in self._residuals(metric, [build])]
-            for metric in METRICS
+            for metric in compared_metrics()
             for build in self.builds
         }
         return _significant({name: statistics.trend(values) for name, values in residuals.items()})
@@ -657,7 +616,7 @@ class _Comparing:
         )
 
     def _first_trial(self) -> list[Caveat]:
-        for metric in METRICS:
+        for metric in compared_metrics():
             residuals = self._residuals(metric, self.builds) if metric.higher_is_better else []
             if residuals and residuals[0][0] is self.subject.trials[0]:
                 effect = statistics.first_effect([value for _, value in residuals])
@@ -707,9 +666,9 @@ def _impossible(pairs: int, family: int) -> str:
 def _why_no_value(metric: Metric, old: ComparedTrial, new: ComparedTrial) -> str:
     words = []
     for trial in (old, new):
-        if not trial.ok and not trial.step_ok(metric.name):
+        if not trial.ok and not trial.step_ok(metric):
             words.append(f"{trial.build} ended {trial.outcome}")
-        elif trial.value(metric.name) is None:
+        elif trial.value(metric) is None:
             words.append(f"{trial.build} has no {metric.name}")
     return f"block {old.block}: {' and '.join(words)}"
 

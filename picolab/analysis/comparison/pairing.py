@@ -16,6 +16,7 @@ from picolab.host import conditions
 from picolab.results.rows import step_ok
 
 if TYPE_CHECKING:
+    from picolab.record.metrics import Metric
     from picolab.record.models import Record, Step
     from picolab.results.load import CampaignData
 
@@ -56,13 +57,13 @@ class ComparedTrial:
         """Return what a measured step found, None when it was not reached; without a step what the trial found."""
         return self.outcome if step is None else self.row[f"{step}_outcome"]
 
-    def step_ok(self, metric: str) -> bool:
+    def step_ok(self, metric: Metric) -> bool:
         """Tell whether the numbers of the step that a metric is about count, whatever the other step found."""
-        return step_ok(self.row, "download" if metric.startswith("download") else "upload")
+        return step_ok(self.row, metric.step)
 
-    def value(self, metric: str) -> float | None:
+    def value(self, metric: Metric) -> float | None:
         """Return a metric whose step ended ok; None when it has none, or one that no ratio can be made of."""
-        value = self.row.get(metric) if self.step_ok(metric) else None
+        value = self.row.get(metric.name) if self.step_ok(metric) else None
         return float(value) if value is not None and _SMALLEST <= value <= _LARGEST else None
 
 

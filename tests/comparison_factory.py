@@ -12,9 +12,10 @@ from typing import Any
 from campaign_factory import FakeTrial, write_campaign
 
 from picolab.analysis.comparison.compare import Comparison, MetricComparison, OneBuild, OutcomeComparison, Pair
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
-from picolab.record.metrics import METRICS, Metric
+from picolab.record.metric import Metric
+from picolab.record.metrics import METRICS
 from picolab.record.models import Caveat
 
 SCENARIO = "local-512mb-100M"

@@ -10,10 +10,12 @@ from typing import Any
 
 from picolab.analysis import statistics
 from picolab.config.plan import Plan
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
-from picolab.files.foreign import MIB, read_json
+from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
-from picolab.record.metrics import Metric, compared_metrics
+from picolab.record.metric import Metric
+from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
 
 STOPPED_FILE = "stopped.json"

@@ -11,7 +11,7 @@ import altair as alt
 
 from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, MetricComparison
 from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
-from picolab.record.metrics import Metric
+from picolab.record.metric import Metric
 
 
 @dataclass(frozen=True)

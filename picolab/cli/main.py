@@ -18,8 +18,10 @@ from typing import Any
 import click
 
 from picolab import __version__
+from picolab.cli.project import init
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
+from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.text.foreign import one_line, visible
 
 EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
@@ -150,6 +152,9 @@ def _build(build: str, labels: Container[str], place: str) -> str:
     from picolab.config.given_paths import absolute_build
 
     return build if build in labels else absolute_build(build, Path.cwd(), place)
+
+
+main.add_command(init)
 
 
 @main.command()
@@ -355,8 +360,8 @@ def verdict(
 @main.command()
 @click.option(
     "--machine",
-    type=click.Choice(["local", "vagrant"]),
-    default="local",
+    type=click.Choice(list(KINDS)),
+    default=DEFAULT_KIND,
     show_default=True,
     help="The kind of machine to measure on.",
 )
@@ -379,7 +384,7 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 
     stop = _StopRequest().install()
     found = measure(
-        "vagrant" if machine == "vagrant" else "local",
+        machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
         report=terminal.live_line,
@@ -482,7 +487,7 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
 
 
 @main.command()
-@click.option("--machine", type=click.Choice(["local", "vagrant"]), help="Where PicoShare runs (machine).")
+@click.option("--machine", type=click.Choice(list(KINDS)), help="Where PicoShare runs (machine).")
 @click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
 @click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
@@ -515,8 +520,9 @@ def trial(
     """
     from picolab.campaign.single_trial import run_single_trial
     from picolab.cli import terminal
-    from picolab.config.parameters import TrialParameters, shown, validate
+    from picolab.config.parameters import TrialParameters, validate
     from picolab.config.yaml_text import YamlProblem, read_value
+    from picolab.text.foreign import shown
 
     keep = "always" if keep_machine else None
     given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
@@ -621,7 +627,7 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
       picolab box build
       picolab box build --mirror http://mirror.example.org/debian
     """
-    from picolab.config.parameters import MIB
+    from picolab.config.sizes import MIB
     from picolab.machines.vagrant.box import build_box
 
     built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: click.echo(visible(line)))

@@ -16,7 +16,7 @@ from picolab.host import conditions
 from picolab.results.rows import step_ok
 
 if TYPE_CHECKING:
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
     from picolab.record.models import Record, Step
     from picolab.results.load import CampaignData
 

@@ -1,6 +1,7 @@
 """Fields of a record by their path, such as `upload.commit_s`: their value, and the pandas type of their column."""
 
 import enum
+import functools
 import types
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
@@ -20,6 +21,7 @@ def value_at(record: "Record", path: str) -> Any:
     return part.value if isinstance(part, enum.Enum) else part
 
 
+@functools.cache
 def pandas_type_at(path: str) -> str:
     """Return the pandas type of the column that holds a field."""
     from picolab.record.models import Record

@@ -13,7 +13,7 @@ from picolab.analysis import statistics
 from picolab.config.parameters import TrialParameters, short, validate
 from picolab.errors import ParameterError
 from picolab.host import conditions
-from picolab.results.rows import step_ok
+from picolab.results.rows import plain_rows, step_ok
 
 if TYPE_CHECKING:
     from picolab.record.metric import Metric
@@ -200,10 +200,8 @@ def way_of_starting(parameters: TrialParameters) -> str:
 
 
 def _trials(data: CampaignData, names: _Names) -> list[ComparedTrial]:
-    frame = data.trials
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     trials = []
-    for row in rows:
+    for row in plain_rows(data.trials):
         record = data.records[str(row["trial_id"])]
         trials.append(
             ComparedTrial(
@@ -214,7 +212,7 @@ def _trials(data: CampaignData, names: _Names) -> list[ComparedTrial]:
                 position=int(row["position"] or 0),
                 started=datetime.fromisoformat(record.identity.started_at),
                 outcome=record.outcome.value,
-                row={str(name): value for name, value in row.items()},
+                row=row,
                 record=record,
             )
         )

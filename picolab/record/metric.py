@@ -43,8 +43,8 @@ class Metric:
     """The verdicts for a candidate that is better and for one that is worse; None: builds are not compared in it."""
     gates: frozenset[str] = frozenset()
     """The directions (`upload`, `download`, `both`) in whose scenarios it decides the gate; elsewhere it is shown."""
-    summary: Literal["median", "highest"] = "median"
-    """The number of a case: the median of the trials in which the step is ok, or the highest of all trials."""
+    summary: Literal["median", "maximum"] = "median"
+    """The number of a case: the median of the trials in which the step is ok, or the maximum of all trials."""
     shown: frozenset[Place] = frozenset()
     otherwise: str = ""
     """The path of the field that stands in where the part of the record with `source` is missing."""

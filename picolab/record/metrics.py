@@ -175,7 +175,7 @@ METRICS: dict[str, Metric] = {
             "upload",
             verdicts=_MEMORY,
             gates=_UPLOAD,
-            summary="highest",
+            summary="maximum",
             shown=_everywhere("peaks"),
         ),
         Metric(
@@ -186,7 +186,7 @@ METRICS: dict[str, Metric] = {
             "the kernel's high-water mark of resident memory since the server's start, after the upload",
             _NO_SAMPLES,
             "upload",
-            summary="highest",
+            summary="maximum",
             shown=frozenset({"trial_table", "peaks"}),
         ),
         Metric(
@@ -197,7 +197,7 @@ METRICS: dict[str, Metric] = {
             "peak of the server's resident memory during the upload",
             _NO_SAMPLES,
             "upload",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "peak_swap_bytes",
@@ -207,7 +207,7 @@ METRICS: dict[str, Metric] = {
             "peak of the server's memory in swap during the upload",
             _NO_SAMPLES,
             "upload",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "peak_cgroup_bytes",
@@ -217,7 +217,7 @@ METRICS: dict[str, Metric] = {
             "peak usage of the memory cgroup, page cache included",
             "the server had no memory cgroup",
             "upload",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "download_peak_anon_bytes",
@@ -229,7 +229,7 @@ METRICS: dict[str, Metric] = {
             "download",
             verdicts=_MEMORY,
             gates=_DOWNLOAD,
-            summary="highest",
+            summary="maximum",
             shown=_everywhere("peaks"),
         ),
         Metric(
@@ -240,7 +240,7 @@ METRICS: dict[str, Metric] = {
             "peak of the server's resident memory during the download",
             _NO_MEASURED_DOWNLOAD,
             "download",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "download_vm_hwm_bytes",
@@ -250,7 +250,7 @@ METRICS: dict[str, Metric] = {
             "the high-water mark after the download; holds the upload's peak too",
             _NO_MEASURED_DOWNLOAD,
             "download",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "download_oom_kills",
@@ -260,7 +260,7 @@ METRICS: dict[str, Metric] = {
             "OOM kills under the machine's memory limit during the download",
             _NO_MEASURED_DOWNLOAD,
             "download",
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "ready_s",
@@ -294,7 +294,7 @@ METRICS: dict[str, Metric] = {
             "count",
             "OOM kills under the machine's memory limit during the upload",
             _NO_SERVER,
-            summary="highest",
+            summary="maximum",
             otherwise="server.oom_kills",
         ),
         Metric(
@@ -312,7 +312,7 @@ METRICS: dict[str, Metric] = {
             "bytes",
             "peak resident memory of the process that uploads",
             _NO_UPLOAD,
-            summary="highest",
+            summary="maximum",
         ),
         Metric(
             "samples",

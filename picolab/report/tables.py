@@ -31,7 +31,7 @@ def case_table(data: CampaignData) -> Html:
         )
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    headings = [(f"highest {m.heading}" if m.summary == "highest" else m.heading, m) for m in metrics]
+    headings = [(f"{m.heading} (maximum)" if m.summary == "maximum" else m.heading, m) for m in metrics]
     numbers = [Column(heading, metric.name, metric.decimals) for heading, metric in headings]
     columns = [
         *(Column("RAM", "ram"), Column("file", "file_size")),

@@ -158,9 +158,9 @@ def counting_values(metric: Metric, rows: Iterable[Mapping[str, Any]]) -> list[f
 def case_value(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return a metric of one case, in the stored unit; None when no trial of it has a value that counts.
 
-    It is the highest value of all trials, or the median of the trials in which the metric's step is ok.
+    It is the maximum of all trials, or the median of the trials in which the metric's step is ok.
     """
-    if metric.summary == "highest":
+    if metric.summary == "maximum":
         return max((row[metric.name] for row in rows if row[metric.name] is not None), default=None)
     values = counting_values(metric, rows)
     return statistics.median(values) if values else None

@@ -14,8 +14,8 @@ from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
-from picolab.record.metrics import METRICS, Metric
-from picolab.record.models import Step
+from picolab.record.metric import Metric
+from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
 from picolab.text.wording import listed
 
@@ -59,7 +59,7 @@ def watched_metrics(plan: Plan) -> dict[str, list[Metric]]:
     """Return for each scenario of a plan the metrics that decide the verdict there: the rule watches all of them."""
     directions = {trial.scenario: trial.parameters.direction for trial in plan.trials}
     return {
-        scenario: [metric for metric in METRICS if direction in metric.gates]
+        scenario: [metric for metric in compared_metrics() if direction in metric.gates]
         for scenario, direction in directions.items()
     }
 
@@ -113,8 +113,7 @@ def interval_widths(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[Width]:
         for metric in metrics:
             by_build: dict[str, dict[int, float]] = {label: {} for label in labels}
             for row in here:
-                step: Step = "download" if metric.name.startswith("download") else "upload"
-                if row["build"] in by_build and row.get(metric.name) and step_ok(row, step):
+                if row["build"] in by_build and row.get(metric.name) and step_ok(row, metric.step):
                     by_build[row["build"]][row["block"]] = row[metric.name]
             if plan.baseline is None or plan.baseline not in labels or len(labels) == 1:
                 widths += [

@@ -10,7 +10,7 @@ import altair as alt
 
 from picolab.analysis.comparison.models import NO_VERDICT, Comparison, MetricComparison
 from picolab.charts.ratio_axis import LINE_COLOUR, MOST_TICKS, margin_band, ratio_axis, ratio_domain, ratio_scale
-from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
+from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, tip, value_scale
 from picolab.charts.verdicts import (
     FEW_COMBINATIONS,
     VERDICT_STYLES,
@@ -19,7 +19,7 @@ from picolab.charts.verdicts import (
     shown_rows,
     verdict_kind,
 )
-from picolab.record.metrics import Metric
+from picolab.record.metric import Metric
 from picolab.text.wording import NOTHING, change
 
 BASELINE_COLOUR = LINE_COLOUR
@@ -210,8 +210,8 @@ def _pair_points(rows: Sequence[MetricComparison], scenario: str) -> list[dict[s
             "place": places[pair.block],
             "block": pair.block,
             "hours": hours[pair.block],
-            "baseline_value": _in_unit(pair.baseline_value, row.metric),
-            "value": _in_unit(pair.candidate_value, row.metric),
+            "baseline_value": row.metric.in_unit(pair.baseline_value),
+            "value": row.metric.in_unit(pair.candidate_value),
             "ratio": pair.ratio,
             "change": change(pair.ratio),
             "baseline_trial": pair.baseline_trial,
@@ -223,12 +223,7 @@ def _pair_points(rows: Sequence[MetricComparison], scenario: str) -> list[dict[s
     ]
 
 
-def _in_unit(value: float, metric: Metric) -> float | None:
-    return mib(value) if metric.unit == "bytes" else value
-
-
 def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comparison: Comparison) -> alt.LayerChart:
-    unit = "MiB" if metric.unit == "bytes" else metric.unit
     baseline = comparison.baseline
     own = [point | {"build": point["candidate"], "trial": point["candidate_trial"]} for point in points]
     theirs = {
@@ -251,7 +246,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
             shape=alt.Shape("build:N", title=None, scale=_build_scale(names, LEVEL_SHAPES)),
             tooltip=[
                 tip("build:N", "build"),
-                tip("value:Q", f"{metric.title}, {unit}", ".1f"),
+                tip("value:Q", metric.heading, ".1f"),
                 tip("change:N", f"against {baseline}"),
                 tip("trial:N", "trial"),
                 tip("block:Q", "block"),
@@ -260,7 +255,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
             ],
         )
     )
-    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=f"{metric.title}, {unit}", scale=scale), y2="value:Q")
+    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=metric.heading, scale=scale), y2="value:Q")
     return alt.LayerChart(layer=[lines, dots], title=_title(title), width="container", height=_TIME_HEIGHT)
 
 

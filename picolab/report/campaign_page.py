@@ -8,13 +8,14 @@ from typing import Any
 import altair as alt
 
 from picolab.charts.figure import Figure
-from picolab.charts.style import build_label, labelled, machine_label, outcome_words, plain_rows
+from picolab.charts.style import build_label, labelled, machine_label, outcome_words
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
 from picolab.record.models import Record, VirtualMachineRecord
 from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.results.load import CampaignData
+from picolab.results.rows import plain_rows
 
 
 def _virtual_machines(records: Iterable[Record]) -> list[VirtualMachineRecord]:

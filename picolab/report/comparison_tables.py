@@ -16,7 +16,7 @@ from picolab.analysis.comparison.models import (
     OutcomeComparison,
 )
 from picolab.analysis.statistics import LEAST_PAIRS
-from picolab.charts.style import OUTCOME_LABELS, mib, outcome_words
+from picolab.charts.style import OUTCOME_LABELS, outcome_words
 from picolab.charts.verdicts import (
     FEW_COMBINATIONS,
     VERDICT_STYLES,
@@ -24,7 +24,6 @@ from picolab.charts.verdicts import (
     shown_rows,
     verdict_kind,
 )
-from picolab.record.metrics import Metric
 from picolab.report.markup import Column, Html, boxed, escape, folding, joined, paragraph, table
 from picolab.text.wording import change, percent
 
@@ -68,13 +67,13 @@ def _verdict_table(comparison: Comparison, rows: Sequence[MetricComparison]) -> 
     lines = [
         {
             "group": _pairing(row),
-            "metric": Html(f"<strong>{escape(_titled(row.metric))}</strong>")
+            "metric": Html(f"<strong>{escape(row.metric.heading)}</strong>")
             if row.gates
-            else Html(f'<span class="quiet">{escape(_titled(row.metric))}</span>'),
+            else Html(f'<span class="quiet">{escape(row.metric.heading)}</span>'),
             "verdict": Html(f"{verdict_badge(row)}{why.format(escape(as_sentence(row.reason)))}"),
             "change": _change(row),
-            "baseline": _in_unit(medians.get((row.scenario, row.baseline, row.metric.name)), row.metric),
-            "of_candidate": _in_unit(medians.get((row.scenario, row.candidate, row.metric.name)), row.metric),
+            "baseline": row.metric.in_unit(medians.get((row.scenario, row.baseline, row.metric.name))),
+            "of_candidate": row.metric.in_unit(medians.get((row.scenario, row.candidate, row.metric.name))),
             "pairs": len(row.pairs),
             "p": p_words(row.adjusted_p_value),
             "excluded": None if row.verdict is None else "yes" if row.no_regression else "no",
@@ -149,14 +148,6 @@ def _table_of_scenarios(rows: list[dict[str, Any]], columns: Sequence[Column], c
     else:
         shown_table = table(rows, [Column("scenario", "scenario"), *columns])
     return boxed(shown_table, len(rows))
-
-
-def _titled(metric: Metric) -> str:
-    return f"{metric.title}, {'MiB' if metric.unit == 'bytes' else metric.unit}"
-
-
-def _in_unit(value: float | None, metric: Metric) -> float | None:
-    return mib(value) if metric.unit == "bytes" else value
 
 
 def verdict_badge(row: MetricComparison) -> str:
@@ -271,9 +262,9 @@ def each_build(comparison: Comparison) -> Html:
         {
             "scenario": one.scenario,
             "build": folding(one.build),
-            "metric": _titled(one.metric),
+            "metric": one.metric.heading,
             "n": one.n,
-            "median": _in_unit(one.median, one.metric),
+            "median": one.metric.in_unit(one.median),
             "interval": _median_interval(one),
             "coverage": f"{one.coverage:.1%}" if one.coverage is not None else None,
             "spread": _percent(one.spread),
@@ -297,7 +288,7 @@ def each_build(comparison: Comparison) -> Html:
 
 
 def _median_interval(one: OneBuild) -> str | None:
-    low, high = _in_unit(one.low, one.metric), _in_unit(one.high, one.metric)
+    low, high = one.metric.in_unit(one.low), one.metric.in_unit(one.high)
     return None if low is None or high is None else f"{low:,.1f} to {high:,.1f}"
 
 

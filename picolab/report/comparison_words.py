@@ -14,7 +14,7 @@ from picolab.analysis.comparison.models import (
 )
 from picolab.analysis.statistics import CONFIDENCE
 from picolab.config.sizes import MIB
-from picolab.record.metrics import Metric
+from picolab.record.metric import Metric
 from picolab.text.wording import NOTHING, change_and_interval, listed, percent
 
 
@@ -40,7 +40,7 @@ def value_words(metric: Metric, value: float | None) -> str:
     """Return a value with its unit, bytes as MiB."""
     if value is None:
         return NOTHING
-    return f"{value / MIB:.1f} MiB" if metric.unit == "bytes" else f"{value:.1f} {metric.unit}"
+    return f"{value / MIB if metric.unit == 'bytes' else value:.{metric.decimals}f} {metric.shown_unit}".rstrip()
 
 
 def notes(comparison: Comparison) -> list[str]:

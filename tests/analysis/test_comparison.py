@@ -444,7 +444,7 @@ def test_the_direction_decides_what_gates(tmp_path: Path) -> None:
 def test_metrics_that_no_trial_has_are_left_out(tmp_path: Path) -> None:
     comparison = compare(read(tmp_path / "c", paired_trials(around(1.0))))
     shown = [c.metric.name for c in comparison.metrics]
-    assert shown == [m.name for m in METRICS if m.name in shown]
+    assert shown == [name for name in METRICS if name in shown]
     assert "transfer_mib_s" in shown and "download_peak_anon_bytes" not in shown
 
 

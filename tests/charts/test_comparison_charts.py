@@ -7,13 +7,14 @@ from typing import Any
 import altair as alt
 import pytest
 import vl_convert
-from comparison_factory import METRIC, SCENARIO, all_killed, compare_metric, make_comparison
+from comparison_factory import SCENARIO, all_killed, compare_metric, make_comparison
 
 from picolab.analysis.comparison.models import Comparison
 from picolab.charts.comparison import MOST_PAIR_SERIES, forest, pair_metrics, pairs_in_time
 from picolab.charts.figure import Figure
 from picolab.charts.style import CONFIG
 from picolab.charts.verdicts import VERDICT_STYLES, interval_words, short_scenarios, verdict_kind
+from picolab.record.metrics import METRICS
 
 MANY = [f"vagrant-{ram}mb-{size}-parallel_uploads_4" for ram in (1024, 512, 256, 128, 64) for size in "2468"]
 POINTS = 3
@@ -47,8 +48,8 @@ def with_metric(comparison: Comparison, **changes: Any) -> Comparison:
 
 
 def test_the_verdicts_of_a_metric_have_their_kinds() -> None:
-    rate = compare_metric(METRIC["throughput_mib_s"], [1.0], [1.0])
-    memory = compare_metric(METRIC["peak_anon_bytes"], [1.0], [1.0])
+    rate = compare_metric(METRICS["throughput_mib_s"], [1.0], [1.0])
+    memory = compare_metric(METRICS["peak_anon_bytes"], [1.0], [1.0])
     words = {"faster": "better", "slower": "worse", "equivalent": "equivalent", "unstable": "unstable"}
     for verdict, kind in words.items():
         assert verdict_kind(dataclasses.replace(rate, verdict=verdict)) == kind
@@ -70,7 +71,7 @@ def test_white_words_can_be_read_on_every_verdict(colour: str) -> None:
 
 
 def test_an_interval_says_what_it_covers_where_that_is_not_95_percent() -> None:
-    row = compare_metric(METRIC["throughput_mib_s"], [1.0] * 6, [1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
+    row = compare_metric(METRICS["throughput_mib_s"], [1.0] * 6, [1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
     assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.95)) == "−2.0 to +5.0 %"
     assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.75)) == "−2.0 to +5.0 % (covers 75%)"
     assert interval_words(dataclasses.replace(row, low=None)) == "none"

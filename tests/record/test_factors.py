@@ -18,8 +18,9 @@ from picolab.record import factors
 from picolab.record.models import Outcome, Record
 from picolab.report import campaign_page, tables
 from picolab.report.markup import NOTHING
+from picolab.results.labels import split
 from picolab.results.load import CampaignData
-from picolab.results.rows import record_row, trial_frame
+from picolab.results.rows import plain_rows, record_row, trial_frame
 
 LEVELS: dict[str, tuple[Any, ...]] = {
     "machine": ("local", "vagrant"),
@@ -90,7 +91,7 @@ def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> Non
     rows = table_of(tables.case_table(data).markup)
     assert len(rows) == count
     assert list(rows["trials"]) == [f"{repeats} ok"] * count
-    medians = sorted((float(rate) for rate in rows["throughput, MiB/s"] if rate != NOTHING), reverse=True)
+    medians = sorted((float(rate) for rate in rows["upload, MiB/s"] if rate != NOTHING), reverse=True)
     assert medians == pytest.approx([round(rate, 1) for rate in rates], abs=0.11)
     told = [name for name in ("build", "build and machine", "RAM", "file", "other factors") if name in rows]
     assert not rows[told].astype(str).duplicated().any()
@@ -109,7 +110,7 @@ def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> Non
         (title_of(panel), row)
         for panel in campaign.peak_memory(data.trials)
         for row in layer_rows(panel, -1)
-        if row["kind"] == "anonymous memory"
+        if row["kind"] == "peak memory"
     ]
     lines = [(title, row["line"]) for title, row in points]
     assert [lines.count(line) for line in dict.fromkeys(lines)] == [repeats] * len(rates)
@@ -126,11 +127,11 @@ def _by_phase(panels: list[alt.LayerChart]) -> list[list[alt.LayerChart]]:
 
 
 def test_every_parameter_is_a_factor_or_named_as_none() -> None:
-    known = {factor.parameter for factor in factors.PARAMETER_FACTORS}
+    known = {factor.parameter for factor in factors.parameter_factors()}
     assert known | set(factors.NOT_FACTORS) == set(TrialParameters.model_fields)
     assert not known & set(factors.NOT_FACTORS)
     assert set(LEVELS) == known
-    assert set(FACTS) == {factor.name for factor in factors.FACT_FACTORS}
+    assert set(FACTS) == {factor.name for factor in factors.fact_factors()}
 
 
 @given(st.data())
@@ -142,7 +143,7 @@ def test_the_column_of_a_factor_holds_its_level(data: st.DataObject) -> None:
     record = make_record(FakeTrial(), 1)
     record["parameters"] |= case
     row = record_row(Record.model_validate(record))
-    for factor in factors.PARAMETER_FACTORS:
+    for factor in factors.parameter_factors():
         wanted = case.get(str(factor.parameter), "local")
         if not isinstance(wanted, dict):
             assert row[factor.name] == wanted, factor.name
@@ -241,9 +242,9 @@ def test_each_measured_step_counts_by_its_own_outcome(direction: str) -> None:
     assert len(layer_rows(panel, 0)) == (6 if direction == "both" else 3)
     table = tables.case_table(data).markup
     assert ("upload: 3 ok; download: 2 ok, 1 OOM-killed" in table) is (direction == "both")
-    assert ("in the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
+    assert ("peak memory of the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
     kinds = {row["kind"] for panel in campaign.peak_memory(data.trials) for row in layer_rows(panel, -1)}
-    assert ("anonymous memory, download" in kinds) is (direction != "upload")
+    assert ("peak memory of the download" in kinds) is (direction != "upload")
 
 
 def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:
@@ -259,12 +260,12 @@ def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:
 def test_cases_are_split_for_the_console(name: str) -> None:
     cases = [{"facts": facts} for facts in FACTS[name]] if name in FACTS else [{name: one} for one in LEVELS[name]]
     data = campaign_of(cases)
-    parts = factors.split(data.trials)
+    parts = split(plain_rows(data.trials))
     assert [len(part) for _, part in parts] == [3] * len(cases)
     beside = ["machine", "acceleration", "ram_mb", "memory_limit", "file_size", "build"]
-    shown = [(words, *part.iloc[0][beside].astype(str)) for words, part in parts]
+    shown = [(words, *(str(part[0][name]) for name in beside)) for words, part in parts]
     assert len(set(shown)) == len(cases)
 
 
 def test_no_trial_is_no_case() -> None:
-    assert factors.split(trial_frame([])) == []
+    assert split([]) == []

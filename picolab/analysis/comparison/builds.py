@@ -10,7 +10,7 @@ from picolab.analysis.comparison.models import OneBuild
 
 if TYPE_CHECKING:
     from picolab.analysis.comparison.paired import PairedCampaign
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
 
 
 def each_build(paired: PairedCampaign, metrics: Sequence[Metric]) -> Iterator[OneBuild]:

@@ -19,7 +19,7 @@ from picolab.analysis.comparison.outcomes import compare_outcomes
 from picolab.analysis.comparison.paired import PairedCampaign
 from picolab.analysis.comparison.trials import read_trials, side_by_side
 from picolab.errors import ParameterError
-from picolab.record.metrics import METRICS
+from picolab.record.metrics import compared_metrics
 from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def compare_campaigns(
 
 
 def _compared(paired: PairedCampaign, margin: float, randomised: str, plan_is_known: bool) -> Comparison:
-    metrics = tuple(comparison for metric in METRICS for comparison in compare_metric(paired, metric, margin))
+    metrics = tuple(
+        comparison for metric in compared_metrics() for comparison in compare_metric(paired, metric, margin)
+    )
     outcomes = tuple(compare_outcomes(paired))
     caveats = tuple(find_caveats(paired, metrics))
     decision, reason = gate.decide(metrics, outcomes, caveats, margin)
@@ -91,7 +93,7 @@ def _compared(paired: PairedCampaign, margin: float, randomised: str, plan_is_kn
         randomised=randomised,
         metrics=metrics,
         outcomes=outcomes,
-        builds=tuple(each_build(paired, METRICS)),
+        builds=tuple(each_build(paired, compared_metrics())),
         caveats=caveats,
     )
 

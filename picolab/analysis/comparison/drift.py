@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from picolab.analysis import statistics
-from picolab.record.metrics import METRICS
+from picolab.record.metrics import compared_metrics
 from picolab.record.models import Caveat
 from picolab.text.wording import change, listed_few
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from picolab.analysis.comparison.models import MetricComparison
     from picolab.analysis.comparison.paired import PairedCampaign
     from picolab.analysis.comparison.trials import ComparedTrial
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
 
 SIGNIFICANCE = 0.01
 """Of the trend tests: strict, since a warning without cause is soon ignored."""
@@ -34,7 +34,7 @@ def caveats(paired: PairedCampaign, comparisons: Sequence[MetricComparison]) -> 
 def _of_values(paired: PairedCampaign) -> list[Caveat]:
     residuals = {
         f"{metric.title} of {build}": [value for _, value in _residuals(paired, metric, [build])]
-        for metric in METRICS
+        for metric in compared_metrics()
         for build in paired.builds
     }
     trends = _significant({name: statistics.trend(values) for name, values in residuals.items()})
@@ -82,7 +82,7 @@ def _of_ratios(comparisons: Sequence[MetricComparison]) -> list[Caveat]:
 
 
 def _of_first_trial(paired: PairedCampaign) -> list[Caveat]:
-    for metric in METRICS:
+    for metric in compared_metrics():
         residuals = _residuals(paired, metric, paired.builds) if metric.higher_is_better else []
         if residuals and residuals[0][0] is paired.campaign.trials[0]:
             effect = statistics.first_effect([value for _, value in residuals])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from picolab.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
     from picolab.record.models import Caveat, Step
 
 EQUIVALENT = "equivalent"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from picolab.analysis.comparison.paired import PairedCampaign
     from picolab.analysis.comparison.pairing import Pairing
     from picolab.analysis.comparison.trials import ComparedTrial
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
 
 
 def compare_metric(paired: PairedCampaign, metric: Metric, margin: float) -> list[MetricComparison]:
@@ -78,7 +78,7 @@ def _pairs(paired: PairedCampaign, metric: Metric, pairing: Pairing) -> tuple[tu
     """Return the pairs that have a metric, and a sentence for each block that has none."""
     pairs, incomplete = [], list(pairing.incomplete)
     for old, new in pairing.together:
-        old_value, new_value = old.value(metric.name), new.value(metric.name)
+        old_value, new_value = old.value(metric), new.value(metric)
         if old_value is None or new_value is None:
             incomplete.append(_why_no_value(metric, old, new))
             continue
@@ -101,9 +101,9 @@ def _pairs(paired: PairedCampaign, metric: Metric, pairing: Pairing) -> tuple[tu
 def _why_no_value(metric: Metric, old: ComparedTrial, new: ComparedTrial) -> str:
     words = []
     for trial in (old, new):
-        if not trial.ok and not trial.step_ok(metric.name):
+        if not trial.ok and not trial.step_ok(metric):
             words.append(f"{trial.build} ended {trial.outcome}")
-        elif trial.value(metric.name) is None:
+        elif trial.value(metric) is None:
             words.append(f"{trial.build} has no {metric.name}")
     return f"block {old.block}: {' and '.join(words)}"
 

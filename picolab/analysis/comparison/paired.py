@@ -14,7 +14,7 @@ from picolab.config.parameters import unknown_name
 from picolab.errors import ParameterError
 
 if TYPE_CHECKING:
-    from picolab.record.metrics import Metric
+    from picolab.record.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PairedCampaign:
 
     def series(self, scenario: str, build: str, metric: Metric) -> Series:
         """Return the values of a metric that a build has in a scenario."""
-        found = [(trial, trial.value(metric.name)) for trial in self.campaign.of(scenario, build)]
+        found = [(trial, trial.value(metric)) for trial in self.campaign.of(scenario, build)]
         having = [(trial, value) for trial, value in found if value is not None]
         return Series(tuple(trial for trial, _ in having), tuple(value for _, value in having))
 
@@ -78,7 +78,7 @@ class PairedCampaign:
         if not self.campaign.directions(scenario) & metric.gates:
             return False
         baseline = self.campaign.of(scenario, self.baseline)
-        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric.name) for trial in baseline)
+        return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric) for trial in baseline)
 
     def is_same_build(self, scenario: str, candidate: str) -> bool:
         """Tell whether a candidate is the baseline's executable, started in the same way."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from picolab.config.parameters import TrialParameters, short, validate
 from picolab.errors import ParameterError
 from picolab.host import conditions
-from picolab.results.rows import step_ok
+from picolab.results.rows import plain_rows, step_ok
 
 if TYPE_CHECKING:
+    from picolab.record.metric import Metric
     from picolab.record.models import Record, Step
     from picolab.results.load import CampaignData
 
@@ -51,13 +52,13 @@ class ComparedTrial:
         """Return the outcome of a measured step, None when it was not reached; without a step that of the trial."""
         return self.outcome if step is None else self.row[f"{step}_outcome"]
 
-    def step_ok(self, metric: str) -> bool:
+    def step_ok(self, metric: Metric) -> bool:
         """Tell whether the numbers of a metric's step count, regardless of the other step."""
-        return step_ok(self.row, "download" if metric.startswith("download") else "upload")
+        return step_ok(self.row, metric.step)
 
-    def value(self, metric: str) -> float | None:
+    def value(self, metric: Metric) -> float | None:
         """Return a metric whose step ended ok; None when it is missing, or no ratio can be made of it."""
-        value = self.row.get(metric) if self.step_ok(metric) else None
+        value = self.row.get(metric.name) if self.step_ok(metric) else None
         return float(value) if value is not None and _SMALLEST <= value <= _LARGEST else None
 
 
@@ -199,10 +200,8 @@ def way_of_starting(parameters: TrialParameters) -> str:
 
 
 def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
-    frame = data.trials
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     trials = []
-    for row in rows:
+    for row in plain_rows(data.trials):
         record = data.records[str(row["trial_id"])]
         trials.append(
             ComparedTrial(
@@ -213,7 +212,7 @@ def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
                 position=int(row["position"] or 0),
                 started=datetime.fromisoformat(record.identity.started_at),
                 outcome=record.outcome.value,
-                row={str(name): value for name, value in row.items()},
+                row=row,
                 record=record,
             )
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from picolab.analysis.comparison.models import EQUIVALENT, NO_VERDICT, UNDECIDED, UNSTABLE, Comparison, MetricComparison
-from picolab.text.wording import change
+from picolab.text.wording import change, percent
 
 FEW_COMBINATIONS = 3
 """Of scenarios and candidates: up to these each has a panel and a table of its own."""
@@ -47,7 +47,7 @@ def interval_words(row: MetricComparison) -> str:
         return "none"
     words = f"{change(row.low).removesuffix(' %')} to {change(row.high)}"
     if row.coverage is not None and not 0.945 <= row.coverage < 0.995:
-        words += f" (covers {row.coverage:.0%})"
+        words += f" (covers {percent(row.coverage, 0)})"
     return words
 
 

@@ -22,7 +22,7 @@ from picolab.report.comparison_tables import (
 )
 from picolab.report.markup import Html, commands, definitions, escape, joined, paragraph
 from picolab.results.load import CampaignData
-from picolab.text.wording import change, counted, listed, percent
+from picolab.text.wording import change, counted, listed, moment, percent
 
 __all__ = [
     "caveats",
@@ -47,11 +47,10 @@ def heading(data: CampaignData, comparison: Comparison) -> Html:
     lead = f'<p class="lead">{escape(description)}</p>' if description else ""
     kinds = {label for label, record in _records_by_build(data).items() if record.kind == "calibration"}
     candidates = listed(_named(label, kinds) for label in comparison.candidates)
-    begun = str(data.plan.get("created_at") or "at an unknown time").replace("T", " ")[:16]
     return Html(
         f'<p class="kicker">picolab comparison of builds</p><h1 id="campaign">{escape(name)}</h1>{lead}'
         f'<p class="byline">{escape(candidates)} against the baseline {escape(_named(comparison.baseline, kinds))} · '
-        f"{counted(len(comparison.scenarios), 'scenario')} · begun {escape(begun)} UTC</p>",
+        f"{counted(len(comparison.scenarios), 'scenario')} · begun {escape(moment(data.plan.get('created_at')))}</p>",
         str(name),
     )
 

@@ -220,7 +220,7 @@ def power(comparison: Comparison) -> Html:
 def _percent(share: float | None) -> str | None:
     if share is None:
         return None
-    return f"{100 * share:.{0 if abs(share) >= 0.1 else 1}f} %"
+    return percent(share, 0 if abs(share) >= 0.1 else 1)
 
 
 def outcomes(comparison: Comparison) -> Html:
@@ -266,7 +266,7 @@ def each_build(comparison: Comparison) -> Html:
             "n": one.n,
             "median": one.metric.in_unit(one.median),
             "interval": _median_interval(one),
-            "coverage": f"{one.coverage:.1%}" if one.coverage is not None else None,
+            "coverage": percent(one.coverage, 1) if one.coverage is not None else None,
             "spread": _percent(one.spread),
             "drift": _drift(one),
             "first": change(1 + one.first_effect) if one.first_effect is not None else None,

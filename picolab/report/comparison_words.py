@@ -76,13 +76,13 @@ def change_words(found: MetricComparison) -> str:
     """Return a change with its interval, and the coverage where that is lower than usual."""
     words = change_and_interval(found.ratio, found.low, found.high)
     return (
-        words if found.coverage is None or found.coverage >= CONFIDENCE else f"{words} at {100 * found.coverage:.0f} %"
+        words if found.coverage is None or found.coverage >= CONFIDENCE else f"{words} at {percent(found.coverage, 0)}"
     )
 
 
 def detectable_words(found: MetricComparison) -> str:
     """Return the minimum detectable change."""
-    return NOTHING if found.minimum_detectable is None else f"{100 * found.minimum_detectable:.1f} %"
+    return NOTHING if found.minimum_detectable is None else percent(found.minimum_detectable, 1)
 
 
 def pairs_words(found: MetricComparison) -> str:

@@ -46,9 +46,18 @@ def change_and_interval(ratio: float | None, low: float | None, high: float | No
     return f"{change(ratio)} [{change(low).removesuffix(' %')}, {change(high).removesuffix(' %')}]"
 
 
-def percent(share: float) -> str:
-    """Return a share in percent, such as `5 %` or `12.5 %`: as many decimals as it has, at most six digits."""
-    return f"{100 * share:g} %"
+def percent(share: float, decimals: int | None = None) -> str:
+    """Return a share in percent, such as `5 %` or `12.5 %`.
+
+    Args:
+        decimals: None for as many as it has, at most six digits.
+    """
+    return f"{100 * share:g} %" if decimals is None else f"{100 * share:.{decimals}f} %"
+
+
+def moment(text: object) -> str:
+    """Return a time in ISO 8601, UTC, for people: `2026-01-31 10:00 UTC`; `at an unknown time` for none."""
+    return f"{str(text).replace('T', ' ')[:16]} UTC" if text else "at an unknown time"
 
 
 def duration(seconds: float) -> str:

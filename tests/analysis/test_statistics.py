@@ -462,10 +462,10 @@ def test_verdict(low: float, high: float, adjusted_p: float, spread: float, judg
 
 
 def test_reasons_carry_the_numbers() -> None:
-    assert judge(verdict_on(1.10, 1.30), 0.002, 0.05)[1] == "higher by 19.6%, adjusted p = 0.002"
-    assert judge(verdict_on(0.70, 0.80), 0.002, 0.05)[1] == "lower by 25.2%, adjusted p = 0.002"
+    assert judge(verdict_on(1.10, 1.30), 0.002, 0.05)[1] == "higher by 19.6 %, adjusted p = 0.002"
+    assert judge(verdict_on(0.70, 0.80), 0.002, 0.05)[1] == "lower by 25.2 %, adjusted p = 0.002"
     assert "0.970 to 1.030" in judge(verdict_on(0.97, 1.03), 1.0, 0.05)[1]
-    assert "30%" in judge(verdict_on(0.7, 1.6, spread=0.3), 1.0, 0.05)[1]
+    assert "30 %" in judge(verdict_on(0.7, 1.6, spread=0.3), 1.0, 0.05)[1]
 
 
 def test_five_pairs_allow_no_verdict() -> None:

@@ -73,7 +73,9 @@ def test_white_words_can_be_read_on_every_verdict(colour: str) -> None:
 def test_an_interval_says_what_it_covers_where_that_is_not_95_percent() -> None:
     row = compare_metric(METRICS["throughput_mib_s"], [1.0] * 6, [1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
     assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.95)) == "−2.0 to +5.0 %"
-    assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.75)) == "−2.0 to +5.0 % (covers 75%)"
+    assert (
+        interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.75)) == "−2.0 to +5.0 % (covers 75 %)"
+    )
     assert interval_words(dataclasses.replace(row, low=None)) == "none"
 
 

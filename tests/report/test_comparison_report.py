@@ -133,7 +133,7 @@ def test_many_verdicts_stand_in_short_first_and_long_tables_scroll(wide_page: Pa
         assert height < long.evaluate("table => table.scrollHeight")
         shown.emulate_media(media="print")
         assert shown.locator(".tall .table-box").first.evaluate("box => box.clientHeight") > height
-        assert "unfinished: 5 trials have no result yet" in shown.locator("main").inner_text()
+        assert "unfinished: 5 trials without a result" in shown.locator("main").inner_text()
 
 
 def test_without_javascript_and_in_print_every_chart_is_a_picture(page: Path) -> None:

@@ -140,7 +140,7 @@ def test_what_stands_at_the_top(report: Path) -> None:
         assert page.locator("h1").inner_text() == "demo & more"
         assert page.locator(".headline").inner_text() == "9 of 12 trials done: 7 ok, 1 OOM-killed, 1 HTTP error."
         text = page.locator("main").inner_text()
-        assert "unfinished: 3 trials have no result yet" in text
+        assert "unfinished: 3 trials without a result" in text
         assert "1 attempt ended in a fault of the instrument" in text
         loud = page.locator(".caveat.loud").all_inner_texts()
         assert len(loud) == 2

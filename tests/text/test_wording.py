@@ -2,7 +2,7 @@
 
 import pytest
 
-from picolab.text.wording import change, change_and_interval, counted, duration, listed, listed_few, percent
+from picolab.text.wording import change, change_and_interval, counted, duration, listed, listed_few, moment, percent
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def test_names_are_listed_as_in_a_sentence() -> None:
 
 def test_numbers_have_their_unit() -> None:
     assert (counted(1, "trial"), counted(0, "trial")) == ("1 trial", "0 trials")
-    assert (percent(0.05), percent(0.125)) == ("5 %", "12.5 %")
+    assert (percent(0.05), percent(0.125), percent(0.125, 0)) == ("5 %", "12.5 %", "12 %")
+    assert moment("2026-01-31T10:00:05Z") == "2026-01-31 10:00 UTC"
+    assert moment(None) == "at an unknown time"
 
 
 @pytest.mark.parametrize(

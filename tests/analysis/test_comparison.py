@@ -131,7 +131,7 @@ def test_a_few_failures_more_are_not_let_pass(tmp_path: Path) -> None:
     assert "oom_killed 2 of 10 against 0 of 10" in comparison.gate_reason
 
 
-def test_where_the_baseline_never_ends_well_nothing_can_get_worse(tmp_path: Path) -> None:
+def test_nothing_gets_worse_where_the_baseline_always_fails(tmp_path: Path) -> None:
     hopeless = paired_trials(around(1.0), ram_mb=64)
     for trial in hopeless:
         trial.outcome = Outcome.OOM_KILLED
@@ -292,7 +292,7 @@ def test_another_environment_or_executable_is_no_self_comparison(tmp_path: Path,
     assert not compare(read(tmp_path / "c", trials, baseline="a")).self_comparison
 
 
-def test_builds_without_a_label_are_told_apart_by_how_they_are_started(tmp_path: Path) -> None:
+def test_builds_without_a_label_differ_by_how_they_start(tmp_path: Path) -> None:
     trials = paired_trials(around(1.0), labels=("old", "new"))
     for trial in trials:
         trial.environment = {"GOGC": "50"} if trial.label == "new" else {}
@@ -528,7 +528,7 @@ def test_each_measured_step_fails_by_itself(tmp_path: Path) -> None:
     assert by_step["download"].verdict is None and "old reached no download" in by_step["download"].reason
 
 
-def test_a_build_that_fails_in_the_download_has_an_upload_to_compare(tmp_path: Path) -> None:
+def test_the_upload_counts_where_the_download_fails(tmp_path: Path) -> None:
     trials = paired_trials(around(1.2), direction="both")
     for trial in trials:
         if trial.label == "new":
@@ -551,7 +551,7 @@ def test_a_build_that_fails_in_the_download_has_an_upload_to_compare(tmp_path: P
     assert "<strong>outcome (download)</strong>" in page and "<strong>outcome (upload)</strong>" not in page
 
 
-def test_numbers_of_a_step_that_was_not_measured_are_not_compared(tmp_path: Path) -> None:
+def test_numbers_of_an_unmeasured_step_are_not_compared(tmp_path: Path) -> None:
     """Before the measured download the files are brought there without the memory limit."""
     comparison = compare(read(tmp_path / "c", paired_trials(around(1.0), direction="download")))
 

@@ -171,7 +171,7 @@ def test_values_without_a_ratio_are_refused(function: object, bad: float) -> Non
         function([1.0, 2.0, bad, 3.0])
 
 
-def test_a_median_interval_needs_finite_values_and_takes_negative_ones() -> None:
+def test_a_median_interval_needs_finite_values_of_any_sign() -> None:
     with pytest.raises(ValueError, match="finite"):
         median_interval([1.0, math.nan, 2.0])
     assert median_interval([-1.0, 0.0]) == Interval(-1.0, 0.0, 0.5)
@@ -308,7 +308,7 @@ def test_signed_rank_test_without_ties_is_scipys() -> None:
     "differences",
     [[1, 1, 2, -2, 3], [0, 0, 1, 2, 3, -4], [0, 1, 1, 1, 1, 1, 1], [-1, 1, 0, 2, 2, 2, -3, 0], [1, 1, 1, 1, 1, 1]],
 )
-def test_signed_rank_test_with_ties_and_zeros_is_that_of_all_signs(differences: list[int]) -> None:
+def test_signed_ranks_with_ties_and_zeros_count_all_signs(differences: list[int]) -> None:
     ranks = stats.rankdata(np.abs(differences))
     signed = ranks[np.array(differences) != 0]
     sums = [float(np.dot(signed, signs)) for signs in itertools.product((0, 1), repeat=len(signed))]

@@ -122,7 +122,7 @@ def test_the_verdicts_fit_beside_each_other_on_a_wide_page(page: Path) -> None:
         assert box.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
 
 
-def test_many_verdicts_stand_in_short_first_and_long_tables_scroll(wide_page: Path) -> None:
+def test_many_verdicts_have_an_overview_and_long_tables_scroll(wide_page: Path) -> None:
     with visit(wide_page) as visited:
         shown = visited.page
         short, long = shown.locator("table").nth(0), shown.locator("table").nth(1)
@@ -136,7 +136,7 @@ def test_many_verdicts_stand_in_short_first_and_long_tables_scroll(wide_page: Pa
         assert "unfinished: 5 trials without a result" in shown.locator("main").inner_text()
 
 
-def test_without_javascript_and_in_print_every_chart_is_a_picture(page: Path) -> None:
+def test_charts_are_pictures_without_javascript_and_in_print(page: Path) -> None:
     with visit(page, java_script_enabled=False, color_scheme="dark") as visited:
         stills = visited.page.locator(".panel .still")
         assert stills.count() == 5

@@ -31,8 +31,8 @@ work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s relea
 floor_rate_mib_s total_limit_s sample_interval_s build_sha256 acceleration memory_limit_method box box_version route
 network
 """
-"""Factors that `case_id` always contains. A later factor is in it only if its level is not the default, so that the cases
-of older campaigns keep their ids. It needs no entry here."""
+"""Factors that `case_id` always contains. A later factor is in it only if its level is not the default, so that old
+cases keep their ids. It needs no entry here."""
 _UNITS = {"_mib_s": " MiB/s", "_s": " s", "_mb": " MiB"}
 _UNIT = re.compile(f"({'|'.join(_UNITS)})$")
 

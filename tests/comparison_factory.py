@@ -16,7 +16,7 @@ from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 
 SCENARIO = "local-512mb-100M"
 USUAL = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "download_mib_s", "peak_anon_bytes")

@@ -31,11 +31,11 @@ from picolab.charts.style import (
     tip,
     value_scale,
 )
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
 from picolab.record.metric import Metric, Place
 from picolab.record.metrics import shown_metrics
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.rows import measured_outcomes, plain_rows, row_columns, step_ok
 
 __all__ = [

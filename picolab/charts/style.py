@@ -12,7 +12,7 @@ import pandas as pd
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record.metrics import metrics_of
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.labels import Labels
 from picolab.results.rows import measured_outcomes, plain_rows
 from picolab.text.foreign import one_line, visible

@@ -8,6 +8,7 @@ was asked for, such as the executable's SHA-256, are factors too, one entry each
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -16,14 +17,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_origin
 
-from picolab.config.parameters import TrialParameters, short
+from picolab.config.trial_parameters import TrialParameters, short
 from picolab.record.fields import pandas_type, pandas_type_at, value_at
 
 if TYPE_CHECKING:
-    from picolab.record.models import Record
+    from picolab.record.record import Record
 
 NOT_FACTORS = ("seed", "machine_name", "keep_machine")
 """Parameters that say nothing about what is measured."""
+_IN_EVERY_ID = """
+machine ram_mb file_size build_wanted calibration label environment parallel_uploads direction cache sync memory_limit
+work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url ready_limit_s stall_limit_s
+floor_rate_mib_s total_limit_s sample_interval_s build_sha256 acceleration memory_limit_method box box_version route
+network
+"""
+"""Factors that `case_id` always contains. A later factor is in it only if its level is not the default, so that old
+cases keep their ids. It needs no entry here."""
 _UNITS = {"_mib_s": " MiB/s", "_s": " s", "_mb": " MiB"}
 _UNIT = re.compile(f"({'|'.join(_UNITS)})$")
 
@@ -38,6 +47,11 @@ def _shell_words(environment: Mapping[str, str]) -> str:
 
 def _of_shell_words(level: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(level))
+
+
+@functools.cache
+def _defaults() -> TrialParameters:
+    return TrialParameters.model_validate({})
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,11 @@ class Factor:
         if self.parameter is None:
             return pandas_type_at(self.source)
         return pandas_type(TrialParameters.model_fields[self.parameter].annotation)
+
+    @property
+    def default(self) -> Any:
+        """Its level if nothing was asked for, as its column holds it; None for a fact."""
+        return None if self.parameter is None else self.level(_defaults())
 
     @property
     def title(self) -> str:
@@ -178,7 +197,13 @@ def parameter_key(row: Mapping[str, Any]) -> Key:
 
 def case_id(row: Mapping[str, Any]) -> str:
     """Return a short text that is equal for trials of one case, and for no others."""
-    return hashlib.sha256(_json(case_key(row)).encode()).hexdigest()[:12]
+    first = [row.get(name) for name in _IN_EVERY_ID.split()]
+    later = [
+        [name, row.get(name)]
+        for name, factor in FACTORS.items()
+        if name not in _IN_EVERY_ID.split() and row.get(name) != factor.default
+    ]
+    return hashlib.sha256(_json([*first, *later]).encode()).hexdigest()[:12]
 
 
 def case_name(parameters: TrialParameters) -> str:

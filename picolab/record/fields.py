@@ -6,7 +6,7 @@ import types
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 if TYPE_CHECKING:
-    from picolab.record.models import Record
+    from picolab.record.record import Record
 
 _PANDAS_TYPES = {int: "Int64", float: "Float64", bool: "boolean"}
 
@@ -24,7 +24,7 @@ def value_at(record: "Record", path: str) -> Any:
 @functools.cache
 def pandas_type_at(path: str) -> str:
     """Return the pandas type of the column that holds a field."""
-    from picolab.record.models import Record
+    from picolab.record.record import Record
 
     part: Any = Record
     for name in path.split("."):

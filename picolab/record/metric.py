@@ -9,7 +9,8 @@ from picolab.config.sizes import MIB
 from picolab.record.fields import value_at
 
 if TYPE_CHECKING:
-    from picolab.record.models import Record, Step
+    from picolab.record.outcomes import Step
+    from picolab.record.record import Record
 
 Unit = Literal["MiB/s", "s", "bytes", "1/s", "count", "share"]
 """The unit of the stored values. Bytes are shown as MiB; a count and a share have no unit in a heading."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from picolab.record.metric import Metric, Place
 
 if TYPE_CHECKING:
-    from picolab.record.models import Step
+    from picolab.record.outcomes import Step
 
 _UPLOAD = frozenset({"upload", "both"})
 _DOWNLOAD = frozenset({"download", "both"})

@@ -9,7 +9,7 @@ from typing import Any
 from picolab.analysis.comparison.models import Comparison, MetricComparison
 from picolab.exit_codes import ExitCode
 from picolab.record.metric import Metric
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.text.wording import MINUS
 
 VERSION = 1

@@ -9,7 +9,7 @@ from picolab.charts.comparison import pair_metrics
 from picolab.charts.verdicts import short_scenarios
 from picolab.config.project import in_command
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.report import campaign_page
 from picolab.report.comparison_tables import (
     as_sentence,

@@ -9,7 +9,8 @@ from picolab.charts.style import OUTCOME_LABELS, grouped, labelled, machine_labe
 from picolab.machines.kinds import kind_of
 from picolab.record.metric import Metric
 from picolab.record.metrics import shown_metrics
-from picolab.record.models import NOT_ASKED_FOR, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.record import NOT_ASKED_FOR
 from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import case_value, counting_values, measured_outcomes, plain_rows

@@ -12,7 +12,8 @@ from picolab.record.factors import FACTORS
 from picolab.record.fields import pandas_type_at, value_at
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
-from picolab.record.models import STEPS, Outcome, Record, Step, step_outcome
+from picolab.record.outcomes import STEPS, Outcome, Step
+from picolab.record.record import Record, step_outcome
 from picolab.text.foreign import csv_cell
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.

@@ -15,7 +15,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.metrics import METRICS
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report import comparison_page
 from picolab.report.comparison_json import as_json
 from picolab.report.comparison_lines import as_lines

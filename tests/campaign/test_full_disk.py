@@ -18,20 +18,23 @@ from click.testing import CliRunner
 from conftest import GIVE_UP_S, eventually
 from trial_steps import begin, finish
 
-from picolab.agent import memory_probe
+from picolab.agent import bundle
 from picolab.campaign.runner import Campaign, Watcher
 from picolab.campaign.single_trial import run_single_trial
 from picolab.cli.main import main
-from picolab.config.parameters import CampaignParameters, TrialParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.record.samples import read_samples
+from picolab.record.validation import validate_record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign
 from picolab.trial.live_line import LiveLine, last_line
@@ -315,7 +318,7 @@ def test_the_probe_outlives_a_disk_that_is_full_for_a_while(mount: Mount) -> Non
     """Where a file system cannot hold back blocks for a file."""
     place = mount("tmpfs", 1)
     output = place / SAMPLES_FILE
-    command = [sys.executable, "-I", "-S", str(memory_probe.__file__), "--pid", str(os.getpid()), "--interval", "0.002"]
+    command = [sys.executable, *bundle.words("memory_probe"), "--pid", str(os.getpid()), "--interval", "0.002"]
     with output.open("ab") as file:
         probe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.PIPE)
     try:

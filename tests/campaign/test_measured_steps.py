@@ -21,8 +21,9 @@ from trial_steps import begin, codes, finish, measure, server_process
 
 from picolab.campaign.runner import Campaign, Watcher
 from picolab.campaign.single_trial import FinishedTrial
-from picolab.cli import terminal
-from picolab.config.parameters import CampaignParameters
+from picolab.cli import trial_view
+from picolab.cli.outcome_table import outcome_table
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
@@ -31,9 +32,12 @@ from picolab.machines import registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.machines.local.cgroup import MemoryCgroup, find_method
-from picolab.record.models import Outcome, Record, step_outcome, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record, step_outcome
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
+from picolab.trial import verify
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial
 
@@ -218,7 +222,7 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     code = campaign.run()
     data = read_campaign(campaign.folder)
-    table = terminal.outcome_table(campaign, data)
+    table = outcome_table(campaign, data)
     headings = [str(column.header) for column in table.columns]
     cells = list(zip(*(column.cells for column in table.columns), strict=True))
 
@@ -253,8 +257,8 @@ def test_a_single_trial_shows_each_step_with_its_peak(
     direction: str, there: list[str], absent: list[str], tmp_path: Path
 ) -> None:
     record = measure(**HUNGRY_DOWNLOAD, direction=direction)
-    with terminal._console.capture() as shown:
-        terminal.show_trial(FinishedTrial(tmp_path, record, "", None, None))
+    with trial_view.console.capture() as shown:
+        trial_view.print_trial(FinishedTrial(tmp_path, record, "", None, None))
     text = shown.get()
 
     assert [words for words in there if words not in text] == [], text
@@ -393,16 +397,16 @@ def test_the_limit_is_put_back_and_page_cache_beyond_it_kills_nobody(monkeypatch
     trial.upload()
     lifted: list[int | None] = []
     used: list[int] = []
-    real = Trial._downloads
+    real = verify.downloads_of
 
-    def look(trial: Trial, client: Any) -> Any:
-        downloads = real(trial, client)
+    def look(run: Any, client: Any) -> Any:
+        downloads = real(run, client)
         lifted.append(limit_now(machine))
         # The cgroup pays for what its own processes bring into the cache.
         used.append(charged(machine))
         return downloads
 
-    monkeypatch.setattr(Trial, "_downloads", look)
+    monkeypatch.setattr(verify, "downloads_of", look)
     trial.verify()
 
     assert (lifted[0] or 0) > UNLIMITED and limit_now(machine) == 32 * MIB
@@ -427,7 +431,7 @@ def test_the_limit_is_put_back_when_the_cell_fails_and_the_cell_can_be_run_again
         raise error("stop")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trial, "_downloads", fail)
+        patched.setattr(verify, "downloads_of", fail)
         with pytest.raises(error):
             trial.verify()
     assert (seen[0] or 0) > UNLIMITED and limit_now(machine) == 256 * MIB
@@ -449,15 +453,15 @@ def test_a_corrupted_file_leaves_the_limit_in_its_place() -> None:
 
 IN_ANOTHER_KERNEL = """
 import sys
+from picolab.config.trial_parameters import TrialParameters
 from picolab.machines import registry
-from picolab.trial import Trial
-from picolab.parameters import TrialParameters
+from picolab.trial import verify
+from picolab.trial.trial import Trial
 trial = Trial.open(TrialParameters.model_validate_json(sys.argv[1]))
-real = Trial._downloads
-def killed(self, client):
+def killed(run, client):
     print("lifted", flush=True)
     sys.stdin.read()
-Trial._downloads = killed
+verify.downloads_of = killed
 for stage in (trial.provision, trial.start, trial.authenticate, trial.upload, trial.verify):
     stage()
 """

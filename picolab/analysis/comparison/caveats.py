@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from picolab.analysis import statistics
 from picolab.analysis.comparison import drift, independence
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.text.wording import change_and_interval, listed, listed_few
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from picolab.analysis import statistics
 from picolab.record.metrics import compared_metrics
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.text.wording import change, listed_few
 
 if TYPE_CHECKING:

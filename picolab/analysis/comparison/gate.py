@@ -13,7 +13,7 @@ from picolab.text.wording import change_and_interval, counted, percent
 
 if TYPE_CHECKING:
     from picolab.analysis.comparison.models import MetricComparison, OutcomeComparison
-    from picolab.record.models import Caveat
+    from picolab.record.record import Caveat
 
 
 def decide(

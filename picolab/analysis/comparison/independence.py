@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.text.wording import counted, listed_few
 
 if TYPE_CHECKING:
     from picolab.analysis.comparison.trials import ComparedTrial
-    from picolab.record.models import VirtualMachineRecord
+    from picolab.record.machine import VirtualMachineRecord
 
 _BOOTS = ("created", "booted", "reloaded")
 

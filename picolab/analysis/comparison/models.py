@@ -9,7 +9,8 @@ from picolab.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from picolab.record.metric import Metric
-    from picolab.record.models import Caveat, Step
+    from picolab.record.outcomes import Step
+    from picolab.record.record import Caveat
 
 EQUIVALENT = "equivalent"
 UNDECIDED = "undecided"

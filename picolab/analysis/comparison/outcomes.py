@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from picolab.analysis import statistics
 from picolab.analysis.comparison.models import FEWER_FAILURES, MORE_FAILURES, NO_DIFFERENCE_SEEN, OutcomeComparison
-from picolab.record.models import STEPS
+from picolab.record.outcomes import STEPS
 from picolab.text.wording import listed
 
 if TYPE_CHECKING:
     from picolab.analysis.comparison.paired import PairedCampaign
-    from picolab.record.models import Step
+    from picolab.record.outcomes import Step
 
 
 def compare_outcomes(paired: PairedCampaign) -> list[OutcomeComparison]:

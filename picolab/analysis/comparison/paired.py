@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from picolab.analysis import statistics
 from picolab.analysis.comparison.pairing import Pairing, pair_up
 from picolab.analysis.comparison.trials import ComparedCampaign, ComparedTrial, way_of_starting
-from picolab.config.parameters import unknown_name
+from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.files.set_aside import set_aside
 from picolab.files.writing import not_written, write_atomically
-from picolab.results.rows import ROW_COLUMNS, csv_row
+from picolab.results.rows import csv_row, row_columns
 from picolab.results.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 
 
@@ -55,7 +55,7 @@ def append_result(folder: Path, row: dict[str, Any]) -> None:
 
 def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(ROW_COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(row_columns()), lineterminator="\n")
     if heading:
         writer.writeheader()
     for row in rows:

@@ -16,6 +16,7 @@ from picolab.analysis.comparison.compare import compare
 from picolab.campaign.runner import Campaign
 from picolab.charts.style import labelled
 from picolab.cli.outcome_table import outcome_table
+from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
 from picolab.record.factors import FACTORS, Factor
 from picolab.results.export import export_campaign
@@ -155,3 +156,9 @@ def test_a_new_parameter_is_a_factor_without_another_edit(tmp_path: Path) -> Non
 def test_an_entry_names_what_exists(factor: Factor) -> None:
     assert factor.kind in ("string", "Int64", "Float64", "boolean")
     assert bool(factor.parameter) != bool(factor.source) and factor.title
+
+
+@pytest.mark.parametrize("factor", factors.parameter_factors(), ids=lambda factor: factor.name)
+def test_a_parameter_says_which_machines_ignore_it(factor: Factor) -> None:
+    description = str(TrialParameters.model_fields[str(factor.parameter)].description)
+    assert ("(local ignores it)" in description) is (factor.machines == "virtual")

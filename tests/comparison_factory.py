@@ -11,7 +11,7 @@ from typing import Any
 
 from campaign_factory import FakeTrial, write_campaign
 
-from picolab.analysis.comparison.compare import Comparison, MetricComparison, OneBuild, OutcomeComparison, Pair
+from picolab.analysis.comparison.models import Comparison, MetricComparison, OneBuild, OutcomeComparison, Pair
 from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
 from picolab.record.metric import Metric
@@ -70,7 +70,15 @@ def make_comparison(
                 compared.append(compare_metric(METRICS[name], baseline, values, scenario, candidate))
     outcomes = [
         OutcomeComparison(
-            scenario, "old", candidate, {"ok": pairs}, {"ok": pairs}, 1.0, 1.0, "no difference seen", "Both always ok."
+            scenario=scenario,
+            baseline="old",
+            candidate=candidate,
+            verdict="no difference seen",
+            reason="Both always ok.",
+            baseline_outcomes={"ok": pairs},
+            candidate_outcomes={"ok": pairs},
+            p_value=1.0,
+            adjusted_p_value=1.0,
         )
         for scenario in scenarios
         for candidate in candidates

@@ -17,6 +17,7 @@ from picolab.files.writing import write_atomically
 from picolab.record.metric import Metric
 from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
+from picolab.text.wording import listed
 
 STOPPED_FILE = "stopped.json"
 _LARGEST_BYTES = MIB
@@ -70,13 +71,9 @@ def watched_in_words(plan: Plan) -> str:
     metrics = dict.fromkeys(metric.title for found in watched_metrics(plan).values() for metric in found)
     of_what = "ratios" if plan.baseline is not None else "medians"
     return (
-        f"Stops when the intervals of the {of_what} of {_listed(list(metrics))} are all within "
+        f"Stops when the intervals of the {of_what} of {listed(metrics)} are all within "
         f"{plan.stopping.target_percent:g} % of their middle, in every scenario."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: float) -> str | None:

@@ -270,7 +270,7 @@ for test, name, outcome, see, do in (
         "`picolab resume CAMPAIGN`, or another name with `--campaign`.",
     ),
     (
-        "report/test_report.py::test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look",
+        "report/test_report.py::test_a_failed_analysis_keeps_the_report_and_its_traceback",
         "analysis of a report fails",
         "ok",
         "`the analysis failed`; the old page stays.",

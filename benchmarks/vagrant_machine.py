@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from picolab.campaign.runner import Campaign, Watcher
-from picolab.config.parameters import MIB, CampaignParameters, parse_size
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root
+from picolab.config.sizes import MIB, parse_size
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish

@@ -11,8 +11,9 @@ from typing import Any
 from picolab.analysis import statistics
 from picolab.analysis.comparison.compare import METRICS, Metric
 from picolab.config.plan import Plan
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
-from picolab.files.foreign import MIB, read_json
+from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
 from picolab.record.models import Step
 from picolab.results.rows import step_ok

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from picolab.campaign.stopping import STOPPED_FILE, stopped_after
 from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
-from picolab.files.foreign import MIB, read_text
+from picolab.files.foreign import read_text
 from picolab.host import conditions
 from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
 from picolab.results import beginning

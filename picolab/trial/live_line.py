@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
 from picolab.trial.state import CONTEXT_VARIABLE
 
 _FILE_INTERVAL_S = 1.0
 _LARGEST_BYTES = 1 << 16
-_MIB = 1 << 20
 
 
 class LiveLine:
@@ -79,4 +79,4 @@ def in_seconds(duration_s: float | None) -> str:
 
 def in_mib(size_bytes: int | None) -> str:
     """Return a size for a line of text: `18.6 MiB`, or `not known` when it is missing."""
-    return "not known" if size_bytes is None else f"{size_bytes / _MIB:,.1f} MiB"
+    return "not known" if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"

@@ -18,8 +18,9 @@ from picolab.campaign.stopping import (
     watched_metrics,
     why_enough,
 )
-from picolab.config.parameters import MIB, CampaignParameters
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
+from picolab.config.sizes import MIB
 from picolab.record.models import Outcome
 
 Row = dict[str, Any]

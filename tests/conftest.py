@@ -199,10 +199,10 @@ def _folders(scratch: Path) -> list[Path]:
     ]
 
 
-def _clean_up(scratch: Path, before: set[int]) -> None:
-    for process in _ours(scratch, before):
+def _clean_up(scratch: Path, processes: list[ProcessIdentity], cgroups: list[Path]) -> None:
+    for process in processes:
         process.signal(signal.SIGKILL)
-    for cgroup in _cgroups(scratch / "state"):
+    for cgroup in cgroups:
         deadline = time.monotonic() + GIVE_UP_S
         while cgroup.exists() and time.monotonic() < deadline:
             for pid in (cgroup / "cgroup.procs").read_text().split():
@@ -238,12 +238,12 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         time.sleep(0.005)
     left = [
         *(f"process {process.pid}: {process.command}" for process in processes),
-        *(f"cgroup {path}" for path in _cgroups(folder / "state")),
+        *(f"cgroup {path}" for path in (cgroups := _cgroups(folder / "state"))),
         *(f"network device {name}" for name in interfaces),
         *(f"folder {path}" for path in _folders(folder)),
         *(f"mount {path}" for path in _mounts(folder)),
     ]
-    _clean_up(folder, before)
+    _clean_up(folder, processes, cgroups)
     shutil.rmtree(folder, ignore_errors=True)
     if left:
         pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)

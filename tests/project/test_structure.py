@@ -11,13 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "picolab"
 
 
+DECLARATIONS = re.compile(r"picolab\.(machines\.(kinds?|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
+"""Modules that declare an entry of a registry without the code behind it: known from the second layer on."""
+
+
 def imports(path: Path) -> set[str]:
-    """Return what a module imports, also inside functions, but not for type checkers alone."""
+    """Return the imports of a module, except those for type checkers and those inside functions of a declaration."""
     tree = ast.parse(path.read_text())
+    declares = DECLARATIONS.fullmatch(".".join(path.relative_to(ROOT).with_suffix("").parts))
     skipped = {
         id(child)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        or (declares and isinstance(node, ast.FunctionDef))
         for child in ast.walk(node)
     }
     found: set[str] = set()

@@ -236,9 +236,10 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # The kernel ends a namespace that nobody has any more when it finds time.
     while (interfaces := _interfaces(folder / "state")) and not processes and time.monotonic() < deadline:
         time.sleep(0.005)
+    cgroups = _cgroups(folder / "state")
     left = [
         *(f"process {process.pid}: {process.command}" for process in processes),
-        *(f"cgroup {path}" for path in (cgroups := _cgroups(folder / "state"))),
+        *(f"cgroup {path}" for path in cgroups),
         *(f"network device {name}" for name in interfaces),
         *(f"folder {path}" for path in _folders(folder)),
         *(f"mount {path}" for path in _mounts(folder)),

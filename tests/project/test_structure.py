@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "picolab"
 
 
-DECLARATIONS = re.compile(r"picolab\.(machines\.(kinds?|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
+DECLARATIONS = re.compile(
+    r"picolab\.(config\.sizes|machines\.(kinds?|\w+\.kind)|servers\.(registry|base|\w+\.adapter))"
+)
 """Modules that declare an entry of a registry without the code behind it: known from the second layer on."""
 
 
@@ -88,10 +90,6 @@ LAYERS = (
     ("cli",),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""
-
-
-DECLARATIONS = re.compile(r"picolab\.(config\.sizes|machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
-"""What exists and what it can do, without the code that does it: known from the second layer on."""
 
 
 def room_of(module: str) -> str:

@@ -279,21 +279,22 @@ def test_messages_in_the_documents_are_those_of_the_code() -> None:
 
 
 def test_files_in_the_documents_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    rows = [row[0] for row in table_rows("architecture.md", "## The rooms")]
+    for document in DOCS:
+        for name in set(re.findall(r"`((?:picolab|tests|notebooks|parameters)/[\w/.-]+)`", document.read_text())):
+            assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), f"{document.name} names {name}"
 
-    for row in rows:
-        folder = ROOT
-        for name in re.findall(r"`([^`]+)`", row):
-            place = folder / name if "/" in name else folder / "picolab" / name
-            assert place.exists(), f"{row}: {name}"
-    for name in set(re.findall(r"`((?:picolab|tests|notebooks|parameters)/[\w/.]+)`", text)):
-        assert (ROOT / name).exists(), name
-    assert (
-        not {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-        - {name for row in rows for name in re.findall(r"picolab/(\w+)/`", row)}
-        - {"report_template", "box_guest"}
-    )
+
+def test_rooms_and_their_modules_are_those_of_the_package() -> None:
+    rows = table_rows("architecture.md", "## The rooms")
+    rooms = {row[0].strip("`"): re.findall(r"`([^`]+)`", row[2]) for row in rows}
+
+    assert {f"picolab/{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
+        room for room in rooms if room.startswith("picolab/")
+    }
+    for room, modules in rooms.items():
+        assert modules, f"{room} names no module"
+        for module in modules:
+            assert (ROOT / room / module).exists(), f"{room} has no {module}"
 
 
 # Tests that prove something

@@ -114,6 +114,13 @@ def test_imports_run_one_way() -> None:
     assert wrong == []
 
 
+def test_the_document_shows_these_layers() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().split("\n## Layers\n")[1].split("\n## ")[0]
+    shown = [tuple(line.split()) for line in text.splitlines() if line.startswith("    ")]
+
+    assert shown[::-1] == list(LAYERS)
+
+
 def test_statistics_are_pure() -> None:
     names = {target.partition(".")[0] for target in MODULES["picolab.analysis.statistics"]}
     assert names <= set(sys.stdlib_module_names) - {"os", "pathlib", "io", "random", "time"} | {"numpy", "scipy"}

@@ -110,7 +110,7 @@ for test, name, outcome, see, do in (
         "Use a box with a larger disk, or smaller files.",
     ),
     (
-        "doctor/test_doctor_vm.py::test_full_pool",
+        "machines/vagrant/test_checks.py::test_full_pool",
         "storage pool of the virtual machines is full",
         "refused",
         "`picolab doctor` reports the free space and the remedy.",

@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess
-from picolab.record.models import STAGES, Record
+from picolab.record.outcomes import STAGES
+from picolab.record.record import Record
 from picolab.trial.state import RECORD_FILE, TrialContext
 
 MEASURED = ("start", "upload", "verify")

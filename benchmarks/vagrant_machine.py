@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from picolab.campaign.runner import Campaign, Watcher
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root
 from picolab.config.sizes import MIB, parse_size

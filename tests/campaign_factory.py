@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from picolab.agent.memory_probe import COLUMNS
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
-from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
+from picolab.config.trial_parameters import TrialParameters
+from picolab.record.outcomes import Outcome
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
 
 SHA = {"calibration": "c" * 64}
 

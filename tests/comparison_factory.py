@@ -22,7 +22,7 @@ from picolab.analysis.comparison.compare import (
 )
 from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 
 SCENARIO = "local-512mb-100M"
 METRIC = {metric.name: metric for metric in METRICS}

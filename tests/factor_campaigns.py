@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from campaign_factory import FakeTrial, make_record, make_samples
 
-from picolab.config.parameters import TrialParameters
-from picolab.record.models import Record
+from picolab.config.trial_parameters import TrialParameters
+from picolab.record.record import Record
 from picolab.results.load import CampaignData
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
 

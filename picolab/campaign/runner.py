@@ -58,7 +58,8 @@ from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, Tr
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.machines.kinds import kind_of
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result, write_results

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import RecordError
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.trial.live_line import last_line
 from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
 

@@ -15,7 +15,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
-from picolab.record.models import Step
+from picolab.record.outcomes import Step
 from picolab.results.rows import step_ok
 
 STOPPED_FILE = "stopped.json"

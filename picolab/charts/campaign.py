@@ -35,9 +35,9 @@ from picolab.charts.style import (
     tip,
     value_scale,
 )
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.rows import ROW_COLUMNS, step_ok
 
 __all__ = [

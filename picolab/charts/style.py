@@ -12,7 +12,7 @@ import pandas as pd
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import factors
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.rows import OF_THE_UPLOAD
 from picolab.text.foreign import one_line, visible
 

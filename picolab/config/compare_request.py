@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.config.given_paths import absolute_build
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 
 _LONGEST_LABEL = 40

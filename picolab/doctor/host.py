@@ -2,9 +2,9 @@
 
 import os
 
-from picolab.config.parameters import DISK_FACTOR
 from picolab.config.project import outputs_dir, state_dir
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import DISK_FACTOR
 from picolab.host import facts
 from picolab.host.finding import Finding, as_root
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from picolab.errors import MachineError, UnreadableFile
 from picolab.files.foreign import read_text, unfit_value
 from picolab.machines.base import Machine
-from picolab.record.models import ConditionsRecord
+from picolab.record.conditions import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
 """The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from picolab.host.processes import ProcessIdentity
 from picolab.machines.kinds import DEFAULT_KIND
-from picolab.record.models import MachineRecord
+from picolab.record.machine import MachineRecord
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,14 @@
 
 import os
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
-from picolab.record.models import (
-    NOT_VERIFIED,
-    BuildUnderTest,
-    Caveat,
-    ConditionsRecord,
-    InstrumentReference,
-    MachineRecord,
-    MemoryRecord,
-    NetworkRecord,
-    Outcome,
-    VirtualMachineRecord,
-)
+from picolab.record.conditions import ConditionsRecord, InstrumentReference
+from picolab.record.machine import BuildUnderTest, MachineRecord, NetworkRecord, VirtualMachineRecord
+from picolab.record.outcomes import Outcome
+from picolab.record.record import NOT_VERIFIED, Caveat
+from picolab.record.steps import MemoryRecord
 
 SPOOL_THRESHOLD_BYTES = 1 << 20
 """PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""

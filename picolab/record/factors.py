@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-from picolab.config.parameters import TrialParameters, short
+from picolab.config.trial_parameters import TrialParameters, short
 from picolab.text.foreign import one_line
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.

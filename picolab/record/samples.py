@@ -9,7 +9,7 @@ from typing import Any
 from picolab.config.sizes import GIB
 from picolab.errors import ProbeError, UnreadableFile
 from picolab.files.foreign import read_text
-from picolab.record.models import Gap, MemoryRecord
+from picolab.record.steps import Gap, MemoryRecord
 
 SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000

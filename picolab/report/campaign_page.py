@@ -12,7 +12,8 @@ from picolab.charts.style import build_label, labelled, machine_label, outcome_w
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
-from picolab.record.models import Record, VirtualMachineRecord
+from picolab.record.machine import VirtualMachineRecord
+from picolab.record.record import Record
 from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.results.load import CampaignData
 

@@ -19,7 +19,7 @@ from picolab.charts.comparison import (
 from picolab.charts.style import OUTCOME_LABELS, mib, outcome_words
 from picolab.config.project import in_command
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.report import campaign_page
 from picolab.report.markup import Column, Html, boxed, commands, definitions, escape, folding, joined, paragraph, table
 from picolab.results.load import CampaignData

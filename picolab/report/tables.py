@@ -17,7 +17,8 @@ from picolab.charts.style import (
     shortened,
 )
 from picolab.machines.kinds import kind_of
-from picolab.record.models import NOT_ASKED_FOR, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.record import NOT_ASKED_FOR
 from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import step_ok

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from picolab.campaign.runner import renew_results
-from picolab.config.parameters import unknown_name
+from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError
 from picolab.files.foreign import refuse_links
 from picolab.files.writing import not_written

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.record.models import Record
+from picolab.record.record import Record
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
 from picolab.results.standing import read_standing
 from picolab.results.trial_files import read_record, read_scraps

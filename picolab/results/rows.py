@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from picolab.agent.memory_probe import COLUMNS
 from picolab.record import factors
-from picolab.record.models import Outcome, Record, Step, step_outcome
+from picolab.record.outcomes import Outcome, Step
+from picolab.record.record import Record, step_outcome
 from picolab.text.foreign import csv_cell
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from picolab.campaign.stopping import STOPPED_FILE, stopped_after
-from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.host import conditions
-from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
+from picolab.record.outcomes import FAULTS, Outcome
+from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
-    from picolab.record.models import BuildUnderTest
+    from picolab.config.trial_parameters import TrialParameters
+    from picolab.record.machine import BuildUnderTest
     from picolab.servers.build import Build
     from picolab.servers.exchange import Answer
     from picolab.servers.payload import PayloadFile

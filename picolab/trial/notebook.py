@@ -6,7 +6,7 @@ from typing import Any
 
 from picolab.errors import ProbeError
 from picolab.files import reserve
-from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Record
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
 from picolab.slow_imports import decline_slow_imports
 from picolab.trial.run import TrialRun

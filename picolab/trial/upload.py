@@ -5,7 +5,8 @@ from picolab.files import reserve
 from picolab.machines.base import Machine
 from picolab.machines.kinds import kind_of
 from picolab.record import caveats
-from picolab.record.models import LimitDuringStep, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.steps import LimitDuringStep
 from picolab.servers.client import DELETE_LIMIT_S
 from picolab.servers.measurements import Limits, TransferProgress, UploadMeasurement, UploadsMeasurement
 from picolab.trial.endings import require_running, server_ended, settled_status, was_oom_killed

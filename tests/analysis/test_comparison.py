@@ -20,7 +20,7 @@ from picolab.analysis.comparison.compare import (
 from picolab.config.sizes import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report import comparison_page
 from picolab.report.comparison_text import as_json, as_lines, gate_line
 from picolab.results.load import read_campaign

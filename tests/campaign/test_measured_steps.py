@@ -21,8 +21,9 @@ from trial_steps import begin, codes, finish, measure, server_process
 
 from picolab.campaign.runner import Campaign, Watcher
 from picolab.campaign.single_trial import FinishedTrial
-from picolab.cli import terminal
-from picolab.config.parameters import CampaignParameters
+from picolab.cli import trial_view
+from picolab.cli.outcome_table import outcome_table
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
@@ -31,7 +32,9 @@ from picolab.machines import registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.machines.local.cgroup import MemoryCgroup, find_method
-from picolab.record.models import Outcome, Record, step_outcome, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record, step_outcome
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
 from picolab.trial import verify
@@ -219,7 +222,7 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     code = campaign.run()
     data = read_campaign(campaign.folder)
-    table = terminal.outcome_table(campaign, data)
+    table = outcome_table(campaign, data)
     headings = [str(column.header) for column in table.columns]
     cells = list(zip(*(column.cells for column in table.columns), strict=True))
 
@@ -254,8 +257,8 @@ def test_a_single_trial_shows_each_step_with_its_peak(
     direction: str, there: list[str], absent: list[str], tmp_path: Path
 ) -> None:
     record = measure(**HUNGRY_DOWNLOAD, direction=direction)
-    with terminal._console.capture() as shown:
-        terminal.show_trial(FinishedTrial(tmp_path, record, "", None, None))
+    with trial_view.console.capture() as shown:
+        trial_view.print_trial(FinishedTrial(tmp_path, record, "", None, None))
     text = shown.get()
 
     assert [words for words in there if words not in text] == [], text

@@ -18,10 +18,10 @@ from picolab.campaign.stopping import (
     watched_metrics,
     why_enough,
 )
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.sizes import MIB
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 Row = dict[str, Any]
 RULE = {"target_percent": 3, "least_blocks": 10, "most_blocks": 20}

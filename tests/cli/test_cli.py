@@ -13,8 +13,8 @@ import pytest
 
 from picolab import __version__
 from picolab.cli.main import main
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry

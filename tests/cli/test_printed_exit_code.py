@@ -17,7 +17,7 @@ from conftest import eventually
 
 from picolab.config.project import outputs_dir
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 SAME, SLOWER, NOISY = around(1.0), around(0.8), around(1.0, noise=0.2)
 

@@ -17,13 +17,14 @@ import pytest
 from conftest import eventually
 
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
 from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines import registry
 from picolab.machines.base import Machine
-from picolab.record.models import Record, validate_record
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.results.ledger import LedgerEntry
 from picolab.servers.calibration import SERVER_PATH
 from picolab.trial.state import RECORD_FILE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 from . import catalogue
 

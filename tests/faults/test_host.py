@@ -14,7 +14,7 @@ from conftest import eventually
 
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.load import read_campaign, read_record
 
 from .catalogue import fault, proved_by
@@ -203,7 +203,7 @@ proved_by(
     "SIGINT once",
     group="host",
     outcome="interrupted",
-    see="`Go on with: picolab resume CAMPAIGN`; exit code 130",
+    see="`Resume with: picolab resume CAMPAIGN`; exit code 130",
     do=RESUME,
 )
 
@@ -233,7 +233,7 @@ def test_sigint_twice(picolab: StartPicolab) -> None:
     "SIGTERM or SIGHUP",
     group="host",
     outcome="interrupted",
-    see="`Go on with: picolab resume`; exit code 130",
+    see="`Resume with: picolab resume`; exit code 130",
     do=RESUME,
 )
 def test_sigterm_or_sighup(picolab: StartPicolab, proof: Proof, number: signal.Signals) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from picolab.campaign import runner as campaigns
 from picolab.campaign.runner import Campaign, Watcher
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root
 from picolab.errors import ParameterError

@@ -7,7 +7,7 @@ import signal
 
 from conftest import eventually
 
-from picolab.record.models import Record
+from picolab.record.record import Record
 from picolab.trial.trial import Trial
 
 from .catalogue import fault, proved_by

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from picolab.config.sizes import MIB
-from picolab.record.models import Record
+from picolab.record.record import Record
 from picolab.servers.measurements import peak_rss_bytes
 
 from .catalogue import fault

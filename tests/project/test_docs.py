@@ -19,11 +19,15 @@ from pydantic import BaseModel
 
 from picolab.agent.memory_probe import COLUMNS
 from picolab.cli.main import main
-from picolab.config.parameters import CampaignParameters, TrialParameters, validate
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.invalid_input import validate
 from picolab.config.plan import make_plan
+from picolab.config.trial_parameters import TrialParameters
 from picolab.exit_codes import ExitCode
-from picolab.record import models
-from picolab.record.models import FAULTS, Outcome
+from picolab.record import caveats
+from picolab.record.machine import REACHED_BY_MEANINGS, ReachedBy
+from picolab.record.outcomes import FAULTS, OUTCOME_MEANINGS, Outcome
+from picolab.record.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "picolab"
@@ -174,9 +178,7 @@ def test_example_of_a_parameter_file_makes_a_plan() -> None:
     assert {trial.parameters.work_dir for trial in plan.trials} == {"/mnt/ssd"}
 
 
-def models_of_the_record(
-    model: type[BaseModel] = models.Record, path: str = ""
-) -> Iterator[tuple[str, type[BaseModel]]]:
+def models_of_the_record(model: type[BaseModel] = Record, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """Yield (path, model) for the record and each model in it, but for the parameters, which have a document."""
     yield path, model
     for name, field in model.model_fields.items():
@@ -199,8 +201,7 @@ def test_every_field_of_the_record_is_documented(path: str, model: type[BaseMode
 def test_outcomes_are_documented() -> None:
     rows = table_rows("record.md", "## Outcomes")
     meanings = {
-        outcome.value: text.removeprefix("fault of the instrument: ")
-        for outcome, text in models.OUTCOME_MEANINGS.items()
+        outcome.value: text.removeprefix("fault of the instrument: ") for outcome, text in OUTCOME_MEANINGS.items()
     }
 
     assert {row[0].strip("`"): row[1] for row in rows} == meanings
@@ -211,8 +212,8 @@ def test_outcomes_are_documented() -> None:
 def test_ways_of_getting_ready_are_documented() -> None:
     rows = table_rows("record.md", "### How a virtual machine gets ready")
 
-    assert {row[0].strip("`"): row[1] for row in rows} == models.REACHED_BY_MEANINGS
-    assert set(models.REACHED_BY_MEANINGS) == set(get_args(models.ReachedBy))
+    assert {row[0].strip("`"): row[1] for row in rows} == REACHED_BY_MEANINGS
+    assert set(REACHED_BY_MEANINGS) == set(get_args(ReachedBy))
 
 
 def test_exit_codes_are_documented() -> None:
@@ -232,11 +233,11 @@ def test_caveats_are_documented() -> None:
         if keyword.arg == "code"
     ]
     codes = [code.value for code in given if isinstance(code, ast.Constant)]
-    codes += [getattr(models, code.id) for code in given if isinstance(code, ast.Name)]
+    codes += [getattr(caveats, code.id) for code in given if isinstance(code, ast.Name)]
     elsewhere = [
         path.name
         for path in PACKAGE.rglob("*.py")
-        if "Caveat(" in path.read_text() and path.name not in ("caveats.py", "models.py")
+        if "Caveat(" in path.read_text() and path.name not in ("caveats.py", "record.py")
     ]
 
     assert len(codes) == len(set(codes)) >= 10

@@ -8,7 +8,8 @@ from campaign_factory import FakeTrial, make_record
 
 from picolab.config.sizes import MIB
 from picolab.record import caveats
-from picolab.record.models import InstrumentReference, MachineRecord
+from picolab.record.conditions import InstrumentReference
+from picolab.record.machine import MachineRecord
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from picolab.charts import campaign
 from picolab.charts.style import labelled
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.report import campaign_page, tables
 from picolab.report.markup import NOTHING
 from picolab.results.load import CampaignData

@@ -20,7 +20,7 @@ from comparison_factory import (
 from picolab.analysis.comparison.compare import compare
 from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, PicolabError
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report import comparison_page
 from picolab.report.render import comparison_notebook, render_comparison, render_report
 from picolab.results.load import CampaignData, read_campaign

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from picolab.cli.main import main
 from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report.render import check_output, render_comparison, render_report
 
 SOURCE = project_root() / "notebooks" / "analysis.ipynb"

@@ -8,7 +8,7 @@ import pytest
 
 from picolab.errors import FileNotWritten
 from picolab.files.writing import append_line
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result
 from picolab.results.rows import ROW_COLUMNS

@@ -24,7 +24,8 @@ from campaign_factory import (
 from picolab.agent.memory_probe import COLUMNS
 from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, RecordError
-from picolab.record.models import FAULTS, Outcome, Record
+from picolab.record.outcomes import FAULTS, Outcome
+from picolab.record.record import Record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign, read_record, read_scraps, record_row
 from picolab.results.rows import ROW_COLUMNS

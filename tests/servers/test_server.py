@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import eventually, socket_in_network_of
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host.processes import this_process
 from picolab.machines import registry

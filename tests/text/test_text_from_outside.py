@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from picolab.charts import campaign
 from picolab.charts import comparison as comparison_charts
 from picolab.charts.figure import FIGURE_MIME, Figure
-from picolab.record.models import Caveat, Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Caveat, Record
 from picolab.report import campaign_page, comparison_page, tables
 from picolab.report.comparison_text import as_json, as_markdown
 from picolab.report.markup import escape

@@ -14,13 +14,15 @@ from click.testing import CliRunner
 from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli.main import main
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement
 from picolab.trial.live_line import in_mib, in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command

@@ -19,15 +19,18 @@ from throttled_disk import throttled
 from trial_steps import begin, codes, finish, measure, server_process
 
 from picolab.campaign.runner import Campaign, Watcher
-from picolab.config.parameters import CampaignParameters, TrialParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, ProbeError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome, UploadRecord, validate_record
+from picolab.record.outcomes import Outcome
 from picolab.record.samples import read_samples
+from picolab.record.steps import UploadRecord
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
 from picolab.servers.calibration import SERVER_PATH

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from picolab.analysis.comparison.pairing import ComparedTrial
 from picolab.analysis.statistics import LEAST_PAIRS, Trend, outcome_test
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 
 _SHOWN = 6
 _UNEQUAL_P = 0.05

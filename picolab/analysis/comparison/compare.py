@@ -25,15 +25,16 @@ from picolab.analysis.comparison.pairing import (
     side_by_side,
     way_of_starting,
 )
-from picolab.config.parameters import unknown_name
+from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.machines.kinds import kind_of
-from picolab.record.models import STEPS, Caveat
+from picolab.record.outcomes import STEPS
+from picolab.record.record import Caveat
 from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
-    from picolab.record.models import Step
+    from picolab.record.outcomes import Step
     from picolab.results.load import CampaignData
 
 EQUIVALENT = "equivalent"

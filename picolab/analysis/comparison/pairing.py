@@ -10,13 +10,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from picolab.analysis import statistics
-from picolab.config.parameters import TrialParameters, short, validate
+from picolab.config.invalid_input import validate
+from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
 from picolab.host import conditions
 from picolab.results.rows import step_ok
 
 if TYPE_CHECKING:
-    from picolab.record.models import Record, Step
+    from picolab.record.outcomes import Step
+    from picolab.record.record import Record
     from picolab.results.load import CampaignData
 
 APART_FACTOR = 10.0

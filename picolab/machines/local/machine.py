@@ -39,7 +39,7 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.local.keeper import SOCKET
 from picolab.machines.local.kind import LocalKind
-from picolab.record.models import MachineRecord, MemoryLimit, NetworkRecord
+from picolab.record.machine import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
 _TMP = "tmp"

@@ -31,7 +31,7 @@ from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, Gues
 from picolab.machines.vagrant.kind import VagrantKind
 from picolab.machines.vagrant.reach import Reach
 from picolab.machines.vagrant.state import State
-from picolab.record.models import MachineRecord, MemoryLimit, VirtualMachineRecord
+from picolab.record.machine import MachineRecord, MemoryLimit, VirtualMachineRecord
 
 VAGRANT_LOG = "vagrant.log"
 _LOG_TAIL_BYTES = 1 << 16

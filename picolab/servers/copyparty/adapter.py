@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 from picolab.servers.base import Launch, Place, Refused, Request, Server, UploadRequest
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.servers.build import Build
     from picolab.servers.exchange import Answer
     from picolab.servers.payload import PayloadFile

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from picolab.servers.base import Launch, Place, Refused, Request, Server, UploadRequest, multipart
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.servers.build import Build
     from picolab.servers.exchange import Answer
     from picolab.servers.payload import PayloadFile

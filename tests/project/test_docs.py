@@ -282,7 +282,8 @@ def test_messages_in_the_documents_are_those_of_the_code() -> None:
 def test_files_in_the_documents_exist() -> None:
     for document in DOCS:
         for name in set(re.findall(r"`((?:picolab|tests|notebooks|parameters)/[\w/.-]+)`", document.read_text())):
-            assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), f"{document.name} names {name}"
+            # adding-a-server.md makes a new folder.
+            assert (ROOT / name).exists() or name == "picolab/servers/toy/", f"{document.name} names {name}"
 
 
 def test_rooms_and_their_modules_are_those_of_the_package() -> None:

@@ -29,7 +29,7 @@ QUAINT = {
     r"for want of": "out of, without",
     r"whichever door": "in any of these ways",
     r"as (it|they) stands?": "unchanged, literally",
-    r"of a kind": "of one kind",
+    r"of a kind(?! of)": "of one kind",
     r"beside": "next to, during",
     r"tells? (what|which|how|whether|why|when|by)": "shows, reports",
     r"for ever": "forever",

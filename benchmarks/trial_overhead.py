@@ -16,8 +16,9 @@ from pathlib import Path
 from picolab.config.parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess
+from picolab.jupyter.trial_context import TrialContext
 from picolab.record.models import STAGES, Record
-from picolab.trial.state import RECORD_FILE, TrialContext
+from picolab.trial.state import RECORD_FILE
 
 MEASURED = ("start", "upload", "verify")
 

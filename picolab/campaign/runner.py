@@ -20,51 +20,49 @@ machines down that nobody holds, and goes on.
 """
 
 import itertools
-import json
-import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.campaign.preflight import check_plan
+from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
-from picolab.campaign.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
+from picolab.campaign.stopping import interval_widths, why_enough
 from picolab.campaign.tally import Tally
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
     CampaignChanged,
-    CampaignNotFound,
     HostUnfit,
     MachineBusy,
     ParameterError,
     RecordError,
     UnreadableFile,
-    UnsafePath,
 )
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import refuse_links, remove_tree_inside
 from picolab.files.set_aside import SET_ASIDE, set_aside
-from picolab.files.writing import append_line
-from picolab.host import conditions
-from picolab.host.locks import try_lock
+from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
+from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.record.models import Outcome, Record
 from picolab.results import beginning
+from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result, write_results
 from picolab.results.rows import record_row
 from picolab.results.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
+from picolab.results.starts import STARTS_FILE, note_start
+from picolab.results.stop_file import STOPPED_FILE, note_stop
 from picolab.results.trial_files import read_record, read_side_file
-from picolab.trial.live_line import last_line
 from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
@@ -72,13 +70,11 @@ from picolab.trial.state import (
     SAMPLES_FILE,
     SERVER_LOG_FILE,
     VAGRANT_LOG_FILE,
-    TrialContext,
 )
 
-LOCK_FILE = ".lock"
 _WRITTEN = (
     *("trials", "faults", "running", SET_ASIDE),
-    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, conditions.STARTS_FILE),
+    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, STARTS_FILE),
 )
 """What a campaign writes into its folder: none of it may be a link to another place."""
 _FILES = (
@@ -90,7 +86,6 @@ _FILES = (
 _FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
 _FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
 """The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
 _LIMIT_MARGIN_S = 120.0
 _BOX_COPY_LIMIT_S = 900.0
 
@@ -101,66 +96,6 @@ class _Interrupted(Exception):
 
 class _MachineKept(Exception):
     """A trial failed and its machine is to stay up: the next trial would need the same machine."""
-
-
-@dataclass
-class Progress:
-    """How far a campaign is, for whoever shows it.
-
-    Attributes:
-        total: trials in the plan.
-        done: trials with a result.
-        eta_s: seconds until the end by what trials took so far; None before the first one ended.
-        current: the trial that is running.
-        attempt: which attempt at it.
-        line: what that trial says of its upload, when it has said something.
-    """
-
-    total: int
-    done: int
-    eta_s: float | None = None
-    current: PlannedTrial | None = None
-    attempt: int = 1
-    line: str = ""
-
-
-@dataclass
-class Watcher:
-    """What a campaign tells while it runs; each is called from the campaign's own thread."""
-
-    progress: Callable[[Progress], None] = lambda _: None
-    ended: Callable[[LedgerEntry, Progress], None] = lambda _entry, _progress: None
-    waiting: Callable[[str], None] = lambda _line: None
-    note: Callable[[str], None] = lambda _line: None
-    stop_requested: Callable[[], bool] = lambda: False
-    refresh_s: float | None = None
-    """How often `progress` is wanted while a trial runs; None: not at all, since nobody looks."""
-
-
-def campaign_folder(name: str) -> Path:
-    """Return the folder of a campaign that is given by its name or its path."""
-    path = Path(name)
-    return path.resolve() if path.is_dir() and (path / PLAN_FILE).exists() else outputs_dir() / name
-
-
-def all_campaigns() -> list[Path]:
-    """Return the folders of all campaigns, oldest first."""
-    folders = (path.parent for path in outputs_dir().glob(f"*/{PLAN_FILE}"))
-    return sorted(folders, key=lambda folder: (folder / PLAN_FILE).stat().st_mtime)
-
-
-def check_name(name: str) -> str:
-    """Return the name of a campaign if it can be one.
-
-    Raises:
-        ParameterError: it cannot.
-    """
-    if not _NAME.fullmatch(name):
-        raise ParameterError(
-            f"campaign {name!r}: a name has up to 51 letters, digits, dots, dashes and underscores, "
-            f"and begins with a letter or digit; choose another with --campaign"
-        )
-    return name
 
 
 @dataclass
@@ -308,7 +243,7 @@ class Campaign:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with alone(self.folder) as got:
+        with locked(self.folder) as got:
             if not got:
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
@@ -339,11 +274,10 @@ class Campaign:
         """
         if not self.plan.idle_limit_s:
             return
-        found = conditions.wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
+        found = wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
         if found.stopped:
             raise _Interrupted
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
-        append_line(self.folder / conditions.STARTS_FILE, json.dumps(line))
+        note_start(self.folder, found)
         if found.idle:
             return
         if self.plan.busy_host == "refuse":
@@ -361,7 +295,8 @@ class Campaign:
             return
         reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            note_stop(self.folder, block, reason, interval_widths(self.plan, list(rows.values())))
+            widths = interval_widths(self.plan, list(rows.values()))
+            note_stop(self.folder, block, reason, [asdict(width) for width in widths])
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
@@ -586,42 +521,3 @@ class Campaign:
         """Return how far the campaign is."""
         tally = self.tally
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a campaign; yield whether no other process has it."""
-    refuse_links(folder, [LOCK_FILE])
-    # Not `open("w")`: nothing is cut off, and a pipe of that name does not block.
-    descriptor = os.open(
-        folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    with open(descriptor, "rb", buffering=0) as lock:  # noqa: PTH123 (it is open already)
-        yield try_lock(lock)
-
-
-def renew_results(folder: Path) -> None:
-    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
-    with suppress(OSError, UnsafePath), alone(folder) as got:
-        refuse_links(folder, [SET_ASIDE])
-        if got:
-            # Read under the lock: a trial may have ended since somebody else has looked.
-            write_results(folder, map(record_row, read_standing(folder).results.values()))
-
-
-def find_campaign(name: str) -> Path:
-    """Return the folder of a campaign.
-
-    Raises:
-        CampaignNotFound: there is none of that name; the message lists those there are.
-    """
-    try:
-        folder = campaign_folder(name)
-        is_there = (folder / PLAN_FILE).is_file()
-    except OSError:
-        # A name that no file can have.
-        is_there = False
-    if not is_there:
-        names = ", ".join(path.name for path in all_campaigns()) or "none yet"
-        raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
-    return folder

@@ -11,11 +11,12 @@ from picolab.errors import RecordError
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
+from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.record.models import Outcome, Record, validate_record
-from picolab.trial.live_line import last_line
-from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
+from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialState, claim_folder
 
 _REFRESH_S = 1.0
 _LONG_S = 3600.0

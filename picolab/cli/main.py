@@ -21,6 +21,7 @@ from picolab import __version__
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.text.foreign import one_line, visible
+from picolab.text.live_line import rewrite_line
 
 EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
 
@@ -187,10 +188,11 @@ def matrix(
       picolab matrix parameters/full.yaml --plan
     """
     from picolab.campaign.preflight import check_plan
-    from picolab.campaign.runner import Campaign, check_name
+    from picolab.campaign.runner import Campaign
     from picolab.cli import terminal
     from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
     from picolab.config.plan import make_plan
+    from picolab.results.folders import check_name
 
     wanted = load_campaign_parameters(parameters).model_dump()
     overrides = {
@@ -255,12 +257,13 @@ def compare(
       picolab compare --self ./picoshare
     """
     from picolab.campaign.preflight import check_plan
-    from picolab.campaign.runner import Campaign, check_name
+    from picolab.campaign.runner import Campaign
     from picolab.cli import terminal
     from picolab.config.compare_request import requested
     from picolab.config.parameters import CampaignParameters, load_campaign_parameters, validate
     from picolab.config.plan import make_plan
     from picolab.config.project import project_root
+    from picolab.results.folders import check_name
 
     files = [word for word in words if word.endswith((".yaml", ".yml"))]
     if len(files) > 1:
@@ -328,9 +331,9 @@ def verdict(
     """
     from picolab.analysis.comparison.compare import compare as compare_builds
     from picolab.analysis.comparison.compare import compare_campaigns
-    from picolab.campaign.runner import find_campaign
     from picolab.cli import terminal
     from picolab.report import comparison_text
+    from picolab.results.folders import find_campaign
     from picolab.results.load import read_campaign
 
     if as_json and as_markdown:
@@ -382,10 +385,10 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
         "vagrant" if machine == "vagrant" else "local",
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
-        report=terminal.live_line,
+        report=rewrite_line,
         stop_requested=lambda: stop.requested,
     )
-    terminal.live_line("")
+    rewrite_line("")
     if found is None:
         return ExitCode.INTERRUPTED
     terminal.show_lines(lines(found))
@@ -410,8 +413,9 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
       picolab resume quick-20260101T120000
       picolab resume quick-20260101T120000 --accept-changes
     """
-    from picolab.campaign.runner import Campaign, find_campaign
+    from picolab.campaign.runner import Campaign
     from picolab.cli import terminal
+    from picolab.results.folders import find_campaign
 
     stop = _StopRequest().install()
     with terminal.campaign_watcher(lambda: stop.requested) as watcher:
@@ -434,8 +438,8 @@ def status(campaign: str | None) -> ExitCode | None:
       picolab status
       picolab status quick-20260101T120000
     """
-    from picolab.campaign.runner import all_campaigns, find_campaign
     from picolab.cli import terminal
+    from picolab.results.folders import all_campaigns, find_campaign
 
     if campaign is None:
         terminal.show_campaigns(all_campaigns())
@@ -454,8 +458,8 @@ def report(campaign: str, output: Path | None) -> None:
       picolab report quick-20260101T120000
       picolab report quick-20260101T120000 --output public/index.html
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.report.render import render_report
+    from picolab.results.folders import find_campaign
 
     click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
@@ -473,8 +477,8 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
     Example:
       picolab export quick-20260101T120000 --format csv
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.results.export import DEFAULT_FOLDER, export_campaign
+    from picolab.results.folders import find_campaign
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):
@@ -530,7 +534,7 @@ def trial(
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
     stop = _StopRequest().install()
-    live = terminal.live_line if sys.stderr.isatty() else None
+    live = rewrite_line if sys.stderr.isatty() else None
     finished = run_single_trial(parameters, lambda: stop.requested, live)
     terminal.show_trial(finished)
     return finished.exit_code

@@ -19,7 +19,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text as RichText
 
-from picolab.campaign.runner import Campaign, Progress, Watcher
+from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.campaign.stopping import watched_in_words
 from picolab.config.parameters import MIB
@@ -33,7 +34,7 @@ from picolab.record.models import OUTCOME_MEANINGS, STEPS, MemoryRecord, Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import CampaignData, read_campaign
 from picolab.text.foreign import one_line, visible
-from picolab.trial.live_line import in_seconds
+from picolab.text.quantities import in_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,13 +156,6 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
     with live or nullcontext():
         refresh_s = None if live is None else _REFRESH_S
         yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested, refresh_s)
-
-
-def live_line(text: str) -> None:
-    """Show a line that replaces itself; an empty one clears it."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{one_line(text)}")
-        sys.stderr.flush()
 
 
 def say_begin(campaign: Campaign) -> None:

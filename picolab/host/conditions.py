@@ -4,16 +4,12 @@ A reading takes a few milliseconds and is made right before and right after the 
 a host does not show is null with a reason.
 """
 
-import json
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from picolab.errors import UnreadableFile
-from picolab.files.foreign import read_text, unfit_value
 from picolab.machines.base import Machine
 from picolab.machines.folders import keeper_of, spec_of
 from picolab.record.models import ConditionsRecord
@@ -21,13 +17,6 @@ from picolab.record.models import ConditionsRecord
 LEAST_DURATION_S = 0.5
 """The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks
 at the edges would be several per cent."""
-IDLE_BUSY_SHARE = 0.10
-"""Of the time of all processors: below it a host counts as idle. Its own housekeeping stays far below, and one busy
-process is above it on up to nine processors. With more of them, others are free for the trial."""
-IDLE_READINGS = 3
-"""That must be below, one after the other: a short pause of what keeps the host busy is no idle host."""
-IDLE_READING_S = 1.0
-_STOP_POLL_S = 0.05
 _NAMED_PROCESSORS = 0.05
 """A process that used less of one processor is not worth a name."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -35,7 +24,7 @@ _STAT_BYTES = 4096
 """More than /proc/<pid>/stat ever has: 52 numbers and a name of 64 bytes at most."""
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD in the flags of /proc/<pid>/stat (linux/sched.h)."""
-_CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 """Of the first line of /proc/stat; what follows (guest time) is contained in the first two."""
 _TOO_SHORT = f"the step took less than {LEAST_DURATION_S:g} s, too short for the kernel's clock ticks"
 
@@ -205,7 +194,7 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     """Return the conditions between two readings, and the reason for each null in them, by its field."""
     duration_s = after.t_s - before.t_s
     missing = dict(before.missing) | after.missing
-    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
+    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in CPU_COLUMNS}
     all_s = sum(cpu.values())
     measurable = duration_s >= LEAST_DURATION_S and all_s > 0
     own_s = max(0.0, after.own_s - before.own_s)
@@ -224,7 +213,7 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     record = ConditionsRecord(
         duration_s=duration_s,
         other_busy_share=share(programs_s - own_s - threads_s) if known else None,
-        busiest_other=_busiest(before, after),
+        busiest_other=busiest_process(before, after),
         own_busy_share=share(own_s) if known else None,
         kernel_busy_share=share(cpu["irq"] + cpu["softirq"] + threads_s) if measurable else None,
         steal_share=share(cpu["steal"]) if measurable else None,
@@ -255,7 +244,7 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     return record, {name: why for name, why in missing.items() if getattr(record, name) is None}
 
 
-def _busiest(before: Reading, after: Reading) -> str | None:
+def busiest_process(before: Reading, after: Reading) -> str | None:
     """Name the process that used most CPU time between two readings and still lives, if it used some."""
     used: dict[int, float] = {}
     for pid, process in after.others.items():
@@ -269,124 +258,6 @@ def _busiest(before: Reading, after: Reading) -> str | None:
     if used[pid] < _NAMED_PROCESSORS * duration_s:
         return None
     return f"{after.others[pid].name} (pid {pid}), {used[pid] / duration_s:.2f} of a processor"
-
-
-# A host that is not idle yet
-
-
-STARTS_FILE = "starts.jsonl"
-"""In a campaign's folder: an `IdleResult` a start, with its moment."""
-_LARGEST_STARTS_BYTES = 4 << 20
-_LONGEST_LINE = 1000
-
-
-@dataclass(frozen=True)
-class IdleResult:
-    """How the wait for an idle host ended.
-
-    Attributes:
-        waited_s: seconds.
-        idle: true when the last readings were all below `IDLE_BUSY_SHARE`.
-        busy_share: of all processors, without this process, in the last reading; None before there was one.
-        busiest: the process that used most, in the last reading, if one stood out.
-        stopped: true when the caller did not want to wait any longer.
-    """
-
-    waited_s: float
-    idle: bool
-    busy_share: float | None
-    busiest: str | None = None
-    stopped: bool = False
-
-    @property
-    def line(self) -> str:
-        """What happened, one sentence without a full stop."""
-        if self.busy_share is None:
-            return "the wait for an idle host was stopped"
-        busy = f"{self.busy_share:.0%} of all processors busy"
-        if self.idle:
-            return f"the host is idle ({busy}), after {self.waited_s:.0f} s"
-        return f"the host was not idle for {self.waited_s:.0f} s: {busy}" + (
-            f", most of it by {self.busiest}" if self.busiest else ""
-        )
-
-
-def read_starts(folder: Path) -> tuple[list[IdleResult], list[str]]:
-    """Return what each start of a campaign found, and a sentence for what cannot be read of it."""
-    try:
-        text = read_text(folder / STARTS_FILE, _LARGEST_STARTS_BYTES)
-    except FileNotFoundError:
-        return [], []
-    except UnreadableFile as error:
-        return [], [str(error)]
-    found, damaged = [], 0
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        try:
-            start = json.loads(line)
-            start.pop("at")
-            result = IdleResult(**start)
-            # Asked for, so that a value that cannot be shown is found here.
-            if unfit_value(start) is None and len(result.line) < _LONGEST_LINE:
-                found.append(result)
-            else:
-                damaged += 1
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
-            damaged += 1
-    return found, [f"{damaged} of its lines are damaged: ignored"] if damaged else []
-
-
-def busy_starts(folder: Path) -> tuple[str, ...]:
-    """Return what each start of a campaign found that waited for an idle host in vain; a torn line is left out."""
-    return tuple(result.line for result in read_starts(folder)[0] if not result.idle)
-
-
-def wait_for_idle(
-    limit_s: float,
-    report: Callable[[str], None] = lambda line: None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> IdleResult:
-    """Wait until the host is idle for a few readings of a second, for a limited time.
-
-    Time that a hypervisor gives to others counts as busy: nobody here can have it.
-
-    Args:
-        limit_s: seconds to wait at most; the readings of a host that is idle take three of them in any case.
-        report: gets a line a reading while the host is busy.
-        stop_requested: ends the wait when it returns true.
-    """
-    own = Own(frozenset({os.getpid()}))
-    begun = time.monotonic()
-    idle_readings, share, busiest = 0, None, None
-    before = read(own)
-    while True:
-        ends_s = before.t_s + IDLE_READING_S
-        while (left_s := ends_s - time.monotonic()) > 0:
-            if stop_requested():
-                return IdleResult(time.monotonic() - begun, False, share, busiest, stopped=True)
-            time.sleep(min(_STOP_POLL_S, left_s))
-        after = read(own)
-        share, busiest = _busy_share(before, after), _busiest(before, after)
-        before = after
-        waited_s = after.t_s - begun
-        idle_readings = idle_readings + 1 if share <= IDLE_BUSY_SHARE else 0
-        if idle_readings >= IDLE_READINGS:
-            return IdleResult(waited_s, True, share, busiest)
-        if waited_s >= limit_s and idle_readings == 0:
-            return IdleResult(waited_s, False, share, busiest)
-        if idle_readings == 0:
-            most = f", most of it by {busiest}" if busiest else ""
-            report(
-                f"waiting for an idle host: {share:.0%} of all processors busy (limit {IDLE_BUSY_SHARE:.0%}){most}; "
-                f"{max(0.0, limit_s - waited_s):.0f} s left"
-            )
-
-
-def _busy_share(before: Reading, after: Reading) -> float:
-    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
-    busy_s = sum(cpu.values()) - cpu["idle"] - cpu["iowait"] - (after.own_s - before.own_s)
-    return max(0.0, busy_s / sum(cpu.values())) if any(cpu.values()) else 0.0
 
 
 # The files
@@ -443,7 +314,7 @@ def _process(proc: Path, pid: int) -> _Process | None:
 def _cpu_s(proc: Path) -> dict[str, float]:
     first = (_text(proc / "stat") or "cpu").splitlines()[0].split()[1:]
     values = [int(value) / _TICKS_PER_S for value in first]
-    return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(_CPU_COLUMNS)}
+    return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(CPU_COLUMNS)}
 
 
 def _pressure_us(proc: Path, missing: dict[str, str]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from picolab.analysis import statistics
 from picolab.config.parameters import MIB, TrialParameters
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host import conditions
+from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
 from picolab.instrument.store import Error, HostIdentity, Instrument, MachineKind, Pairs, Rate, now, save
 from picolab.machines import registry
@@ -120,7 +121,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="picolab-calibrate-") as name:
         folder = Path(name)
         if not quick:
-            waited = conditions.wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
+            waited = wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
             if waited.stopped:
                 return None
         wish = MachineWish(

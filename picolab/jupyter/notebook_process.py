@@ -23,8 +23,8 @@ from picolab.files.writing import not_written, write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
+from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.slow_imports import decline_slow_imports
-from picolab.trial.state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"

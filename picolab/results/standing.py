@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from picolab.campaign.stopping import STOPPED_FILE, stopped_after
 from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.files.foreign import MIB, read_text
-from picolab.host import conditions
 from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS
+from picolab.results.starts import STARTS_FILE, read_starts
+from picolab.results.stop_file import STOPPED_FILE, stopped_after
 from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
 from picolab.text.foreign import one_line
 
@@ -352,8 +352,8 @@ class _Reader:
                 self._problem(path, "no result yet: planned and not run")
 
     def _look_at_small_files(self) -> None:
-        for sentence in conditions.read_starts(self.folder)[1]:
-            self._problem(self.folder / conditions.STARTS_FILE, sentence)
+        for sentence in read_starts(self.folder)[1]:
+            self._problem(self.folder / STARTS_FILE, sentence)
         path = self.folder / RESULTS_FILE
         try:
             file = io.StringIO(read_text(path, LARGEST_RESULTS_BYTES), newline="")

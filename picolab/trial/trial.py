@@ -36,6 +36,8 @@ from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
 from picolab.host.processes import this_process
 from picolab.instrument import store
 from picolab.jupyter import kernel_folders
+from picolab.jupyter.live_line import LiveLine
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.machines.folders import TRIAL_FILE
@@ -82,7 +84,7 @@ from picolab.servers.picoshare.client import (
 from picolab.servers.picoshare.server import SECRET_FILE, start_server, store_private
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
-from picolab.trial.live_line import LiveLine, in_mib, in_seconds
+from picolab.text.quantities import in_mib, in_seconds
 from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
@@ -90,7 +92,6 @@ from picolab.trial.state import (
     SAMPLES_FILE,
     SERVER_LOG_FILE,
     VAGRANT_LOG_FILE,
-    TrialContext,
     TrialState,
     claim_folder,
 )

@@ -12,7 +12,8 @@ import pytest
 from conftest import eventually
 
 from picolab.campaign.preflight import check_plan
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir

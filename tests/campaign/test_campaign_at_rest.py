@@ -10,19 +10,20 @@ import pytest
 from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
 
 from picolab.campaign import runner as campaign_module
-from picolab.campaign.runner import Campaign, Progress, Watcher
+from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.tally import Tally
 from picolab.config.parameters import TrialParameters
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.jupyter.live_line import LiveLine
+from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
 from picolab.record.models import Outcome
 from picolab.results.beginning import write_beginning
 from picolab.results.standing import read_standing
-from picolab.trial.live_line import LiveLine
-from picolab.trial.state import TrialContext
 
 DONE = [FakeTrial(ram_mb=64, file_size="4M", block=block) for block in (1, 2, 3)]
 LEFT = [FakeTrial(ram_mb=ram, file_size="4M", block=4) for ram in (64, 128)]

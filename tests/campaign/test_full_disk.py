@@ -19,7 +19,8 @@ from conftest import GIVE_UP_S, eventually
 from trial_steps import begin, finish
 
 from picolab.agent import memory_probe
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import run_single_trial
 from picolab.cli.main import main
 from picolab.config.parameters import MIB, CampaignParameters, TrialParameters
@@ -28,12 +29,12 @@ from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
+from picolab.jupyter.live_line import LiveLine, last_line
 from picolab.machines import registry
 from picolab.record.models import Outcome, Record, validate_record
 from picolab.record.samples import read_samples
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign
-from picolab.trial.live_line import LiveLine, last_line
 from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

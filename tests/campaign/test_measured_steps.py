@@ -19,7 +19,8 @@ import pytest
 from conftest import eventually
 from trial_steps import begin, codes, finish, measure, server_process
 
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.cli import terminal
 from picolab.config.parameters import MIB, CampaignParameters

@@ -3,24 +3,18 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from picolab.analysis.comparison.compare import METRICS
-from picolab.campaign.stopping import (
-    STOPPED_FILE,
-    interval_widths,
-    note_stop,
-    stopped_after,
-    watched_in_words,
-    watched_metrics,
-    why_enough,
-)
+from picolab.campaign.stopping import interval_widths, watched_in_words, watched_metrics, why_enough
 from picolab.config.parameters import MIB, CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.record.models import Outcome
+from picolab.results.stop_file import STOPPED_FILE, note_stop, stopped_after
 
 Row = dict[str, Any]
 RULE = {"target_percent": 3, "least_blocks": 10, "most_blocks": 20}
@@ -210,7 +204,7 @@ def test_an_upload_counts_although_its_download_failed() -> None:
 def test_each_width_is_written_down(tmp_path: Path) -> None:
     plan = plan_of(["old", "new", "newer"], ["8M", "4M"])
     widths = interval_widths(plan, rows_of(plan, 14))
-    note_stop(tmp_path, 14, "reason", widths)
+    note_stop(tmp_path, 14, "reason", [asdict(width) for width in widths])
 
     watched = json.loads((tmp_path / STOPPED_FILE).read_text())["watched"]
     assert len(watched) == 2 * 2 * 2, "scenarios, candidates, metrics"

@@ -14,8 +14,9 @@ import pytest
 from conftest import eventually
 
 from picolab.config.parameters import TrialParameters
-from picolab.host import conditions
-from picolab.host.conditions import IDLE_BUSY_SHARE, IDLE_READINGS, Own, Reading, between, own_of, read, wait_for_idle
+from picolab.host import conditions, idleness
+from picolab.host.conditions import Own, Reading, between, own_of, read
+from picolab.host.idleness import IDLE_BUSY_SHARE, IDLE_READINGS, wait_for_idle
 from picolab.machines import folders, registry
 from picolab.machines.base import Machine
 from picolab.record import caveats
@@ -244,8 +245,8 @@ def test_host_is_idle_after_some_quiet_readings(
     monkeypatch: pytest.MonkeyPatch, shares: list[float], idle: bool, reported: int
 ) -> None:
     left = iter(shares)
-    monkeypatch.setattr(conditions, "IDLE_READING_S", 0.01)
-    monkeypatch.setattr(conditions, "_busy_share", lambda *_: next(left))
+    monkeypatch.setattr(idleness, "IDLE_READING_S", 0.01)
+    monkeypatch.setattr(idleness, "_busy_share", lambda *_: next(left))
     said: list[str] = []
     result = wait_for_idle(1e9, said.append)
 
@@ -256,8 +257,8 @@ def test_host_is_idle_after_some_quiet_readings(
 
 def test_quiet_readings_that_have_begun_are_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter([0.05, 0.05, 0.05])
-    monkeypatch.setattr(conditions, "IDLE_READING_S", 0.01)
-    monkeypatch.setattr(conditions, "_busy_share", lambda *_: next(left))
+    monkeypatch.setattr(idleness, "IDLE_READING_S", 0.01)
+    monkeypatch.setattr(idleness, "_busy_share", lambda *_: next(left))
 
     assert wait_for_idle(0.0).idle
 

@@ -21,7 +21,7 @@ from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.record.models import Outcome, Record, validate_record
 from picolab.servers.picoshare.client import UploadMeasurement, UploadsMeasurement
-from picolab.trial.live_line import in_mib, in_seconds
+from picolab.text.quantities import in_mib, in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command
 from picolab.trial.trial import Trial
 

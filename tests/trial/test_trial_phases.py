@@ -18,7 +18,8 @@ from conftest import eventually, on_a_quiet_moment
 from throttled_disk import throttled
 from trial_steps import begin, codes, finish, measure, server_process
 
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.parameters import MIB, CampaignParameters, TrialParameters
 from picolab.config.plan import make_plan
 from picolab.errors import MachineError, ProbeError

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from picolab.analysis import statistics
 from picolab.config.parameters import TrialParameters, short, validate
 from picolab.errors import ParameterError
-from picolab.host import conditions
 from picolab.results.rows import step_ok
+from picolab.results.starts import busy_starts
 
 if TYPE_CHECKING:
     from picolab.record.models import Record, Step
@@ -130,7 +130,7 @@ def read_subject(data: CampaignData) -> Subject:
     said = data.plan.get("baseline")
     # The plan knows a label; two executables, or two ways to start one, have a longer name each.
     baseline = next((name for name in builds if name == said or (said and name.startswith(f"{said} "))), None)
-    busy = conditions.busy_starts(data.folder)
+    busy = busy_starts(data.folder)
     return Subject(data.folder.name, tuple(trials), tuple(places), no_result, builds, baseline, busy)
 
 

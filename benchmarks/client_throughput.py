@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from picolab.config.parameters import MIB, parse_size
+from picolab.config.sizes import MIB, parse_size
 from picolab.machines.local.network import PrivateNetwork
 from picolab.machines.local.network import make as make_network
 from picolab.servers.picoshare import client as client_module

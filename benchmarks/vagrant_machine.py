@@ -18,9 +18,10 @@ from typing import TypeVar
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import MIB, CampaignParameters, parse_size
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root
+from picolab.config.sizes import MIB, parse_size
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish

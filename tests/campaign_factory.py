@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from picolab.agent.memory_probe import COLUMNS
-from picolab.config.parameters import MIB, TrialParameters
+from picolab.config.parameters import TrialParameters
+from picolab.config.sizes import MIB
 from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Outcome
 
 SHA = {"calibration": "c" * 64}

@@ -20,7 +20,7 @@ from picolab.analysis.comparison.compare import (
     OutcomeComparison,
     Pair,
 )
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
 from picolab.record.models import Caveat
 

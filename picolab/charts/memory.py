@@ -24,7 +24,7 @@ from picolab.charts.style import (
     tip,
     value_scale,
 )
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.record.models import Outcome
 
 MOST_LINES = 12

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.record import factors
 from picolab.record.models import Outcome
 from picolab.results.rows import OF_THE_UPLOAD

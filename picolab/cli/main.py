@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from picolab import __version__
+from picolab.cli.project import init
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.text.foreign import one_line, visible
@@ -151,6 +152,9 @@ def _build(build: str, labels: Container[str], place: str) -> str:
     from picolab.config.given_paths import absolute_build
 
     return build if build in labels else absolute_build(build, Path.cwd(), place)
+
+
+main.add_command(init)
 
 
 @main.command()
@@ -519,8 +523,9 @@ def trial(
     """
     from picolab.campaign.single_trial import run_single_trial
     from picolab.cli import terminal
-    from picolab.config.parameters import TrialParameters, shown, validate
+    from picolab.config.parameters import TrialParameters, validate
     from picolab.config.yaml_text import YamlProblem, read_value
+    from picolab.text.foreign import shown
 
     keep = "always" if keep_machine else None
     given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
@@ -625,7 +630,7 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
       picolab box build
       picolab box build --mirror http://mirror.example.org/debian
     """
-    from picolab.config.parameters import MIB
+    from picolab.config.sizes import MIB
     from picolab.machines.vagrant.box import build_box
 
     built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: click.echo(visible(line)))

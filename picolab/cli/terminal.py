@@ -23,9 +23,9 @@ from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.campaign.stopping import watched_in_words
-from picolab.config.parameters import MIB
 from picolab.config.plan import Plan
 from picolab.config.project import in_command
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry

@@ -4,7 +4,6 @@ import difflib
 import json
 import os
 import re
-import reprlib
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,21 +12,13 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from picolab.config.given_paths import absolute_build, absolute_path
+from picolab.config.sizes import MIB, format_size, parse_size
 from picolab.config.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 from picolab.errors import ParameterError
+from picolab.text.foreign import shown
 
-MIB = 1 << 20
-_UNIT_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# Bounded digits, ASCII alone: no number that overflows, no letter that only looks like a unit.
-_SIZE = re.compile(r"^\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB)?\s*$", re.IGNORECASE | re.ASCII)
-LARGEST_FILE_BYTES = 1 << 40
 SMALLEST_GUEST_MB = 96
 """The smallest guest that was seen to boot: a Debian with a trimmed systemd, under emulation."""
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
-_SHORT.maxstring = _SHORT.maxother = 100
-_LONGEST_SHOWN = 200
-
 SERVER_VARIABLES = ("PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET")
 """What picolab itself puts into the server's environment."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -35,45 +26,6 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
 RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
-
-
-def shown(value: Any) -> str:
-    """Return a value as it is shown in a message: never long, whatever somebody has put into a file."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def parse_size(text: str | int) -> int:
-    """Return the bytes that a size such as `100M`, `1.5G`, `512KiB` or `4096` means.
-
-    Units are binary: `1G` is 1024 MiB, 1 MiB is 1,048,576 bytes.
-
-    Raises:
-        ParameterError: not a size, not a whole number of bytes, zero, or more than 1 TiB.
-    """
-    match = None if isinstance(text, bool) else _SIZE.match(str(text))
-    if not match:
-        hint = ""
-        if re.match(r"^\s*\d+(\.\d+)?\s*[KMGT]B\s*$", str(text), re.IGNORECASE):
-            hint = " (MB and GB mean different things to different people, so they are not taken)"
-        raise ParameterError(
-            f"file size {shown(text)} is not a size{hint}: write a number and K, M, G or T, binary, "
-            f"such as 100M or 1.5G"
-        )
-    size = float(match[1]) * _UNIT_BYTES[match[2].upper()]
-    if size != int(size):
-        raise ParameterError(f"file size {text!r} is not a whole number of bytes: write it in a smaller unit")
-    if not 1 <= size <= LARGEST_FILE_BYTES:
-        raise ParameterError(f"file size {text!r} is outside 1 byte to 1T: nothing sensible can be uploaded")
-    return int(size)
-
-
-def format_size(size_bytes: int) -> str:
-    """Return the shortest exact text for a size, such as `100M` for 104857600; `parse_size` reads it."""
-    for unit in ("T", "G", "M", "K"):
-        if size_bytes >= _UNIT_BYTES[unit] and size_bytes % _UNIT_BYTES[unit] == 0:
-            return f"{size_bytes // _UNIT_BYTES[unit]}{unit}"
-    return str(size_bytes)
 
 
 def _no_truth_value(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:

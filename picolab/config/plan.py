@@ -18,14 +18,14 @@ from picolab.config.parameters import (
     Stopping,
     TrialParameters,
     short,
-    shown,
     unknown_name,
     validate,
 )
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
-from picolab.files.foreign import MIB, read_json, unfit_value
+from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import file_name, write_atomically
-from picolab.text.foreign import one_line, visible
+from picolab.text.foreign import one_line, shown, visible
 
 PLAN_FILE = "plan.json"
 ORDER = (

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from picolab.agent import memory_probe
-from picolab.config.parameters import DISK_FACTOR, MIB
+from picolab.config.parameters import DISK_FACTOR
 from picolab.config.project import outputs_dir, state_dir
+from picolab.config.sizes import MIB
 from picolab.doctor.finding import Finding, as_root
 from picolab.errors import MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.host import facts

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from picolab.config.project import project_root, state_dir
+from picolab.config.project import project_root, restoring_command, state_dir
 from picolab.doctor.finding import Finding
 from picolab.host.processes import ProcessIdentity
 from picolab.machines import folders, registry
@@ -33,17 +33,15 @@ def jupyter_kernel() -> list[Finding]:
 
 def notebooks() -> list[Finding]:
     """Tell whether the notebooks are there and whole."""
-    what, folder = "notebooks", Path(__file__).resolve().parents[2] / "notebooks"
+    what, folder = "notebooks", project_root() / "notebooks"
     for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb"):
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            mend = f"git -C {folder.parent} checkout -- notebooks/{name}"
+            mend = restoring_command(folder / name)
             text = f"{folder / name} cannot be used ({type(error).__name__}: {error})"
             return [Finding(what, "bad", text, mend, blocks=True)]
-    return [
-        Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {project_root() / 'notebooks'}")
-    ]
+    return [Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {folder}")]
 
 
 def machines() -> list[Finding]:

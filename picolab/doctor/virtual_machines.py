@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from picolab.config.project import state_dir
+from picolab.config.sizes import MIB
 from picolab.doctor.finding import Finding, as_root
 from picolab.host.processes import boot_id
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
@@ -22,7 +23,6 @@ _DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VIRSH = "virsh -c qemu:///system"
 _ASK_LIMIT_S = 1.5
-_MIB = 1 << 20
 _LEAST_FREE_BYTES = 4 << 30
 """A box, its copy and the disk of a machine with a few hundred MiB of uploads."""
 
@@ -116,12 +116,12 @@ def _pool() -> list[Finding]:
     match libvirt.pool_state():
         case "active":
             free_bytes = libvirt.pool_free_bytes() or 0
-            text = f"{free_bytes / _MIB:,.0f} MiB are free in libvirt's pool {pool}"
+            text = f"{free_bytes / MIB:,.0f} MiB are free in libvirt's pool {pool}"
         case "missing":
             place = next(place for place in (libvirt.IMAGES, *libvirt.IMAGES.parents) if place.exists())
             free_bytes = shutil.disk_usage(place).free
             text = (
-                f"there is no pool {pool} yet; the first machine makes it, where {free_bytes / _MIB:,.0f} MiB are free"
+                f"there is no pool {pool} yet; the first machine makes it, where {free_bytes / MIB:,.0f} MiB are free"
             )
         case state:
             text = f"libvirt's pool {pool} is {state}, so that no machine can be made"
@@ -182,7 +182,7 @@ def box() -> list[Finding]:
     if not builder.is_current(name):
         text = f"{name} was made by another recipe ({installed.recipe}) than this version's {builder.recipe_version()}"
         return [Finding(what, "gap", f"{text}{cannot}", build)]
-    text = f"{name}, recipe {installed.recipe}, {installed.size_bytes / _MIB:,.0f} MiB"
+    text = f"{name}, recipe {installed.recipe}, {installed.size_bytes / MIB:,.0f} MiB"
     image = boxes.box_image(name)
     if image is None or libvirt.diagnose(_ASK_LIMIT_S) is not None:
         return [Finding(what, "good", text)]

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile, UnsafePath
 
-MIB = 1 << 20
 MOST_DEPTH = 60
 """Of lists and objects in each other; a record of picolab's has fewer than ten."""
 _KINDS = (

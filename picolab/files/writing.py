@@ -5,6 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from picolab.config.sizes import MIB
 from picolab.errors import FileNotWritten
 
 _LONGEST_NAME = 200
@@ -20,7 +21,7 @@ def not_written(path: Path, error: OSError) -> FileNotWritten:
     while not os.path.ismount(mount):
         mount = mount.parent
     numbers = os.statvfs(place)
-    free = f"{numbers.f_bavail * numbers.f_frsize / (1 << 20):,.1f} MiB free"
+    free = f"{numbers.f_bavail * numbers.f_frsize / MIB:,.1f} MiB free"
     elsewhere = "or name another folder by PICOLAB_OUTPUTS_DIR (results) or PICOLAB_STATE_DIR (machines and their data)"
     match error.errno:
         case errno.ENOSPC if numbers.f_files and not numbers.f_favail:

@@ -1,6 +1,7 @@
 """What this host is: CPU, kernel, memory, disks, load. Facts for the record and for `picolab doctor`."""
 
 import functools
+import json
 import os
 import platform
 import re
@@ -223,6 +224,10 @@ def _constant_facts() -> dict[str, Any]:
 @functools.cache
 def _commit() -> tuple[str | None, bool | None]:
     root = Path(__file__).resolve().parents[2]
+    built_from = _read(root / "picolab" / "built_from.json")
+    if built_from is not None:  # a wheel
+        found = json.loads(built_from)
+        return found["commit"], found["dirty"]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None, None
 

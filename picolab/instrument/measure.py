@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.analysis import statistics
-from picolab.config.parameters import MIB, TrialParameters
+from picolab.config.parameters import TrialParameters
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host import conditions
 from picolab.host.idleness import wait_for_idle

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from picolab.config.parameters import TrialParameters
-from picolab.config.project import project_root
+from picolab.config.project import working_dir
 from picolab.files.writing import not_written, write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
 from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
+from picolab.jupyter.trial_template import trial_notebook
 from picolab.slow_imports import decline_slow_imports
 
 NOTEBOOK_FILE = "trial.ipynb"
@@ -112,7 +113,7 @@ class TrialProcess:
     def _launch(self, parameters: TrialParameters, context: TrialContext) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         request = {
-            "notebook": str(project_root() / "notebooks" / "trial.ipynb"),
+            "notebook": str(trial_notebook()),
             "output": str(self.folder / NOTEBOOK_FILE),
             "parameters": parameters.model_dump(),
             "kernel_folder": str(self._kernel_folder.path),
@@ -125,7 +126,7 @@ class TrialProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=project_root(),
+                cwd=working_dir(),
                 env={**os.environ, CONTEXT_VARIABLE: context.model_dump_json()},
                 # Ctrl-C in a terminal must reach the parent alone: it ends trials in an orderly way.
                 start_new_session=True,

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from picolab.config.project import project_root
+from picolab.config.sizes import MIB
 from picolab.errors import ParameterError, UnreadableFile
-from picolab.files.foreign import MIB, read_json
+from picolab.files.foreign import read_json
 
 _LARGEST_BYTES = 32 * MIB
 _TAG = "parameters"

@@ -2,7 +2,8 @@
 
 import os
 
-from picolab.config.parameters import MIB, TrialParameters
+from picolab.config.parameters import TrialParameters
+from picolab.config.sizes import MIB
 from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
 from picolab.record.models import (
     NOT_VERIFIED,
@@ -30,7 +31,7 @@ STEAL_SHARE = 0.02
 pairs can just see on a quiet host."""
 LEAST_DISK_FREE_SHARE = 0.10
 """In their last tenth, file systems look longer for free space and SSDs clean up while they write."""
-SWAPPED_BYTES = 1 << 20
+SWAPPED_BYTES = MIB
 """A few pages of a sleeping program that come back are no pressure; a MiB is."""
 CEILING_SHARE = 0.80
 """Of the fastest that the client can do. Server and client run at the same time, and a server of 80 % of the client's

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picolab.config.sizes import GIB
 from picolab.errors import ProbeError, UnreadableFile
-from picolab.files.foreign import MIB, read_text
+from picolab.files.foreign import read_text
 from picolab.record.models import Gap, MemoryRecord
 
 SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000
 GAP_INTERVALS = 3
 _GAPS_KEPT = 10
-LARGEST_BYTES = 1024 * MIB
+LARGEST_BYTES = GIB
 """Of a trial's own file: days of samples."""
 
 Value = float | int | None

@@ -9,8 +9,8 @@ import altair as alt
 
 from picolab.charts.figure import Figure
 from picolab.charts.style import build_label, labelled, machine_label, outcome_words, plain_rows
-from picolab.config.parameters import MIB
 from picolab.config.project import in_command
+from picolab.config.sizes import MIB
 from picolab.record.models import Record, VirtualMachineRecord
 from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.results.load import CampaignData

@@ -17,7 +17,7 @@ from picolab.analysis.comparison.compare import (
     change_in_words,
 )
 from picolab.analysis.statistics import CONFIDENCE
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
 from picolab.text.foreign import visible
 

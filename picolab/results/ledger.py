@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
-from picolab.files.foreign import MIB, read_bounded
+from picolab.files.foreign import read_bounded
 from picolab.files.writing import append_line, file_name
 from picolab.record.models import Outcome
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
-from picolab.files.foreign import MIB, read_text
+from picolab.files.foreign import read_text
 from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger

@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
-from picolab.files.foreign import MIB, read_json
+from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
 
 STOPPED_FILE = "stopped.json"

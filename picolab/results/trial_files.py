@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from picolab.config.sizes import MIB
 from picolab.errors import PicolabError, ProbeError, RecordError, UnreadableFile
-from picolab.files.foreign import MIB, read_json, unfit_value
+from picolab.files.foreign import read_json, unfit_value
 from picolab.record.models import RECORD_SCRAP, Record, validate_record
 from picolab.record.samples import read_samples, samples_scrap
 from picolab.results.rows import record_row

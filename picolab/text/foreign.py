@@ -5,12 +5,18 @@ HTML, SVG, Markdown; escape markup afterwards as the sink needs it), `csv_cell` 
 """
 
 import re
+import reprlib
+from typing import Any
 
 # Everything that a terminal obeys, XML forbids or UTF-8 cannot hold: C0 and C1 controls (tab and line feed stay), lone
 # surrogates, non-characters, and the marks that turn the direction of what follows (trojansource.codes).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
 )
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
+_SHORT.maxstring = _SHORT.maxother = 100
+_LONGEST_SHOWN = 200
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -35,3 +41,9 @@ def csv_cell(text: str) -> str:
     """
     safe = visible(text)
     return f"'{safe}" if safe.startswith(_FORMULA_BEGINS) else safe
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages quote it: a `repr` of at most 200 characters."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

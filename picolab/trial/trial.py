@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from picolab.config.parameters import DISK_FACTOR, MIB, TrialParameters
+from picolab.config.parameters import DISK_FACTOR, TrialParameters
+from picolab.config.sizes import MIB
 from picolab.errors import (
     BuildError,
     HostUnfit,

@@ -17,7 +17,7 @@ from picolab.analysis.comparison.compare import (
     compare,
     compare_campaigns,
 )
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.models import Outcome

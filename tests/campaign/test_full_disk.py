@@ -23,8 +23,9 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import run_single_trial
 from picolab.cli.main import main
-from picolab.config.parameters import MIB, CampaignParameters, TrialParameters
+from picolab.config.parameters import CampaignParameters, TrialParameters
 from picolab.config.plan import make_plan
+from picolab.config.sizes import MIB
 from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve

@@ -23,8 +23,9 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.cli import terminal
-from picolab.config.parameters import MIB, CampaignParameters
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import make_plan
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry

@@ -11,8 +11,9 @@ import pytest
 
 from picolab.analysis.comparison.compare import METRICS
 from picolab.campaign.stopping import interval_widths, watched_in_words, watched_metrics, why_enough
-from picolab.config.parameters import MIB, CampaignParameters
+from picolab.config.parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
+from picolab.config.sizes import MIB
 from picolab.record.models import Outcome
 from picolab.results.stop_file import STOPPED_FILE, note_stop, stopped_after
 

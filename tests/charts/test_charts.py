@@ -16,7 +16,7 @@ from picolab.charts import campaign as charts
 from picolab.charts.figure import FIGURE_MIME, Figure
 from picolab.charts.memory import LINE_POINTS
 from picolab.charts.style import CONFIG, OUTCOME_COLOURS, OUTCOME_LABELS, value_scale
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.record.models import Outcome
 from picolab.report import tables
 from picolab.results.load import CampaignData, read_campaign

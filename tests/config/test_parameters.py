@@ -7,19 +7,16 @@ from typing import Any
 import pytest
 
 from picolab.config.parameters import (
-    LARGEST_FILE_BYTES,
-    MIB,
     CampaignParameters,
     TrialParameters,
-    format_size,
     load_campaign_parameters,
-    parse_size,
-    shown,
     unknown_name,
     validate,
 )
 from picolab.config.project import project_root
+from picolab.config.sizes import LARGEST_FILE_BYTES, MIB, format_size, parse_size
 from picolab.errors import ParameterError
+from picolab.text.foreign import shown
 
 SMALLEST = "matrix: {ram_mb: [512]}\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.record.models import Record
 from picolab.servers.picoshare.client import peak_rss_bytes
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from picolab.config.plan import Plan
+from picolab.config.sizes import MIB
 from picolab.errors import ParameterError, UnreadableFile, UnsafePath
-from picolab.files.foreign import MIB, read_bounded, read_json, refuse_links, remove_tree_inside, unfit_value
+from picolab.files.foreign import read_bounded, read_json, refuse_links, remove_tree_inside, unfit_value
 from picolab.files.writing import file_name
 
 

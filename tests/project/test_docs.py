@@ -469,7 +469,7 @@ LAYERS = (
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""
 
 
-DECLARATIONS = re.compile(r"picolab\.(machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
+DECLARATIONS = re.compile(r"picolab\.(config\.sizes|machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
 """What exists and what it can do, without the code that does it: known from the second layer on."""
 
 

@@ -137,13 +137,21 @@ def build(kind: str, folder: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(folder / done.stdout.split()[-1])
 
 
-def test_a_wheel_holds_the_package_and_its_files(tmp_path: Path) -> None:
+def test_wheel_holds_the_files_of_the_tree(tmp_path: Path) -> None:
     with build("wheel", tmp_path) as wheel:
-        packaged = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {str(path.relative_to(ROOT)) for path in committed_files() if ROOT / "picolab" in path.parents}
+        packaged = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
+    built_from = packaged.pop("picolab/built_from.json", None)
+    expected = {}
+    for path in committed_files():
+        name = path.relative_to(ROOT)
+        if name.parts[0] == "picolab":
+            expected[str(name)] = path.read_bytes()
+        elif name.parts[0] in ("notebooks", "parameters", "Vagrantfile") or str(name) == "outputs/README.md":
+            expected[f"picolab/project_files/{name}"] = path.read_bytes()
 
-    assert {"picolab/record.schema.json", "picolab/py.typed", "picolab/report_template/report.css"} <= packaged
     assert packaged == expected
+    assert {"picolab/py.typed", "picolab/project_files/notebooks/explore.ipynb"} <= set(packaged)
+    assert built_from is None or re.fullmatch(r"[0-9a-f]{40}", json.loads(built_from)["commit"])
 
 
 def test_an_editable_install_is_a_plain_path(tmp_path: Path) -> None:
@@ -152,45 +160,85 @@ def test_an_editable_install_is_a_plain_path(tmp_path: Path) -> None:
         assert path.endswith(".pth") and wheel.read(path).decode().strip() == str(ROOT)
 
 
+def environment(folder: Path, *package: str) -> Path:
+    """Make an environment with picolab alone, which borrows the dependencies of this one; return its `bin`."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], timeout=120, check=True)
+    (own,) = folder.glob("lib/python3*/site-packages")
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = str(folder / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", *package], capture_output=True, timeout=120, check=True)
+    return folder / "bin"
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Make a clone called picolab with an environment of its own, which borrows the dependencies of this one."""
+    """Make a clone called picolab with an environment of its own."""
     folder = tmp_path / "picolab"
     for path in committed_files():
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
-    python = folder / ".venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], timeout=120, check=True)
-    (own,) = (folder / ".venv" / "lib").glob("python3*/site-packages")
-    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", "-e", str(folder)], capture_output=True, timeout=120, check=True)
+    environment(folder / ".venv", "-e", str(folder))
     return folder
 
 
-def test_a_clone_called_picolab_is_used_from_the_folder_above(clone: Path, tmp_path: Path) -> None:
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [f"picolab/.venv/bin/{words[0]}", *words[1:]],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+@pytest.fixture
+def without_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Leave it to picolab where its folders are; return the user's state folder."""
+    for name in ("PICOLAB_STATE_DIR", "PICOLAB_OUTPUTS_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user-state"))
+    return tmp_path / "user-state" / "picolab"
+
+
+def run_in(folder: Path, program: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+FEW = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
+LINE = ("--memory-limits", "64", "--file-sizes", "1M", "--repeats", "1", "--idle-limit", "0", "--campaign", "x")
+
+
+@pytest.mark.usefixtures("without_folders")
+def test_a_clone_called_picolab_works_from_its_parent(clone: Path, tmp_path: Path) -> None:
+    def run(program: str, *words: str) -> str:
+        return run_in(tmp_path, clone / ".venv" / "bin" / program, *words)
 
     where = "import picolab.config.parameters; print(picolab.config.parameters.__file__)"
-    few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
-    assert run("python", "-c", where).strip() == str(clone / "picolab" / "parameters.py")
-    run("python", "-m", "papermill", "picolab/notebooks/trial.ipynb", "out.ipynb", *few)
+    assert run("python", "-c", where).strip() == str(clone / "picolab" / "config" / "parameters.py")
+    run("python", "-m", "papermill", "picolab/notebooks/trial.ipynb", "out.ipynb", *FEW)
     assert '"outcome": "ok"' in (tmp_path / "out.ipynb").read_text()
-    line = ("--memory-limits", "64", "--file-sizes", "1M", "--repeats", "1", "--idle-limit", "0", "--campaign", "x")
-    run("picolab", "matrix", "picolab/parameters/quick.yaml", *line)
+    run("picolab", "matrix", "picolab/parameters/quick.yaml", *LINE)
     assert "report.html" in run("picolab", "report", "x")
     assert "1 of 1 trials" in run("python", "-m", "picolab", "status")
+    assert (clone / "outputs" / "x" / "report.html").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ipynb", "picolab"]
+
+
+def test_a_wheel_works_without_a_checkout(tmp_path: Path, without_folders: Path) -> None:
+    with build("wheel", tmp_path) as wheel:
+        programs = environment(tmp_path / "env", str(wheel.filename))
+    (installed,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    before = sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts)
+    desk = tmp_path / "desk"
+    desk.mkdir()
+
+    assert "picolab matrix parameters/quick.yaml" in run_in(desk, programs / "picolab", "init", "mybench")
+    bench = desk / "mybench"
+    run_in(bench, programs / "picolab", "matrix", "parameters/quick.yaml", *LINE)
+    # From a folder in the project, and a path as it is meant there.
+    run_in(bench / "parameters", programs / "picolab", "report", "x", "--output", "page.html")
+    assert (bench / "outputs" / "x" / "results.csv").is_file() and (bench / "parameters" / "page.html").is_file()
+    assert (bench / ".picolab").is_dir() and not without_folders.exists()
+
+    # Where there is no project: outputs in the current folder, state in the user's.
+    run_in(desk, programs / "python", "-m", "papermill", "mybench/notebooks/trial.ipynb", "out.ipynb", *FEW)
+    (record,) = (desk / "outputs" / "single-trials").glob("*/record.json")
+    assert json.loads(record.read_text())["outcome"] == "ok" and without_folders.is_dir()
+    assert sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts) == before
 
 
 @pytest.mark.parametrize(

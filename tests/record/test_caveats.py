@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from campaign_factory import FakeTrial, make_record
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.record import caveats
 from picolab.record.models import InstrumentReference, MachineRecord
 

@@ -11,7 +11,7 @@ from campaign_factory import BUSY_CAVEAT
 from comparison_campaigns import around, killed, paired_trials, read
 
 from picolab.analysis.comparison.compare import METRICS, Comparison, compare
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.report.comparison_text import as_json, as_lines, as_markdown, value_words
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from campaign_factory import (
 )
 
 from picolab.agent.memory_probe import COLUMNS
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, RecordError
 from picolab.record.models import FAULTS, Outcome, Record
 from picolab.results.export import export_campaign

@@ -19,7 +19,7 @@ from faults.hostile_server import COOKIE, ID, MISBEHAVIOURS, OK, SECRET, SET_COO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.servers.exchange import ANSWER_LIMIT_BYTES, SENTENCE_CHARACTERS, sentence
 from picolab.servers.picoshare.client import DownloadMeasurement, Limits, LogIn, PicoShareClient, UploadMeasurement
 

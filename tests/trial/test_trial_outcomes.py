@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli.main import main
-from picolab.config.parameters import MIB, TrialParameters
+from picolab.config.parameters import TrialParameters
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER

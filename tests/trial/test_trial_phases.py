@@ -20,8 +20,9 @@ from trial_steps import begin, codes, finish, measure, server_process
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import MIB, CampaignParameters, TrialParameters
+from picolab.config.parameters import CampaignParameters, TrialParameters
 from picolab.config.plan import make_plan
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError, ProbeError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry

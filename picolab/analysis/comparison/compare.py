@@ -25,10 +25,11 @@ from picolab.analysis.comparison.pairing import (
     side_by_side,
     way_of_starting,
 )
-from picolab.config.parameters import shown, unknown_name
+from picolab.config.parameters import unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.models import STEPS, Caveat
+from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     from picolab.record.models import Step

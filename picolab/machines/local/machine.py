@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from picolab.agent import guest
 from picolab.config.project import state_dir
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.host.facts import disk_of
 from picolab.host.processes import ProcessIdentity, descendants, kill_and_wait
@@ -385,7 +386,7 @@ class LocalMachine:
             held = self.process_anon_bytes()
             hopeless = held is not None and held > self._spec["limit_bytes"]
             if time.monotonic() - begun > (_HELD_PATIENCE_S if hopeless else _RESTORE_LIMIT_S):
-                how_much = "more" if held is None else f"{held / (1 << 20):.0f} MiB of anonymous memory"
+                how_much = "more" if held is None else f"{held / MIB:.0f} MiB of anonymous memory"
                 limit = f"the memory limit of {self._spec['ram_mb']} MiB"
                 return f"{limit} could not be put back while the server holds {how_much}"
             time.sleep(_RESTORE_POLL_S)

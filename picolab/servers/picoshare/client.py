@@ -33,7 +33,7 @@ from urllib.parse import quote
 
 import httpx
 
-from picolab.config.parameters import MIB
+from picolab.config.sizes import MIB
 from picolab.servers.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
 from picolab.servers.payload import Keystream, pieces, seed_of_file
 

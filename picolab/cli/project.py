@@ -1,0 +1,34 @@
+"""Commands about the project folder."""
+
+from pathlib import Path
+
+import click
+
+from picolab.text.foreign import visible
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=".")
+def init(folder: Path) -> None:
+    """Make a project folder: notebooks, parameters, a Vagrantfile and a place for results.
+
+    Adds what is missing and overwrites nothing. Without FOLDER it is the current one.
+
+    \b
+    Examples:
+      picolab init mybench
+      picolab init
+    """
+    from picolab.config.new_project import make_project
+
+    made, kept = make_project(folder)
+    for name in kept:
+        click.echo(f"Kept {name}: it exists already")
+    where = visible(str(folder))
+    if not made:
+        click.echo(f"{where} has every file of a project; nothing was changed")
+        return
+    click.echo(f"Made {len(made)} files in {where}. Next:")
+    if folder.resolve() != Path.cwd():
+        click.echo(visible(f"  cd {folder}"))
+    click.echo("  picolab matrix parameters/quick.yaml")

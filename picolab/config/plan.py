@@ -410,7 +410,7 @@ def _check_knobs(knobs: dict[str, Any], source: str) -> None:
     """Refuse knobs that would end the server of every trial at its start."""
     if not knobs:
         return
-    from picolab.servers.calibration.server import Knobs
+    from picolab.servers.calibration.knobs import Knobs
 
     try:
         Knobs.parse(json.dumps(knobs, default=str))

@@ -28,7 +28,7 @@ from picolab.record import caveats
 from picolab.record.models import Caveat
 from picolab.record.samples import read_samples
 from picolab.servers.build import Build, find_build
-from picolab.servers.calibration import SINK_PATH
+from picolab.servers.calibration.program import SINK_PATH
 from picolab.servers.picoshare.client import Limits, PicoShareClient, UploadMeasurement
 from picolab.servers.picoshare.server import SECRET_FILE, start_server
 

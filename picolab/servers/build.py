@@ -20,7 +20,7 @@ from picolab.config.given_paths import CALIBRATION, RELEASE
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
 from picolab.record.models import BuildUnderTest
-from picolab.servers import calibration
+from picolab.servers.calibration.program import server_path
 from picolab.servers.executable import why_no_program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
@@ -56,7 +56,7 @@ def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool
         BuildError: there is no such thing, or it cannot be executed.
     """
     if wanted == CALIBRATION:
-        return _identify(calibration.SERVER_PATH, label, "calibration", None)
+        return _identify(server_path(), label, "calibration", None)
     if RELEASE.fullmatch(wanted):
         version = wanted.removeprefix("v")
         path = _released(version, release_base_url)

@@ -26,7 +26,7 @@ import pytest
 
 from picolab.host.facts import disk_of
 from picolab.host.processes import ProcessIdentity, descendants
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 if TYPE_CHECKING:
     from picolab.machines.local.machine import LocalMachine
@@ -257,6 +257,33 @@ def tmp_path(scratch: Path) -> Path:
     return folder
 
 
+def loaded_server() -> str:
+    """Return Python code that loads the calibration server without starting it, for builds that change it.
+
+    Its names, of whichever module, are attributes of `server`; setting one sets it in every module that has it.
+    """
+    return f"""
+import importlib, sys
+sys.path.insert(0, {str(server_path())!r})
+
+class Server:
+    modules = [
+        importlib.import_module("picolab.servers.calibration." + name)
+        for name in ("server", "handler", "body", "multipart", "storage", "memory", "pacing", "knobs", "log")
+    ]
+
+    def __getattr__(self, name):
+        return next(getattr(module, name) for module in self.modules if hasattr(module, name))
+
+    def __setattr__(self, name, value):
+        for module in self.modules:
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+server = Server()
+"""
+
+
 @dataclass
 class RunningServer:
     """A calibration server of a test, and where it keeps things."""
@@ -280,7 +307,7 @@ class RunningServer:
 
     @property
     def cookie(self) -> str:
-        from picolab.servers.calibration.server import derive_cookie
+        from picolab.servers.calibration.handler import derive_cookie
 
         return derive_cookie(self.secret).decode()
 
@@ -308,7 +335,7 @@ def calibration_server(scratch: Path) -> Iterator[StartCalibrationServer]:
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SERVER_PATH), "-db", str(folder / "data" / "store.db")],
+                [sys.executable, "-I", "-S", str(server_path()), "-db", str(folder / "data" / "store.db")],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

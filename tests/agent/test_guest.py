@@ -25,7 +25,7 @@ from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of, memory_info
 from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines.local.cgroup import find_method, plan_cgroup
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 AGENT = Path(guest.__file__)
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -528,7 +528,7 @@ def test_the_calibration_server(agent: RunningAgent) -> None:
     port = agent.ask("free_port")["port"]
     assert agent.ask("listener", port=port) == {"listener": "nobody"}
     environment = {"PORT": str(port), "PS_SHARED_SECRET": SECRET, "TMPDIR": str(agent.home / "tmp")}
-    argv = [sys.executable, "-I", "-S", str(SERVER_PATH), "-db", f"{data}/store.db"]
+    argv = [sys.executable, "-I", "-S", str(server_path()), "-db", f"{data}/store.db"]
     assert agent.ask("anon_bytes") == {"anon_bytes": None}
     pid = agent.launch(*argv, env=environment)["pid"]
     eventually(lambda: agent.ask("listener", port=port)["listener"] == "server", "it listens")

@@ -34,7 +34,7 @@ from picolab.machines.local import machine as local
 from picolab.record.models import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import read_campaign, read_record
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 SLOW = {"transfer_mib_s": 4}
 """Slow enough to catch an upload of 8 MiB in the act."""
@@ -272,7 +272,7 @@ def test_a_killed_part_costs_one_attempt(
 def test_a_killed_server_is_a_result(command: Callable[..., subprocess.Popen[str]], parameters_file: Path) -> None:
     process = command("matrix", str(parameters_file), "--campaign", "slow")
     eventually(lambda: uploading(done=1), "the second upload runs")
-    server = find(process.pid, "calibration/server.py") or find(process.pid, "-I -S")
+    server = find(process.pid, "calibration-server") or find(process.pid, "-I -S")
     assert server is not None
     server.signal(signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
@@ -319,7 +319,7 @@ def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None
     build = tmp_path / "dies-after-its-answer"
     build.write_text(
         DIES_AFTER_ITS_ANSWER.format(
-            python=sys.executable, server=SERVER_PATH, samples=outputs_dir() / "test-*/running/*/samples.jsonl"
+            python=sys.executable, server=server_path(), samples=outputs_dir() / "test-*/running/*/samples.jsonl"
         )
     )
     build.chmod(0o755)

@@ -24,7 +24,7 @@ from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.models import Outcome, Record
 from picolab.servers.build import find_build
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.server import start_server
 from picolab.trial.trial import Trial
 
@@ -53,7 +53,7 @@ def wrapper(scratch: Path) -> Callable[..., str]:
 
     def make(kind: str, **knobs: object) -> str:
         settings = f"PICOLAB_CALIBRATION='{json.dumps(knobs)}' PICOLAB_CALIBRATION_HOST=0.0.0.0"
-        command = f"{sys.executable} -I -S {SERVER_PATH}"
+        command = f"{sys.executable} -I -S {server_path()}"
         path = scratch / f"{kind}.sh"
         path.write_text(f"#!/bin/sh\nexport {settings}\n" + FORKING[kind].format(command=command))
         path.chmod(0o755)

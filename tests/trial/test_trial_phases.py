@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually, on_a_quiet_moment
+from conftest import eventually, loaded_server, on_a_quiet_moment
 from throttled_disk import throttled
 from trial_steps import begin, codes, finish, measure, server_process
 
@@ -31,7 +31,6 @@ from picolab.record.models import Outcome, UploadRecord, validate_record
 from picolab.record.samples import read_samples
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
-from picolab.servers.calibration import SERVER_PATH
 from picolab.trial.state import DOWNLOAD_SAMPLES_FILE, SAMPLES_FILE
 from picolab.trial.trial import Trial
 
@@ -50,11 +49,7 @@ def special_server(tmp_path: Path) -> Callable[[str], str]:
 
     def make(change: str) -> str:
         program = tmp_path / "special-server"
-        program.write_text(
-            f"#!{sys.executable} -BIS\n"
-            f"import sys\nsys.path.insert(0, {str(SERVER_PATH.parent)!r})\n"
-            f"import os, server\n{change}\nserver.main()\n"
-        )
+        program.write_text(f"#!{sys.executable} -BIS\n{loaded_server()}\nimport os\n{change}\nserver.main()\n")
         program.chmod(0o755)
         return str(program)
 

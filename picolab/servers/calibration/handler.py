@@ -19,7 +19,6 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +69,6 @@ def parse_range(text: str, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-@dataclass
 class Form:
     """The fields of an upload but its bytes."""
 

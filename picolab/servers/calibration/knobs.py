@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def _is_number(value: object) -> bool:
@@ -29,11 +28,19 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+# No dataclasses here and beside: they import `inspect`, a fifth of the server's start.
+class Knob(NamedTuple):
+    """A knob: which values it takes, the truth that it promises, and its value when it is not given."""
+
+    kind: str
+    truth: str
+    default: object
+
+
 def _knob(kind: str, truth: str, default: object = None) -> Any:
-    return field(default=default, metadata={"kind": kind, "truth": truth})
+    return Knob(kind, truth, default)
 
 
-@dataclass(frozen=True)
 class Knobs:
     """The known truth: what each knob promises. Without a knob: PicoShare's own behaviour, at full speed."""
 
@@ -104,11 +111,14 @@ class Knobs:
         0,
     )
 
+    def __init__(self, **given: object) -> None:
+        for name, knob in KNOBS.items():
+            setattr(self, name, given.get(name, knob.default))
+
     @classmethod
     def parse(cls, text: str) -> Knobs:
         """Read knobs from a JSON object. Raises ValueError with a sentence that lists the valid names."""
-        known = {knob.name: knob for knob in fields(cls)}
-        valid = f"valid names: {', '.join(known)}"
+        valid = f"valid names: {', '.join(KNOBS)}"
         try:
             given = json.loads(text)
         except ValueError as error:
@@ -116,9 +126,9 @@ class Knobs:
         if not isinstance(given, dict):
             raise ValueError(f"PICOLAB_CALIBRATION must be a JSON object of knobs; {valid}")
         for name, value in given.items():
-            if name not in known:
+            if name not in KNOBS:
                 raise ValueError(f"PICOLAB_CALIBRATION has no knob {name!r}; {valid}")
-            kind = known[name].metadata["kind"]
+            kind = KNOBS[name].kind
             if not KINDS[kind](value):
                 wrong = f"{name} must be {kind}, not {json.dumps(value)}"
                 raise ValueError(f"PICOLAB_CALIBRATION: {wrong}; {valid}")
@@ -128,3 +138,6 @@ class Knobs:
                 f"drift begins; {valid}"
             )
         return cls(**given)
+
+
+KNOBS: dict[str, Knob] = {name: knob for name, knob in vars(Knobs).items() if isinstance(knob, Knob)}

@@ -10,13 +10,14 @@ from picolab.files.zipapp import zipapp
 
 SINK_PATH = Path(__file__).with_name("sink.py")
 """A server that discards what it gets; what remains is the client's own speed."""
-_MODULES = ("body", "handler", "knobs", "log", "memory", "multipart", "pacing", "server", "storage")
+MODULES = ("body", "handler", "knobs", "log", "memory", "multipart", "pacing", "server", "storage")
+"""The modules that the file holds. They import the standard library and each other."""
 
 
 @functools.cache
 def _content() -> bytes:
     package = __name__.rpartition(".")[0]
-    return zipapp(f"{package}.server", [f"{package}.{name}" for name in _MODULES])
+    return zipapp(f"{package}.server", [f"{package}.{name}" for name in MODULES])
 
 
 def server_path() -> Path:

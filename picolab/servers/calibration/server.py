@@ -20,15 +20,13 @@ import socketserver
 import sqlite3
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 from picolab.servers.calibration.handler import VERSION, Handler, derive_cookie
-from picolab.servers.calibration.knobs import Knobs
+from picolab.servers.calibration.knobs import KNOBS, Knobs
 from picolab.servers.calibration.log import die, log
 from picolab.servers.calibration.memory import Ballast
 from picolab.servers.calibration.storage import Quota, Store
@@ -88,6 +86,9 @@ class Server(http.server.ThreadingHTTPServer):
         if isinstance(error, ConnectionError):
             log(f"connection lost: {error}")
         else:
+            # Here, because few runs need it and each would wait for it at the start.
+            import traceback
+
             log(f"a request failed:\n{traceback.format_exc()}")
 
 
@@ -129,7 +130,7 @@ def main() -> NoReturn:
     """Run until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         description="picolab's calibration server: PicoShare's contract with known truth.",
-        epilog="knobs in PICOLAB_CALIBRATION (JSON): " + " | ".join(knob.name for knob in fields(Knobs)),
+        epilog="knobs in PICOLAB_CALIBRATION (JSON): " + " | ".join(KNOBS),
     )
     parser.add_argument("-db", "--db", type=Path, default="data/store.db", help="the SQLite database")
     parser.add_argument("--version", action="version", version=f"picolab-calibration-server {VERSION}")

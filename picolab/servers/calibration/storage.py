@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from picolab.servers.calibration.body import BadRequest
 
@@ -109,8 +109,7 @@ class Spool:
             data = data[self._file.write(data) :]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What is known of a stored file."""
 
     id: str

@@ -199,10 +199,10 @@ def _folders(scratch: Path) -> list[Path]:
     ]
 
 
-def _clean_up(scratch: Path, before: set[int]) -> None:
-    for process in _ours(scratch, before):
+def _clean_up(scratch: Path, processes: list[ProcessIdentity], cgroups: list[Path]) -> None:
+    for process in processes:
         process.signal(signal.SIGKILL)
-    for cgroup in _cgroups(scratch / "state"):
+    for cgroup in cgroups:
         deadline = time.monotonic() + GIVE_UP_S
         while cgroup.exists() and time.monotonic() < deadline:
             for pid in (cgroup / "cgroup.procs").read_text().split():
@@ -236,14 +236,15 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # The kernel ends a namespace that nobody has any more when it finds time.
     while (interfaces := _interfaces(folder / "state")) and not processes and time.monotonic() < deadline:
         time.sleep(0.005)
+    cgroups = _cgroups(folder / "state")
     left = [
         *(f"process {process.pid}: {process.command}" for process in processes),
-        *(f"cgroup {path}" for path in _cgroups(folder / "state")),
+        *(f"cgroup {path}" for path in cgroups),
         *(f"network device {name}" for name in interfaces),
         *(f"folder {path}" for path in _folders(folder)),
         *(f"mount {path}" for path in _mounts(folder)),
     ]
-    _clean_up(folder, before)
+    _clean_up(folder, processes, cgroups)
     shutil.rmtree(folder, ignore_errors=True)
     if left:
         pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)

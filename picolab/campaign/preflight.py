@@ -1,19 +1,16 @@
 """What can be refused before anything is started: a plan or a single trial that this host cannot carry out."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from picolab.config.given_paths import is_word
 from picolab.config.parameters import DISK_FACTOR, TrialParameters
 from picolab.config.plan import Plan
-from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import HostUnfit, ParameterError
-from picolab.host.facts import disk_of, memory_info
+from picolab.host.facts import memory_info
 from picolab.jupyter.trial_template import check_trial_notebook
-from picolab.machines.local.cgroup import find_method
-from picolab.machines.vagrant import machine
+from picolab.machines.kinds import kind_of
 from picolab.servers.build import find_build
 
 
@@ -36,14 +33,12 @@ def check_trial(parameters: TrialParameters) -> None:
 def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
-    builds = {(trial.build, trial.release_base_url, trial.machine != "local") for trial in wanted}
+    builds = {(trial.build, trial.release_base_url, kind_of(trial.machine).is_virtual) for trial in wanted}
     for build, base_url, in_guest in sorted(builds):
         find_build(build, build, base_url, in_guest=in_guest)
     _check_memory(wanted, source)
-    for provider in sorted({trial.provider for trial in wanted if trial.machine == "vagrant"}):
-        machine.check_host(provider)
-    if any(trial.memory_limit == "enforced" and trial.machine == "local" for trial in wanted):
-        find_method()
+    for machine in dict.fromkeys(trial.machine for trial in wanted):
+        kind_of(machine).check_host([trial for trial in wanted if trial.machine == machine])
     _check_disks(wanted, source)
 
 
@@ -68,42 +63,26 @@ def _check_memory(wanted: Sequence[TrialParameters], source: str) -> None:
 
 
 def _check_disks(wanted: Sequence[TrialParameters], source: str) -> None:
-    """Look at each place once: trials run one after the other, so that the largest upload is what must fit."""
+    """Look at each disk once: trials run one after the other, so that the largest upload is what must fit."""
     largest: dict[tuple[str, str], TrialParameters] = {}
     for trial in wanted:
-        place = ("vagrant", trial.provider) if trial.machine == "vagrant" else ("local", trial.work_dir)
-        if place not in largest or trial.needed_disk_bytes > largest[place].needed_disk_bytes:
-            largest[place] = trial
+        disk = (trial.machine, kind_of(trial.machine).disk_key(trial))
+        if disk not in largest or trial.needed_disk_bytes > largest[disk].needed_disk_bytes:
+            largest[disk] = trial
     for trial in largest.values():
         _check_disk(trial, source)
 
 
 def _check_disk(trial: TrialParameters, source: str) -> None:
-    if trial.machine == "vagrant":
-        place, free = "the storage of virtual machines", machine.free_disk_bytes(trial.provider)
-    else:
-        work = Path(trial.work_dir) if trial.work_dir else state_dir()
-        _check_work_dir(work, source)
-        place, free = str(work), disk_of(work).free_bytes
+    try:
+        disk = kind_of(trial.machine).host_disk(trial)
+    except HostUnfit as error:
+        raise HostUnfit(f"{source}: {error}") from None
     needed = trial.needed_disk_bytes
-    if free is not None and free < needed:
-        elsewhere = ", or set work_dir to a folder on a larger disk" if trial.machine == "local" else ""
+    if disk.free_bytes is not None and disk.free_bytes < needed:
         several = f"{trial.parallel_uploads} x " if trial.parallel_uploads > 1 else ""
         raise HostUnfit(
             f"{source}: an upload of {several}{trial.file_size} needs {DISK_FACTOR} times its size on disk, "
-            f"{needed / MIB:,.0f} MiB, and {place} has {free / MIB:,.0f} MiB free; free some, or choose "
-            f"smaller files{elsewhere}"
+            f"{needed / MIB:,.0f} MiB, and {disk.name} has {disk.free_bytes / MIB:,.0f} MiB free; free some, or choose "
+            f"smaller files{disk.advice}"
         )
-
-
-def _check_work_dir(folder: Path, source: str) -> None:
-    """Refuse a folder in which nothing can be made; it need not be there yet."""
-    try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        problem = "" if there.is_dir() else f"{there} is no folder"
-    except OSError as error:
-        there, problem = folder, str(error.strerror)
-    if not problem and not os.access(there, os.W_OK | os.X_OK):
-        problem = f"nothing can be written into {there}"
-    if problem:
-        raise HostUnfit(f"{source}: data folder and TMPDIR cannot be in {folder}: {problem}; set work_dir to another")

@@ -53,6 +53,7 @@ from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, Tr
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
+from picolab.machines.kinds import kind_of
 from picolab.record.models import Outcome, Record
 from picolab.results import beginning
 from picolab.results.folders import LOCK_FILE, check_name, locked
@@ -87,7 +88,6 @@ _FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, 
 _FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
 """The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
 _LIMIT_MARGIN_S = 120.0
-_BOX_COPY_LIMIT_S = 900.0
 
 
 class _Interrupted(Exception):
@@ -346,8 +346,9 @@ class Campaign:
             process.kill()
         entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault, killed)
         machine = registry.attach(self.machine_name)
-        # A virtual machine that gave a result is good for the next trial; after a fault it may have been the reason.
-        if machine is not None and not machine.kept and (entry.outcome.is_fault or machine.kind == "local"):
+        # After a fault the machine may have been the reason.
+        is_done = entry.outcome.is_fault or machine is None or not kind_of(machine.kind).reused_between_trials
+        if machine is not None and not machine.kept and is_done:
             self._release_machine()
         return entry
 
@@ -365,9 +366,7 @@ class Campaign:
         """Wait for a trial; return a fault when it had to be stopped."""
         parameters = trial.parameters
         limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
-        if parameters.machine == "vagrant":
-            # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
-            limit_s += 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
+        limit_s += kind_of(parameters.machine).make_limit_s(parameters)
         deadline = time.monotonic() + limit_s
         self._show(process, trial, attempt)
         while not process.wait(min(deadline - time.monotonic(), self.watcher.refresh_s or limit_s)):

@@ -10,6 +10,7 @@ import altair as alt
 import pandas as pd
 
 from picolab.config.sizes import MIB
+from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import factors
 from picolab.record.models import Outcome
 from picolab.results.rows import OF_THE_UPLOAD
@@ -94,14 +95,14 @@ def machine_label(machine: str, acceleration: str | None) -> str:
 
 
 def group_label(build: str, machine: str, several: bool) -> str:
-    """Return the title of a panel: the build, and the machine where it is virtual or one of several.
+    """Return the title of a panel: the build, and the machine where it is not the default one or one of several.
 
     Args:
         build: from `build_label`.
         machine: from `machine_label`.
         several: true when there are panels of several machines.
     """
-    return f"{build} on {machine}" if several or machine != "local" else build
+    return f"{build} on {machine}" if several or machine != DEFAULT_KIND else build
 
 
 def outcome_words(counts: Mapping[str, int]) -> str:

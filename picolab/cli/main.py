@@ -21,6 +21,7 @@ from picolab import __version__
 from picolab.cli.project import init
 from picolab.errors import ParameterError, PicolabError
 from picolab.exit_codes import ExitCode
+from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.text.foreign import one_line, visible
 from picolab.text.live_line import rewrite_line
 
@@ -362,8 +363,8 @@ def verdict(
 @main.command()
 @click.option(
     "--machine",
-    type=click.Choice(["local", "vagrant"]),
-    default="local",
+    type=click.Choice(list(KINDS)),
+    default=DEFAULT_KIND,
     show_default=True,
     help="The kind of machine to measure on.",
 )
@@ -386,7 +387,7 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 
     stop = _StopRequest().install()
     found = measure(
-        "vagrant" if machine == "vagrant" else "local",
+        machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
         report=rewrite_line,
@@ -490,7 +491,7 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
 
 
 @main.command()
-@click.option("--machine", type=click.Choice(["local", "vagrant"]), help="Where PicoShare runs (machine).")
+@click.option("--machine", type=click.Choice(list(KINDS)), help="Where PicoShare runs (machine).")
 @click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
 @click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")

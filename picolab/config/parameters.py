@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from picolab.config.given_paths import absolute_build, absolute_path
 from picolab.config.sizes import MIB, format_size, parse_size
 from picolab.config.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 from picolab.errors import ParameterError
+from picolab.machines.kinds import DEFAULT_KIND, KINDS, checked_name, kind_of
 from picolab.text.foreign import shown
 
-SMALLEST_GUEST_MB = 96
-"""The smallest guest that was seen to boot: a Debian with a trimmed systemd, under emulation."""
 SERVER_VARIABLES = ("PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET")
 """What picolab itself puts into the server's environment."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -49,6 +58,10 @@ def _text(value: Any) -> Any:
 
 _AS_IT_STANDS = BeforeValidator(_text)
 Text = Annotated[str, _AS_IT_STANDS]
+MachineName = Annotated[
+    str, AfterValidator(checked_name), WithJsonSchema({"type": "string", "enum": list(KINDS)}, mode="serialization")
+]
+"""The name of a kind of machine."""
 
 
 def _as_meant(name: str, value: Any) -> Any:
@@ -101,9 +114,9 @@ class TrialParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    machine: Literal["local", "vagrant"] = Field(
-        "local",
-        description="where PicoShare runs: local (a process under a memory limit) or vagrant (a virtual machine)",
+    machine: MachineName = Field(
+        DEFAULT_KIND,
+        description="where PicoShare runs: " + " or ".join(f"{kind.name} ({kind.meaning})" for kind in KINDS.values()),
     )
     machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$"), _AS_IT_STANDS] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
@@ -230,23 +243,9 @@ class TrialParameters(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> "TrialParameters":
-        if self.machine != "vagrant":
-            return self
-        if self.ram_mb < SMALLEST_GUEST_MB:
-            raise ValueError(
-                f"ram_mb = {self.ram_mb} is too little for machine = 'vagrant': the smallest virtual machine that was "
-                f"seen to boot had {SMALLEST_GUEST_MB} MiB; give {SMALLEST_GUEST_MB} or more, or use machine local"
-            )
-        if self.memory_limit == "none":
-            raise ValueError(
-                "memory_limit = 'none' makes no sense with machine = 'vagrant', since the memory of a virtual machine "
-                "is always limited; remove it, or use machine local"
-            )
-        if self.work_dir:
-            raise ValueError(
-                f"work_dir = {shown(self.work_dir)} is a folder of this host, and with machine = 'vagrant' data folder "
-                f"and TMPDIR lie on the disk of the virtual machine; remove it, or use machine local"
-            )
+        reason = kind_of(self.machine).why_unfit(self)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
     @property

@@ -25,6 +25,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import file_name, write_atomically
+from picolab.machines.kinds import kind_of
 from picolab.text.foreign import one_line, shown, visible
 
 PLAN_FILE = "plan.json"
@@ -248,7 +249,7 @@ def _blocks(cases: list[TrialParameters], blocks: int, chance: random.Random) ->
     for block in range(blocks):
         groups: dict[Any, list[str]] = {}
         for scenario, indices in scenarios.items():
-            groups.setdefault(_virtual_machine(cases[indices[0]]) or scenario, []).append(scenario)
+            groups.setdefault(_machine_key(cases[indices[0]]) or scenario, []).append(scenario)
         shuffled = list(groups.values())
         chance.shuffle(shuffled)
         for group in shuffled:
@@ -269,19 +270,18 @@ def _balanced_orders(items: list[int], blocks: int, chance: random.Random) -> li
     return orders[:blocks]
 
 
-def _virtual_machine(case: TrialParameters) -> tuple[Any, ...] | None:
-    """Return what makes another virtual machine, or another boot of it, necessary; None for a local machine."""
-    if case.machine != "vagrant":
-        return None
-    return (case.ram_mb, case.cpus, case.box, case.provider)
+def _machine_key(case: TrialParameters) -> tuple[Any, ...] | None:
+    """Return a value that differs when the machine must be rebooted or made anew; None when that costs nothing."""
+    key = kind_of(case.machine).change_key(case)
+    return None if key is None else (case.machine, *key)
 
 
 def _order_in_words(cases: list[TrialParameters]) -> str:
     most = max(Counter(case.scenario for case in cases).values())
     words = ORDER if most == 1 else ORDER_OF_BUILDS.format(builds=most)
-    machines = {case.machine for case in cases}
-    if "vagrant" in machines:
-        groups = "these groups and the other scenarios run" if len(machines) > 1 else "these groups run"
+    grouped = {_machine_key(case) is not None for case in cases}
+    if True in grouped:
+        groups = "these groups and the other scenarios run" if len(grouped) > 1 else "these groups run"
         words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)}"
     return words
 

@@ -9,9 +9,9 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from picolab.machines.base import Machine
-from picolab.machines.folders import keeper_of, spec_of
+from picolab.errors import MachineError
 from picolab.record.models import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
@@ -89,7 +89,11 @@ class Reading:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def own_of(machine: Machine, caller: int | None = None) -> Own:
+class _Machine(Protocol):
+    def own_processes(self) -> frozenset[int]: ...
+
+
+def own_of(machine: _Machine, caller: int | None = None) -> Own:
     """Return whose CPU time belongs to a trial that runs in this process and uses a machine.
 
     Args:
@@ -97,17 +101,10 @@ def own_of(machine: Machine, caller: int | None = None) -> Own:
     """
     alone = frozenset({os.getpid()})
     callers = _between(caller)
-    if machine.kind != "vagrant":
-        keeper = keeper_of(machine.folder)
-        if keeper is None:
-            return Own(alone, callers, unknown="the machine's keeper is gone, so the server's CPU time is not known")
-        return Own(alone, callers, frozenset({keeper.pid}))
-    prefix = str((spec_of(machine.folder) or {}).get("prefix", ""))
-    emulators = _emulators(prefix) if prefix else frozenset()
-    if not emulators:
-        why = "the process that runs the virtual machine was not found, so its CPU time cannot be told from others'"
-        return Own(alone, callers, unknown=why)
-    return Own(alone, callers, emulators)
+    try:
+        return Own(alone, callers, machine.own_processes())
+    except MachineError as error:
+        return Own(alone, callers, unknown=str(error))
 
 
 def _between(caller: int | None) -> frozenset[int]:
@@ -122,23 +119,6 @@ def _between(caller: int | None) -> frozenset[int]:
             return frozenset(ancestors)
         process = _process(Path("/proc"), process.parent)
     return frozenset()
-
-
-def _emulators(prefix: str) -> frozenset[int]:
-    """Return the QEMU processes of libvirt's domains whose names begin with `prefix`."""
-    found = set()
-    for pid, process in _processes(Path("/proc")).items():
-        if process.name.startswith("qemu"):
-            words = (_text(Path(f"/proc/{pid}/cmdline")) or "").split("\0")
-            if any(word.startswith(f"guest={prefix}") for word in words):
-                found.add(pid)
-    return frozenset(found)
-
-
-def work_folder(machine: Machine) -> Path | None:
-    """Return the folder on the host that holds a local machine's data; None for a virtual machine."""
-    spec = spec_of(machine.folder)
-    return None if machine.kind == "vagrant" or spec is None else Path(spec["work"])
 
 
 def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:

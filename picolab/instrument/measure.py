@@ -21,9 +21,10 @@ from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host import conditions
 from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
-from picolab.instrument.store import Error, HostIdentity, Instrument, MachineKind, Pairs, Rate, now, save
+from picolab.instrument.store import Error, HostIdentity, Instrument, Pairs, Rate, now, save
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
+from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import caveats
 from picolab.record.models import Caveat
 from picolab.record.samples import read_samples
@@ -91,7 +92,7 @@ class _Measured:
 
 
 def calibrate(
-    machine: MachineKind = "local",
+    machine: str = DEFAULT_KIND,
     *,
     quick: bool = False,
     report: Callable[[str], None] = lambda line: None,
@@ -173,7 +174,7 @@ def _machine(wish: MachineWish, report: Callable[[str], None]) -> Iterator[Machi
 
 
 def _conditions_now(machine: Machine) -> conditions.Reading:
-    return conditions.read(conditions.own_of(machine), conditions.work_folder(machine))
+    return conditions.read(conditions.own_of(machine), machine.work_folder)
 
 
 def _run_rounds(bench: "_Bench", report: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
@@ -346,7 +347,7 @@ def _rate(size_bytes: int, duration_s: float) -> float:
 
 
 def _instrument(
-    measured: _Measured, sizes: Sizes, machine: MachineKind, quick: bool, took_s: float, warnings: list[Caveat]
+    measured: _Measured, sizes: Sizes, machine: str, quick: bool, took_s: float, warnings: list[Caveat]
 ) -> Instrument:
     errors = {
         "transfer": _error(measured.transfer, TRANSFER_MIB_S, "MiB/s"),

@@ -7,20 +7,20 @@ reader knows how far the instrument itself can be trusted.
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from picolab.config.parameters import MachineName
 from picolab.config.project import state_dir
 from picolab.files.writing import write_atomically
 from picolab.host.facts import provenance
+from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record.models import Caveat, InstrumentReference
 
 INSTRUMENT_FILE = "instrument.json"
 INSTRUMENT_VERSION = 1
 NOT_CALIBRATED = "the instrument was not calibrated on this host; run picolab calibrate"
-
-MachineKind = Literal["local", "vagrant"]
 
 
 class _Model(BaseModel):
@@ -110,7 +110,7 @@ class Instrument(_Model):
     measured_at: str = Field(description="wall clock time of its end, ISO 8601, UTC")
     took_s: float
     host: HostIdentity
-    machine: MachineKind
+    machine: MachineName
     quick: bool = Field(description="true: small files and few rounds, good for a first impression only")
     file_size_mib: float = Field(description="of the uploads at full speed")
     upload_ceiling_mib_s: Rate = Field(description="of the client, against a null sink")
@@ -126,7 +126,7 @@ def instrument_file() -> Path:
     return state_dir() / INSTRUMENT_FILE
 
 
-def read(machine: MachineKind = "local") -> tuple[Instrument | None, str]:
+def read(machine: MachineName = DEFAULT_KIND) -> tuple[Instrument | None, str]:
     """Return the stored calibration for a kind of machine; or None, and one sentence why there is none."""
     try:
         stored = _stored()[machine]
@@ -138,7 +138,7 @@ def read(machine: MachineKind = "local") -> tuple[Instrument | None, str]:
         return None, f"{instrument_file()} cannot be read ({what}); run picolab calibrate to measure it anew"
 
 
-def load(machine: MachineKind = "local") -> Instrument | None:
+def load(machine: MachineName = DEFAULT_KIND) -> Instrument | None:
     """Return the stored calibration for a kind of machine, or None when there is none that can be read."""
     return read(machine)[0]
 
@@ -172,7 +172,7 @@ def save(instrument: Instrument) -> Path:
     return path
 
 
-def reference(machine: MachineKind) -> tuple[InstrumentReference | None, str]:
+def reference(machine: MachineName) -> tuple[InstrumentReference | None, str]:
     """Return what a record says about the instrument; or None, and one sentence why it says nothing."""
     found, why_not = read(machine)
     if found is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from picolab.host.processes import ProcessIdentity
+from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record.models import MachineRecord
 
 
@@ -22,7 +23,7 @@ class MachineWish:
         ram_mb: memory in MiB.
         memory_limit: `enforced`, or `none` for an unlimited run.
         work_dir: folder for data folder and TMPDIR; empty: beside the machine's state. `local` only.
-        kind: `local` or `vagrant`; the rest is for a virtual machine only.
+        kind: a name in `KINDS`; the rest is for a virtual machine only.
         cpus: processors.
         box: the image that it is made of; empty: picolab's own where it was built, else a public one.
         provider: what Vagrant makes it with.
@@ -37,7 +38,7 @@ class MachineWish:
     ram_mb: int
     memory_limit: Literal["enforced", "none"]
     work_dir: str
-    kind: Literal["local", "vagrant"] = "local"
+    kind: str = DEFAULT_KIND
     cpus: int = 1
     box: str = ""
     provider: Literal["libvirt", "virtualbox"] = "libvirt"
@@ -137,6 +138,17 @@ class Machine(Protocol):
 
     def describe(self) -> MachineRecord:
         """Return what the record says about the machine."""
+
+    def own_processes(self) -> frozenset[int]:
+        """Return the pids on this host that run the machine; with their descendants they are all of it.
+
+        Raises:
+            MachineError: they were not found, so that its CPU time cannot be told from that of other programs.
+        """
+
+    @property
+    def work_folder(self) -> Path | None:
+        """The folder on this host that holds data folder and TMPDIR; None when they are on a virtual disk."""
 
     def install(self, executable: Path) -> str:
         """Bring an executable into the machine and return its path there."""

@@ -11,23 +11,19 @@ from picolab.jupyter import kernel_folders
 from picolab.machines.base import Holder, Machine, MachineWish
 from picolab.machines.folders import (
     TRIAL_FILE,
-    exclusive,
     folder_of,
-    keeper_of,
     machine_folders,
     machines_dir,
     refuse_if_held,
     spec_of,
 )
-from picolab.machines.local import machine as local
-from picolab.machines.local.machine import LocalMachine
-from picolab.machines.vagrant import machine as vagrant
-from picolab.machines.vagrant.machine import VagrantMachine
+from picolab.machines.kind import MachineKind
+from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
 
 
-def _is_virtual(folder: Path) -> bool:
-    spec = spec_of(folder)
-    return spec is not None and spec.get("kind") == "vagrant"
+def kind_in(folder: Path) -> MachineKind:
+    """Return the kind of the machine in a folder; the default one when its `machine.json` cannot be read."""
+    return KINDS.get((spec_of(folder) or {}).get("kind", DEFAULT_KIND), KINDS[DEFAULT_KIND])
 
 
 def obtain(wish: MachineWish, holder: Holder) -> Machine:
@@ -43,13 +39,13 @@ def obtain(wish: MachineWish, holder: Holder) -> Machine:
     if spec is not None and spec.get("kind") != wish.kind:
         check_free(wish.name)
         release_by_name(wish.name)
-    return VagrantMachine.obtain(wish, holder) if wish.kind == "vagrant" else LocalMachine.obtain(wish, holder)
+    return kind_of(wish.kind).obtain(wish, holder)
 
 
 def attach(name: str) -> Machine | None:
     """Return the machine of that name if it exists and is looked after, without taking hold of it."""
     folder = folder_of(name)
-    return VagrantMachine.attach(folder) if _is_virtual(folder) else LocalMachine.attach(name)
+    return kind_in(folder).attach(folder)
 
 
 def check_free(name: str) -> None:
@@ -60,8 +56,7 @@ def check_free(name: str) -> None:
     """
     folder = folder_of(name)
     spec = spec_of(folder)
-    # A virtual machine runs without its keeper too.
-    if spec is not None and (_is_virtual(folder) or keeper_of(folder) is not None):
+    if spec is not None and kind_in(folder).exists(folder):
         refuse_if_held(spec)
 
 
@@ -100,28 +95,24 @@ def existing() -> list[dict[str, Any]]:
     machines = []
     for folder in machine_folders():
         spec = spec_of(folder)
-        if spec is None or (not _is_virtual(folder) and keeper_of(folder) is None):
+        kind = kind_in(folder)
+        if spec is None or not kind.exists(folder):
             continue
         with contextlib.suppress(MachineError):
             holder = ProcessIdentity.from_json(spec["holder"])
             machines.append(
                 {
                     "name": spec["name"],
-                    "kind": spec.get("kind", "local"),
+                    "kind": kind.name,
                     "ram_mb": spec["ram_mb"],
                     "held": holder.alive,
                     "holder": f"pid {holder.pid} ({holder.command})" if holder.alive else "nobody",
-                    "server": vagrant.server_of(folder) if _is_virtual(folder) else _local_server(folder),
-                    "way_in": vagrant.way_in(folder) if _is_virtual(folder) else None,
+                    "server": kind.server_of(folder),
+                    "way_in": kind.way_in(folder),
                     "folder": str(folder),
                 }
             )
     return machines
-
-
-def _local_server(folder: Path) -> str:
-    pid = local.server_of(folder)
-    return f"pid {pid}" if pid is not None else "none"
 
 
 def release_by_name(name: str) -> bool:
@@ -129,10 +120,7 @@ def release_by_name(name: str) -> bool:
     folder = folder_of(name)
     if not folder.is_dir():
         return False
-    if _is_virtual(folder):
-        vagrant.release(folder)
-    else:
-        local.release(folder)
+    kind_in(folder).release(folder)
     return True
 
 
@@ -143,16 +131,11 @@ def sweep() -> list[str]:
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     kernel_folders.sweep()
     for folder in machine_folders():
-        if _is_virtual(folder):
-            # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
-            with contextlib.suppress(MachineError):
-                if vagrant.sweep_folder(folder):
-                    swept.append(folder.name)
-            continue
-        with exclusive():
-            if folder.is_dir() and not _is_virtual(folder) and keeper_of(folder) is None:
-                local.sweep_folder(folder)
+        # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
+        with contextlib.suppress(MachineError):
+            if kind_in(folder).sweep(folder):
                 swept.append(folder.name)
-    with contextlib.suppress(MachineError):
-        swept += vagrant.sweep_lost()
+    for kind in KINDS.values():
+        with contextlib.suppress(MachineError):
+            swept += kind.sweep_lost()
     return swept

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.parameters import MachineName, TrialParameters
 from picolab.errors import RecordError
+from picolab.machines.kinds import KINDS, kind_of
 from picolab.slow_imports import decline_slow_imports
 
 SCHEMA_PATH = Path(__file__).with_name("record.schema.json")
@@ -199,9 +200,7 @@ class NetworkRecord(_Model):
 class MachineRecord(_Model):
     """Where the server ran."""
 
-    kind: Literal["local", "vagrant"] = Field(
-        description="`local`: a process under a memory limit on the host; `vagrant`: a virtual machine"
-    )
+    kind: MachineName = Field(description="; ".join(f"`{kind.name}`: {kind.meaning}" for kind in KINDS.values()))
     name: str
     reused: bool = Field(description="true when a machine that was already running was re-used")
     memory_limit: MemoryLimit
@@ -611,12 +610,11 @@ def _contradiction(record: Record) -> str | None:
     if machine is not None:
         if machine.kind != record.parameters.machine:
             return f"machine.kind is {machine.kind} and parameters.machine is {record.parameters.machine}"
-        is_virtual = machine.kind == "vagrant"
-        if is_virtual != (machine.virtual_machine is not None):
-            return (
-                f"machine.kind is {machine.kind}, and machine.virtual_machine {'is null' if is_virtual else 'is there'}"
-            )
-        if is_virtual != (machine.memory_limit.method == "virtual_machine"):
+        kind = kind_of(machine.kind)
+        if kind.is_virtual != (machine.virtual_machine is not None):
+            found = "is null" if kind.is_virtual else "is there"
+            return f"machine.kind is {machine.kind}, and machine.virtual_machine {found}"
+        if machine.memory_limit.method not in kind.memory_limit_methods:
             return f"machine.kind is {machine.kind}, and memory_limit.method is {machine.memory_limit.method}"
     if record.upload is not None:
         if record.upload.file_size_bytes != record.parameters.file_size_bytes:

@@ -11,6 +11,7 @@ from picolab.charts.figure import Figure
 from picolab.charts.style import build_label, labelled, machine_label, outcome_words, plain_rows
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
+from picolab.machines.kinds import kind_of
 from picolab.record.models import Record, VirtualMachineRecord
 from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.results.load import CampaignData
@@ -205,8 +206,8 @@ def _instrument(record: Record) -> str:
 
 
 def _machine(row: dict[str, Any]) -> str:
-    if row["machine"] == "local":
-        return "local: a process of the host"
+    if not kind_of(row["machine"]).is_virtual:
+        return f"{row['machine']}: a process of the host"
     what = f"{machine_label(row['machine'], row['acceleration'])}: a virtual machine"
     if row["provider"] is None:
         return what

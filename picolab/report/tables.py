@@ -16,6 +16,7 @@ from picolab.charts.style import (
     plain_rows,
     shortened,
 )
+from picolab.machines.kinds import kind_of
 from picolab.record.models import NOT_ASKED_FOR, Outcome
 from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
 from picolab.results.load import CampaignData
@@ -43,7 +44,7 @@ def case_table(data: CampaignData) -> Html:
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
     columns = [column for column in _CASE_COLUMNS if column.field not in _ONLY_IF_ANY or _any(rows, column.field)]
-    virtual = (data.trials["machine"] != "local").any()
+    virtual = any(kind_of(machine).is_virtual for machine in data.trials["machine"].unique())
     if virtual or len({row["build"] for row in rows}) > 1:
         columns.insert(0, Column("build and machine" if virtual else "build", "build"))
     return table(rows, columns)
@@ -129,7 +130,7 @@ def trial_table(data: CampaignData) -> Html:
         return paragraph("No trial has a result, so there is no table.", "empty")
     only_if_any = ("others", "steps", "download_peak_mib")
     columns = [column for column in _TRIAL_COLUMNS if column.field not in only_if_any or _any(rows, column.field)]
-    if any(row["machine"] != "local" for row in rows):
+    if any(kind_of(row["machine"]).is_virtual for row in rows):
         columns = [columns[0], Column("machine", "machine_words"), *columns[1:], *_READY_COLUMNS]
     return boxed(table(rows, [*columns, Column("what was seen", "outcome_detail")]), len(rows))
 

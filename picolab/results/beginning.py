@@ -19,6 +19,7 @@ from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import write_atomically
 from picolab.host.facts import host_identity
+from picolab.machines.kinds import kind_of
 from picolab.servers.build import find_build
 
 BEGUN_FILE = "begun.json"
@@ -144,7 +145,7 @@ def now() -> str:
 def builds_of(plan: Plan) -> dict[str, str]:
     """Return the SHA-256 of each executable that a plan names."""
     wanted = {
-        (trial.parameters.build, trial.parameters.release_base_url): trial.parameters.machine != "local"
+        (trial.parameters.build, trial.parameters.release_base_url): kind_of(trial.parameters.machine).is_virtual
         for trial in plan.trials
     }
     several = len({url for _, url in wanted}) > 1

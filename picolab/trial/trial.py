@@ -584,7 +584,7 @@ class Trial:
     def _conditions_now(self, machine: Machine) -> conditions.Reading:
         """Read what the host does at this moment: right before a measured step, or right after it."""
         caller = self._context.owner_process.pid if self._context is not None else None
-        return conditions.read(conditions.own_of(machine, caller), conditions.work_folder(machine))
+        return conditions.read(conditions.own_of(machine, caller), machine.work_folder)
 
     def _conditions_since(self, before: conditions.Reading, machine: Machine, path: str) -> ConditionsRecord:
         """Return what the host did since a reading, and note what is missing in it under `path` of the record."""

@@ -14,10 +14,11 @@ import pytest
 from conftest import eventually
 
 from picolab.config.parameters import TrialParameters
+from picolab.errors import MachineError
 from picolab.host import conditions, idleness
 from picolab.host.conditions import Own, Reading, between, own_of, read
 from picolab.host.idleness import IDLE_BUSY_SHARE, IDLE_READINGS, wait_for_idle
-from picolab.machines import folders, registry
+from picolab.machines import registry
 from picolab.machines.base import Machine
 from picolab.record import caveats
 from picolab.record.models import ConditionsRecord, Outcome, validate_record
@@ -134,27 +135,13 @@ def test_short_step_has_no_shares_and_says_why() -> None:
         assert getattr(found, name) is None and "too short" in missing[name]
 
 
-def test_emulator_of_a_virtual_machine_is_found_by_its_domain(tmp_path: Path) -> None:
-    emulator = tmp_path / "qemu-system-test"
-    emulator.symlink_to("/bin/sh")
-    words = [str(emulator), "-c", "read line", "guest=picolab-mine_default,debug-threads=on"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
-        folder = folders.folder_of("mine")
-        folder.mkdir(parents=True)
-        machine = cast(Machine, SimpleNamespace(kind="vagrant", folder=folder))
-        try:
-            folders.write_spec(folder, {"prefix": "picolab-mine"})
-            eventually(lambda: own_of(machine).trees == {process.pid}, "the emulator runs")
-            found = own_of(machine)
-            folders.write_spec(folder, {"prefix": "picolab-another"})
-            unknown = own_of(machine)
-        finally:
-            process.kill()
-            (folder / folders.SPEC).unlink()
-            folder.rmdir()
+def test_unknown_own_processes_are_null_with_a_reason() -> None:
+    def own_processes() -> frozenset[int]:
+        raise MachineError("nobody knows")
 
-    assert found.unknown is None and conditions.work_folder(machine) is None
-    assert not unknown.trees and unknown.unknown is not None
+    unknown = own_of(cast(Machine, SimpleNamespace(own_processes=own_processes)))
+
+    assert not unknown.trees and unknown.unknown == "nobody knows"
     record, missing = between(*_half_a_second(unknown))
     assert record.other_busy_share is None and missing["other_busy_share"] == unknown.unknown
     assert record.steal_share is not None

@@ -397,13 +397,21 @@ def test_papermill_shows_every_parameter() -> None:
 # The direction of imports
 
 
+DECLARATIONS = re.compile(
+    r"picolab\.(config\.sizes|machines\.(kinds?|\w+\.kind)|servers\.(registry|base|\w+\.adapter))"
+)
+"""What exists and what it can do, without the code that does it: known from the second layer on."""
+
+
 def imports(path: Path) -> set[str]:
-    """Return what a module imports, also inside functions, but not for type checkers alone."""
+    """Return what a module imports, but not for type checkers alone, nor what a declaration imports when it is used."""
     tree = ast.parse(path.read_text())
+    declares = DECLARATIONS.fullmatch(".".join(path.relative_to(ROOT).with_suffix("").parts))
     skipped = {
         id(child)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        or (declares and isinstance(node, ast.FunctionDef))
         for child in ast.walk(node)
     }
     found: set[str] = set()
@@ -468,10 +476,6 @@ LAYERS = (
     ("cli",),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""
-
-
-DECLARATIONS = re.compile(r"picolab\.(config\.sizes|machines\.(kinds|\w+\.kind)|servers\.(registry|base|\w+\.adapter))")
-"""What exists and what it can do, without the code that does it: known from the second layer on."""
 
 
 def room_of(module: str) -> str:

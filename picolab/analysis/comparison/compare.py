@@ -28,6 +28,7 @@ from picolab.analysis.comparison.pairing import (
 from picolab.config.parameters import unknown_name
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.machines.kinds import kind_of
 from picolab.record.models import STEPS, Caveat
 from picolab.text.foreign import shown
 
@@ -819,7 +820,7 @@ def _scenarios_of_one_boot(trials: Sequence[ComparedTrial]) -> list[str]:
 def _independence(trials: Sequence[ComparedTrial]) -> str:
     """Return what the independent unit is, one sentence."""
     unit = "The independent unit is a trial on a fresh server and a fresh data folder"
-    virtual = [trial for trial in trials if trial.record.parameters.machine == "vagrant"]
+    virtual = [trial for trial in trials if kind_of(trial.record.parameters.machine).is_virtual]
     if not virtual:
         return f"{unit}."
     boots = len({boot for found in _boots(virtual).values() for boot in found})

@@ -37,6 +37,7 @@ from picolab.machines.folders import (
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, in_systemd_scope
 from picolab.machines.local.keeper import SOCKET
+from picolab.machines.local.kind import LocalKind
 from picolab.record.models import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
@@ -92,6 +93,17 @@ def sweep_folder(folder: Path) -> None:
             kill_and_wait(_with_temporary_files_in(Path(spec["work"])))
         shutil.rmtree(spec["work"], ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_if_abandoned(folder: Path) -> bool:
+    """Remove a machine without a keeper; return False when it has one, or has been made anew as another kind."""
+    with exclusive():
+        if not folder.is_dir() or keeper_of(folder) is not None:
+            return False
+        if (spec_of(folder) or {}).get("kind", LocalKind.name) != LocalKind.name:
+            return False
+        sweep_folder(folder)
+        return True
 
 
 def _with_temporary_files_in(work: Path) -> Iterator[ProcessIdentity]:
@@ -152,7 +164,7 @@ def take_down(folder: Path) -> None:
 class LocalMachine:
     """A process of this host under a memory limit. Make one with `obtain`."""
 
-    kind = "local"
+    kind = LocalKind.name
     python = sys.executable
     way_in: str | None = None
 
@@ -181,7 +193,7 @@ class LocalMachine:
         work_parent = Path(wish.work_dir).expanduser().resolve() if wish.work_dir else state_dir() / "work"
         place = f"picolab-{wish.name}-{state_mark(machines_dir())}"
         spec = {
-            "kind": "local",
+            "kind": LocalKind.name,
             "name": wish.name,
             "place": place,
             "ram_mb": wish.ram_mb,
@@ -239,7 +251,7 @@ class LocalMachine:
         disk = disk_of(self._work)
         method = self._spec["method"]
         return MachineRecord(
-            kind="local",
+            kind=LocalKind.name,
             name=self.name,
             reused=self.reused,
             memory_limit=MemoryLimit(
@@ -253,6 +265,16 @@ class LocalMachine:
             data_folder_disk=disk.label,
             free_disk_bytes=disk.free_bytes,
         )
+
+    def own_processes(self) -> frozenset[int]:
+        keeper = keeper_of(self.folder)
+        if keeper is None:
+            raise MachineError("the machine's keeper is gone, so the server's CPU time is not known")
+        return frozenset({keeper.pid})
+
+    @property
+    def work_folder(self) -> Path | None:
+        return self._work
 
     def endpoint(self, port: int) -> tuple[str, int]:
         return self._network["address"], port

@@ -39,6 +39,7 @@ from picolab.machines.folders import (
 from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.command import VagrantCommand
+from picolab.machines.vagrant.kind import VagrantKind
 from picolab.record.models import MachineRecord, MemoryLimit, VirtualMachineRecord
 
 if TYPE_CHECKING:
@@ -213,14 +214,23 @@ def _destroy(folder: Path, spec: dict[str, Any]) -> None:
             libvirt.remove_volume(volume)
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Return True when neither a keeper nor a living holder looks after a machine."""
+    spec = spec_of(folder)
+    if spec is None or keeper_of(folder) is not None:
+        return False
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return not ProcessIdentity.from_json(spec["holder"]).alive
+    return False
+
+
 def sweep_folder(folder: Path) -> bool:
-    """Remove a machine whose keeper and holder are gone; tell whether there was one to remove."""
+    """Remove an abandoned machine; return whether there was one to remove."""
     with lock_file(folder.name).open("w") as lock:
         if not try_lock(lock):
             # Somebody is making it or taking it down at this moment.
             return False
-        spec = spec_of(folder)
-        if spec is None or keeper_of(folder) is not None or ProcessIdentity.from_json(spec["holder"]).alive:
+        if not is_abandoned(folder):
             return False
         _take_down(folder)
         return True
@@ -251,7 +261,7 @@ def _command(folder: Path, spec: dict[str, Any]) -> VagrantCommand:
 class VagrantMachine:
     """A virtual machine. Make one with `obtain`."""
 
-    kind = "vagrant"
+    kind = VagrantKind.name
     listen_address = "0.0.0.0"
     python = _PYTHON
 
@@ -292,7 +302,7 @@ class VagrantMachine:
                 refuse_if_held(old)
             accelerated = acceleration()
             wanted = {
-                "kind": "vagrant",
+                "kind": VagrantKind.name,
                 "name": wish.name,
                 "box": wish.box or boxes.default_box(wish.provider),
                 "provider": wish.provider,
@@ -619,7 +629,7 @@ class VagrantMachine:
         self._to_host(0.0)
         assert self._clock is not None
         return MachineRecord(
-            kind="vagrant",
+            kind=VagrantKind.name,
             name=self.name,
             reused=self.reused,
             memory_limit=MemoryLimit(
@@ -656,6 +666,18 @@ class VagrantMachine:
     def _software(self) -> dict[str, str]:
         versions = _command(self.folder, self._spec).versions()
         return {**versions, **(libvirt.versions() if self._spec["provider"] == "libvirt" else {})}
+
+    def own_processes(self) -> frozenset[int]:
+        found = _emulators(self._spec["prefix"])
+        if not found:
+            raise MachineError(
+                "the process that runs the virtual machine was not found, so its CPU time cannot be told from others'"
+            )
+        return found
+
+    @property
+    def work_folder(self) -> Path | None:
+        return None
 
     def install(self, executable: Path) -> str:
         with executable.open("rb") as file:
@@ -790,6 +812,18 @@ class VagrantMachine:
     def release(self) -> None:
         self._drop_connection()
         release(self.folder)
+
+
+def _emulators(prefix: str) -> frozenset[int]:
+    """Return the QEMU processes of libvirt's domains whose names begin with `prefix`."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "comm").read_bytes().startswith(b"qemu"):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if any(word.startswith(f"guest={prefix}".encode()) for word in words):
+                    found.add(int(folder.name))
+    return frozenset(found)
 
 
 class _Clock:

@@ -11,11 +11,10 @@ from typing import Any
 
 from picolab.errors import MachineError, ParameterError
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
+from picolab.machines.kinds import kind_of
 from picolab.servers.build import Build
 from picolab.servers.picoshare.client import PicoShareClient
 
-READY_POLL_S = 0.005
-GUEST_READY_POLL_S = 0.1
 SECRET_FILE = "secret"
 _LISTEN_FAILED = "http server exit: listen tcp"
 """What PicoShare logs when its port cannot be had. It then stays alive without a listener, so the process being
@@ -125,8 +124,7 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
                     f"the server runs without a listener because it could not have port {port} of the machine "
                     f"{machine.name!r} (its log says so); run the trial again, a new port will be chosen"
                 )
-            # In a guest each question takes the server's own processor for a moment.
-            time.sleep(READY_POLL_S if machine.kind == "local" else GUEST_READY_POLL_S)
+            time.sleep(kind_of(machine.kind).ready_poll_s)
             status = machine.process_status()
     return StartedServer(base_url, port, None, status, why_not)
 

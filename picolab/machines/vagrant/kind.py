@@ -1,0 +1,114 @@
+"""The kind `vagrant`: the server runs in a virtual machine with limited RAM, which Vagrant makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from picolab.machines.kind import HostDisk, MachineKind
+
+if TYPE_CHECKING:
+    from picolab.config.parameters import TrialParameters
+    from picolab.machines.base import Holder, Machine, MachineWish
+
+SMALLEST_GUEST_MB = 96
+"""The smallest guest that was seen to boot: a Debian with a trimmed systemd, under emulation."""
+_BOX_COPY_LIMIT_S = 900.0
+"""Seconds that the first copy of a box into libvirt's pool may take."""
+
+
+class VagrantKind(MachineKind):
+    """A virtual machine with limited RAM."""
+
+    name = "vagrant"
+    meaning = "a virtual machine"
+    is_virtual = True
+    memory_limit_methods = ("virtual_machine",)
+    reused_between_trials = True
+    shows_progress = True
+    ready_poll_s = 0.1
+
+    def why_unfit(self, parameters: TrialParameters) -> str | None:
+        if parameters.ram_mb < SMALLEST_GUEST_MB:
+            return (
+                f"ram_mb = {parameters.ram_mb} is too little for machine = 'vagrant': the smallest virtual machine "
+                f"that was seen to boot had {SMALLEST_GUEST_MB} MiB; give {SMALLEST_GUEST_MB} or more, or use machine "
+                f"local"
+            )
+        if parameters.memory_limit == "none":
+            return (
+                "memory_limit = 'none' makes no sense with machine = 'vagrant', since the memory of a virtual machine "
+                "is always limited; remove it, or use machine local"
+            )
+        if parameters.work_dir:
+            return (
+                f"work_dir = {parameters.work_dir[:200]!r} is a folder of this host, and with machine = 'vagrant' data "
+                f"folder and TMPDIR lie on the disk of the virtual machine; remove it, or use machine local"
+            )
+        return None
+
+    def change_key(self, parameters: TrialParameters) -> tuple[Any, ...] | None:
+        return (parameters.ram_mb, parameters.cpus, parameters.box, parameters.provider)
+
+    def make_limit_s(self, parameters: TrialParameters) -> float:
+        # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
+        return 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S
+
+    def check_host(self, wanted: Sequence[TrialParameters]) -> None:
+        from picolab.machines.vagrant import machine
+
+        for provider in sorted({trial.provider for trial in wanted}):
+            machine.check_host(provider)
+
+    def disk_key(self, parameters: TrialParameters) -> str:
+        return parameters.provider
+
+    def host_disk(self, parameters: TrialParameters) -> HostDisk:
+        from picolab.machines.vagrant import machine
+
+        return HostDisk("the storage of virtual machines", machine.free_disk_bytes(parameters.provider))
+
+    def obtain(self, wish: MachineWish, holder: Holder) -> Machine:
+        from picolab.machines.vagrant.machine import VagrantMachine
+
+        return VagrantMachine.obtain(wish, holder)
+
+    def attach(self, folder: Path) -> Machine | None:
+        from picolab.machines.vagrant.machine import VagrantMachine
+
+        return VagrantMachine.attach(folder)
+
+    def exists(self, folder: Path) -> bool:
+        # It runs without its keeper too.
+        return True
+
+    def server_of(self, folder: Path) -> str:
+        from picolab.machines.vagrant import machine
+
+        return machine.server_of(folder)
+
+    def way_in(self, folder: Path) -> str | None:
+        from picolab.machines.vagrant import machine
+
+        return machine.way_in(folder)
+
+    def release(self, folder: Path) -> None:
+        from picolab.machines.vagrant import machine
+
+        machine.release(folder)
+
+    def is_abandoned(self, folder: Path) -> bool:
+        from picolab.machines.vagrant import machine
+
+        return machine.is_abandoned(folder)
+
+    def sweep(self, folder: Path) -> bool:
+        from picolab.machines.vagrant import machine
+
+        return machine.sweep_folder(folder)
+
+    def sweep_lost(self) -> list[str]:
+        from picolab.machines.vagrant import machine
+
+        return machine.sweep_lost()

@@ -27,66 +27,51 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from picolab.campaign.changes import check_unchanged
+from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
-from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.campaign.stopping import interval_widths, why_enough
 from picolab.campaign.tally import Tally
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
-    CampaignChanged,
     HostUnfit,
     MachineBusy,
     ParameterError,
-    RecordError,
     UnreadableFile,
 )
 from picolab.exit_codes import ExitCode
-from picolab.files.foreign import refuse_links, remove_tree_inside
-from picolab.files.set_aside import SET_ASIDE, set_aside
+from picolab.files.foreign import refuse_links
+from picolab.files.set_aside import SET_ASIDE
 from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import last_line
-from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, TrialProcess
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.machines.kinds import kind_of
-from picolab.record.models import Outcome, Record
+from picolab.record.models import Outcome
 from picolab.results import beginning
 from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result, write_results
 from picolab.results.rows import record_row
-from picolab.results.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
+from picolab.results.standing import RESULTS_FILE, Standing, read_standing
 from picolab.results.starts import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
-from picolab.results.trial_files import read_record, read_side_file
 from picolab.trial.state import (
-    DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,
-    SAMPLES_FILE,
-    SERVER_LOG_FILE,
-    VAGRANT_LOG_FILE,
 )
 
 _WRITTEN = (
-    *("trials", "faults", "running", SET_ASIDE),
+    *(TRIALS, FAULTS, RUNNING, SET_ASIDE),
     *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, STARTS_FILE),
 )
-"""What a campaign writes into its folder: none of it may be a link to another place."""
-_FILES = (
-    (SAMPLES_FILE, ".samples.jsonl"),
-    (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
-    (SERVER_LOG_FILE, ".server.log"),
-    (VAGRANT_LOG_FILE, ".vagrant.log"),
-)
-_FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
-_FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
-"""The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
+"""Everything that a campaign writes into its folder; none of it may be a link to another place."""
 _LIMIT_MARGIN_S = 120.0
 
 
@@ -108,6 +93,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder)
+        self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
 
     @property
@@ -177,7 +163,7 @@ class Campaign:
                     f"{standing.ledger_trouble}; put the ledger in order, or move it away: what is filed still counts"
                 )
             self._tally = Tally(standing)
-            self._compare_with_beginning(standing, accept_changes)
+            check_unchanged(self.folder, self.plan, standing, accept_changes, self.watcher.note)
             check_name(self.plan.campaign)
             registry.sweep()
             registry.check_free(self.machine_name)
@@ -199,38 +185,8 @@ class Campaign:
                     self._release_machine()
                 write_results(self.folder, self.tally.rows.values())
                 with suppress(OSError):
-                    (self.folder / "running").rmdir()
+                    (self.folder / RUNNING).rmdir()
         return self.exit_code()
-
-    def _compare_with_beginning(self, standing: Standing, accept: bool) -> None:
-        """Refuse to go on when numbers from now on would not be comparable with those that are there.
-
-        Raises:
-            CampaignChanged: that is so, and nobody has accepted it.
-        """
-        begun = beginning.read_beginning(self.folder)
-        if begun.known is None and not begun.problems:
-            if standing.entries:
-                self.watcher.note(
-                    "An older picolab began this campaign: nobody can tell whether something changed since."
-                )
-            return
-        finished = all(trial.trial_id in self.tally.rows for trial in standing.needed)
-        changes = begun.problems or (begun.plan_changes(self.plan) if finished else begun.changes(self.plan))
-        if not changes:
-            return
-        if not accept:
-            raise CampaignChanged(
-                f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
-                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
-                f"go on all the same, which is noted, with: picolab resume {in_command(self.folder)} --accept-changes"
-            )
-        known = begun.known.accepted if begun.known is not None else []
-        if begun.problems:
-            set_aside(self.folder, self.folder / beginning.BEGUN_FILE)
-        accepted = beginning.Accepted(at=beginning.now(), changes=changes)
-        beginning.write_beginning(self.folder, self.plan, [*known, accepted])
-        self.watcher.note(f"Goes on although it is not what it began with: {beginning.in_short(changes)}.")
 
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
@@ -322,15 +278,12 @@ class Campaign:
     def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
         if self.watcher.stop_requested():
             raise _Interrupted
-        folder = self.folder / "running" / trial.trial_id
-        if folder.is_symlink():
-            remove_tree_inside(self.folder, folder)
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
         process = TrialProcess(
             parameters,
             TrialContext(
-                folder=folder,
+                folder=self._filing.running_folder(trial),
                 trial_id=trial.trial_id,
                 owner=this_process().to_json(),
                 campaign=self.plan.campaign,
@@ -399,13 +352,14 @@ class Campaign:
             fault: what it was if its own record does not say that it has a result.
             killed: which of its processes a signal has ended, in words.
         """
-        folder = self.folder / "running" / trial.trial_id
-        record, reason = self._valid_record(folder, trial, killed)
+        record, reason = self._filing.read_record(trial, killed)
         if record is not None and (fault is None or not record.outcome.is_fault):
             outcome, detail = record.outcome, record.outcome_detail
         else:
             outcome, detail = fault or (Outcome.INVALID, reason)
-        places = self._move(folder, trial, None if not outcome.is_fault else attempt)
+        places = self._filing.file(trial, attempt if outcome.is_fault else None)
+        if not self._machine_is_kept():
+            self._filing.remove_running_folder(trial)
         entry = LedgerEntry(
             trial_id=trial.trial_id,
             attempt=attempt,
@@ -427,94 +381,17 @@ class Campaign:
         self.watcher.ended(entry, self.progress())
         return entry
 
-    def _valid_record(self, folder: Path, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
-        """Return the record of an ended trial, or why there is none. A notebook without it is made anew."""
-        side_file, notebook = folder / RECORD_FILE, folder / NOTEBOOK_FILE
-        try:
-            record = read_side_file(side_file)
-        except FileNotFoundError:
-            words = killed or last_words(folder)
-            return None, f"the trial's process ended without a record{': ' + words if words else ''}"
-        except (UnreadableFile, RecordError) as error:
-            return None, f"{error}{'; ' + killed if killed else ''}"
-        difference = difference_from_plan(record, trial, self.plan.campaign)
-        if difference:
-            return None, f"the record {difference}"
-        try:
-            whole = read_record(notebook) == record
-        except RecordError:
-            whole = False
-        if not whole:
-            # The notebook was lost on the way (a killed kernel or papermill), the measurement was not.
-            salvage_notebook(folder, record)
-        return record, ""
-
-    def _move(self, folder: Path, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
-        """Move a trial's files to `trials/` or `faults/`; return the new place of each, notebook last."""
-        target = self.folder / ("trials" if fault_attempt is None else "faults")
-        target.mkdir(exist_ok=True)
-        stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
-        troubled = fault_attempt is not None or (folder / LOST_NOTEBOOK_FILE).exists()
-        places = {}
-        for name, suffix in (*_FILES, *(_FILES_OF_TROUBLE if troubled else ()), *_FILES_LAST):
-            if (folder / name).exists():
-                self._put(folder / name, target / f"{stem}{suffix}")
-                places[name] = f"{target.name}/{stem}{suffix}"
-        for extra in folder.glob("*samples.attempt*.jsonl") if folder.is_dir() else ():
-            self._put(extra, target / f"{stem}.{extra.name}")
-        if not self._machine_is_kept():
-            remove_tree_inside(self.folder, folder)
-        return places
-
-    def _put(self, source: Path, target: Path) -> None:
-        """Rename a file; what has its new name already is set aside."""
-        if target.exists() or target.is_symlink():
-            set_aside(self.folder, target)
-        source.rename(target)
-
     def _recover(self, standing: Standing) -> None:
-        """Settle what a campaign that was killed has left: trials that ran, and trials that were being filed.
-
-        Results that the ledger names and that are gone are measured again; what is left of them is set aside.
-        """
-        running = self.folder / "running"
-        named = {entry.trial_id for entry in standing.entries if not entry.outcome.is_fault}
-        for trial in self.needed:
-            folder = running / trial.trial_id
-            if folder.is_symlink():
-                remove_tree_inside(self.folder, folder)
-            measured, listed = trial.trial_id in standing.results, trial.trial_id in named
-            if measured and listed:
-                continue
-            filed = [
-                (self.folder / "trials" / f"{trial.trial_id}{suffix}", name)
-                for name, suffix in (*_FILES, *_FILES_OF_TROUBLE, *_FILES_LAST)
-            ]
-            was_being_filed = not listed and (measured or folder.is_dir())
-            for path, name in filed:
-                if not path.exists() and not path.is_symlink():
-                    continue
-                if was_being_filed and not (folder / name).exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    path.rename(folder / name)
-                else:
-                    set_aside(self.folder, path)
-            if folder.is_dir():
-                fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-                self._settle(trial, self._next_attempt(trial), None, None, fault)
-        for left in sorted(running.iterdir()) if running.is_dir() else ():
-            worth = not left.is_symlink() and any((left / name).exists() for name in (RECORD_FILE, NOTEBOOK_FILE))
-            if worth:
-                set_aside(self.folder, left)
-            else:
-                remove_tree_inside(self.folder, left)
+        """Settle the trials that a killed campaign left: running, or not filed yet."""
+        for trial in self._filing.unfinished(self.needed, standing):
+            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
+            self._settle(trial, self._next_attempt(trial), None, None, fault)
+        self._filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
             self.watcher.note(
                 f"{len(self.tally.lost)} results that the ledger names are gone, and are measured again: {names}"
             )
-
-    # What may be asked
 
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""

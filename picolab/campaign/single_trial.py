@@ -1,13 +1,12 @@
 """One trial from the command line: a campaign of one, without a campaign's files."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
 from picolab.config.parameters import TrialParameters
-from picolab.errors import RecordError
+from picolab.errors import RecordError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
@@ -15,7 +14,8 @@ from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.models import Outcome, Record
+from picolab.results.trial_files import read_side_file
 from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialState, claim_folder
 
 _REFRESH_S = 1.0
@@ -93,17 +93,22 @@ def run_single_trial(
             reserve.free(folder)
         if live is not None:
             live("")
-    record, reason = None, ""
+    record, reason = _read_record(folder, context.trial_id, process.ended_by())
+    return FinishedTrial(folder, record, reason, name if kept else None, way_in)
+
+
+def _read_record(folder: Path, trial_id: str, killed: str) -> tuple[Record | None, str]:
+    path = folder / RECORD_FILE
     try:
-        record = validate_record(json.loads((folder / RECORD_FILE).read_text()), str(folder / RECORD_FILE))
-        if record.identity.trial_id != context.trial_id:
-            record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
-    except (OSError, ValueError):
-        words = process.ended_by() or last_words(folder)
-        reason = (
+        record = read_side_file(path)
+    except FileNotFoundError:
+        words = killed or last_words(folder)
+        return None, (
             f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
             f"{folder / NOTEBOOK_FILE}"
         )
-    except RecordError as error:
-        reason = str(error)
-    return FinishedTrial(folder, record, reason, name if kept else None, way_in)
+    except (UnreadableFile, RecordError) as error:
+        return None, str(error)
+    if record.identity.trial_id != trial_id:
+        return None, f"{path} is the record of another trial"
+    return record, ""

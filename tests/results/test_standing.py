@@ -594,7 +594,7 @@ def test_a_campaign_of_an_older_picolab_goes_on_with_a_note(campaign: Path, monk
     resumed = Campaign.load(campaign)
     resumed.watcher.note = notes.append
     resumed.run()
-    assert notes == ["An older picolab began this campaign: nobody can tell whether something changed since."]
+    assert notes == ["An older picolab began this campaign: it is not known whether something changed since."]
     assert (campaign / BEGUN_FILE).exists()
     edited(campaign / "plan.json", lambda data: data.update(seed=1))
     assert "seed was 42 and is 1" in refusal(campaign)
@@ -709,5 +709,5 @@ def test_resume_names_the_option_that_goes_on(
     code, said = command(capsys, "resume", str(campaign))
     assert code == ExitCode.BAD_PARAMETERS and "ram_mb was 128 and is 256" in said
     code, said = command(capsys, "resume", str(campaign), "--accept-changes")
-    assert code == ExitCode.INSTRUMENT_FAULT and "Goes on although" in said
+    assert code == ExitCode.INSTRUMENT_FAULT and "Continues although" in said
     assert command(capsys, "resume", str(campaign))[0] == ExitCode.INSTRUMENT_FAULT

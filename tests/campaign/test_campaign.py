@@ -238,7 +238,7 @@ def test_a_killed_campaign_leaves_nothing_and_resumes(
 
 
 @pytest.mark.parametrize("sign", ["request.json", "papermill.log", "state.json", "server.log"])
-def test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes(
+def test_a_campaign_killed_at_a_trials_start_resumes(
     command: Callable[..., subprocess.Popen[str]], parameters_file: Path, sign: str
 ) -> None:
     process = command("matrix", str(parameters_file), "--campaign", "slow", "--repeats", "1")

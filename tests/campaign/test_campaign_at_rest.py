@@ -104,9 +104,7 @@ def test_nothing_is_opened_while_a_trial_runs(resting: Path, monkeypatch: pytest
     assert FakeProcess.opened == []
 
 
-def test_a_terminal_gets_one_line_a_second_and_reads_that_line_alone(
-    resting: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_gets_one_line_a_second_and_reads_only_it(resting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeProcess, "wakes", 3)
     shown: list[Progress] = []
     Campaign.load(resting, Watcher(progress=shown.append, refresh_s=1.0)).run()
@@ -359,7 +357,7 @@ def test_the_own_notebook_is_taken() -> None:
     check_trial_notebook()
 
 
-def test_no_campaign_begins_and_none_goes_on_with_such_a_notebook(
+def test_no_campaign_begins_or_resumes_with_such_a_notebook(
     resting: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     notebook = json.loads(trial_notebook().read_text())

@@ -172,7 +172,7 @@ def test_every_metric_that_decides_must_be_known_and_no_other(direction: str, la
         assert bool(why_enough(plan, unsteady(rows, name), 20, 60.0)) is (name not in deciding), name
 
 
-def test_memory_that_needs_more_pairs_makes_the_campaign_go_on_until_it_is_known() -> None:
+def test_memory_that_needs_more_pairs_continues_the_campaign() -> None:
     plan = plan_of(["old", "new"], ["8M"])
     rows = rows_of(plan, 20)
     for row in rows:

@@ -82,7 +82,7 @@ def test_programs_beside_a_trial_are_seen_and_named(burners: list[subprocess.Pop
     assert caveat.value == found.other_busy_share
 
 
-def test_own_processes_and_what_they_started_do_not_count_as_others(burners: list[subprocess.Popen[bytes]]) -> None:
+def test_own_processes_and_their_children_are_no_others(burners: list[subprocess.Popen[bytes]]) -> None:
     script = f"{sys.executable} -c '{BURN}' & echo $!; wait"
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None

@@ -71,7 +71,7 @@ def test_words_for_a_terminal_hold_every_number() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_stopped_calibration_stores_nothing_and_takes_its_machine_down(steps: int) -> None:
+def test_a_stopped_calibration_leaves_no_file_and_no_machine(steps: int) -> None:
     said: list[str] = []
 
     assert calibrate(quick=True, report=said.append, stop_requested=lambda: len(said) >= steps) is None
@@ -96,7 +96,7 @@ def test_sink_that_does_not_start_is_told_and_leaves_no_machine(
     assert store.load() is None and registry.existing() == []
 
 
-def test_host_without_memory_limits_is_calibrated_without_and_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_memory_limits_is_calibrated_without(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> str:
         raise MemoryLimitUnavailable("there are no cgroups here")
 

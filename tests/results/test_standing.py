@@ -375,7 +375,7 @@ def test_the_notebook_counts_where_the_side_file_is_damaged(campaign: Path) -> N
     assert "cut off or damaged" in found.problems[0].problem
 
 
-def test_samples_with_numbers_that_no_column_holds_cost_only_themselves(campaign: Path) -> None:
+def test_samples_that_no_column_holds_cost_only_themselves(campaign: Path) -> None:
     samples = make_samples(TRIALS[0], 1)
     samples["columns"]["anon_bytes"][3] = 10**400
     path = notebook(campaign, 0)
@@ -452,9 +452,7 @@ def test_a_little_more_ram_is_the_same_host(campaign: Path, monkeypatch: pytest.
     check_resume(campaign, set(trial_ids(campaign)[:3]), monkeypatch)
 
 
-def test_another_executable_is_refused_and_accepted_for_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_executable_is_refused_or_accepted_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = tmp_path / "server"
     build.write_text("#!/bin/sh\nexit 1\n")
     build.chmod(0o755)
@@ -509,7 +507,7 @@ def test_there_is_a_number_for_the_next_attempt(campaign: Path, attempt: int, pl
     assert any(str(attempt) in f"{one.path} {one.problem}" for one in read_standing(campaign).problems)
 
 
-def test_a_name_of_any_length_that_a_plan_may_have_fits_into_the_ledger() -> None:
+def test_the_longest_name_of_a_plan_fits_into_the_ledger() -> None:
     name = "x" * 200
     entry = LedgerEntry(
         trial_id=name,
@@ -571,9 +569,7 @@ def test_export_follows_no_link_out_of_a_campaign(campaign: Path, tmp_path: Path
     export_campaign(campaign, tmp_path / "mine", ("csv",))
 
 
-def test_a_result_that_came_while_an_export_read_stays_in_the_table(
-    campaign: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_filed_during_an_export_stays_in_the_table(campaign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_and_go_on(folder: Path) -> CampaignData:
         data = read_campaign(folder)
         moved.rename(side_file(folder, 2))

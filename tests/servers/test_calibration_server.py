@@ -673,7 +673,7 @@ def test_a_client_that_goes_away_leaves_nothing(start: StartServer, reset: bool)
     assert "Traceback" not in server.log
 
 
-def test_a_client_that_goes_away_after_the_body_has_stored_its_file(start: StartServer) -> None:
+def test_a_client_that_leaves_after_the_body_has_its_file(start: StartServer) -> None:
     server = start({"commit_mib_s": 8})
     body = form(content_of(2 * MIB))
     with server.raw_upload(len(body)) as connection:
@@ -806,7 +806,7 @@ def test_commit_rate(start: StartServer, rate: int) -> None:
     paced(server, "committed", 0.5, lambda: server.upload(content))
 
 
-def test_commit_is_paced_by_the_chunk_and_a_kill_in_it_is_survived(start: StartServer) -> None:
+def test_commit_is_paced_by_the_chunk_and_survives_a_kill(start: StartServer) -> None:
     server = start({"commit_mib_s": 0.01})
     body = form(content_of(2 * MIB))
     with server.raw_upload(len(body)) as connection:

@@ -382,11 +382,11 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
     """
     from picolab.cli import terminal
     from picolab.config.given_paths import absolute_path
-    from picolab.instrument.measure import calibrate as measure
-    from picolab.instrument.measure import lines
+    from picolab.instrument.measure import calibrate_instrument
+    from picolab.instrument.summary import summary_lines
 
     stop = _StopRequest().install()
-    found = measure(
+    found = calibrate_instrument(
         machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
@@ -396,7 +396,7 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
     rewrite_line("")
     if found is None:
         return ExitCode.INTERRUPTED
-    terminal.show_lines(lines(found))
+    terminal.show_lines(summary_lines(found))
     return ExitCode.OK
 
 

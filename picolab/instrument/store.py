@@ -104,7 +104,7 @@ class Pairs(_Model):
     )
 
 
-class Instrument(_Model):
+class InstrumentCalibration(_Model):
     """One calibration."""
 
     measured_at: str = Field(description="wall clock time of its end, ISO 8601, UTC")
@@ -126,11 +126,11 @@ def instrument_file() -> Path:
     return state_dir() / INSTRUMENT_FILE
 
 
-def read(machine: MachineName = DEFAULT_KIND) -> tuple[Instrument | None, str]:
+def read(machine: MachineName = DEFAULT_KIND) -> tuple[InstrumentCalibration | None, str]:
     """Return the stored calibration for a kind of machine; or None, and one sentence why there is none."""
     try:
         stored = _stored()[machine]
-        return Instrument.model_validate(stored), ""
+        return InstrumentCalibration.model_validate(stored), ""
     except (FileNotFoundError, NotADirectoryError, KeyError):
         return None, NOT_CALIBRATED
     except (OSError, ValueError, ValidationError, TypeError, AttributeError) as error:
@@ -138,7 +138,7 @@ def read(machine: MachineName = DEFAULT_KIND) -> tuple[Instrument | None, str]:
         return None, f"{instrument_file()} cannot be read ({what}); run picolab calibrate to measure it anew"
 
 
-def load(machine: MachineName = DEFAULT_KIND) -> Instrument | None:
+def load(machine: MachineName = DEFAULT_KIND) -> InstrumentCalibration | None:
     """Return the stored calibration for a kind of machine, or None when there is none that can be read."""
     return read(machine)[0]
 
@@ -158,7 +158,7 @@ def _stored() -> dict[str, Any]:
     return dict(content["machines"])
 
 
-def save(instrument: Instrument) -> Path:
+def save(instrument: InstrumentCalibration) -> Path:
     """Store a calibration beside that of the other kind of machine, and return the file."""
     try:
         machines = _stored()

@@ -15,8 +15,9 @@ from conftest import MIB, eventually
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.instrument import measure as calibrating
 from picolab.instrument import store
-from picolab.instrument.measure import calibrate, lines
+from picolab.instrument.measure import calibrate_instrument
 from picolab.instrument.store import HostIdentity
+from picolab.instrument.summary import summary_lines
 from picolab.machines import registry
 from picolab.machines.local import machine
 from picolab.servers.calibration import SINK_PATH
@@ -29,7 +30,7 @@ LIMITS = Limits(stall_s=60, total_s=300)
 
 def test_quick_calibration_measures_everything_and_is_stored() -> None:
     said: list[str] = []
-    found = calibrate(quick=True, report=said.append)
+    found = calibrate_instrument(quick=True, report=said.append)
 
     assert found is not None and found == store.load() and found.quick and found.machine == "local"
     assert found.host == HostIdentity.now()
@@ -59,9 +60,9 @@ def test_quick_calibration_measures_everything_and_is_stored() -> None:
 
 
 def test_words_for_a_terminal_hold_every_number() -> None:
-    found = calibrate(quick=True)
+    found = calibrate_instrument(quick=True)
     assert found is not None
-    text = "\n".join(lines(found))
+    text = "\n".join(summary_lines(found))
 
     assert f"upload {found.upload_ceiling_mib_s.median:,.0f} MiB/s" in text
     assert f"{found.probe.ratio:.1%}" in text
@@ -74,13 +75,13 @@ def test_words_for_a_terminal_hold_every_number() -> None:
 def test_a_stopped_calibration_leaves_no_file_and_no_machine(steps: int) -> None:
     said: list[str] = []
 
-    assert calibrate(quick=True, report=said.append, stop_requested=lambda: len(said) >= steps) is None
+    assert calibrate_instrument(quick=True, report=said.append, stop_requested=lambda: len(said) >= steps) is None
     assert len(said) == steps
     assert store.load() is None and registry.existing() == []
 
 
 def test_wait_for_an_idle_host_can_be_stopped_too() -> None:
-    assert calibrate(stop_requested=lambda: True) is None
+    assert calibrate_instrument(stop_requested=lambda: True) is None
     assert store.load() is None and registry.existing() == []
 
 
@@ -91,7 +92,7 @@ def test_sink_that_does_not_start_is_told_and_leaves_no_machine(
     broken.write_text("import sys\nsys.exit('I do not want to')\n")
     monkeypatch.setattr(calibrating, "SINK_PATH", broken)
     with pytest.raises(MachineError, match="I do not want to"):
-        calibrate(quick=True)
+        calibrate_instrument(quick=True)
 
     assert store.load() is None and registry.existing() == []
 
@@ -102,7 +103,7 @@ def test_a_host_without_memory_limits_is_calibrated_without(monkeypatch: pytest.
 
     monkeypatch.setattr(machine, "find_method", refuse)
     said: list[str] = []
-    found = calibrate(quick=True, report=said.append)
+    found = calibrate_instrument(quick=True, report=said.append)
 
     assert found is not None and said[0] == "no memory limit: there are no cgroups here"
     assert "memory_limit_none" in [caveat.code for caveat in found.caveats]

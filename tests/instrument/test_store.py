@@ -8,7 +8,7 @@ import pytest
 
 from picolab.config.parameters import TrialParameters
 from picolab.instrument import store
-from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, Instrument, instrument_file
+from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, InstrumentCalibration, instrument_file
 from picolab.machines import registry
 from picolab.record.models import Outcome, Record, validate_record
 from picolab.trial.trial import Trial
@@ -20,7 +20,7 @@ def rate(median: float) -> dict[str, Any]:
     return {"n": 10, "median": median, "low": 0.9 * median, "high": 1.1 * median, "coverage": 0.97}
 
 
-def calibration(**values: Any) -> Instrument:
+def calibration(**values: Any) -> InstrumentCalibration:
     error = {"n": 20, "truth": 40.0, "unit": "MiB/s", "median": -0.003, "worst": -0.01}
     data = {
         "measured_at": "2026-11-22T10:00:00+00:00",
@@ -36,7 +36,7 @@ def calibration(**values: Any) -> Instrument:
         "noise": PAIRS,
         "caveats": [],
     }
-    return Instrument.model_validate(data | values)
+    return InstrumentCalibration.model_validate(data | values)
 
 
 def test_calibrations_of_two_machines_are_kept_side_by_side() -> None:

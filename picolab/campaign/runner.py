@@ -1,22 +1,22 @@
-"""A campaign: runs a plan, one papermill process a trial, and loses nothing that was measured.
+"""The loop of a campaign: one papermill process for each trial of a plan; a measured result is never lost.
 
     outputs/<campaign>/
         plan.json        the plan, frozen
         begun.json       plan, builds and host as they were when it began
-        ledger.jsonl     one line an attempt
-        starts.jsonl     one line a start: how long it waited for an idle host, and whether it found one
+        ledger.jsonl     one line for each attempt
+        starts.jsonl     one line for each start: how long it waited for an idle host, and whether it found one
         stopped.json     after which block `repeats: auto` had enough, and why
-        results.csv      one row a result, added when a trial has ended
+        results.csv      one row for each result, added when a trial ends
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
         faults/          the same for each fault of the instrument, with the attempt's number
-        set-aside/       what was in the way and may be of worth
+        set-aside/       files that were in the way and may still matter
 
-While a trial runs the campaign sleeps: nothing of it may work beside the measured step.
+The campaign sleeps while a trial runs: nothing of it may work during a measured step.
 
-A trial counts when its record is valid; then its files move to `trials/` by renames and the ledger gets a
-line. Whatever the campaign dies of, the next start finishes that for a trial that was already measured, takes
-machines down that nobody holds, and goes on.
+A trial counts when its record is valid. Then its files are renamed into `trials/`, and the ledger gets a line.
+However a campaign dies, the next start files the trials that were already measured, takes down machines that nobody
+holds, and continues.
 """
 
 import itertools
@@ -98,7 +98,7 @@ class Campaign:
 
     @property
     def tally(self) -> Tally:
-        """What is known of the campaign's results, read when it is asked for first."""
+        """The results so far, read on first use."""
         if self._tally is None:
             self._tally = Tally(read_standing(self.folder))
         return self._tally
@@ -118,7 +118,7 @@ class Campaign:
             # An empty folder is nobody's: what was there may have ended before it had a plan.
             if not folder.is_dir() or any(folder.iterdir()):
                 remedy = (
-                    f"go on with `picolab resume {plan.campaign}`"
+                    f"continue with `picolab resume {plan.campaign}`"
                     if (folder / PLAN_FILE).is_file()
                     else "it holds no campaign, remove it"
                 )
@@ -144,10 +144,10 @@ class Campaign:
         return cls(folder, Plan.load(folder), watcher or Watcher())
 
     def run(self, accept_changes: bool = False) -> ExitCode:
-        """Run every trial that has no result yet, and return how the campaign stands then.
+        """Run every trial that has no result yet, and return the state of the campaign.
 
         Args:
-            accept_changes: go on although plan, builds or host are not what the campaign began with; it is noted.
+            accept_changes: continue although plan, builds or host have changed since the campaign began; it is noted.
 
         Raises:
             CampaignBusy: another process runs this campaign.
@@ -226,7 +226,7 @@ class Campaign:
         """Wait for an idle host, and write down whether there was one.
 
         Raises:
-            HostUnfit: there was none, and the plan does not want to run then.
+            HostUnfit: there was none, and the plan refuses a busy host.
         """
         if not self.plan.idle_limit_s:
             return
@@ -238,7 +238,7 @@ class Campaign:
             return
         if self.plan.busy_host == "refuse":
             raise HostUnfit(
-                f"{found.line}, and busy_host is refuse; end what runs beside, then: "
+                f"{found.line}, and busy_host is refuse; end the other programs, then: "
                 f"picolab resume {in_command(self.folder)}"
             )
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")

@@ -24,13 +24,13 @@ _LONG_S = 3600.0
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """What a single trial left.
+    """The result of a single trial.
 
     Attributes:
         record: None when the trial's process ended without one.
         reason: why there is none.
         kept_machine: name of the machine that is still up, or None.
-        way_in: how a person gets into that machine, or None when it is this host.
+        way_in: the command to enter that machine; None when it is this host.
     """
 
     folder: Path
@@ -56,8 +56,8 @@ def run_single_trial(
     """Run the trial notebook once, in a folder of its own under `outputs/single-trials/`.
 
     Args:
-        stop_requested: asked when a signal has come.
-        live: gets the trial's line of progress once a second; None: nobody looks, and nothing is done meanwhile.
+        stop_requested: asked after each signal.
+        live: receives the trial's line of progress once a second; None: nobody watches.
 
     Raises:
         BuildError, HostUnfit: known before anything is started.

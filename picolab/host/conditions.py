@@ -1,7 +1,7 @@
-"""What the host did beside a measured step: two readings of the kernel's counters, and what lies between them.
+"""Conditions of a measured step: two readings of the kernel's counters of this host, and the difference.
 
-A reading takes a few milliseconds and is made right before and right after the step, never in it. Everything that
-a host does not show is null with a reason.
+A reading takes a few milliseconds, right before and right after the step, never during it. A counter that a host does
+not have is null with a reason.
 """
 
 import os
@@ -37,7 +37,7 @@ class Own:
         alone: these processes, with those of their children that ended meanwhile.
         callers: processes that wait for the trial: they themselves, and nothing that they started.
         trees: these processes and all that descend from them: the machine's keeper with the server, or QEMU.
-        unknown: why own and foreign CPU time cannot be told apart; None when they can.
+        unknown: why own and other CPU time cannot be separated; None when they can.
     """
 
     alone: frozenset[int]

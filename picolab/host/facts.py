@@ -1,4 +1,4 @@
-"""What this host is: CPU, kernel, memory, disks, load. Facts for the record and for `picolab doctor`."""
+"""Facts about this host for the record and for `picolab doctor`: CPU, kernel, memory, disks, load."""
 
 import functools
 import json

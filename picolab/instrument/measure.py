@@ -74,7 +74,7 @@ QUICK = Sizes(rounds=2, file_bytes=8 * MIB, ceiling_bytes=16 * MIB, kept_bytes=8
 
 
 class _Stopped(Exception):
-    """The caller does not want to wait any longer."""
+    """The caller ended the calibration."""
 
 
 @dataclass
@@ -329,7 +329,7 @@ def _uploaded(sent: UploadMeasurement) -> _Upload:
     """Return the times of an upload.
 
     Raises:
-        MachineError: it was not answered with success, or its phases could not be told apart.
+        MachineError: it was not answered with success, or its phases could not be separated.
     """
     if sent.entry_id is None or sent.first_byte_s is None or sent.last_byte_s is None or sent.response_s is None:
         said = sent.server_message or sent.ending_detail

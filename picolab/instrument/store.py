@@ -1,4 +1,4 @@
-"""The calibration of the instrument: what `picolab calibrate` measured on this host, stored and found again.
+"""The stored calibration of the instrument, as `picolab calibrate` measured it on this host.
 
 `instrument.json` in the state folder holds one calibration for each kind of machine. Records refer to it, so that a
 reader knows how far the instrument itself can be trusted.
@@ -159,7 +159,7 @@ def _stored() -> dict[str, Any]:
 
 
 def save(instrument: InstrumentCalibration) -> Path:
-    """Store a calibration beside that of the other kind of machine, and return the file."""
+    """Store a calibration next to those of other kinds of machine, and return the file."""
     try:
         machines = _stored()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How the process that starts a trial tells the notebook who it is and where the trial's files go."""
+"""The context of a trial: who started it, and where its files go. Passed to the notebook in the environment."""
 
 import os
 from pathlib import Path

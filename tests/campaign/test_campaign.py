@@ -433,6 +433,6 @@ def test_no_memory_limit_is_refused_with_remedies(monkeypatch: pytest.MonkeyPatc
 
 def test_a_campaign_is_never_overwritten() -> None:
     Campaign.create(plan_of({}), Watcher())
-    with pytest.raises(ParameterError, match="is already there; go on with `picolab resume test`"):
+    with pytest.raises(ParameterError, match="is already there; continue with `picolab resume test`"):
         Campaign.create(plan_of({}), Watcher())
     assert [path.name for path in outputs_dir().iterdir()] == ["test"]

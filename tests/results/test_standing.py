@@ -601,7 +601,7 @@ def test_a_damaged_beginning_is_refused_and_set_aside(
     campaign: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (campaign / BEGUN_FILE).write_text(content)
-    assert "nobody can tell what changed since the campaign began" in refusal(campaign)
+    assert "it is not known what changed since the campaign began" in refusal(campaign)
     monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
     Campaign.load(campaign).run(accept_changes=True)
     assert (campaign / "set-aside" / BEGUN_FILE).read_text() == content

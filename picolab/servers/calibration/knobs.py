@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-# No dataclasses here and beside: they import `inspect`, a fifth of the server's start.
+# No dataclasses in this package: they import `inspect`, which takes a sixth of the server's start.
 class Knob(NamedTuple):
     """A knob: which values it takes, the truth that it promises, and its value when it is not given."""
 

@@ -17,6 +17,6 @@ def log(message: str) -> None:
 
 
 def die(message: str) -> NoReturn:
-    """Log why the server cannot go on and exit 1 at once."""
+    """Log why the server cannot continue, and exit with code 1 at once."""
     log(message)
     os._exit(1)

@@ -26,8 +26,10 @@ from contextlib import contextmanager
 from picolab.config.sizes import MIB, parse_size
 from picolab.machines.local.network import PrivateNetwork
 from picolab.machines.local.network import make as make_network
-from picolab.servers.picoshare import client as client_module
-from picolab.servers.picoshare.client import Limits, PicoShareClient, peak_rss_bytes
+from picolab.servers import client as client_module
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits, peak_rss_bytes
+from picolab.servers.picoshare.adapter import PicoShare
 
 LIMITS = Limits(stall_s=60, total_s=3600)
 SEND_BUFFERS_KIB = (128, 256, 512, 1024, 4096)
@@ -86,7 +88,7 @@ def running_sink(network: PrivateNetwork | None = None) -> Iterator[str]:
 def upload(url: str, size_bytes: int, send_buffer_bytes: int) -> dict[str, float]:
     """Upload once in this process; return the rate and the peak memory of the process."""
     client_module.SEND_BUFFER_BYTES = send_buffer_bytes
-    with PicoShareClient(url, cookie="none") as client:
+    with Client(PicoShare(), url, cookie="none") as client:
         measured = client.upload(1, size_bytes, LIMITS)
     assert measured.entry_id is not None, measured
     assert measured.response_s is not None and measured.first_byte_s is not None

@@ -30,9 +30,11 @@ from picolab.machines.vagrant.box import build_box, remove_box
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.record.samples import read_samples, summarise
 from picolab.results.load import read_record
-from picolab.servers.build import find_build
-from picolab.servers.picoshare.client import Limits, PicoShareClient
-from picolab.servers.picoshare.server import SECRET_FILE, start_server
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import SECRET_FILE, start_server
 
 T = TypeVar("T")
 MEASURED = ("start", "upload", "verify")
@@ -92,11 +94,14 @@ def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
     timed("obtain: reloaded, with a snapshot", lambda: obtain(ram_mb, "a")).hand_back()
     machine = timed("obtain: restored", lambda: obtain(ram_mb, "b"))
     build = find_build("calibration", "calibration", "")
-    started = start_server(machine, build, {}, folder / "log", 120)
+    started = start_server(machine, PicoShare(), build, {}, folder / "log", 120)
     print(f"{'start to ready':<48} {started.ready_s or -1:7.2f} s")
     machine.stop_process(10)
-    again = timed("start of a copied build, all in all", lambda: start_server(machine, build, {}, folder / "log", 120))
-    with PicoShareClient(again.base_url) as client:
+    again = timed(
+        "start of a copied build, all in all",
+        lambda: start_server(machine, PicoShare(), build, {}, folder / "log", 120),
+    )
+    with Client(PicoShare(), again.base_url) as client:
         client.authenticate((machine.folder / SECRET_FILE).read_text())
         probe = machine.probe(0.05, folder / "samples.jsonl")
         upload = client.upload(1, size_bytes, Limits(60, 600), report=lambda _: None)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The memory probe: samples a server, its cgroup and its host many times a second.
 
-One file without any import from picolab, so that it can be copied to a machine and run by its python3:
+It needs Python >= 3.9 and the standard library alone, because it is shipped to guests with the agent. `bundle.words`
+returns how it is started:
 
-    memory.py --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME]
+    memory_probe --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME]
 
 The server is the process and whatever it has started, because it may be a script that runs the real one: all processes
 of the cgroup, or without one its descendants, which are looked for twice a second. Their values are added up. Pages
@@ -27,13 +28,15 @@ admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
 import select
 import sys
 import time
+
+from picolab.agent.kernel_log import set_oom_score
+from picolab.agent.procfs import TICKS_PER_S, Stat, children_of, named_kib, pids, stat_of
 
 COLUMNS = (
     "t_s",
@@ -65,7 +68,6 @@ OF_PROCESS = ("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes", "server_c
 ENDED = "the server had ended before the first sample"
 
 SECTOR_BYTES = 512
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 DESCENDANTS_S = 0.5
 """So often descendants are looked for where no cgroup lists them: that takes longer the more processes there are."""
 
@@ -99,16 +101,6 @@ class KernelFile:
             self.descriptor = None
 
 
-def named_kib(text: str, wanted: dict[str, str]) -> dict[str, int]:
-    """Pick `Name:   123 kB` lines; return {name: bytes}."""
-    found = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        if name in wanted:
-            found[wanted[name]] = int(rest.split()[0]) * 1024
-    return found
-
-
 class Process:
     """What /proc says about one process; another one that gets its pid later is never taken for it."""
 
@@ -122,8 +114,11 @@ class Process:
 
     def cpu_s(self) -> float | None:
         """Return its CPU time, with that of the children which have ended."""
-        fields = self.stat.read().rpartition(")")[2].split()
-        return sum(int(ticks) for ticks in fields[11:15]) / TICKS_PER_S if fields else None
+        line = self.stat.read()
+        if not line:
+            return None
+        stat = Stat(line)
+        return (stat.cpu_ticks + stat.reaped_ticks) / TICKS_PER_S
 
     @property
     def is_gone(self) -> bool:
@@ -144,18 +139,14 @@ class Descendants:
 
     def find(self) -> set[int]:
         """Return the pids of all that live; who was one of them stays so when its parent has ended."""
-        pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
-        self.parents = {pid: parent for pid, parent in self.parents.items() if pid in pids}
-        for pid in pids - self.parents.keys():
-            file = KernelFile(f"/proc/{pid}/stat")
-            fields = file.read().rpartition(")")[2].split()
-            file.close()
-            if fields:
-                self.parents[pid] = int(fields[1])
-        children: dict[int, list[int]] = {}
-        for pid, parent in self.parents.items():
-            children.setdefault(parent, []).append(pid)
-        self.found &= pids
+        now = set(pids())
+        self.parents = {pid: parent for pid, parent in self.parents.items() if pid in now}
+        for pid in now - self.parents.keys():
+            stat = stat_of(pid)
+            if stat is not None:
+                self.parents[pid] = stat.parent
+        children = children_of(self.parents.items())
+        self.found &= now
         queue = [self.pid, *self.found]
         while queue:
             for child in children.get(queue.pop(), []):
@@ -311,15 +302,6 @@ class Sampler:
         return None
 
 
-def protect_from_oom_killer() -> None:
-    """Have the OOM killer never take this process, if this user may ask for that."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write("-1000")
-    except OSError:
-        return
-
-
 class Output:
     """Standard output, which may be a file on a disk that is full for a while: what does not fit now is kept."""
 
@@ -342,20 +324,34 @@ class Output:
                 return
 
 
+USAGE = "usage: memory_probe --pid PID --interval SECONDS [--cgroup FOLDER | --whole-machine] [--disk NAME]"
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """Return the options of a command line by name; argparse would take a third of the probe's memory."""
+    found: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        name = word[2:] if word.startswith("--") else ""
+        if name == "whole-machine":
+            found[name] = ""
+        elif name in ("pid", "interval", "cgroup", "disk"):
+            found[name] = next(rest, "")
+        else:
+            sys.exit(f"{USAGE}\nunknown: {word}")
+    if not found.get("pid") or not found.get("interval") or {"cgroup", "whole-machine"} <= found.keys():
+        sys.exit(USAGE)
+    return found
+
+
 def main() -> None:
     """Sample until standard input is closed."""
-    parser = argparse.ArgumentParser(description="Sample the memory of a process as lines of JSON.")
-    parser.add_argument("--pid", type=int, required=True, help="the process to watch, with all that it has started")
-    parser.add_argument("--interval", type=float, required=True, help="seconds between two samples")
-    limit = parser.add_mutually_exclusive_group()
-    limit.add_argument("--cgroup", help="folder of its memory cgroup")
-    limit.add_argument("--whole-machine", action="store_true", help="the machine's memory is the limit")
-    parser.add_argument("--disk", help="name of its disk in /proc/diskstats")
-    wanted = parser.parse_args()
-
-    if wanted.whole_machine:
-        protect_from_oom_killer()
-    sampler = Sampler(wanted.pid, wanted.cgroup, wanted.disk, wanted.whole_machine)
+    wanted = options(sys.argv[1:])
+    whole_machine = "whole-machine" in wanted
+    if whole_machine:
+        set_oom_score(os.getpid(), -1000)
+    interval_s = float(wanted["interval"])
+    sampler = Sampler(int(wanted["pid"]), wanted.get("cgroup"), wanted.get("disk"), whole_machine)
     write = Output().write
     write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}))
     begun = due = time.monotonic()
@@ -364,11 +360,11 @@ def main() -> None:
     while True:
         write(json.dumps(list(sampler.sample().values())))
         samples += 1
-        due += wanted.interval
+        due += interval_s
         late = time.monotonic() - due
         if late > 0:
             # Skip what was missed: a burst of samples would tell nothing about the time that is lost.
-            due += (late // wanted.interval + 1) * wanted.interval
+            due += (late // interval_s + 1) * interval_s
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
     # One more, so that the last state is on file whatever the interval was.

@@ -11,7 +11,7 @@ from picolab.errors import HostUnfit, ParameterError
 from picolab.host.facts import memory_info
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines.kinds import kind_of
-from picolab.servers.build import find_build
+from picolab.servers.registry import server_of
 
 
 def check_plan(plan: Plan) -> None:
@@ -33,9 +33,12 @@ def check_trial(parameters: TrialParameters) -> None:
 def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
-    builds = {(trial.build, trial.release_base_url, kind_of(trial.machine).is_virtual) for trial in wanted}
-    for build, base_url, in_guest in sorted(builds):
-        find_build(build, build, base_url, in_guest=in_guest)
+    builds = {
+        (trial.server, trial.build, trial.release_base_url, kind_of(trial.machine).is_virtual): trial
+        for trial in wanted
+    }
+    for (server, _, _, in_guest), trial in sorted(builds.items(), key=lambda item: item[0]):
+        server_of(server).find_build(trial, in_guest=in_guest)
     _check_memory(wanted, source)
     for machine in dict.fromkeys(trial.machine for trial in wanted):
         kind_of(machine).check_host([trial for trial in wanted if trial.machine == machine])

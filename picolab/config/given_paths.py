@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 from picolab.errors import ParameterError
+from picolab.servers import registry
+from picolab.servers.picoshare.adapter import CALIBRATION
 
-CALIBRATION = "calibration"
 RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)", re.ASCII)
 
 
@@ -41,21 +42,23 @@ def absolute_path(text: str, folder: Path, place: str) -> str:
 def absolute_build(build: str, folder: Path, place: str) -> str:
     """Return a `build` whose path, if it is one, begins at the root.
 
-    The word `calibration` and a release are no paths; a file of such a name is given with a slash.
+    The default build of a server, such as `calibration`, and a release are not paths; a file of such a name is given
+    with a slash.
 
     Raises:
         ParameterError: it could be a word or a file.
     """
     release = RELEASE.fullmatch(build)
-    if build != CALIBRATION and not release:
+    words = registry.default_builds()
+    if build not in words and not release:
         return absolute_path(build, folder, place)
     if (folder / build).is_file():
         remedy = (
             f"{build.removeprefix('v') if build.startswith('v') else f'v{build}'} for the release"
             if release
-            else "rename the file to mean the calibration server"
+            else f"rename the file to mean {_in_words(build)}"
         )
-        what = "a release" if release else "the calibration server"
+        what = "a release" if release else _in_words(build)
         raise ParameterError(
             f"{place}: build {build!r} is {what}, and there is a file of that name in {folder.absolute()}; write "
             f"./{build} for the file, or {remedy}"
@@ -63,6 +66,10 @@ def absolute_build(build: str, folder: Path, place: str) -> str:
     return build
 
 
+def _in_words(build: str) -> str:
+    return "the calibration server" if build == CALIBRATION else f"the default build of server {build}"
+
+
 def is_word(build: str) -> bool:
-    """Tell whether a `build` is the calibration server or a release, and not a path."""
-    return build == CALIBRATION or RELEASE.fullmatch(build) is not None
+    """Return whether a `build` is the default build of a server or a release, not a path."""
+    return build in registry.default_builds() or RELEASE.fullmatch(build) is not None

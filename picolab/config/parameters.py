@@ -26,15 +26,14 @@ from picolab.config.sizes import MIB, format_size, parse_size
 from picolab.config.yaml_text import WrittenFloat, WrittenInt, YamlProblem, plain, read_yaml_file
 from picolab.errors import ParameterError
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, checked_name, kind_of
+from picolab.servers import registry
+from picolab.servers.picoshare.adapter import RELEASE_BASE_URL
 from picolab.text.foreign import shown
 
-SERVER_VARIABLES = ("PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET")
-"""What picolab itself puts into the server's environment."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 DISK_FACTOR = 2.2
 """Free disk that a trial needs, in file sizes: temp file plus database, and some for the WAL."""
-RELEASE_BASE_URL = "https://github.com/mtlynch/picoshare/releases/download"
 
 
 def _no_truth_value(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
@@ -116,16 +115,19 @@ class TrialParameters(BaseModel):
 
     machine: MachineName = Field(
         DEFAULT_KIND,
-        description="where PicoShare runs: " + " or ".join(f"{kind.name} ({kind.meaning})" for kind in KINDS.values()),
+        description="where the server runs: " + " or ".join(f"{kind.name} ({kind.meaning})" for kind in KINDS.values()),
     )
     machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$"), _AS_IT_STANDS] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
     )
     ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(512, description="memory of the machine in MiB, swap off")
     file_size: Text = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
+    server: Annotated[str, AfterValidator(registry.checked_name), _AS_IT_STANDS] = Field(
+        registry.DEFAULT_SERVER, description=f"the server under test: {' or '.join(registry.SERVERS)}"
+    )
     build: Annotated[str, Field(min_length=1), _AS_IT_STANDS] = Field(
         "calibration",
-        description="the server under test: calibration, a path to an executable, or a release such as 1.5.4",
+        description="executable of the server: calibration, a path, or a release such as 1.5.4",
     )
     calibration: dict[str, Any] = Field(
         default_factory=dict, description="knobs of the calibration server, such as {'transfer_mib_s': 50}"
@@ -196,6 +198,17 @@ class TrialParameters(BaseModel):
 
     _no_truth_values = field_validator("*", mode="before")(classmethod(_no_truth_value))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_build(cls, data: Any) -> Any:
+        """Have the default of `build` mean the server's own default."""
+        name = data.get("server") if isinstance(data, dict) else None
+        server = registry.SERVERS.get(name) if isinstance(name, str) else None
+        usual = cls.model_fields["build"].default
+        if server is None or data.get("build", usual) != usual:
+            return data
+        return {**data, "build": server.default_build}
+
     @field_validator("build", "work_dir", "box", "release_base_url")
     @classmethod
     def _printable(cls, value: str) -> str:
@@ -210,7 +223,7 @@ class TrialParameters(BaseModel):
         for name, text in value.items() if isinstance(value, dict) else ():
             if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
                 raise ValueError(f"{shown(name)} cannot be the name of an environment variable")
-            if name in SERVER_VARIABLES or name.startswith("PICOLAB_"):
+            if name in registry.reserved_variables() or name.startswith("PICOLAB_"):
                 raise ValueError(f"{name} is set by picolab itself; remove it")
             if not isinstance(_text(text), str):
                 raise ValueError(f"{name} = {shown(text)} should be a text; put quotes around it")
@@ -240,6 +253,18 @@ class TrialParameters(BaseModel):
             return format_size(parse_size(value))
         except ParameterError as error:
             raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _fits_the_server(self) -> "TrialParameters":
+        for name in sorted(registry.settings_of_one_server() - {*registry.server_of(self.server).heeds}):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].get_default(call_default_factory=True):
+                owners = " or ".join(repr(one.name) for one in registry.SERVERS.values() if name in one.heeds)
+                raise ValueError(
+                    f"{name} = {shown(value)} is a setting of server {owners} alone, and server is {self.server!r}; "
+                    f"remove one of the two"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> "TrialParameters":

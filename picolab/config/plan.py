@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import math
 import random
 from collections import Counter
@@ -26,6 +25,7 @@ from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import file_name, write_atomically
 from picolab.machines.kinds import kind_of
+from picolab.servers.registry import server_of
 from picolab.text.foreign import one_line, shown, visible
 
 PLAN_FILE = "plan.json"
@@ -397,26 +397,10 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
             f"{source}: keep_machine = 'always' would keep a machine for every trial; use never, or "
             f"on_failure to stop the campaign at the first failure with its machine still up"
         )
-    if parameters.calibration and parameters.build != "calibration":
-        raise ParameterError(
-            f"{source}: calibration = {shown(parameters.calibration)} needs build: calibration, "
-            f"but build is {parameters.build!r}; remove one of the two"
-        )
-    _check_knobs(parameters.calibration, source)
+    why_not = server_of(parameters.server).why_unfit(parameters)
+    if why_not is not None:
+        raise ParameterError(f"{source}: {why_not}")
     return parameters
-
-
-def _check_knobs(knobs: dict[str, Any], source: str) -> None:
-    """Refuse knobs that would end the server of every trial at its start."""
-    if not knobs:
-        return
-    from picolab.servers.calibration.knobs import Knobs
-
-    try:
-        Knobs.parse(json.dumps(knobs, default=str))
-    except ValueError as error:
-        sentence = str(error).replace("PICOLAB_CALIBRATION", "calibration")
-        raise ParameterError(f"{source}: {sentence}") from None
 
 
 def _labels(cases: list[TrialParameters], source: str) -> list[str]:

@@ -4,15 +4,13 @@ Everything here is of a process that is gone, and says in its name or in a file 
 state folder. What cannot be proven to be that stays. Results of campaigns are never looked at, machines that
 somebody holds or keeps are named and left alone.
 
-A new kind of leftover is one more entry in `KINDS`.
+A new kind of leftover is one more entry in `kinds`, or in the `LEFTOVERS` of a kind of machine.
 """
 
 import contextlib
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,33 +18,18 @@ from pathlib import Path
 
 from picolab.config.project import outputs_dir, state_dir
 from picolab.errors import PicolabError
+from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
 from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity
 from picolab.jupyter import kernel_folders
 from picolab.machines import registry
-from picolab.machines.folders import (
-    exclusive,
-    folder_of,
-    keeper_of,
-    lock_file,
-    machine_folders,
-    machines_dir,
-    spec_of,
-    state_mark,
-)
-from picolab.machines.local import machine as local
-from picolab.machines.local import network
-from picolab.machines.local.cgroup import MemoryCgroup, v1_parent, v2_parent
-from picolab.machines.vagrant import machine as vagrant
+from picolab.machines.folders import folder_of, keeper_of, lock_file, machine_folders, machines_dir, spec_of
+from picolab.machines.kinds import KINDS
 
 _TEMPORARY = re.compile(
     r"\.(.+\.(?P<pid>[1-9]\d{0,9})\.new|(analysis|compare)\.(?P<report>[1-9]\d{0,9})\.ipynb)", re.ASCII
 )
 """How a file is called until it is whole: `write_atomically`, and the notebook of a report."""
-
-
-Found = Iterator[tuple[str, Callable[[], object]]]
-"""What there is of one kind, by path or name, and how to remove it."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +42,26 @@ class Leftover:
     remove: Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of leftover."""
-
-    name: str
-    find: Callable[[], Found]
-
-
 # Kernels and temporary files
 
 
-def _kernels() -> Found:
+def _kernels() -> Removables:
     for folder in kernel_folders.dead_folders():
         yield str(folder), partial(kernel_folders.remove, folder)
 
 
-def _connection_files() -> Found:
+def _connection_files() -> Removables:
     for note, file in kernel_folders.dead_notes().items():
         if file is not None:
             yield str(file), partial(file.unlink, missing_ok=True)
         yield str(note), partial(note.unlink, missing_ok=True)
 
 
-def _temporary_files() -> Found:
+def _temporary_files() -> Removables:
     for place in (state_dir(), outputs_dir()):
         for path in sorted(_files_below(place)):
             named = _TEMPORARY.fullmatch(path.name)
-            if named is None or not _is_ours(path, stat.S_ISREG):
+            if named is None or not is_ours(path, stat.S_ISREG):
                 continue
             if _is_no_process(int(named["pid"] or named["report"])):
                 yield str(path), partial(path.unlink, missing_ok=True)
@@ -104,128 +79,30 @@ def _is_no_process(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def _is_ours(path: Path, is_kind: Callable[[int], bool]) -> bool:
-    """Tell whether it is what it should be (no link) and this user's."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return is_kind(found.st_mode) and found.st_uid == os.geteuid()
-
-
-def _downloads() -> Found:
+def _downloads() -> Removables:
     cache = state_dir() / "builds"
-    new = [folder for folder in sorted(cache.glob(".new-*")) if _is_ours(folder, stat.S_ISDIR)]
+    new = [folder for folder in sorted(cache.glob(".new-*")) if is_ours(folder, stat.S_ISDIR)]
     with contextlib.suppress(OSError), (cache / ".lock").open("w") as lock:
         # While somebody unpacks a build, it may be that one's.
         if new and try_lock(lock):
             for folder in new:
-                yield str(folder), partial(_remove_locked, cache / ".lock", folder)
-
-
-def _box_folders() -> Found:
-    for place in dict.fromkeys([Path(tempfile.gettempdir()), Path("/var/tmp")]):
-        for folder in sorted(place.glob(f"picolab-box-{os.geteuid()}-*")):
-            if _is_ours(folder, stat.S_ISDIR) and _is_unlocked(folder):
-                yield str(folder), partial(_remove_locked, folder, folder)
-
-
-def _is_unlocked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        return try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_locked(lock: Path, folder: Path) -> None:
-    """Remove a folder while its lock is held; nothing happens when somebody else has it by now."""
-    descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        if try_lock(descriptor):
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+                yield str(folder), partial(remove_locked, cache / ".lock", folder)
 
 
 # Machines
 
 
-def _machines() -> Found:
+def _machines() -> Removables:
     for folder in machine_folders():
-        spec = spec_of(folder)
-        if keeper_of(folder) is not None:
-            continue
-        if spec is not None and spec.get("kind") == "vagrant":
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                if not ProcessIdentity.from_json(spec["holder"]).alive:
-                    yield str(folder), partial(vagrant.sweep_folder, folder)
-        else:
-            yield str(folder), partial(_sweep_local, folder)
+        kind = registry.kind_in(folder)
+        if kind.is_abandoned(folder):
+            yield str(folder), partial(kind.sweep, folder)
 
 
-def _sweep_local(folder: Path) -> None:
-    with exclusive():
-        if folder.is_dir() and keeper_of(folder) is None:
-            local.sweep_folder(folder)
-
-
-def _place_of_no_machine(name: str) -> bool:
-    """Tell whether this is the place of a local machine of this state folder that does not exist."""
-    mark = f"-{state_mark(machines_dir())}"
-    if not (name.startswith("picolab-") and name.endswith(mark)):
-        return False
-    machine = name.removeprefix("picolab-").removesuffix(mark)
-    return bool(machine) and machine not in (".", "..") and not folder_of(machine).exists()
-
-
-def _cgroups() -> Found:
-    for method, parent in (("cgroup_v1", v1_parent), ("cgroup_v2", v2_parent)):
-        place = parent()
-        if place is None:
-            continue
-        for cgroup in sorted(place.glob("picolab-*")):
-            if cgroup.is_dir() and _place_of_no_machine(cgroup.name):
-                group = MemoryCgroup("cgroup_v1" if method == "cgroup_v1" else "cgroup_v2", cgroup)
-                yield str(cgroup), partial(_unless_made_anew, cgroup.name, group.remove)
-
-
-def _networks() -> Found:
-    for interface, place in network.devices():
-        if _place_of_no_machine(place):
-            yield f"{interface} ({place})", partial(_unless_made_anew, place, partial(network.remove, interface))
-
-
-def _work_folders() -> Found:
-    for folder in sorted((state_dir() / "work").glob("picolab-*")):
-        if _is_ours(folder, stat.S_ISDIR) and _place_of_no_machine(folder.name):
-            remove = partial(shutil.rmtree, folder, ignore_errors=True)
-            yield str(folder), partial(_unless_made_anew, folder.name, remove)
-
-
-def _unless_made_anew(name: str, remove: Callable[[], object]) -> None:
-    with exclusive():
-        if _place_of_no_machine(name):
-            remove()
-
-
-def _domains() -> Found:
-    for domain in vagrant.lost_domains():
-        yield f"virtual machine {domain}", partial(vagrant.remove_lost, domain)
-
-
-def _volumes() -> Found:
-    for volume in vagrant.lost_volumes():
-        yield f"volume {volume}", partial(vagrant.remove_lost_volume, volume)
-
-
-def _locks() -> Found:
+def _locks() -> Removables:
     for path in sorted(machines_dir().glob(".?*.lock")):
         name = path.name.removeprefix(".").removesuffix(".lock")
-        if path.is_file() and not folder_of(name).exists() and _is_unlocked(path):
+        if path.is_file() and not folder_of(name).exists() and is_unlocked(path):
             yield str(path), partial(_remove_lock, name)
 
 
@@ -236,27 +113,23 @@ def _remove_lock(name: str) -> None:
             lock_file(name).unlink(missing_ok=True)
 
 
-KINDS = (
-    Kind("folder of a dead kernel", _kernels),
-    Kind("connection file of a dead kernel", _connection_files),
-    Kind("machine without a keeper", _machines),
-    Kind("cgroup of no machine", _cgroups),
-    Kind("network device of no machine", _networks),
-    Kind("work folder of no machine", _work_folders),
-    Kind("virtual machine of no machine", _domains),
-    Kind("disk of no machine", _volumes),
-    Kind("download that was not finished", _downloads),
-    Kind("box that was not finished", _box_folders),
-    Kind("file that was not finished", _temporary_files),
-    Kind("lock of no machine", _locks),
-)
-"""In the order in which they are removed: what a machine's folder knows is needed until the machine is gone."""
+def kinds() -> list[LeftoverKind]:
+    """Return all kinds in the order of removal: what a machine's folder knows is needed until the machine is gone."""
+    return [
+        LeftoverKind("folder of a dead kernel", _kernels),
+        LeftoverKind("connection file of a dead kernel", _connection_files),
+        LeftoverKind("machine without a keeper", _machines),
+        *(leftover for kind in KINDS.values() for leftover in kind.leftovers()),
+        LeftoverKind("download that was not finished", _downloads),
+        LeftoverKind("file that was not finished", _temporary_files),
+        LeftoverKind("lock of no machine", _locks),
+    ]
 
 
 def find() -> tuple[list[Leftover], list[str]]:
     """Return what is left, and a sentence for each kind that could not be looked for."""
     found, unknown = [], []
-    for kind in KINDS:
+    for kind in kinds():
         try:
             found += [Leftover(kind.name, what, remove) for what, remove in kind.find()]
         except (PicolabError, OSError) as error:

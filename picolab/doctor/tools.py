@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.config.project import project_root, restoring_command, state_dir
-from picolab.doctor.finding import Finding
+from picolab.host.finding import Finding
 from picolab.host.processes import ProcessIdentity
 from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER, SPEC

@@ -28,11 +28,16 @@ from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import caveats
 from picolab.record.models import Caveat
 from picolab.record.samples import read_samples
-from picolab.servers.build import Build, find_build
+from picolab.servers.build import Build
 from picolab.servers.calibration.program import SINK_PATH
-from picolab.servers.picoshare.client import Limits, PicoShareClient, UploadMeasurement
-from picolab.servers.picoshare.server import SECRET_FILE, start_server
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits, UploadMeasurement
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import SECRET_FILE, start_server
 
+_SERVER = PicoShare()
+"""The calibration server and the sink speak its contract."""
 MACHINE_NAME = "calibrate"
 RAM_MB = 512
 IDLE_LIMIT_S = 30.0
@@ -232,7 +237,7 @@ class _Bench:
         machine.start_process(ProcessSpec([machine.python, "-I", "-S", path], environment, self._folder / "sink.log"))
         try:
             host, host_port = machine.endpoint(port)
-            with PicoShareClient(f"http://{host}:{host_port}") as client:
+            with Client(_SERVER, f"http://{host}:{host_port}") as client:
                 self._await_sink(client)
                 sent = _uploaded(client.upload(_SEED, self.sizes.ceiling_bytes, _LIMITS))
                 self.measured.upload_ceiling.append(_rate(self.sizes.ceiling_bytes, sent.transfer_s))
@@ -241,7 +246,7 @@ class _Bench:
         finally:
             machine.stop_process(_STOP_GRACE_S)
 
-    def _await_sink(self, client: PicoShareClient) -> None:
+    def _await_sink(self, client: Client) -> None:
         deadline = time.monotonic() + _READY_LIMIT_S
         while not client.is_ready():
             if not self._machine.process_status().running or time.monotonic() > deadline:
@@ -250,16 +255,18 @@ class _Bench:
             time.sleep(_READY_POLL_S)
 
     @contextlib.contextmanager
-    def _server(self, knobs: dict[str, Any]) -> Iterator[PicoShareClient]:
+    def _server(self, knobs: dict[str, Any]) -> Iterator[Client]:
         """Run a calibration server and log in."""
         machine = self._machine
-        started = start_server(machine, self._build, knobs, self._folder / "server.log", _READY_LIMIT_S)
+        started = start_server(
+            machine, _SERVER, self._build, {"calibration": knobs}, self._folder / "server.log", _READY_LIMIT_S
+        )
         try:
             if started.ready_s is None:
                 raise MachineError("the calibration server never answered; run picolab calibrate again")
-            with PicoShareClient(started.base_url) as client:
+            with Client(_SERVER, started.base_url) as client:
                 login = client.authenticate((machine.folder / SECRET_FILE).read_text())
-                if login.cookie is None:
+                if login.session is None:
                     raise MachineError(
                         f"the calibration server answered the log-in with {login.http_status}: {login.detail}"
                     )
@@ -276,7 +283,7 @@ class _Bench:
                 sent = _uploaded(client.upload(_SEED, size, _LIMITS))
             rates.append(_rate(size, sent.duration_s))
 
-    def _probed_upload(self, client: PicoShareClient, size_bytes: int) -> tuple["_Upload", float]:
+    def _probed_upload(self, client: Client, size_bytes: int) -> tuple["_Upload", float]:
         """Upload with the memory probe; return the upload, and the peak of anonymous memory in MiB."""
         self._samples += 1
         output = self._folder / f"samples-{self._samples}.jsonl"
@@ -304,7 +311,7 @@ class _Bench:
         self.measured.ballast_mib.append(peaks_mib[1] - peaks_mib[0])
 
     @staticmethod
-    def _download(client: PicoShareClient, entry_id: str, size_bytes: int) -> float:
+    def _download(client: Client, entry_id: str, size_bytes: int) -> float:
         got = client.download(entry_id, _SEED, size_bytes, _LIMITS)
         if not got.matched or got.download_s is None:
             raise MachineError(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from picolab.config.parameters import TrialParameters
+    from picolab.host.finding import Check
+    from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish
 
 
@@ -75,6 +77,10 @@ class MachineKind(ABC):
         Raises:
             HostUnfit: it cannot; the message names what is missing.
         """
+
+    @abstractmethod
+    def checks(self) -> tuple[Check, ...]:
+        """Return what the doctor looks at for this kind, in the order of importance."""
 
     @abstractmethod
     def disk_key(self, parameters: TrialParameters) -> str:
@@ -143,3 +149,7 @@ class MachineKind(ABC):
     def sweep_lost(self) -> list[str]:
         """Remove what machines without a folder have left, and return its names."""
         return []
+
+    @abstractmethod
+    def leftovers(self) -> tuple[LeftoverKind, ...]:
+        """Return the kinds of things that dead machines may have left beyond their folders."""

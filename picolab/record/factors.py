@@ -27,6 +27,8 @@ NOT_FACTORS = ("seed", "machine_name", "keep_machine")
 """Parameters that say nothing about what is measured."""
 _MEASURED_TOO = ("build", "box", "cpus", "provider")
 """Parameters whose name is the column of what there really was; what was asked for has `_wanted` in its column."""
+_ADDED_LATER = {"server": TrialParameters.model_fields["server"].default}
+"""Factors that older records lack, and the level that these have: with it a case keeps the id that it had before."""
 _LONGEST_LEVEL = 60
 
 
@@ -128,7 +130,8 @@ def parameter_key(row: Mapping[str, Any]) -> Key:
 
 def case_id(row: Mapping[str, Any]) -> str:
     """Return a short text that is equal for trials of one case, and for no others."""
-    return hashlib.sha256(_json(case_key(row)).encode()).hexdigest()[:12]
+    key = [row.get(name) for name in COLUMNS if name not in _ADDED_LATER or row.get(name) != _ADDED_LATER[name]]
+    return hashlib.sha256(_json(key).encode()).hexdigest()[:12]
 
 
 def case_name(parameters: TrialParameters) -> str:

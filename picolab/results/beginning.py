@@ -20,7 +20,7 @@ from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import write_atomically
 from picolab.host.facts import host_identity
 from picolab.machines.kinds import kind_of
-from picolab.servers.build import find_build
+from picolab.servers.registry import server_of
 
 BEGUN_FILE = "begun.json"
 _LARGEST_BYTES = 2 * LARGEST_PLAN_BYTES
@@ -144,16 +144,13 @@ def now() -> str:
 
 def builds_of(plan: Plan) -> dict[str, str]:
     """Return the SHA-256 of each executable that a plan names."""
-    wanted = {
-        (trial.parameters.build, trial.parameters.release_base_url): kind_of(trial.parameters.machine).is_virtual
-        for trial in plan.trials
-    }
+    wanted = {(trial.parameters.build, trial.parameters.release_base_url): trial.parameters for trial in plan.trials}
     several = len({url for _, url in wanted}) > 1
     return {
-        f"{build} of {url}" if several and build != "calibration" else build: find_build(
-            build, build, url, in_guest=in_guest
-        ).identity.sha256
-        for (build, url), in_guest in sorted(wanted.items())
+        f"{build} of {url}" if several and build != "calibration" else build: server_of(parameters.server)
+        .find_build(parameters, in_guest=kind_of(parameters.machine).is_virtual)
+        .identity.sha256
+        for (build, url), parameters in sorted(wanted.items(), key=lambda item: item[0])
     }
 
 

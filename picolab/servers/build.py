@@ -1,98 +1,127 @@
-"""Which executable is measured: the calibration server, a file, a release archive or a release."""
+"""An executable that can be measured: a file, or a script that starts an installed package."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import platform
 import shlex
-import shutil
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterator
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from picolab.config.given_paths import CALIBRATION, RELEASE
-from picolab.config.project import state_dir
 from picolab.errors import BuildError
 from picolab.record.models import BuildUnderTest
-from picolab.servers.calibration.program import server_path
 from picolab.servers.executable import why_no_program
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
-_FIRST_TAG_WITH_V = (1, 5, 3)
-"""Release tags are bare numbers up to 1.5.2 and begin with `v` from 1.5.3 on."""
-_EXECUTABLE = "picoshare"
-_CHECKSUM = "sha256"
+_LARGEST_SCRIPT_BYTES = 4096
+"""A console script that an installer wrote is shorter: it imports one function and calls it."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """An executable that is there and identified.
+    """An executable that exists and is identified.
 
     Attributes:
         path: the executable on the host.
-        identity: what the record says about it.
+        identity: its part of the record.
     """
 
     path: Path
     identity: BuildUnderTest
 
 
-def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool = False) -> Build:
-    """Return the build that a `build` parameter means, downloading a release on its first use.
+def file_build(wanted: str, label: str, *, in_guest: bool = False) -> Build:
+    """Return the build for the path of an executable file, identified by the SHA-256 of the file.
 
     Args:
-        wanted: `calibration`, a release such as `1.5.4`, or a path to an executable or a release archive.
+        wanted: the path.
         label: short name for the record.
-        release_base_url: the folder of releases; `<tag>/picoshare-v<version>-linux-<arch>.tar.gz` is asked for.
-        in_guest: it will run in a virtual machine, and not on this host.
+        in_guest: it will run in a virtual machine, not on this host.
 
     Raises:
-        BuildError: there is no such thing, or it cannot be executed.
+        BuildError: there is no such file, or it cannot be executed.
     """
-    if wanted == CALIBRATION:
-        return _identify(server_path(), label, "calibration", None)
-    if RELEASE.fullmatch(wanted):
-        version = wanted.removeprefix("v")
-        path = _released(version, release_base_url)
-        _check_program(path, wanted, in_guest)
-        return _identify(path, label, "release", version)
+    path = checked_file(wanted, "give the path of an executable")
+    check_program(path, wanted, in_guest=in_guest)
+    return identified(path, label, "file")
+
+
+def script_build(package: str, wanted: str | None, label: str, *, in_guest: bool = False) -> Build | None:
+    """Return the build for a console script, identified by the SHA-256 of its package (`sha256_of_folder`).
+
+    Args:
+        package: the Python package that the script runs.
+        wanted: the path of the script; None: the script of the package that is installed in picolab's environment.
+
+    Returns:
+        None when `wanted` is not such a script.
+
+    Raises:
+        BuildError: the package is not installed, or the script cannot be executed where it is wanted.
+    """
+    path = Path(sysconfig.get_path("scripts")) / package if wanted is None else Path(wanted)
+    folder = next(path.absolute().parent.parent.glob(f"lib/python3*/site-packages/{package}"), None)
+    if folder is None or not _runs_package(path, package):
+        if wanted is not None:
+            return None
+        raise BuildError(
+            f"build {package!r}: the package is not installed next to picolab; install it with: pip install {package}"
+        )
+    if in_guest:
+        raise BuildError(
+            f"build {wanted or package!r}: a script without its package cannot run in a virtual machine; give the path "
+            f"of a single file, such as a zipapp"
+        )
+    check_program(path, wanted or package)
+    return identified(path, label, "file", sha256=sha256_of_folder(folder))
+
+
+def _runs_package(path: Path, package: str) -> bool:
+    try:
+        script = path.read_text() if path.stat().st_size <= _LARGEST_SCRIPT_BYTES else ""
+    except (OSError, ValueError):
+        return False
+    return any(line.startswith((f"from {package}", f"import {package}")) for line in script.splitlines())
+
+
+def checked_file(wanted: str, remedy: str) -> Path:
+    """Return the path of an existing ordinary file.
+
+    Raises:
+        BuildError: there is none.
+    """
     path = Path(wanted)
     try:
-        return _file(path, wanted, label, in_guest)
+        if path.is_dir():
+            raise BuildError(f"build {wanted!r}: that is a folder; give the path of the executable in it")
+        if path.exists() and not path.is_file():
+            raise BuildError(f"build {wanted!r}: that is no ordinary file; give the path of an executable")
+        if not path.exists():
+            raise BuildError(f"build {wanted!r}: there is no such file; {remedy}")
     except OSError as error:
-        raise BuildError(f"build {wanted!r}: cannot be read ({error.strerror}); mend that, or name another") from None
+        raise unreadable(wanted, error) from None
+    return path
 
 
-def _file(path: Path, wanted: str, label: str, in_guest: bool) -> Build:
-    if path.is_dir():
-        raise BuildError(f"build {wanted!r}: that is a folder; give the path of the executable in it")
-    if path.exists() and not path.is_file():
-        raise BuildError(f"build {wanted!r}: that is no ordinary file; give the path of an executable")
-    if not path.exists():
-        raise BuildError(
-            f"build {wanted!r}: there is no such file; give `calibration`, a release such as 1.5.4, "
-            f"or the path of an executable"
-        )
-    if path.name.endswith((".tar.gz", ".tgz")):
-        path = _unpacked(path)
-    _check_program(path, wanted, in_guest)
-    return _identify(path, label, "file", None)
+def unreadable(wanted: str, error: OSError) -> BuildError:
+    """Return the error for a build that cannot be read."""
+    return BuildError(f"build {wanted!r}: cannot be read ({error.strerror}); fix that, or name another")
 
 
-def _check_program(path: Path, wanted: str, in_guest: bool) -> None:
-    """Refuse what the kernel would not start: else every trial would fail, one after the other."""
-    problem = why_no_program(path, in_guest=in_guest)
+def check_program(path: Path, wanted: str, *, in_guest: bool = False) -> None:
+    """Refuse a file that the kernel would not start: else every trial would fail, one after the other.
+
+    Raises:
+        BuildError: the sentence says why.
+    """
+    try:
+        problem = why_no_program(path, in_guest=in_guest)
+        may_execute = path.stat().st_mode & 0o111
+    except OSError as error:
+        raise unreadable(wanted, error) from None
     if problem:
         raise BuildError(f"build {wanted!r}: cannot run here: {problem}")
-    if not path.stat().st_mode & 0o111:
+    if not may_execute:
         raise BuildError(
-            f"build {wanted!r}: the file may not be executed; mend it with: chmod +x {shlex.quote(str(path))}"
+            f"build {wanted!r}: the file may not be executed; fix it with: chmod +x {shlex.quote(str(path))}"
         )
     if not os.access(path, os.X_OK):
         raise BuildError(
@@ -101,17 +130,27 @@ def _check_program(path: Path, wanted: str, in_guest: bool) -> None:
         )
 
 
-def _identify(path: Path, label: str, kind: str, version: str | None) -> Build:
-    identity = BuildUnderTest.model_validate(
-        {
+def identified(path: Path, label: str, kind: str, version: str | None = None, sha256: str | None = None) -> Build:
+    """Return a build with its identity.
+
+    Args:
+        kind: `calibration`, `file` or `release`.
+        sha256: None: that of the file.
+
+    Raises:
+        BuildError: the file cannot be read.
+    """
+    try:
+        identity = {
             "label": label,
             "kind": kind,
             "version": version,
-            "sha256": sha256_of(path),
+            "sha256": sha256 or sha256_of(path),
             "size_bytes": path.stat().st_size,
         }
-    )
-    return Build(path.resolve(), identity)
+        return Build(path.resolve(), BuildUnderTest.model_validate(identity))
+    except OSError as error:
+        raise unreadable(str(path), error) from None
 
 
 def sha256_of(path: Path) -> str:
@@ -120,90 +159,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def _cache() -> Iterator[Path]:
-    """Lend the folder of unpacked builds to one process at a time, so that nothing is downloaded twice."""
-    folder = state_dir() / "builds"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
+def sha256_of_folder(folder: Path) -> str:
+    """Return the SHA-256 of a folder, in hex: of a line `<SHA-256 of the file>  <path in the folder>` for each file.
 
-
-def _is_whole(folder: Path) -> bool:
-    """Tell whether an unpacked build is there and is what it was when it was unpacked."""
-    executable, checksum = folder / _EXECUTABLE, folder / _CHECKSUM
-    return executable.is_file() and checksum.is_file() and checksum.read_text() == sha256_of(executable)
-
-
-def _released(version: str, base_url: str) -> Path:
-    """Return the executable of a release: from the cache if its checksum still holds, else downloaded."""
-    architecture = _ARCHITECTURES.get(platform.machine())
-    if architecture is None:
-        raise BuildError(
-            f"build {version}: there are releases for {', '.join(_ARCHITECTURES)}, not for this host's "
-            f"{platform.machine()}; give the path of an executable instead"
-        )
-    # Two servers of releases may hold different files of one version: each has its own place.
-    source = hashlib.sha256(base_url.encode()).hexdigest()[:8]
-    numbers = tuple(int(part) for part in version.split("."))
-    tag = f"v{version}" if numbers >= _FIRST_TAG_WITH_V else version
-    url = f"{base_url.rstrip('/')}/{tag}/picoshare-v{version}-linux-{architecture}.tar.gz"
-    with _cache() as cache:
-        folder = cache / f"{version}-{architecture}-{source}"
-        if not _is_whole(folder):
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
-                archive = Path(new) / Path(url).name
-                _download(url, archive, version)
-                _unpack(archive, Path(new) / "build", folder)
-    return folder / _EXECUTABLE
-
-
-def _download(url: str, target: Path, version: str) -> None:
-    try:
-        with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=30) as answer,
-            target.open("wb") as file,
-        ):
-            if answer.status_code == 404:
-                raise BuildError(f"build {version}: there is no such release at {url} (404); check the version")
-            if answer.status_code != 200:
-                raise BuildError(f"build {version}: {url} answered {answer.status_code}; try again later")
-            for chunk in answer.iter_bytes():
-                file.write(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise BuildError(
-            f"build {version}: cannot be downloaded from {url} ({error}); "
-            f"download it elsewhere and give the path of the archive as build"
-        ) from None
-
-
-def _unpacked(archive: Path) -> Path:
-    """Return the executable in a release archive, unpacked once into the cache."""
-    with _cache() as cache:
-        folder = cache / f"archive-{sha256_of(archive)[:16]}"
-        if not _is_whole(folder):
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
-                _unpack(archive, Path(new) / "build", folder)
-    return folder / _EXECUTABLE
-
-
-def _unpack(archive: Path, new: Path, folder: Path) -> None:
-    """Make `folder` hold the executable of an archive and its checksum; all at once, by way of `new`."""
-    new.mkdir()
-    executable = new / _EXECUTABLE
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            member = next((m for m in tar if Path(m.name).name == _EXECUTABLE and m.isfile()), None)
-            content = tar.extractfile(member) if member else None
-            if content is None:
-                raise BuildError(f"build {archive.name}: the archive holds no file `{_EXECUTABLE}`")
-            with content, executable.open("wb") as target:
-                shutil.copyfileobj(content, target)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise BuildError(f"build {archive.name}: is not a whole tar.gz archive ({error})") from None
-    executable.chmod(0o755)
-    (new / _CHECKSUM).write_text(sha256_of(executable))
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.replace(folder)
+    The lines are sorted by path, as in `find . -type f | sort`. Python's caches (`__pycache__`) are left out.
+    """
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256_of(folder / name)}  {name.as_posix()}\n" for name in files if "__pycache__" not in name.parts]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -11,6 +11,7 @@ Of files that are uploaded at the same time, file i (from 0) has the seed (seed 
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -21,6 +22,21 @@ _FILE_STEP = 1 << 59
 def seed_of_file(seed: int, index: int) -> int:
     """Return the payload seed of one of up to 16 files; that of file 0 is the trial's seed itself."""
     return (seed + index * _FILE_STEP) % (1 << 63)
+
+
+@dataclass(frozen=True)
+class PayloadFile:
+    """A file to upload: the first `size_bytes` of the payload of a seed."""
+
+    seed: int
+    size_bytes: int
+    name: str = "payload.bin"
+
+
+def payload_files(seed: int, size_bytes: int, count: int) -> list[PayloadFile]:
+    """Return the files of a trial: each has another payload, and the first one has the trial's own seed."""
+    names = ["payload.bin", *(f"payload-{number}.bin" for number in range(2, count + 1))]
+    return [PayloadFile(seed_of_file(seed, index), size_bytes, name) for index, name in enumerate(names)]
 
 
 class Keystream:

@@ -1,4 +1,4 @@
-"""The agent of a guest as the lone file it is: run on this host, with real screens and real servers."""
+"""The agent of a guest as the zipapp that is shipped: run on this host, with real screens and real servers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import pytest
 from conftest import MIB, SECRET, alive, eventually
 from throttled_disk import throttled
 
-from picolab.agent import guest
+from picolab.agent import __main__ as agent_main
+from picolab.agent import bundle, disk
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of, memory_info
 from picolab.host.processes import ProcessIdentity, descendants
 from picolab.machines.local.cgroup import find_method, plan_cgroup
 from picolab.servers.calibration.program import server_path
 
-AGENT = Path(guest.__file__)
 ME = pwd.getpwuid(os.geteuid()).pw_name
 NOBODY = "nobody"
 
@@ -38,15 +38,21 @@ STATUS = {"pid", "running", "exit_code", "exit_signal", "started_monotonic_s", "
 STATUS |= {"oom_kills", "oom_evidence", "launcher"}
 
 
+def _zipapp(folder: Path) -> Path:
+    path = folder / "agent.pyz"
+    path.write_bytes(bundle.zipapp())
+    return path
+
+
 class RunningAgent:
     """An agent, and a way to speak to it."""
 
     def __init__(self, home: Path, user: str = ME, **how: Any) -> None:
         self.home = home
         python = shutil.which("python3", path=os.defpath) if how else sys.executable
-        script = how.pop("script", AGENT)
+        zipapp = how.pop("zipapp", None) or _zipapp(home.parent)
         self.process = subprocess.Popen(
-            [python or "", "-I", "-S", str(script), "--home", str(home), "--user", user],
+            [python or "", "-I", "-S", str(zipapp), "--home", str(home), "--user", user],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -163,22 +169,22 @@ def test_it_outlives_nonsense(agent: RunningAgent) -> None:
 
 
 def test_all_requests_are_documented_and_known(agent: RunningAgent) -> None:
-    documented = set(re.findall(r'^    \{"do": "(\w+)"', guest.__doc__ or "", re.MULTILINE))
+    documented = set(re.findall(r'^    \{"do": "(\w+)"', agent_main.__doc__ or "", re.MULTILINE))
     assert documented == set(agent.refusal("dance").partition("it knows ")[2].split(", "))
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "usage: guest.py --home FOLDER --user NAME"),
-        (["--user", "x", "--home", "y"], "usage: guest.py --home FOLDER --user NAME"),
+        ([], "usage: agent.pyz --home FOLDER --user NAME"),
+        (["--user", "x", "--home", "y"], "usage: agent.pyz --home FOLDER --user NAME"),
         (["--home", "/proc/nothing", "--user", ME], "No such file or directory: '/proc/nothing'"),
         (["--home", "x", "--user", "no-such-user"], "--user no-such-user: there is no such user"),
     ],
 )
 def test_wrong_use_is_one_sentence(arguments: list[str], says: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(AGENT), *arguments],
+        [sys.executable, *bundle.words("__main__"), *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -597,9 +603,9 @@ def test_the_servers_files_leave_the_page_cache(agent: RunningAgent) -> None:
     store = Path(agent.ask("fresh_folders")["data"]) / "store.db"
     agent.launch(*shell(f"head -c {8 * MIB} /dev/urandom >{store}; echo written; exec sleep 1000"))
     eventually(lambda: "written" in agent.ask("log", bytes=100)["text"], "the server has written")
-    assert guest.cached_and_size(str(store)) == (8 * MIB, 8 * MIB)
+    assert disk.cached_and_size(str(store)) == (8 * MIB, 8 * MIB)
     assert agent.ask("drop_page_cache") == {"reason": None}
-    assert guest.cached_and_size(str(store)) == (0, 8 * MIB)
+    assert disk.cached_and_size(str(store)) == (0, 8 * MIB)
     assert agent.ask("status")["running"], "the server is left alone"
 
 
@@ -690,13 +696,12 @@ def test_an_agent_without_root_says_what_it_may_not(start_agent: StartAgent, scr
         pytest.skip("this host has no python3 of its own")
     nobody = pwd.getpwnam(NOBODY)
     scratch.chmod(0o711)
-    script = tmp_path / "guest.py"
-    shutil.copy(AGENT, script)
-    script.chmod(0o644)
+    zipapp = _zipapp(tmp_path)
+    zipapp.chmod(0o644)
     home = tmp_path / "nobodys"
     home.mkdir()
     os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    how: dict[str, Any] = {"home": home, "script": script, "user": NOBODY}
+    how: dict[str, Any] = {"home": home, "zipapp": zipapp, "user": NOBODY}
     by = {"preexec_fn": lambda: (os.setgroups([]), os.setgid(nobody.pw_gid), os.setuid(nobody.pw_uid))}
     code, _, said = start_agent(**{**how, "user": "root"}, **by).close()
     assert code == 1 and "only root may run a server as another user; run the agent with sudo" in said

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +16,14 @@ from typing import Any
 import pytest
 from conftest import MIB, alive, eventually
 
-from picolab.agent import memory_probe
+from picolab.agent import bundle, memory_probe
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of
 from picolab.host.processes import descendants
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup
 from picolab.record.samples import Samples, read_samples, summarise
 
-PROBE = Path(memory_probe.__file__)
+PROBE = bundle.words("memory_probe")
 HOLD = "import sys; x = bytearray(int(sys.argv[1]) << 20); print('up', flush=True); sys.stdin.read()"
 HOLD_AND_DROP = (
     "import sys, mmap; x = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
@@ -63,10 +62,10 @@ def probe(scratch: Path) -> Iterator[StartProbe]:
     started: list[RunningProbe] = []
 
     def start(
-        pid: int, interval: float = 0.02, *more: str, python: tuple[str, ...] = (sys.executable, "-I", "-S")
+        pid: int, interval: float = 0.02, *more: str, python: tuple[str, ...] = (sys.executable,)
     ) -> RunningProbe:
         options = ["--pid", str(pid), "--interval", str(interval), *more]
-        running = RunningProbe(scratch / f"samples-{len(started)}.jsonl", [*python, str(PROBE), *options])
+        running = RunningProbe(scratch / f"samples-{len(started)}.jsonl", [*python, *PROBE, *options])
         started.append(running)
         running.until(2)
         return running
@@ -249,10 +248,8 @@ def test_a_kernel_that_does_not_count_oom_kills_is_a_reason(monkeypatch: pytest.
 
 def test_a_cgroup_and_the_whole_machine_exclude_each_other(scratch: Path) -> None:
     options = ["--pid", "1", "--interval", "1", "--cgroup", str(scratch), "--whole-machine"]
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(PROBE), *options], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2 and "not allowed with argument --cgroup" in done.stderr
+    done = subprocess.run([sys.executable, *PROBE, *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("usage: memory_probe --pid")
 
 
 def test_what_is_missing_has_a_reason(probe: StartProbe) -> None:
@@ -303,15 +300,15 @@ def test_it_ends_when_its_input_is_closed_and_says_how_it_fared(probe: StartProb
 def test_it_ends_when_its_parent_is_killed(scratch: Path) -> None:
     code = (
         "import subprocess, sys, time\n"
-        "with open(sys.argv[2], 'wb') as out:\n"
-        "    p = subprocess.Popen([sys.executable, '-I', '-S', sys.argv[1], '--pid', '1', '--interval', '0.02'],\n"
+        "with open(sys.argv[1], 'wb') as out:\n"
+        "    p = subprocess.Popen([sys.executable, *sys.argv[2:], '--pid', '1', '--interval', '0.02'],\n"
         "        stdin=subprocess.PIPE, stdout=out, start_new_session=True)\n"
         "print(p.pid, flush=True)\n"
         "time.sleep(1000)\n"
     )
     output = scratch / "samples.jsonl"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(PROBE), str(output)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(output), *PROBE], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
@@ -344,19 +341,17 @@ def test_a_pause_is_reported_as_a_gap(probe: StartProbe) -> None:
     assert len(times) <= (times[-1] - times[0] - longest.duration_s) / 0.02 + 4
 
 
-def test_a_lone_copy_runs_under_the_systems_python(probe: StartProbe, scratch: Path) -> None:
+def test_the_zipapp_runs_under_the_systems_python(scratch: Path) -> None:
     python = "/usr/bin/python3"
     if not Path(python).exists():
         pytest.skip("this host has no python3 of its own")
-    copy = scratch / "elsewhere" / "probe.py"
-    copy.parent.mkdir()
-    shutil.copy(PROBE, copy)
-    output = scratch / "lone.jsonl"
-    running = RunningProbe(output, [python, "-I", "-S", str(copy), "--pid", str(os.getpid()), "--interval", "0.02"])
+    zipapp = scratch / "agent.pyz"
+    zipapp.write_bytes(bundle.zipapp())
+    words = bundle.words("memory_probe", zipapp)
+    running = RunningProbe(scratch / "zip.jsonl", [python, *words, "--pid", str(os.getpid()), "--interval", "0.02"])
     running.until(4)
     samples = running.finish()
     assert samples.peak("rss_bytes") and samples.end
-    assert [path.name for path in copy.parent.iterdir()] == ["probe.py"]
 
 
 def test_the_first_line_is_the_head_and_each_line_is_json(probe: StartProbe) -> None:

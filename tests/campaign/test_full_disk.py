@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import GIVE_UP_S, eventually
 from trial_steps import begin, finish
 
-from picolab.agent import memory_probe
+from picolab.agent import bundle
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import run_single_trial
@@ -310,7 +310,7 @@ def test_the_probe_outlives_a_disk_that_is_full_for_a_while(mount: Mount) -> Non
     """Where a file system cannot hold back blocks for a file."""
     place = mount("tmpfs", 1)
     output = place / SAMPLES_FILE
-    command = [sys.executable, "-I", "-S", str(memory_probe.__file__), "--pid", str(os.getpid()), "--interval", "0.002"]
+    command = [sys.executable, *bundle.words("memory_probe"), "--pid", str(os.getpid()), "--interval", "0.002"]
     with output.open("ab") as file:
         probe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.PIPE)
     try:

@@ -35,6 +35,7 @@ from picolab.machines.local.cgroup import MemoryCgroup, find_method
 from picolab.record.models import Outcome, Record, step_outcome, validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
+from picolab.trial import verify
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial
 
@@ -392,16 +393,16 @@ def test_the_limit_put_back_below_the_page_cache_kills_nobody(monkeypatch: pytes
     trial.upload()
     lifted: list[int | None] = []
     used: list[int] = []
-    real = Trial._downloads
+    real = verify.downloads_of
 
-    def look(trial: Trial, client: Any) -> Any:
-        downloads = real(trial, client)
+    def look(run: Any, client: Any) -> Any:
+        downloads = real(run, client)
         lifted.append(limit_now(machine))
         # The cgroup pays for what its own processes bring into the cache.
         used.append(charged(machine))
         return downloads
 
-    monkeypatch.setattr(Trial, "_downloads", look)
+    monkeypatch.setattr(verify, "downloads_of", look)
     trial.verify()
 
     assert (lifted[0] or 0) > UNLIMITED and limit_now(machine) == 32 * MIB
@@ -426,7 +427,7 @@ def test_a_failed_cell_puts_the_limit_back_and_can_run_again(
         raise error("stop")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trial, "_downloads", fail)
+        patched.setattr(verify, "downloads_of", fail)
         with pytest.raises(error):
             trial.verify()
     assert (seen[0] or 0) > UNLIMITED and limit_now(machine) == 256 * MIB
@@ -449,14 +450,14 @@ def test_a_corrupted_file_leaves_the_limit_in_its_place() -> None:
 IN_ANOTHER_KERNEL = """
 import sys
 from picolab.machines import registry
-from picolab.trial import Trial
-from picolab.parameters import TrialParameters
+from picolab.config.parameters import TrialParameters
+from picolab.trial import verify
+from picolab.trial.trial import Trial
 trial = Trial.open(TrialParameters.model_validate_json(sys.argv[1]))
-real = Trial._downloads
-def killed(self, client):
+def killed(run, client):
     print("lifted", flush=True)
     sys.stdin.read()
-Trial._downloads = killed
+verify.downloads_of = killed
 for stage in (trial.provision, trial.start, trial.authenticate, trial.upload, trial.verify):
     stage()
 """

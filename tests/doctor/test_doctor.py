@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from picolab.agent import bundle
 from picolab.cli.main import main
 from picolab.doctor import diagnosis, tools
 from picolab.doctor import host as doctor_host
@@ -22,6 +23,7 @@ from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.folders import KEEPER, SPEC
+from picolab.machines.local import checks as local_checks
 from picolab.machines.local import machine as local
 from picolab.machines.local.cgroup import REMEDIES, MemoryCgroup, v1_parent, v2_parent
 
@@ -95,7 +97,7 @@ def test_memory_limit_is_proved_and_nothing_stays(monkeypatch: pytest.MonkeyPatc
         assert self.limit_bytes == limit_bytes
 
     monkeypatch.setattr(MemoryCgroup, "create", watched)
-    finding = the(doctor_host.memory_limit())
+    finding = the(local_checks.memory_limit())
 
     assert finding.state == "good" and made[0].method in finding.text
     assert not made[0].path.exists()
@@ -105,7 +107,7 @@ def test_no_memory_limit_is_bad_but_does_not_block(monkeypatch: pytest.MonkeyPat
     def unavailable() -> NoReturn:
         raise MemoryLimitUnavailable(f"this host offers no way: {REMEDIES}")
 
-    monkeypatch.setattr(doctor_host, "find_method", unavailable)
+    monkeypatch.setattr(local_checks, "find_method", unavailable)
     findings = {finding.what: finding for finding in examine()}
 
     limit = findings["memory limit"]
@@ -119,11 +121,11 @@ def test_cgroup_that_the_kernel_refuses_is_bad(monkeypatch: pytest.MonkeyPatch) 
     def refused(_self: MemoryCgroup, _limit_bytes: int) -> NoReturn:
         raise MachineError("the memory limit of 16 MiB could not be set: Permission denied")
 
-    monkeypatch.setattr(doctor_host, "find_method", lambda: "cgroup_v1")
-    monkeypatch.setattr(doctor_host, "plan_cgroup", lambda method, name: MemoryCgroup(method, Path("/nowhere") / name))
+    monkeypatch.setattr(local_checks, "find_method", lambda: "cgroup_v1")
+    monkeypatch.setattr(local_checks, "plan_cgroup", lambda method, name: MemoryCgroup(method, Path("/nowhere") / name))
     monkeypatch.setattr(MemoryCgroup, "create", refused)
 
-    finding = the(doctor_host.memory_limit())
+    finding = the(local_checks.memory_limit())
     assert finding.state == "bad" and "Permission denied" in finding.text
 
 
@@ -131,9 +133,9 @@ def test_without_root_the_remedy_names_sudo(monkeypatch: pytest.MonkeyPatch) -> 
     def unavailable() -> NoReturn:
         raise MemoryLimitUnavailable("no way")
 
-    monkeypatch.setattr(doctor_host, "find_method", unavailable)
+    monkeypatch.setattr(local_checks, "find_method", unavailable)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    remedy = the(doctor_host.memory_limit()).remedy.split()
+    remedy = the(local_checks.memory_limit()).remedy.split()
 
     assert remedy[0] == "sudo" and remedy[2] == "doctor"
     assert os.access(remedy[1], os.X_OK)
@@ -143,7 +145,7 @@ def test_without_root_the_remedy_names_sudo(monkeypatch: pytest.MonkeyPatch) -> 
 def test_swap(monkeypatch: pytest.MonkeyPatch, kept_out: bool, state: str) -> None:
     monkeypatch.setattr(facts, "memory_info", lambda: {"SwapTotal": 1 << 30})
     monkeypatch.setattr(MemoryCgroup, "swap_is_off", property(lambda _: kept_out))
-    finding = the(doctor_host.swap())
+    finding = the(local_checks.swap())
 
     assert "1,024 MiB" in finding.text
     if v1_parent() or v2_parent():
@@ -217,8 +219,8 @@ def test_governor(monkeypatch: pytest.MonkeyPatch, governor: str | None, state: 
 
 def test_probe_that_cannot_run_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "memory_probe.py").write_text("raise SystemExit('no such counter')")
-    monkeypatch.setattr(doctor_host.memory_probe, "__file__", str(tmp_path / "memory_probe.py"))
-    finding = the(doctor_host.counters())
+    monkeypatch.setattr(bundle, "words", lambda module: [str(tmp_path / f"{module}.py")])
+    finding = the(local_checks.counters())
 
     assert finding.blocks and finding.state == "bad" and "no such counter" in finding.text
 
@@ -226,8 +228,8 @@ def test_probe_that_cannot_run_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_missing_pressure_is_a_gap_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     head = {"columns": ["t_s", "rss_bytes"], "missing": {"psi_memory_some_us": "/proc/pressure/memory: not there"}}
     (tmp_path / "memory_probe.py").write_text(f"print({json.dumps(json.dumps(head))})")
-    monkeypatch.setattr(doctor_host.memory_probe, "__file__", str(tmp_path / "memory_probe.py"))
-    probe, pressure = doctor_host.counters()
+    monkeypatch.setattr(bundle, "words", lambda module: [str(tmp_path / f"{module}.py")])
+    probe, pressure = local_checks.counters()
 
     assert probe.state == "good"
     assert pressure.state == "gap" and "psi=1" in pressure.text and "not there" in pressure.text
@@ -337,7 +339,7 @@ def test_check_that_fails_or_hangs_becomes_a_finding(monkeypatch: pytest.MonkeyP
         return []
 
     checks = (("broken", fails), ("stuck", hangs), ("fine", lambda: [Finding("fine", "good", "yes")]))
-    monkeypatch.setattr(diagnosis, "_CHECKS", checks)
+    monkeypatch.setattr(diagnosis, "checks", lambda: checks)
     monkeypatch.setattr(diagnosis, "TIME_LIMIT_S", 0.5)
     try:
         broken, stuck, fine = examine()

@@ -48,7 +48,7 @@ def run_trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunTrial]:
     just before that stage. A refusal (nothing was measured, so there is no record) is raised. The machine is taken down
     in any case.
     """
-    monkeypatch.setattr("picolab.trial.trial.STOP_GRACE_S", GRACE_S)
+    monkeypatch.setattr("picolab.trial.run.STOP_GRACE_S", GRACE_S)
 
     def run(before: Mapping[str, Callable[[Trial], object]] | None = None, **parameters: Any) -> Record:
         defaults = {"ram_mb": 128, "file_size": "4M", "keep_machine": "never"}

@@ -13,7 +13,7 @@ import pytest
 
 from picolab.config.sizes import MIB
 from picolab.record.models import Record
-from picolab.servers.picoshare.client import peak_rss_bytes
+from picolab.servers.measurements import peak_rss_bytes
 
 from .catalogue import fault
 from .conftest import Proof, RunTrial

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picolab.agent import guest
+from picolab.agent import procfs
 from picolab.host import facts
 from picolab.host.facts import Mount, disk_of, find_mount, mount_of, parse_mounts
 
@@ -97,7 +97,7 @@ def test_any_name_of_a_mount_point(name: str, optional: int) -> None:
 def test_this_host(scratch: Path) -> None:
     mount = mount_of(scratch)
     assert mount is not None and disk_of(scratch).file_system == mount.file_system
-    assert guest.mounted_at(str(scratch)) == (mount.file_system, mount.source)
+    assert procfs.mounted_at(str(scratch)) == (mount.file_system, mount.source)
     assert disk_of(Path("/proc")).file_system == "proc" and disk_of(Path("/proc")).label is None
     # Without the kernel's word the path leads there as well.
     for place in (scratch, Path("/proc"), Path("/sys"), Path("/")):
@@ -144,7 +144,7 @@ def test_a_subvolume_of_btrfs_has_its_file_system_and_disk(scratch: Path, mounte
         assert disk.file_system == "btrfs", place
         assert disk.device is not None and disk.device.startswith("loop"), place
         assert disk.free_bytes > 0 and not disk.in_memory and disk.label
-    assert guest.mounted_at(str(subvolume))[0] == "btrfs"
+    assert procfs.mounted_at(str(subvolume))[0] == "btrfs"
 
 
 def _loop_device(point: Path) -> tuple[str, ...]:

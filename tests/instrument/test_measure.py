@@ -20,8 +20,10 @@ from picolab.instrument.store import HostIdentity
 from picolab.instrument.summary import summary_lines
 from picolab.machines import registry
 from picolab.machines.local import machine
-from picolab.servers.calibration import SINK_PATH
-from picolab.servers.picoshare.client import Limits, PicoShareClient
+from picolab.servers.calibration.program import SINK_PATH
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits
+from picolab.servers.picoshare.adapter import PicoShare
 
 pytestmark = pytest.mark.alone
 
@@ -113,7 +115,7 @@ def test_a_host_without_memory_limits_is_calibrated_without(monkeypatch: pytest.
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> Iterator[PicoShareClient]:
+def sink(tmp_path: Path) -> Iterator[Client]:
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -122,7 +124,7 @@ def sink(tmp_path: Path) -> Iterator[PicoShareClient]:
             stderr=log,
         )
     try:
-        with PicoShareClient(f"http://127.0.0.1:{port}") as client:
+        with Client(PicoShare(), f"http://127.0.0.1:{port}") as client:
             eventually(client.is_ready, "the sink answers")
             yield client
     finally:
@@ -137,7 +139,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("size", [1, MIB - 1, 5 * MIB + 3])
-def test_what_the_sink_keeps_comes_back_as_it_was(sink: PicoShareClient, size: int) -> None:
+def test_what_the_sink_keeps_comes_back_as_it_was(sink: Client, size: int) -> None:
     kept = sink.upload(7, size, LIMITS, "keep.bin")
     thrown_away = sink.upload(8, 3 * MIB, LIMITS)
     assert kept.entry_id and thrown_away.entry_id
@@ -146,7 +148,7 @@ def test_what_the_sink_keeps_comes_back_as_it_was(sink: PicoShareClient, size: i
     assert back.matched and back.received_bytes == size
 
 
-def test_sink_outlives_a_client_that_goes_away(sink: PicoShareClient) -> None:
+def test_sink_outlives_a_client_that_goes_away(sink: Client) -> None:
     address = httpx.URL(sink._base_url)
     with socket.create_connection((address.host, address.port or 80)) as connection:
         connection.sendall(b"POST /api/entry HTTP/1.1\r\nContent-Length: 5000\r\n\r\nonly a few bytes")

@@ -87,7 +87,7 @@ class Kernel:
 
     @staticmethod
     def _name(source: str) -> str:
-        words = {"machine = ": "parameters", "from picolab": "open", "record = ": "collect"}
+        words = {"machine = ": "parameters", "import picolab": "open", "record = ": "collect"}
         named = (name for start, name in words.items() if source.startswith(start))
         return next(named, source.partition("trial.")[2].partition("(")[0])
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import MIB, eventually
 from throttled_disk import throttled
 
-from picolab.agent import guest
+from picolab.agent import disk
 from picolab.errors import MachineError
 from picolab.host.processes import this_process
 from picolab.machines.base import Holder, MachineWish, ProcessSpec
@@ -119,12 +119,12 @@ def test_what_stays_in_the_page_cache_is_told(obtain: Obtain, scratch: Path) -> 
 def test_how_much_of_a_file_is_cached(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB + 1))
-    assert guest.cached_and_size(str(path)) == (8 * MIB + mmap.PAGESIZE, 8 * MIB + 1)
+    assert disk.cached_and_size(str(path)) == (8 * MIB + mmap.PAGESIZE, 8 * MIB + 1)
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 4 * MIB, 0, os.POSIX_FADV_DONTNEED)
-    assert guest.cached_and_size(str(path)) == (4 * MIB, 8 * MIB + 1)
-    assert guest.cached_and_size(str(tmp_path / "gone")) == (0, 0)
+    assert disk.cached_and_size(str(path)) == (4 * MIB, 8 * MIB + 1)
+    assert disk.cached_and_size(str(tmp_path / "gone")) == (0, 0)
 
 
 # ---- the disk ------------------------------------------------------------------------------------

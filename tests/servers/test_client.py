@@ -18,19 +18,17 @@ from pathlib import Path
 import pytest
 from conftest import MIB, SECRET, Delays, RunningServer, StartCalibrationServer, eventually
 
-from picolab.servers.payload import pieces
-from picolab.servers.picoshare.client import (
+from picolab.servers.client import Client, LogIn
+from picolab.servers.measurements import (
     DownloadMeasurement,
     Limits,
-    LogIn,
-    PayloadFile,
-    PicoShareClient,
     TransferProgress,
     UploadMeasurement,
     UploadsMeasurement,
-    payload_files,
     peak_rss_bytes,
 )
+from picolab.servers.payload import PayloadFile, payload_files, pieces
+from picolab.servers.picoshare.adapter import PicoShare
 
 pytestmark = pytest.mark.alone
 
@@ -40,12 +38,12 @@ ID = "abcdefghij"
 
 
 def upload(server: RunningServer, size_bytes: int, limits: Limits = PATIENT, **options: object) -> UploadMeasurement:
-    with PicoShareClient(server.base_url, server.cookie) as client:
+    with Client(PicoShare(), server.base_url, server.cookie) as client:
         return client.upload(1, size_bytes, limits, **options)  # type: ignore[arg-type]
 
 
 def download(server: RunningServer, entry_id: str, size_bytes: int, limits: Limits = PATIENT) -> DownloadMeasurement:
-    with PicoShareClient(server.base_url, server.cookie) as client:
+    with Client(PicoShare(), server.base_url, server.cookie) as client:
         return client.download(entry_id, 1, size_bytes, limits)
 
 
@@ -122,7 +120,7 @@ def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with Delays() as delays, PicoShareClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with Delays() as delays, Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             measured = client.download(ID, 1, 2_000_000, PATIENT)
         thread.join()
     assert measured.matched and measured.sent_request_s is not None and measured.first_byte_s is not None
@@ -167,7 +165,7 @@ def test_progress_grows_and_ends_at_the_size_when_the_last_byte_was_delivered(
 def upload_all(
     server: RunningServer, files: Sequence[PayloadFile], limits: Limits = PATIENT, **options: object
 ) -> UploadsMeasurement:
-    with PicoShareClient(server.base_url, server.cookie) as client:
+    with Client(PicoShare(), server.base_url, server.cookie) as client:
         return client.upload_files(files, limits, **options)  # type: ignore[arg-type]
 
 
@@ -202,7 +200,7 @@ def test_each_of_several_uploads_is_what_its_seed_says(calibration_server: Start
     files = payload_files(5, 3 * MIB + 1, 4)
     measured = upload_all(server, files)
     assert [file.name for file in files] == ["payload.bin", "payload-2.bin", "payload-3.bin", "payload-4.bin"]
-    with PicoShareClient(server.base_url, server.cookie) as client:
+    with Client(PicoShare(), server.base_url, server.cookie) as client:
         for file, one in zip(files, measured.files, strict=True):
             assert one.entry_id is not None
             assert client.download(one.entry_id, file.seed, file.size_bytes, PATIENT).matched is True
@@ -320,7 +318,7 @@ def test_an_error_is_reported_as_itself_and_never_as_a_broken_pipe(
     server = calibration_server(**knobs)
 
     def once(_: int) -> UploadMeasurement:
-        with PicoShareClient(server.base_url, cookie or server.cookie) as client:
+        with Client(PicoShare(), server.base_url, cookie or server.cookie) as client:
             return client.upload(1, 40 * MIB, PATIENT)
 
     with ThreadPoolExecutor(5) as pool:
@@ -339,7 +337,7 @@ def test_a_400_for_a_small_body_is_reported_as_itself(calibration_server: StartC
 
 def test_authenticate_upload_download_delete_with_one_client(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server()
-    with PicoShareClient(server.base_url) as client:
+    with Client(PicoShare(), server.base_url) as client:
         assert client.is_ready()
         assert client.authenticate("nonsense") == LogIn("response", 401, None, "incorrect shared secret")
         assert client.authenticate("") == LogIn("response", 400, None, "invalid shared secret")
@@ -409,7 +407,7 @@ def test_connection_lost_when_the_server_exits(calibration_server: StartCalibrat
 
 
 def test_no_server_at_all(free_port: int) -> None:
-    with PicoShareClient(f"http://127.0.0.1:{free_port}") as client:
+    with Client(PicoShare(), f"http://127.0.0.1:{free_port}") as client:
         assert client.is_ready() is False
         measured = client.upload(1, MIB, PATIENT)
         assert client.download(ID, 1, MIB, PATIENT).ending == "connection_lost"
@@ -432,7 +430,7 @@ def test_download_that_stalls_and_one_that_takes_too_long(
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"".join(pieces(1, 500)))
         over.wait(60)
 
-    with PicoShareClient(fake_server(half)) as client:
+    with Client(PicoShare(), fake_server(half)) as client:
         stalled = client.download(ID, 1, 1000, Limits(stall_s=0.3, total_s=60))
     over.set()
     assert stalled.ending == "stalled" and stalled.matched is None and stalled.received_bytes == 500
@@ -459,7 +457,7 @@ def test_a_download_of_another_length_is_corrupted(fake_server: StartFakeServer,
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % stored + b"".join(pieces(1, stored)))
 
-    with PicoShareClient(fake_server(answer)) as client:
+    with Client(PicoShare(), fake_server(answer)) as client:
         measured = client.download(ID, 1, 1_000_000, PATIENT)
     assert measured.matched is False
     assert measured.first_difference_byte == difference
@@ -471,7 +469,7 @@ def test_a_download_that_breaks_off_is_not_called_corrupted(fake_server: StartFa
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"".join(pieces(1, 300)))
 
-    with PicoShareClient(fake_server(answer)) as client:
+    with Client(PicoShare(), fake_server(answer)) as client:
         measured = client.download(ID, 1, 1000, PATIENT)
     assert (measured.ending, measured.matched, measured.received_bytes) == ("connection_lost", None, 300)
     assert measured.ending_detail
@@ -524,7 +522,7 @@ def read_body(connection: socket.socket, head: bytes) -> None:
 
 
 def upload_to(url: str, size_bytes: int = 20 * MIB) -> UploadMeasurement:
-    with PicoShareClient(url, cookie="none") as client:
+    with Client(PicoShare(), url, session="none") as client:
         return client.upload(1, size_bytes, Limits(stall_s=20, total_s=40))
 
 
@@ -625,8 +623,11 @@ def sink() -> Iterator[str]:
 def test_the_clients_memory_does_not_grow_with_the_file(sink: str, count: int) -> None:
     code = (
         "import sys, json\n"
-        "from picolab.servers.picoshare.client import *\n"
-        "with PicoShareClient(sys.argv[1], 'none') as client:\n"
+        "from picolab.servers.client import Client\n"
+        "from picolab.servers.measurements import Limits, peak_rss_bytes\n"
+        "from picolab.servers.payload import payload_files\n"
+        "from picolab.servers.picoshare.adapter import PicoShare\n"
+        "with Client(PicoShare(), sys.argv[1], 'none') as client:\n"
         "    files = payload_files(1, int(sys.argv[2]) // int(sys.argv[3]), int(sys.argv[3]))\n"
         "    measured = client.upload_files(files, Limits(30, 120))\n"
         "print(json.dumps([measured.files[-1].entry_id, measured.delivered_bytes, peak_rss_bytes()]))\n"

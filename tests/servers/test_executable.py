@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from picolab.config.project import outputs_dir, project_root
 from picolab.errors import BuildError
-from picolab.servers.build import find_build
 from picolab.servers.executable import why_no_program
+from picolab.servers.picoshare.builds import find_build
 
 TRUE = Path(shutil.which("true") or "/bin/true").resolve()
 LIBRARY = next(Path("/lib").glob("*/libz.so.1"), None) or next(Path("/usr/lib").glob("*/lib*.so.*"))

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picolab.config.sizes import MIB
+from picolab.servers.client import Client, LogIn
 from picolab.servers.exchange import ANSWER_LIMIT_BYTES, SENTENCE_CHARACTERS, sentence
-from picolab.servers.picoshare.client import DownloadMeasurement, Limits, LogIn, PicoShareClient, UploadMeasurement
+from picolab.servers.measurements import DownloadMeasurement, Limits, UploadMeasurement
+from picolab.servers.picoshare.adapter import PicoShare
 
 # All of it is over within seconds: only something that has no limit takes so long.
 pytestmark = pytest.mark.timeout(60)
@@ -62,13 +64,13 @@ NO_HTTP = {
 
 
 @contextlib.contextmanager
-def hostile(**answers: str | bytes) -> Iterator[tuple[HostileServer, PicoShareClient]]:
+def hostile(**answers: str | bytes) -> Iterator[tuple[HostileServer, Client]]:
     """Yield a server that misbehaves at the named requests, and a client of it that is logged in."""
     requests = {"ready": "GET /", "login": "POST /api/auth", "upload": "POST /api/entry"}
     requests |= {"download": f"GET /-{ID}", "delete": "DELETE /"}
     with (
         HostileServer({requests[name]: how for name, how in answers.items()}) as server,
-        PicoShareClient(server.base_url, COOKIE, SECRET) as client,
+        Client(PicoShare(), server.base_url, COOKIE, SECRET) as client,
     ):
         yield server, client
 
@@ -89,7 +91,7 @@ def download(how: str | bytes, limits: Limits = PATIENT) -> DownloadMeasurement:
 
 
 def test_the_server_without_misbehaviour_is_a_good_one() -> None:
-    with HostileServer() as server, PicoShareClient(server.base_url) as client:
+    with HostileServer() as server, Client(PicoShare(), server.base_url) as client:
         assert client.why_not_ready() is None
         assert client.authenticate("wrong-secret").detail == "incorrect shared secret"
         assert client.authenticate(SECRET) == LogIn("response", 200, COOKIE)
@@ -106,7 +108,7 @@ def test_the_server_without_misbehaviour_is_a_good_one() -> None:
 def test_an_endless_answer_ends_for_the_client(how: str) -> None:
     limits = Limits(60, 0.6 if how == "endless provisional answers" else 60)
     logged_in, sent, got = log_in(how, limits.total_s), upload(how, limits), download(how, limits)
-    assert logged_in.cookie is None and sent.entry_id is None and not got.matched
+    assert logged_in.session is None and sent.entry_id is None and not got.matched
     assert logged_in.detail and (sent.server_message or sent.ending_detail)
     with hostile(ready=how) as (_, client):
         # Nobody unpacks the bomb: as it is, it is a page like others.
@@ -146,10 +148,13 @@ def test_a_download_that_is_right_but_goes_on_is_a_difference(extra: int) -> Non
 def test_endless_answers_cost_no_memory(request_name: str) -> None:
     code = (
         "import sys\n"
-        "from picolab.servers.picoshare.client import *\n"
+        "from picolab.servers.client import Client\n"
+        "from picolab.servers.measurements import Limits, peak_rss_bytes\n"
+        "from picolab.servers.payload import payload_files\n"
+        "from picolab.servers.picoshare.adapter import PicoShare\n"
         "limits = Limits(1, 1.5)\n"
         "for url in sys.argv[2:]:\n"
-        "    with PicoShareClient(url, 'none') as client:\n"
+        "    with Client(PicoShare(), url, 'none') as client:\n"
         "        {'ready': lambda: client.why_not_ready(1.5), 'login': lambda: client.authenticate('x', 1.5),\n"
         "         'upload': lambda: client.upload(1, 1000, limits), 'delete': lambda: client.delete('x', 1.5),\n"
         "         'download': lambda: client.download('x', 1, 1000, limits)}[sys.argv[1]]()\n"
@@ -198,7 +203,7 @@ def test_a_limit_may_end_at_any_moment() -> None:
             sent = client.upload(1, SIZE, Limits(60, limit_s))
             assert (sent.ending, sent.entry_id) in (("response", ID), ("timeout", None))
             logged_in = client.authenticate(SECRET, limit_s / 10)
-            assert (logged_in.ending, logged_in.cookie) in (("response", COOKIE), ("timeout", None))
+            assert (logged_in.ending, logged_in.session) in (("response", COOKIE), ("timeout", None))
     # The server's own are closed too now.
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
@@ -217,7 +222,7 @@ def test_a_port_where_nobody_accepts_is_a_timeout() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        with PicoShareClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             assert client.why_not_ready(0.5) is not None
             assert client.authenticate(SECRET, 0.5).ending == "timeout"
             assert client.upload(1, SIZE, Limits(0.5, 0.5)).ending == "timeout"
@@ -231,7 +236,7 @@ def test_a_port_where_nobody_accepts_is_a_timeout() -> None:
 @pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in NO_HTTP.items()])
 def test_an_answer_that_is_no_http(content: bytes) -> None:
     logged_in, sent, got = log_in(content), upload(content), download(content)
-    assert (logged_in.ending, logged_in.http_status, logged_in.cookie) == ("connection_lost", None, None)
+    assert (logged_in.ending, logged_in.http_status, logged_in.session) == ("connection_lost", None, None)
     assert (sent.ending, sent.http_status, sent.entry_id) == ("connection_lost", None, None)
     assert got.ending == "connection_lost" and got.matched is None
     for said in (logged_in.detail, sent.server_message, got.ending_detail):
@@ -312,7 +317,7 @@ def test_no_answer_is_an_exception(content: bytes) -> None:
         assert client.download(ID, 1, 10, SHORT).matched is not True
         client.delete(ID, 0.6)
         logged_in = client.authenticate(SECRET, 0.6)
-        assert (logged_in.cookie is None) == (logged_in.detail != "")
+        assert (logged_in.session is None) == (logged_in.detail != "")
 
 
 # ---- ids, cookies, sentences ---------------------------------------------------------------------
@@ -411,7 +416,7 @@ def test_a_cookie_is_not_shown_and_the_last_one_counts() -> None:
     with hostile(login=answer(b"", headers=header)) as (server, client):
         found = client.authenticate(SECRET)
         client.delete(ID)
-    assert found.cookie == "second-one" and "second-one" not in repr(found)
+    assert found.session == "second-one" and "second-one" not in repr(found)
     assert b"Cookie: sharedSecret=second-one\r\n" in server.heads[-1]
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from conftest import eventually, socket_in_network_of
 
-from picolab.errors import MachineError, MemoryLimitUnavailable, ParameterError
+from picolab.config.parameters import TrialParameters
+from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
@@ -23,9 +24,12 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
 from picolab.record import caveats
-from picolab.servers.build import Build, find_build
-from picolab.servers.picoshare.client import Limits, PicoShareClient
-from picolab.servers.picoshare.server import SECRET_FILE, StartedServer, start_server, store_private
+from picolab.servers.build import Build
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import SECRET_FILE, StartedServer, start_server, store_private
 
 READY_LIMIT_S = 30.0
 
@@ -56,7 +60,9 @@ def log(scratch: Path) -> Path:
 
 
 def start(machine: LocalMachine, log: Path, limit_s: float = READY_LIMIT_S, **knobs: Any) -> StartedServer:
-    return start_server(machine, find_build("calibration", "calibration", ""), knobs, log, limit_s)
+    return start_server(
+        machine, PicoShare(), find_build("calibration", "calibration", ""), {"calibration": knobs}, log, limit_s
+    )
 
 
 def program(scratch: Path, text: str) -> Build:
@@ -105,7 +111,7 @@ def test_ready_and_usable(machine: LocalMachine, log: Path) -> None:
     assert started.ready_s is not None and 0 < started.ready_s < READY_LIMIT_S
     assert started.status.running and started.base_url == f"http://{machine.listen_address}:{started.port}"
     assert machine.listener(started.port) == "server"
-    with PicoShareClient(started.base_url) as client:
+    with Client(PicoShare(), started.base_url) as client:
         assert client.authenticate(secret_of(machine)).http_status == 200
         measured = client.upload(3, 2_000_000, Limits(30, 60))
         assert measured.entry_id is not None
@@ -127,7 +133,7 @@ def test_never_ready(machine: LocalMachine, log: Path) -> None:
 
 def test_a_server_that_exits_at_once(machine: LocalMachine, log: Path, scratch: Path) -> None:
     build = program(scratch, "#!/bin/sh\necho failed to read shared secret >&2\nexit 7\n")
-    started = start_server(machine, build, {}, log, READY_LIMIT_S)
+    started = start_server(machine, PicoShare(), build, {}, log, READY_LIMIT_S)
     assert started.ready_s is None
     assert (started.status.running, started.status.exit_code) == (False, 7)
     assert machine.process_log() == "failed to read shared secret\n"
@@ -137,7 +143,7 @@ def test_a_file_that_is_no_program(machine: LocalMachine, log: Path, scratch: Pa
     build = program(scratch, "#!/bin/sh\n")
     build.path.write_text("\x7fELF, but not really")
     with pytest.raises(MachineError, match="program"):
-        start_server(machine, build, {}, log, READY_LIMIT_S)
+        start_server(machine, PicoShare(), build, {}, log, READY_LIMIT_S)
 
 
 def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Path) -> None:
@@ -150,7 +156,7 @@ def test_a_server_without_a_listener_is_not_ready(machine: LocalMachine, log: Pa
 
 
 def test_another_program_on_the_port_is_not_the_server(machine: LocalMachine, log: Path, other_server: int) -> None:
-    with PicoShareClient(f"http://{machine.listen_address}:{other_server}") as client:
+    with Client(PicoShare(), f"http://{machine.listen_address}:{other_server}") as client:
         assert client.is_ready()
     with pytest.raises(MachineError, match=f"port {other_server} .* served by another program"):
         start(machine, log)
@@ -176,7 +182,7 @@ def test_an_answer_other_than_200_is_not_ready(machine: LocalMachine, log: Path,
         "    def do_GET(self): self.send_error(503)\n"
         "HTTPServer(('', int(os.environ['PORT'])), H).serve_forever()\n"
     )
-    started = start_server(machine, program(scratch, code), {}, log, 1.0)
+    started = start_server(machine, PicoShare(), program(scratch, code), {}, log, 1.0)
     assert started.ready_s is None and started.status.running
     assert '"GET / HTTP/1.1" 503' in machine.process_log()
 
@@ -194,7 +200,7 @@ def test_folders_are_fresh_at_each_start(machine: LocalMachine, log: Path) -> No
     started = start(machine, log)
     assert started.ready_s is not None
     assert not (data / "left").exists() and list((data.parent / "tmp").iterdir()) == []
-    with PicoShareClient(started.base_url) as client:
+    with Client(PicoShare(), started.base_url) as client:
         assert client.authenticate(first).http_status == 401
         assert client.authenticate(secret_of(machine)).http_status == 200
 
@@ -203,7 +209,7 @@ def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environme
     machine: LocalMachine, log: Path, scratch: Path
 ) -> None:
     started = start(machine, log)
-    with PicoShareClient(started.base_url) as client:
+    with Client(PicoShare(), started.base_url) as client:
         client.authenticate(secret_of(machine))
     secret = secret_of(machine)
     assert len(secret) >= 24
@@ -221,7 +227,7 @@ def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environme
 
 def test_the_environment_and_arguments_of_a_build(machine: LocalMachine, log: Path, scratch: Path) -> None:
     build = program(scratch, '#!/bin/sh\necho "$@"\nenv\n')
-    start_server(machine, build, {}, log, READY_LIMIT_S)
+    start_server(machine, PicoShare(), build, {}, log, READY_LIMIT_S)
     arguments, *environment = machine.process_log().splitlines()
     values = dict(line.split("=", 1) for line in environment)
     assert set(values) <= {"PATH", "HOME", "PORT", "TMPDIR", "PS_SHARED_SECRET", "PWD", "SHLVL", "_"}
@@ -230,10 +236,12 @@ def test_the_environment_and_arguments_of_a_build(machine: LocalMachine, log: Pa
     assert values["PS_SHARED_SECRET"] == secret_of(machine)
 
 
-def test_knobs_belong_to_the_calibration_server(machine: LocalMachine, log: Path, scratch: Path) -> None:
-    with pytest.raises(ParameterError, match="only the calibration server has knobs"):
-        start_server(machine, program(scratch, "#!/bin/sh\n"), {"status": 500}, log, READY_LIMIT_S)
-    assert machine.process_status().pid is None
+def test_knobs_belong_to_the_calibration_server() -> None:
+    parameters = TrialParameters.model_validate({"build": "./other", "calibration": {"status": 500}})
+
+    assert PicoShare().why_unfit(parameters) == (
+        "calibration = {'status': 500} needs build: calibration, but build is './other'; remove one of the two"
+    )
 
 
 def test_a_private_file_is_never_readable_for_others(scratch: Path) -> None:
@@ -267,7 +275,9 @@ def test_a_server_that_listens_on_loopback_alone_is_reached(
     if address == "127.0.0.2" and machine.listen_address == "127.0.0.1":
         pytest.skip("the host's own network is reached at 127.0.0.1")
     code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", "HTTPServer")
-    started = start_server(machine, program(scratch, code), {}, log, 3.0 if address == "127.0.0.2" else READY_LIMIT_S)
+    started = start_server(
+        machine, PicoShare(), program(scratch, code), {}, log, 3.0 if address == "127.0.0.2" else READY_LIMIT_S
+    )
     described = machine.describe().network
     assert described is not None and described.kind == "host" and described.reason
     assert machine.exposed_addresses(started.port) == []
@@ -293,7 +303,7 @@ def test_who_can_reach_the_server_is_known(machine: LocalMachine, log: Path, scr
         ("::ffff:127.0.0.1", "Six", ""),
     ):
         code = LOOPBACK_ONLY.replace("ADDRESS", repr(address)).replace("SERVER", server)
-        started = start_server(machine, program(scratch, code), {}, log, READY_LIMIT_S)
+        started = start_server(machine, PicoShare(), program(scratch, code), {}, log, READY_LIMIT_S)
         assert started.ready_s is not None, (address, machine.process_log())
         expected = [exposed.format(started.port)] if exposed and network_kind == "host" else []
         assert machine.exposed_addresses(started.port) == expected

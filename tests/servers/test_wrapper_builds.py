@@ -23,9 +23,10 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.models import Outcome, Record
-from picolab.servers.build import find_build
 from picolab.servers.calibration.program import server_path
-from picolab.servers.picoshare.server import start_server
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import start_server
 from picolab.trial.trial import Trial
 
 try:
@@ -179,7 +180,7 @@ def test_a_killed_keeper_leaves_nobody_after_the_next_sweep(
         monkeypatch.setattr(network, "why_not", lambda: "the test wants none")
     wish = MachineWish("local", 128, limit, "")  # type: ignore[arg-type]
     machine = LocalMachine.obtain(wish, Holder(this_process(), keep=False))
-    started = start_server(machine, find_build(wrapper("session"), "wrapper", ""), {}, scratch / "log", 60)
+    started = start_server(machine, PicoShare(), find_build(wrapper("session"), "wrapper", ""), {}, scratch / "log", 60)
     assert started.ready_s is not None
     (child,) = descendants(started.status.pid or 0)
     keeper = json.loads((machine.folder / "keeper.json").read_text())["process"]["pid"]

@@ -21,10 +21,11 @@ from picolab.machines import folders, registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.record.models import Outcome, Record, validate_record
-from picolab.servers.picoshare.client import UploadMeasurement, UploadsMeasurement
+from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement
 from picolab.text.quantities import in_mib, in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command
 from picolab.trial.trial import Trial
+from picolab.trial.upload_record import upload_record
 
 
 @pytest.fixture
@@ -309,7 +310,7 @@ def test_an_answer_before_the_last_acknowledgement_leaves_the_phases_unknown() -
         ending="response", http_status=200, entry_id="x", first_byte_s=1.0, response_s=2.0, delivered_bytes=MIB - 1
     )
 
-    record = trial._upload_record(UploadsMeasurement([measured]))
+    record = upload_record(trial._run, UploadsMeasurement([measured]))
 
     assert (record.duration_s, record.transfer_s, record.commit_s) == (1.0, None, None)
     for phase in ("transfer_s", "commit_s", "transfer_mib_s", "commit_mib_s"):

@@ -12,6 +12,8 @@ from picolab.machines.kind import HostDisk, MachineKind
 
 if TYPE_CHECKING:
     from picolab.config.parameters import TrialParameters
+    from picolab.host.finding import Check
+    from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish
 
 
@@ -40,6 +42,11 @@ class LocalKind(MachineKind):
 
         if any(trial.memory_limit == "enforced" for trial in wanted):
             find_method()
+
+    def checks(self) -> tuple[Check, ...]:
+        from picolab.machines.local.checks import CHECKS
+
+        return CHECKS
 
     def disk_key(self, parameters: TrialParameters) -> str:
         return parameters.work_dir
@@ -88,6 +95,11 @@ class LocalKind(MachineKind):
         from picolab.machines.local import machine
 
         return machine.sweep_if_abandoned(folder)
+
+    def leftovers(self) -> tuple[LeftoverKind, ...]:
+        from picolab.machines.local.leftovers import LEFTOVERS
+
+        return LEFTOVERS
 
 
 def _check_work_dir(folder: Path) -> None:

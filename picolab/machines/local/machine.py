@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from picolab.agent import guest
+from picolab.agent import bundle, disk, procfs
+from picolab.agent.refusal import Refusal
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
@@ -41,7 +42,6 @@ from picolab.machines.local.kind import LocalKind
 from picolab.record.models import MachineRecord, MemoryLimit, NetworkRecord
 
 _REQUEST_TIMEOUT_S = 60.0
-_TCP_LISTEN = "0A"
 _TMP = "tmp"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
@@ -248,7 +248,7 @@ class LocalMachine:
 
     def describe(self) -> MachineRecord:
         status = _ask(self.folder, {"do": "status"})
-        disk = disk_of(self._work)
+        where = disk_of(self._work)
         method = self._spec["method"]
         return MachineRecord(
             kind=LocalKind.name,
@@ -261,9 +261,9 @@ class LocalMachine:
             ),
             virtual_machine=None,
             network=NetworkRecord(kind=self._network["kind"], reason=self._network["reason"]),
-            data_folder_file_system=disk.file_system,
-            data_folder_disk=disk.label,
-            free_disk_bytes=disk.free_bytes,
+            data_folder_file_system=where.file_system,
+            data_folder_disk=where.label,
+            free_disk_bytes=where.free_bytes,
         )
 
     def own_processes(self) -> frozenset[int]:
@@ -317,7 +317,7 @@ class LocalMachine:
         sockets = _listening_sockets(port, self._seen_from(processes))
         if not sockets:
             return "nobody"
-        own = {inode for pid in processes for inode in _sockets_of(pid)} & sockets.keys()
+        own = {inode for pid in processes for inode in procfs.sockets_of(pid)} & sockets.keys()
         if own and self._network["kind"] == "private" and all(_is_loopback(sockets[inode]) for inode in own):
             return "loopback"
         return "server" if own else "other"
@@ -327,7 +327,7 @@ class LocalMachine:
             return []
         processes = self._processes()
         sockets = _listening_sockets(port, self._seen_from(processes))
-        own = {inode for pid in processes for inode in _sockets_of(pid)}
+        own = {inode for pid in processes for inode in procfs.sockets_of(pid)}
         addresses = {address for inode, address in sockets.items() if inode in own}
         return [
             f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
@@ -368,7 +368,7 @@ class LocalMachine:
         return self._status(request)
 
     def process_anon_bytes(self) -> int | None:
-        return guest.anonymous_bytes(self._processes())
+        return procfs.anonymous_bytes(self._processes())
 
     def process_log(self) -> str:
         try:
@@ -393,7 +393,7 @@ class LocalMachine:
         return self._work / "data"
 
     def drop_page_cache(self) -> str | None:
-        return guest.drop_page_cache(str(self._data))
+        return disk.drop_page_cache(str(self._data))
 
     def lift_memory_limit(self) -> str | None:
         try:
@@ -415,27 +415,25 @@ class LocalMachine:
         return None
 
     def sync_data(self) -> float:
-        disk = disk_of(self._data)
-        if disk.in_memory:
+        where = disk_of(self._data)
+        if where.in_memory:
             raise MachineError(
-                f"the machine {self.name!r} has its data folder in memory ({disk.file_system}): nothing in it is ever "
+                f"the machine {self.name!r} has its data folder in memory ({where.file_system}): nothing in it is ever "
                 f"on a disk; set work_dir to a folder on a disk"
             )
         try:
-            return guest.sync_folder(str(self._data))
-        except guest.Refusal as refusal:
+            return disk.sync_folder(str(self._data))
+        except Refusal as refusal:
             raise MachineError(f"machine {self.name!r}: {refusal}") from None
 
     def probe(self, interval_s: float, output: Path) -> Stream:
-        from picolab.agent import memory_probe
-
         status = _ask(self.folder, {"do": "status"})
-        disk = disk_of(self._work)
+        device = disk_of(self._work).device
         command = [
-            *(sys.executable, "-I", "-S", str(memory_probe.__file__)),
+            *(sys.executable, *bundle.words("memory_probe")),
             *("--pid", str(status["pid"]), "--interval", str(interval_s)),
             *(("--cgroup", status["cgroup"]) if status["cgroup"] else ()),
-            *(("--disk", disk.device) if disk.device else ()),
+            *(("--disk", device) if device else ()),
         ]
         with output.open("ab") as file:
             before = file.tell()
@@ -479,25 +477,14 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _listening_sockets(port: int, processes: list[int]) -> dict[str, _Address]:
-    """Return {inode: address} of the sockets that listen on a TCP port, from /proc/<pid>/net (proc_net_tcp.rst).
+    """Return {inode: address} of the sockets that listen on a TCP port.
 
     Args:
         processes: whose network is looked at: that of the first which lives.
     """
     for pid in processes:
-        try:
-            tables = [Path(f"/proc/{pid}/net/tcp").read_text()]
-        except OSError:  # it has ended meanwhile
-            continue
-        with contextlib.suppress(OSError):  # a kernel without IPv6
-            tables.append(Path(f"/proc/{pid}/net/tcp6").read_text())
-        lines = (line.split() for table in tables for line in table.splitlines()[1:])
-        found = {}
-        for fields in lines:
-            address, _, number = fields[1].partition(":")
-            if fields[3] == _TCP_LISTEN and int(number, 16) == port:
-                found[fields[9]] = _address(address)
-        return found
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            return {inode: _address(text) for inode, text in procfs.listening_sockets(port, pid).items()}
     return {}
 
 
@@ -510,14 +497,3 @@ def _address(text: str) -> _Address:
 def _is_loopback(address: _Address) -> bool:
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
-
-
-def _sockets_of(pid: int) -> set[str]:
-    inodes = set()
-    with contextlib.suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = str(descriptor.readlink())
-                if target.startswith("socket:["):
-                    inodes.add(target[len("socket:[") : -1])
-    return inodes

@@ -26,8 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from picolab.doctor.finding import as_root
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
+from picolab.host.finding import as_root
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import (

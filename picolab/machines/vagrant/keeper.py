@@ -57,12 +57,12 @@ def main() -> None:
     os.dup2(1, 2)
     while watch(folder, told_to_end):
         # Slow to import, and not needed as long as all is well.
-        from picolab.machines.vagrant import machine
+        from picolab.machines.vagrant import removal
 
         try:
             if told_to_end.is_set():
-                machine.release(folder)
-            if machine.release_if_nobody_holds(folder):
+                removal.release(folder)
+            if removal.release_if_nobody_holds(folder):
                 break
         except PicolabError:
             # The next command of picolab's tries again.

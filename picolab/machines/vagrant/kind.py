@@ -10,6 +10,8 @@ from picolab.machines.kind import HostDisk, MachineKind
 
 if TYPE_CHECKING:
     from picolab.config.parameters import TrialParameters
+    from picolab.host.finding import Check
+    from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish
 
 SMALLEST_GUEST_MB = 96
@@ -61,6 +63,11 @@ class VagrantKind(MachineKind):
         for provider in sorted({trial.provider for trial in wanted}):
             machine.check_host(provider)
 
+    def checks(self) -> tuple[Check, ...]:
+        from picolab.machines.vagrant.checks import CHECKS
+
+        return CHECKS
+
     def disk_key(self, parameters: TrialParameters) -> str:
         return parameters.provider
 
@@ -94,21 +101,26 @@ class VagrantKind(MachineKind):
         return machine.way_in(folder)
 
     def release(self, folder: Path) -> None:
-        from picolab.machines.vagrant import machine
+        from picolab.machines.vagrant import removal
 
-        machine.release(folder)
+        removal.release(folder)
 
     def is_abandoned(self, folder: Path) -> bool:
-        from picolab.machines.vagrant import machine
+        from picolab.machines.vagrant import removal
 
-        return machine.is_abandoned(folder)
+        return removal.is_abandoned(folder)
 
     def sweep(self, folder: Path) -> bool:
-        from picolab.machines.vagrant import machine
+        from picolab.machines.vagrant import removal
 
-        return machine.sweep_folder(folder)
+        return removal.sweep_folder(folder)
 
     def sweep_lost(self) -> list[str]:
-        from picolab.machines.vagrant import machine
+        from picolab.machines.vagrant import removal
 
-        return machine.sweep_lost()
+        return removal.sweep_lost()
+
+    def leftovers(self) -> tuple[LeftoverKind, ...]:
+        from picolab.machines.vagrant.leftovers import LEFTOVERS
+
+        return LEFTOVERS

@@ -17,21 +17,23 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually, socket_in_network_of
 
-from picolab.doctor import host
 from picolab.errors import MachineBusy, MachineError, MemoryLimitUnavailable
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus
 from picolab.machines.local import cgroup as cgroup_module
+from picolab.machines.local import checks as local_checks
 from picolab.machines.local import machine as local
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
 from picolab.servers.calibration.program import server_path
-from picolab.servers.picoshare.client import Limits, PicoShareClient
-from picolab.servers.picoshare.server import SECRET_FILE, start_server
+from picolab.servers.client import Client
+from picolab.servers.measurements import Limits
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import SECRET_FILE, start_server
 
 try:
     METHOD: str | None = find_method()
@@ -257,7 +259,7 @@ def test_asking_for_a_v2_hierarchy_only_looks(
     before = {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()}
     assert v2_parent() == (place if usable else None)
     assert not systemd_user_available()
-    finding = host.memory_limit()[0]
+    finding = local_checks.memory_limit()[0]
     if not usable or "memory" not in files["cgroup.subtree_control"]:
         assert finding.state == ("good" if usable else "bad"), finding
         assert {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in place.iterdir()} == before
@@ -655,9 +657,9 @@ def test_a_full_file_system_gives_the_contracts_sentence(tmpfs: Path, obtain: Ob
     assert (record.data_folder_file_system, record.data_folder_disk) == ("tmpfs", None)
     assert record.free_disk_bytes <= 12 * MIB
     build = find_build("calibration", "calibration", "")
-    started = start_server(machine, build, {}, scratch / "server.log", 30)
+    started = start_server(machine, PicoShare(), build, {}, scratch / "server.log", 30)
     assert started.ready_s is not None
-    with PicoShareClient(started.base_url) as client:
+    with Client(PicoShare(), started.base_url) as client:
         client.authenticate((machine.folder / SECRET_FILE).read_text())
         for size_mib, where in ((32, "in the transfer"), (8, "in the commit")):
             full = client.upload(1, size_mib * MIB, Limits(30, 60))

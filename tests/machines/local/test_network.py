@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from conftest import alive, eventually
 
-from picolab.doctor import host as doctor_host
 from picolab.doctor import leftovers, tools
 from picolab.errors import MachineError
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec
+from picolab.machines.local import checks as local_checks
 from picolab.machines.local import keeper as keeper_module
 from picolab.machines.local import machine as local
 from picolab.machines.local import network
@@ -390,7 +390,7 @@ def test_a_network_that_fails_midway_is_a_fault_and_not_silently_the_hosts(
 @needs_root
 def test_the_doctor_proves_it_and_changes_nothing_of_this_hosts_network() -> None:
     ours = (namespace_of("self"), network.why_not())
-    (finding,) = doctor_host.private_network()
+    (finding,) = local_checks.private_network()
     assert finding.state == "good", finding
     assert (namespace_of("self"), network.why_not()) == ours
     assert "picolab" not in devices()
@@ -398,7 +398,7 @@ def test_the_doctor_proves_it_and_changes_nothing_of_this_hosts_network() -> Non
 
 def test_the_doctor_names_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "why_not", lambda: "making network devices needs root (CAP_NET_ADMIN)")
-    (finding,) = doctor_host.private_network()
+    (finding,) = local_checks.private_network()
     assert finding.state == "gap" and "CAP_NET_ADMIN" in finding.text and "other hosts" in finding.text
 
 

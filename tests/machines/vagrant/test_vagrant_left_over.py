@@ -11,7 +11,7 @@ from virtual_machines import domains, obtain, wish
 from picolab.machines import registry
 from picolab.machines.folders import folder_of, keeper_of, spec_of
 from picolab.machines.vagrant import libvirt
-from picolab.machines.vagrant.machine import domain_prefix
+from picolab.machines.vagrant.domain import domain_prefix
 
 pytestmark = pytest.mark.vm
 
@@ -68,7 +68,7 @@ def test_a_lost_dotfile_folder_is_mended(box: str) -> None:
 
 def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str) -> None:
     machine = obtain(wish(box, name="own"))
-    machine._drop_connection()
+    machine._guest.drop_connection()
     subprocess.run(["rm", "-r", str(machine.folder)], check=True, timeout=60)
     (domain,) = domains()
     assert registry.sweep() == [domain]

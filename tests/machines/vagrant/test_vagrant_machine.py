@@ -16,16 +16,19 @@ from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, ProcessSpec, ProcessStatus
 from picolab.machines.vagrant import libvirt
-from picolab.machines.vagrant.machine import GUEST_HOME, VagrantMachine, domain_prefix
+from picolab.machines.vagrant.domain import domain_prefix
+from picolab.machines.vagrant.guest import GUEST_HOME
+from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.record.samples import read_samples
-from picolab.servers.build import find_build
-from picolab.servers.picoshare.server import StartedServer, start_server
+from picolab.servers.picoshare.adapter import PicoShare
+from picolab.servers.picoshare.builds import find_build
+from picolab.servers.start import StartedServer, start_server
 
 pytestmark = pytest.mark.vm
 
 
 def shell(machine: VagrantMachine, command: str, limit_s: float = 60) -> str:
-    done = machine._connected().run(command, limit_s)
+    done = machine._guest.connected().run(command, limit_s)
     assert done.exit_code == 0, f"{command}: {done.stderr}"
     return done.stdout
 
@@ -37,7 +40,14 @@ def reached(machine: VagrantMachine) -> str:
 
 
 def start_calibration(machine: VagrantMachine, log: Path, **knobs: object) -> StartedServer:
-    return start_server(machine, find_build("calibration", "calibration", ""), knobs, log, ready_limit_s=60)
+    return start_server(
+        machine,
+        PicoShare(),
+        find_build("calibration", "calibration", ""),
+        {"calibration": knobs},
+        log,
+        ready_limit_s=60,
+    )
 
 
 def run_python(machine: VagrantMachine, program: str, log: Path) -> ProcessStatus:
@@ -126,11 +136,11 @@ def test_a_build_is_copied_once(machine: VagrantMachine, tmp_path: Path) -> None
 def test_a_plain_ampersand_over_ssh_hangs_and_our_start_does_not(machine: VagrantMachine, tmp_path: Path) -> None:
     """The old suite's hang: the background process keeps the channel's standard output open."""
     with pytest.raises(MachineError, match="no answer within"):
-        machine._connected().run("sleep 86399 &", limit_s=5)
+        machine._guest.connected().run("sleep 86399 &", limit_s=5)
     shell(machine, "pkill -f 'sleep 8639[9]'")
     status = run_python(machine, "import time; time.sleep(86399)", tmp_path / "log")
     assert status.running and machine.process_status().pid == status.pid
-    machine._drop_connection()
+    machine._guest.drop_connection()
     assert machine.process_status().running, "the server outlives the connection"
 
 
@@ -220,7 +230,7 @@ def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
     assert started.base_url.startswith("http://127.0.0.1:") and httpx.get(started.base_url).status_code == 200
     described = machine.describe().virtual_machine
     assert described is not None and described.route == "ssh_forward"
-    machine._drop_connection()
+    machine._guest.drop_connection()
     machine.process_status()
     assert httpx.get(started.base_url).status_code == 200, "the same address is good after a reconnect"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
-from picolab.doctor.finding import Finding, as_root
+from picolab.host.finding import Check, Finding, as_root
 from picolab.host.processes import boot_id
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
 from picolab.machines.vagrant import boxes, libvirt
@@ -191,3 +191,11 @@ def box() -> list[Finding]:
         broken = f"libvirt's copy of {name} is truncated: no machine made of it boots; the next new machine removes it"
         return [Finding(what, "gap", broken, f"{_VIRSH} vol-delete --pool {libvirt.POOL} {volume}")]
     return [Finding(what, "good", text)]
+
+
+CHECKS: tuple[Check, ...] = (
+    ("virtual machines", tools),
+    ("KVM", kvm),
+    ("libvirt", host_of_machines),
+    ("box", box),
+)

@@ -1,6 +1,5 @@
-"""The server: installed in a machine, started with a secret of its own, ready, stopped."""
+"""Starts a server in a machine, with fresh folders and a secret of its own, and waits until it answers."""
 
-import json
 import os
 import secrets
 import time
@@ -9,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import MachineError, ParameterError
+from picolab.errors import MachineError
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
 from picolab.machines.kinds import kind_of
+from picolab.servers.base import Place, Server
 from picolab.servers.build import Build
-from picolab.servers.picoshare.client import PicoShareClient
+from picolab.servers.client import Client
 
 SECRET_FILE = "secret"
-_LISTEN_FAILED = "http server exit: listen tcp"
-"""What PicoShare logs when its port cannot be had. It then stays alive without a listener, so the process being
-there proves nothing, and whatever answers on that port is something else."""
 
 
 @dataclass(frozen=True)
@@ -41,68 +38,59 @@ class StartedServer:
 
 def start_server(
     machine: Machine,
+    server: Server,
     build: Build,
-    knobs: Mapping[str, Any],
+    settings: Mapping[str, Any],
     log: Path,
     ready_limit_s: float,
     variables: Mapping[str, str] | None = None,
 ) -> StartedServer:
     """Start a build with fresh folders and a fresh secret, and wait until it answers.
 
-    The secret goes through the environment and lies in a private file of the machine's folder, so that a
-    later process can re-attach; it is in no argument, log or record.
+    The secret lies in a private file of the machine's folder, so that a later process can re-attach; it is in no
+    argument, log or record.
 
     Args:
-        knobs: of the calibration server; must be empty for any other build.
-        log: file on the host for what the server prints.
-        variables: of its environment beside picolab's own, which they never replace.
+        settings: values of the trial parameters that the server heeds, by name.
+        log: file on the host for the server's output.
+        ready_limit_s: seconds until it must have answered.
+        variables: environment variables for it; those that picolab sets win.
 
     Raises:
-        ParameterError: knobs were given for a build that has none.
         MachineError: the port is not the server's own.
     """
-    if knobs and build.identity.kind != "calibration":
-        raise ParameterError(
-            f"calibration = {dict(knobs)!r}: only the calibration server has knobs, "
-            f"and build is {build.identity.label!r}; remove one of the two"
-        )
     executable = machine.install(build.path)
     data, tmp = machine.fresh_folders()
     port = machine.free_port()
     secret = secrets.token_urlsafe(24)
     store_private(machine.folder / SECRET_FILE, secret)
-    environment = {
-        **(variables or {}),
-        "PATH": os.defpath,
-        "HOME": data,
-        "PORT": str(port),
-        "TMPDIR": tmp,
-        "PS_SHARED_SECRET": secret,
-    }
-    argv = [executable, "-db", f"{data}/store.db"]
-    if build.identity.kind == "calibration":
-        # Isolated from the user's Python settings, and without the slow scan of site-packages.
-        argv = [machine.python, "-I", "-S", *argv]
-        environment["PICOLAB_CALIBRATION"] = json.dumps(dict(knobs))
-        environment["PICOLAB_CALIBRATION_HOST"] = machine.listen_address
-    started = _await_ready(machine, port, machine.start_process(ProcessSpec(argv, environment, log)), ready_limit_s)
-    if started is None:
+    place = Place(executable, machine.python, data, tmp, machine.listen_address, port, secret, build.identity, settings)
+    launch = server.launch(place)
+    environment = {**(variables or {}), "PATH": os.defpath, "HOME": data, "TMPDIR": tmp, **launch.environment}
+
+    def started(on_loopback: bool) -> StartedServer | None:
+        spec = ProcessSpec(launch.argv, environment, log, on_loopback=on_loopback)
+        return _await_ready(machine, server, port, machine.start_process(spec), ready_limit_s)
+
+    found = started(on_loopback=False)
+    if found is None:
         # It listens on loopback alone: in a network of its own nobody reaches it, and in this host's nobody else does.
         machine.stop_process(0)
         machine.fresh_folders()
-        status = machine.start_process(ProcessSpec(argv, environment, log, on_loopback=True))
-        started = _await_ready(machine, port, status, ready_limit_s)
-        assert started is not None
-    return started
+        found = started(on_loopback=True)
+        assert found is not None
+    return found
 
 
-def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: float) -> StartedServer | None:
+def _await_ready(
+    machine: Machine, server: Server, port: int, status: ProcessStatus, limit_s: float
+) -> StartedServer | None:
     """Return the server when it answers or has ended, or the time is over; None when it listens out of reach."""
     host, host_port = machine.endpoint(port)
     base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s
     why_not = ""
-    with PicoShareClient(base_url) as client:
+    with Client(server, base_url) as client:
         while status.running and (left_s := limit_s - (time.monotonic() - begun)) > 0:
             listener = machine.listener(port)
             if listener == "other":
@@ -119,7 +107,7 @@ def _await_ready(machine: Machine, port: int, status: ProcessStatus, limit_s: fl
                 # A try that the end of the limit cut short says less than the one before it.
                 if not why_not or time.monotonic() - begun < limit_s:
                     why_not = found
-            if _LISTEN_FAILED in machine.process_log():
+            if server.listen_failed and server.listen_failed in machine.process_log():
                 raise MachineError(
                     f"the server runs without a listener because it could not have port {port} of the machine "
                     f"{machine.name!r} (its log says so); run the trial again, a new port will be chosen"

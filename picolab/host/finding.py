@@ -1,6 +1,7 @@
-"""What the doctor says about one thing."""
+"""A finding about this host: a measured state, and the command that fixes it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,8 @@ class Finding:
         state: `good`; `gap`: something is missing that not everybody needs, or numbers suffer;
             `bad`: an ordinary campaign cannot run like this.
         text: what was found, one sentence with the measured value.
-        remedy: the command that mends it, empty when there is none or none is needed.
-        blocks: True when nothing at all can be measured until this is mended.
+        remedy: the command that fixes it, empty when there is none or none is needed.
+        blocks: True when nothing at all can be measured until this is fixed.
     """
 
     what: str
@@ -25,6 +26,10 @@ class Finding:
     text: str
     remedy: str = ""
     blocks: bool = False
+
+
+Check = tuple[str, Callable[[], list[Finding]]]
+"""The name of something to look at, and the function that does."""
 
 
 def as_root(command: str) -> str:

@@ -10,13 +10,12 @@ from typing import Any, NoReturn
 import pytest
 from virsh_stub import VirshStub, add_box, install
 
-from picolab.doctor import virtual_machines
-from picolab.doctor.finding import Finding
 from picolab.errors import HostUnfit
+from picolab.host.finding import Finding
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, SPEC, machines_dir, state_mark
-from picolab.machines.vagrant import acceleration, box, boxes, libvirt
-from picolab.machines.vagrant.machine import domain_prefix
+from picolab.machines.vagrant import acceleration, box, boxes, checks, libvirt
+from picolab.machines.vagrant.domain import domain_prefix
 
 
 @pytest.fixture
@@ -42,10 +41,10 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 def test_nothing_here_stops_a_local_campaign() -> None:
     findings = [
-        *virtual_machines.tools(),
-        *virtual_machines.kvm(),
-        *virtual_machines.host_of_machines(),
-        *virtual_machines.box(),
+        *checks.tools(),
+        *checks.kvm(),
+        *checks.host_of_machines(),
+        *checks.box(),
     ]
 
     assert {finding.state for finding in findings} <= {"good", "gap"}
@@ -62,15 +61,15 @@ def test_missing_programs_are_named_with_their_packages(
     programs = tmp_path / "programs"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setattr(virtual_machines, "_SYSTEM_PATH", str(programs))
-    monkeypatch.setattr(virtual_machines, "_DEBIAN_GEMS", tmp_path / "no-gems")
+    monkeypatch.setattr(checks, "_SYSTEM_PATH", str(programs))
+    monkeypatch.setattr(checks, "_DEBIAN_GEMS", tmp_path / "no-gems")
 
     def there(*names: str) -> None:
         for name in names:
             (programs / name).touch(mode=0o755)
 
     there("apt-get", "vagrant", "virsh", "libvirtd", "dnsmasq", "iptables")
-    finding = the(virtual_machines.tools())
+    finding = the(checks.tools())
     assert (
         finding.state == "gap" and "not there: vagrant-libvirt, qemu; needed only for machine: vagrant" in finding.text
     )
@@ -80,10 +79,10 @@ def test_missing_programs_are_named_with_their_packages(
     there("qemu-img", f"qemu-system-{os.uname().machine}")
     home.mkdir()
     (home / "plugins.json").write_text('{"installed": {"vagrant-libvirt": {}}}')
-    assert the(virtual_machines.tools()).state == "good"
+    assert the(checks.tools()).state == "good"
 
     (programs / "dnsmasq").unlink()
-    assert the(virtual_machines.tools()).remedy.endswith("apt-get install --no-install-recommends dnsmasq-base")
+    assert the(checks.tools()).remedy.endswith("apt-get install --no-install-recommends dnsmasq-base")
 
 
 # KVM
@@ -115,7 +114,7 @@ def test_kvm_that_nobody_has_tried(
     monkeypatch: pytest.MonkeyPatch, error: OSError | None, words: str, state: str
 ) -> None:
     dev_kvm(monkeypatch, error)
-    finding = the(virtual_machines.kvm())
+    finding = the(checks.kvm())
 
     assert words in finding.text and finding.state == state
 
@@ -133,18 +132,18 @@ def test_kvm_that_a_machine_has_tried(
     monkeypatch.setattr(acceleration, "prove", lambda *_: why_not)
     found = acceleration.acceleration()
     monkeypatch.setattr(acceleration, "prove", lambda *_: pytest.fail("the doctor boots nothing"))
-    finding = the(virtual_machines.kvm())
+    finding = the(checks.kvm())
 
     assert finding.state == state and found.reason in finding.text
-    monkeypatch.setattr(virtual_machines, "boot_id", lambda: "another boot")
-    assert "the first machine tells" in the(virtual_machines.kvm()).text
+    monkeypatch.setattr(checks, "boot_id", lambda: "another boot")
+    assert "the first machine tells" in the(checks.kvm()).text
 
 
 # libvirt
 
 
 def test_host_on_which_all_is_well(virsh: VirshStub) -> None:
-    findings = virtual_machines.host_of_machines()
+    findings = checks.host_of_machines()
 
     assert [finding.what for finding in findings] == ["libvirt", "VM network", "VM disks", "VM leftovers"]
     assert {finding.state for finding in findings} == {"good"}
@@ -153,7 +152,7 @@ def test_host_on_which_all_is_well(virsh: VirshStub) -> None:
 
 def test_daemon_that_does_not_answer_is_one_finding(virsh: VirshStub) -> None:
     virsh.set(error="failed to connect to the hypervisor\nerror: Failed to connect socket: No such file or directory")
-    finding = the(virtual_machines.host_of_machines())
+    finding = the(checks.host_of_machines())
 
     assert finding.state == "gap" and "the daemon libvirtd does not answer" in finding.text
     assert "libvirtd" in finding.remedy
@@ -162,7 +161,7 @@ def test_daemon_that_does_not_answer_is_one_finding(virsh: VirshStub) -> None:
 def test_user_who_may_not_use_libvirt(virsh: VirshStub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     virsh.set(error="authentication unavailable: no polkit agent available to authenticate action")
-    finding = the(virtual_machines.host_of_machines())
+    finding = the(checks.host_of_machines())
 
     assert "this user may not use libvirt" in finding.text
     assert finding.remedy.startswith("sudo usermod -aG libvirt $USER")
@@ -170,7 +169,7 @@ def test_user_who_may_not_use_libvirt(virsh: VirshStub, monkeypatch: pytest.Monk
 
 def test_network_and_pool_that_are_not_active(virsh: VirshStub) -> None:
     virsh.set(network="inactive", pool="inactive")
-    found = by_name(virtual_machines.host_of_machines())
+    found = by_name(checks.host_of_machines())
 
     assert found["VM network"].remedy == "virsh -c qemu:///system net-start vagrant-libvirt"
     assert found["VM disks"].remedy == "virsh -c qemu:///system pool-start default"
@@ -179,7 +178,7 @@ def test_network_and_pool_that_are_not_active(virsh: VirshStub) -> None:
 
 def test_host_before_its_first_machine(virsh: VirshStub) -> None:
     virsh.set(network="missing", pool="missing")
-    found = by_name(virtual_machines.host_of_machines())
+    found = by_name(checks.host_of_machines())
 
     assert "the first machine makes it" in found["VM network"].text and found["VM network"].state == "good"
     assert "the first machine makes it" in found["VM disks"].text
@@ -187,7 +186,7 @@ def test_host_before_its_first_machine(virsh: VirshStub) -> None:
 
 def test_full_pool(virsh: VirshStub) -> None:
     virsh.set(free=1 << 30)
-    finding = by_name(virtual_machines.host_of_machines())["VM disks"]
+    finding = by_name(checks.host_of_machines())["VM disks"]
 
     assert finding.state == "gap" and "1,024 MiB are free" in finding.text and "too little" in finding.text
 
@@ -211,7 +210,7 @@ def test_what_dead_machines_have_left(virsh: VirshStub) -> None:
             domains={name: {"state": "running"} for name in names},
             volumes={name: {"physical": 1} for name in [*(f"{name}.img" for name in names), disk]},
         )
-        left = [finding for finding in virtual_machines.host_of_machines() if finding.what == "VM leftovers"]
+        left = [finding for finding in checks.host_of_machines() if finding.what == "VM leftovers"]
     finally:
         for name in ("living", "dead"):
             for file in (machines_dir() / name).iterdir():
@@ -238,7 +237,7 @@ def buildable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_box_that_is_not_built(home: Path, virsh: VirshStub, buildable: None) -> None:
-    finding = the(virtual_machines.box())
+    finding = the(checks.box())
 
     assert finding.state == "gap" and "debian/bookworm64 would be downloaded" in finding.text
     assert finding.remedy == "picolab box build"
@@ -249,14 +248,14 @@ def test_box_that_cannot_be_built(home: Path, virsh: VirshStub, monkeypatch: pyt
         raise HostUnfit("the box cannot be built without mtools")
 
     monkeypatch.setattr(box, "check_tools", unfit)
-    finding = the(virtual_machines.box())
+    finding = the(checks.box())
 
     assert finding.text.endswith("; the box cannot be built without mtools") and not finding.remedy
 
 
 def test_box_of_another_recipe(home: Path, virsh: VirshStub, buildable: None) -> None:
     add_box(home, picolab_recipe="older")
-    finding = the(virtual_machines.box())
+    finding = the(checks.box())
 
     assert finding.state == "gap" and "another recipe (older)" in finding.text
     assert finding.remedy == "picolab box build"
@@ -265,12 +264,12 @@ def test_box_of_another_recipe(home: Path, virsh: VirshStub, buildable: None) ->
 def test_box_that_is_current_and_its_copy(home: Path, virsh: VirshStub, buildable: None) -> None:
     add_box(home, image_bytes=1000, picolab_recipe=box.recipe_version())
     base = boxes.base_volume("picolab")
-    assert the(virtual_machines.box()).state == "good"
+    assert the(checks.box()).state == "good"
 
     virsh.set(volumes={base: {"physical": 1000}})
-    assert the(virtual_machines.box()).state == "good"
+    assert the(checks.box()).state == "good"
 
     virsh.set(volumes={base: {"physical": 10}})
-    finding = the(virtual_machines.box())
+    finding = the(checks.box())
     assert finding.state == "gap" and "copy of picolab is truncated" in finding.text
     assert finding.remedy == f"virsh -c qemu:///system vol-delete --pool {libvirt.POOL} {base}"

@@ -1,0 +1,70 @@
+"""The agent in a guest: starts the server there, watches it, and says how it is.
+
+It needs Python >= 3.9 and the standard library alone. `bundle.py` ships this package to a guest as one zipapp:
+
+    agent.pyz --home FOLDER --user NAME
+
+It reads one JSON object a line from standard input and answers each with one JSON object a line, {"ok": true, ...}
+or {"ok": false, "error": "a sentence"}. It ends when standard input is closed. It keeps nothing in its head: the
+server runs on without it, and whatever agent comes next finds the server through the files in FOLDER. Times are
+seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
+
+    {"do": "clock"}                                  -> monotonic_s
+    {"do": "set_clock", "wall_s": float}             -> moved_s, by how much the wall clock was wrong
+    {"do": "facts"}                                  -> what the guest is and has left, see `Agent.facts`
+    {"do": "fresh_folders"}                          -> data, tmp: paths of empty folders
+    {"do": "free_port"}                              -> port
+    {"do": "listener", "port": int}                  -> listener: "nobody" | "server" | "other"
+    {"do": "launch", "argv": [...], "env": {...}, "launcher": "screen" | "systemd" | null}    -> status
+    {"do": "status"}                                 -> status
+    {"do": "stop", "grace_s": float}                 -> status
+    {"do": "anon_bytes"}                             -> anon_bytes of the server now
+    {"do": "log", "bytes": int}                      -> text: the end of what this server has printed
+    {"do": "drop_page_cache"}                        -> reason: null when it is dropped, else a sentence
+    {"do": "sync_data"}                              -> sync_s, until the files of the server were on the disk
+    {"do": "reset"}                                  -> facts, after everything of the last server was removed
+
+status: pid, running, exit_code, exit_signal, started_monotonic_s, ended_monotonic_s, stop_s, oom_kills,
+oom_evidence, launcher; each null when it is not known or has not happened. `oom_kills` is by how much the kernel's
+count has grown since the launch, `oom_evidence` the line of the kernel's log that names the server.
+
+Files in FOLDER:
+
+    data/, tmp/      the server's folders
+    server.log       what the server prints
+    launch.json      which launch is the last one
+    launch-XXXXXXXX/ what the wrapper notes: wrapper and pid (lines of /proc/PID/stat), exit; from an agent: stopped
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from picolab.agent.kernel_log import protect_the_instrument
+from picolab.agent.refusal import Refusal
+from picolab.agent.requests import Agent
+
+
+def main() -> None:
+    """Answer requests until standard input is closed."""
+    words = sys.argv[1:]
+    if len(words) != 4 or words[0] != "--home" or words[2] != "--user":
+        sys.exit("usage: agent.pyz --home FOLDER --user NAME")
+    try:
+        agent = Agent(words[1], words[3])
+    except (Refusal, OSError) as error:
+        sys.exit(str(error))
+    protect_the_instrument()
+    try:
+        for line in sys.stdin.buffer:
+            sys.stdout.write(json.dumps(agent.answer(line)) + "\n")
+            sys.stdout.flush()
+    except (BrokenPipeError, KeyboardInterrupt):
+        # Whoever asked is gone.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What people use in notebooks, as `import picolab as pl`."""

@@ -1,0 +1,66 @@
+"""One machine's domain and disks in libvirt, or its VM in VirtualBox: named, asked, destroyed."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from picolab.errors import MachineError
+from picolab.machines.folders import machines_dir, state_mark
+from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant.command import VagrantCommand
+
+
+def domain_prefix(name: str) -> str:
+    """Return with what the names of a machine's domain and volumes begin: nobody else's begin so."""
+    return f"picolab_{state_mark(machines_dir())}_{name}_"
+
+
+def command_of(folder: Path, spec: dict[str, Any]) -> VagrantCommand:
+    """Return Vagrant, set up for one machine."""
+    environment = {
+        "PICOLAB_BOX": spec["box"],
+        "PICOLAB_RAM_MB": str(spec["ram_mb"]),
+        "PICOLAB_CPUS": str(spec["cpus"]),
+        "PICOLAB_PREFIX": spec["prefix"],
+        "PICOLAB_DRIVER": "kvm" if spec["acceleration"] == "kvm" else "qemu",
+        "VAGRANT_DEFAULT_PROVIDER": spec["provider"],
+    }
+    return VagrantCommand(folder, environment)
+
+
+def domain_state(folder: Path, spec: dict[str, Any]) -> str:
+    """Return `running`, `not_created` or another word for a machine that exists and does not run."""
+    if spec["provider"] != "libvirt":
+        return command_of(folder, spec).status()
+    return next(iter(libvirt.domains(spec["prefix"]).values()), "not_created")
+
+
+def destroy(folder: Path, spec: dict[str, Any]) -> None:
+    """Remove a machine's domain and disks.
+
+    Raises:
+        MachineError: something of it could not be removed.
+    """
+    try:
+        command_of(folder, spec).destroy()
+    except MachineError:
+        # Whatever Vagrant has against it: what has our own prefix is ours.
+        if spec["provider"] != "libvirt":
+            raise
+    if spec["provider"] == "libvirt":
+        for domain in libvirt.domains(spec["prefix"]):
+            libvirt.remove_domain(domain)
+        for volume in libvirt.leftovers(spec["prefix"]):
+            libvirt.remove_volume(volume)
+
+
+def emulators(prefix: str) -> frozenset[int]:
+    """Return the QEMU processes of libvirt's domains whose names begin with `prefix`."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "comm").read_bytes().startswith(b"qemu"):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if any(word.startswith(f"guest={prefix}".encode()) for word in words):
+                    found.add(int(folder.name))
+    return frozenset(found)

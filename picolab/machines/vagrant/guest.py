@@ -1,0 +1,227 @@
+"""The guest: one kept ssh connection to it, the agent at its other end, and its clock."""
+
+import contextlib
+import json
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from picolab.agent import bundle
+from picolab.errors import MachineError
+from picolab.machines.base import Stream
+from picolab.machines.vagrant.domain import domain_state
+from picolab.machines.vagrant.state import State
+
+if TYPE_CHECKING:
+    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram
+
+GUEST_HOME = "/var/lib/picolab"
+USER = "vagrant"
+PYTHON = "/usr/bin/python3"
+ASK_LIMIT_S = 300.0
+"""A guest that is out of memory may take very long to answer, and that is what is to be measured."""
+_AGENT = f"{GUEST_HOME}/agent"
+_CLOCK_READINGS = 12
+_PROBE_START_LIMIT_S = 60.0
+_RELAY_LIMIT_S = 10.0
+
+
+def program(module: str, *words: str) -> str:
+    """Return the command that starts a program of the agent in the guest, as root."""
+    return shlex.join(["sudo", "-n", PYTHON, *bundle.words(module, _AGENT), *words])
+
+
+class Clock:
+    """By how much the guest's monotonic clock is ahead of the host's, and how sure that is. Seconds."""
+
+    def __init__(self, ahead_s: float, uncertainty_s: float) -> None:
+        self.ahead_s = ahead_s
+        self.uncertainty_s = uncertainty_s
+
+
+class Guest:
+    """A running guest. It is connected to when something is asked of it.
+
+    Args:
+        state: of the machine.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._name: str = state["name"]
+        self._connection: Connection | None = None
+        self._agent: RemoteProgram | None = None
+        self._clock: Clock | None = None
+
+    @property
+    def open_connection(self) -> "Connection | None":
+        """The connection, if there is one already."""
+        return self._connection if self._connection is not None and self._connection.is_open else None
+
+    @property
+    def clock(self) -> "Clock":
+        """The last reading of the guest's clock."""
+        if self._clock is None:
+            self._clock = self.read_clock()
+        return self._clock
+
+    @property
+    def address(self) -> "Address":
+        from picolab.machines.vagrant.ssh import Address
+
+        found = self._state["address"]
+        return Address(
+            host=found["host"],
+            port=found["port"],
+            user=found["user"],
+            key=Path(found["key"]),
+            known_hosts=(self._state.folder / "known_hosts").resolve(),
+            alias=f"picolab-{self._name}",
+        )
+
+    def connected(self, limit_s: float = 60.0) -> "Connection":
+        """Return the open connection with an agent at its other end, connecting anew if there is none."""
+        if self._connection is not None and self._connection.is_open:
+            return self._connection
+        self.drop_connection()
+        if "address" not in self._state:
+            raise MachineError(f"the machine {self._name!r} has not been reached yet; run the provision cell")
+        from picolab.machines.vagrant.ssh import Connection
+
+        self._connection = Connection.open(self.address, self._name, limit_s)
+        for guest_port, host_port in self._state.get("forwards", {}).items():
+            # The same ports for every kernel, so that addresses that were handed out stay good.
+            self._connection.forward(int(guest_port), host_port)
+        return self._connection
+
+    def drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._agent = self._clock = None
+
+    def ask(self, request: dict[str, Any], limit_s: float = ASK_LIMIT_S) -> dict[str, Any]:
+        """Have the agent in the guest do something.
+
+        Raises:
+            MachineError: the guest cannot be reached, or says what went wrong.
+        """
+        connection = self.connected()
+        if self._agent is None:
+            self._agent = connection.start(program("__main__", "--home", GUEST_HOME, "--user", USER))
+        try:
+            answer = self._agent.ask(request, limit_s, self.is_up)
+        except (MachineError, KeyboardInterrupt):
+            # A late answer would be taken for the answer to the next request.
+            self.drop_connection()
+            raise
+        if not answer.pop("ok"):
+            raise MachineError(f"machine {self._name!r}: {answer['error']}")
+        return answer
+
+    def is_up(self) -> bool:
+        """Tell whether the virtual machine runs: no answer of a guest is worth waiting for when it does not."""
+        return self._state.folder.is_dir() and domain_state(self._state.folder, self._state) == "running"
+
+    def to_host(self, guest_s: float | None) -> float | None:
+        """Return a time of the guest's monotonic clock on the host's."""
+        return None if guest_s is None else guest_s - self.clock.ahead_s
+
+    def read_clock(self) -> "Clock":
+        """Map the guest's clock to the host's: the reading with the shortest round trip tells most."""
+        best = None
+        for _ in range(_CLOCK_READINGS):
+            before = time.monotonic()
+            guest_s = float(self.ask({"do": "clock"})["monotonic_s"])
+            after = time.monotonic()
+            if best is None or after - before < 2 * best.uncertainty_s:
+                best = Clock(guest_s - (before + after) / 2, (after - before) / 2)
+        assert best is not None
+        return best
+
+    def install_agent(self) -> None:
+        """Bring the agent into the guest, unless this version of it is there.
+
+        Raises:
+            MachineError: the box lacks sudo without a password, or a usable Python.
+        """
+        connection = self.connected()
+        made = connection.run(f"sudo -n install -d -m 0755 -o {USER} {GUEST_HOME} {GUEST_HOME}/builds")
+        if made.exit_code != 0:
+            raise MachineError(
+                f"machine {self._name!r}: {GUEST_HOME} could not be made in the guest ({made.stderr.strip()}); a box "
+                f"needs the user {USER} with sudo without a password"
+            )
+        mark = f"{GUEST_HOME}/agent-{self._state['agent']}"
+        if connection.run(f"test -e {mark}").exit_code == 0:
+            return
+        zipapp = self._state.folder / "agent.pyz"
+        zipapp.write_bytes(bundle.zipapp())
+        connection.put(zipapp, f"{GUEST_HOME}/agent.pyz", 0o644)
+        zipapp.unlink()
+        # Compiled once, it takes less memory and time to start, of which a small guest has little.
+        unpacked = connection.run(
+            f"rm -rf {_AGENT} && {PYTHON} -I -m zipfile -e {GUEST_HOME}/agent.pyz {_AGENT} && "
+            f"{PYTHON} -I -m compileall -q -b {_AGENT} && find {_AGENT} -name '*.py' -delete && sync && touch {mark}"
+        )
+        if unpacked.exit_code != 0:
+            raise MachineError(
+                f"machine {self._name!r}: {PYTHON} does not work in the guest ({unpacked.stderr.strip()}); use a box "
+                f"with Python 3.9 or newer, such as the one that `picolab box build` makes"
+            )
+
+    def probe(self, pid: int | None, interval_s: float, disk: str | None, output: Path) -> Stream:
+        """Start the memory probe on a process; return when its first sample is in `output`, on the host's clock."""
+        words = ["--pid", str(pid), "--interval", str(interval_s), "--whole-machine"]
+        words += ["--disk", disk] if disk else []
+        clock = self._clock = self.read_clock()
+        started = self.connected().start(program("memory_probe", *words))
+        stream = _GuestStream(started, output, clock, self.read_clock, self.is_up)
+        # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
+        stream.await_first(_PROBE_START_LIMIT_S)
+        return stream
+
+
+class _GuestStream(Stream):
+    """The probe in the guest: each sample is put on the host's clock as it arrives."""
+
+    def __init__(
+        self,
+        program: "RemoteProgram",
+        output: Path,
+        clock: Clock,
+        read_clock: Callable[[], Clock],
+        is_up: Callable[[], bool],
+    ) -> None:
+        self._program = program
+        self._is_up = is_up
+        self._clock = clock
+        self._read_clock = read_clock
+        self._file = output.open("ab", buffering=0)
+        self._first = threading.Event()
+        self._relayed = program.relay(self._take)
+        self._relayed.add_done_callback(lambda _: self._first.set())
+
+    def _take(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, list):
+                values[0] = round(values[0] - self._clock.ahead_s, 6)
+                line = json.dumps(values).encode() + b"\n"
+                self._first.set()
+        self._file.write(line)
+
+    def await_first(self, limit_s: float) -> None:
+        self._first.wait(limit_s)
+
+    def finish(self, patience_s: float = ASK_LIMIT_S) -> int | None:
+        exit_code = self._program.finish(patience_s, self._is_up)
+        # However the connection ended: the samples that have arrived are on file, and their last line is missing.
+        with contextlib.suppress(Exception):
+            self._relayed.result(_RELAY_LIMIT_S)
+        self._file.close()
+        with contextlib.suppress(MachineError):
+            self.clock_drift_s = self._read_clock().ahead_s - self._clock.ahead_s
+        return exit_code

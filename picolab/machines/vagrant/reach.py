@@ -1,0 +1,210 @@
+"""Brings a machine into the state that a trial wants, by the cheapest way.
+
+That is, cheapest first: clean a guest that runs with the right memory, restore a snapshot, reload with another memory,
+boot, create.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+from picolab.errors import MachineError
+from picolab.machines.base import MachineWish
+from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant.domain import command_of, destroy, domain_state
+from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.state import State
+
+_SYNC_LIMIT_S = 30.0
+_MIB = 1 << 20
+# What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
+_MEMORY_TOLERANCE = 0.06
+_DISK_TOLERANCE_BYTES = 32 * _MIB
+
+
+class Reach:
+    """One way to the wanted state.
+
+    Args:
+        state: of the machine; says how it was left.
+        guest: of the machine.
+        wish: the wanted machine.
+    """
+
+    def __init__(self, state: State, guest: Guest, wish: MachineWish) -> None:
+        self._state, self._guest, self._wish = state, guest, wish
+        self._folder: Path = state.folder
+        self._command = command_of(self._folder, state)
+
+    def run(self) -> None:
+        """Bring the machine there, and note how.
+
+        Raises:
+            MachineError: it could not be made or reached.
+        """
+        begun = time.monotonic()
+        old_state = self._state["state"]
+        as_it_was = (self._state["ram_mb"], self._state["cpus"])
+        wanted = (self._wish.ram_mb, self._wish.cpus)
+        self._state["mended"] = []
+        domain = domain_state(self._folder, self._state)
+        if domain != "not_created" and old_state != "up":
+            # Nobody knows how far the one who made it came.
+            destroy(self._folder, self._state)
+            fixed = "a virtual machine of this name was there in an unknown state, and was removed"
+            self._state["mended"].append(fixed)
+            domain = "not_created"
+        self._state.write(state="making", ram_mb=self._wish.ram_mb, cpus=self._wish.cpus, server=None, forwards={})
+        self._command = command_of(self._folder, self._state)
+        reached_by = self._bring_up(domain, as_it_was=as_it_was == wanted)
+        if reached_by != "reset":
+            self._after_boot(reached_by)
+        if reached_by != "created" and (dirt := self._dirt()):
+            # What lies on the disk would still lie there after a reboot.
+            self._state.note_fixed(f"{dirt}, so it was destroyed and made anew")
+            self._recreate()
+            reached_by = "created"
+        self._check_memory()
+        self._state.write(
+            state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
+        )
+
+    def _bring_up(self, domain: str, *, as_it_was: bool) -> str:
+        """Have the machine run with the wanted memory, by the cheapest way; return which that was.
+
+        Args:
+            as_it_was: whether it had the wanted memory and processors before.
+        """
+        snapshots: list[str] = self._state.get("snapshots", [])
+        if domain not in ("not_created", "running", "shutoff", "poweroff") and self._state["provider"] == "libvirt":
+            self._state.note_fixed(f"the virtual machine was {domain}, and its power was cut")
+            for name in libvirt.domains(self._state["prefix"]):
+                libvirt.power_off(name)
+        if domain == "not_created" or (self._wish.fresh_for and domain != "running"):
+            if domain != "not_created":
+                destroy(self._folder, self._state)
+            self._create()
+            return "created"
+        if domain != "running":
+            self._command.up(self._state["provider"], limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+            return "booted"
+        fresh = self._state.get("fresh_for") == self._wish.fresh_for
+        if as_it_was and fresh and self._cleaned():
+            return "reset"
+        if self._wish.fresh_for and self._snapshot_name() in snapshots:
+            self._command.snapshot_restore(self._snapshot_name(), limit_s=self._wish.boot_limit_s)
+            return "restored"
+        if self._wish.fresh_for and not snapshots:
+            # Nothing that is known to be fresh can be gone back to.
+            destroy(self._folder, self._state)
+            self._create()
+            return "created"
+        if self._wish.fresh_for:
+            # A fresh disk first: a reload changes the memory alone.
+            self._command.snapshot_restore(snapshots[0], limit_s=self._wish.boot_limit_s)
+            self._state.write(builds_bytes=0)
+        else:
+            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+            with contextlib.suppress(MachineError):
+                self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
+        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        return "reloaded"
+
+    def _recreate(self) -> None:
+        self._guest.drop_connection()
+        destroy(self._folder, self._state)
+        self._create()
+        self._after_boot("created")
+
+    def _dirt(self) -> str:
+        """Return a sentence when the disk holds more than a new machine's and the builds; else an empty text."""
+        expected = self._state["created_disk_bytes"] - self._state["builds_bytes"]
+        lost = expected - self._state["facts"]["free_disk_bytes"]
+        if lost <= _DISK_TOLERANCE_BYTES:
+            return ""
+        return f"the guest's disk held {lost / _MIB:.0f} MiB that no build explains"
+
+    def _check_memory(self) -> None:
+        """Raise MachineError if the machine has another memory than the wanted one, whatever Vagrant says."""
+        if self._state["provider"] != "libvirt":
+            return
+        for name in libvirt.domains(self._state["prefix"]):
+            found = libvirt.domain_memory(name)
+            if found != self._state["ram_mb"] * _MIB:
+                raise MachineError(
+                    f"the machine {self._state['name']!r} has {found / _MIB:.0f} MiB of memory and not "
+                    f"{self._state['ram_mb']}; take it away with: picolab machines remove {self._state['name']}"
+                )
+
+    def _create(self) -> None:
+        found = boxes.installed_box(self._state["box"], self._state["provider"])
+        self._state.write(snapshots=[], builds_bytes=0, box_version=(found.recipe or found.version) if found else None)
+        (self._folder / "known_hosts").unlink(missing_ok=True)
+        if self._state["provider"] != "libvirt":
+            self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+            return
+        image = boxes.box_image(self._state["box"])
+        with libvirt.first_up_lock(self._state["box"]):
+            mended = libvirt.mend(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
+            self._state.write(mended=[*self._state["mended"], *mended])
+            self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+
+    def _after_boot(self, reached_by: str) -> None:
+        """Connect, bring the agent into the guest, and note how it is before anything was done in it."""
+        # Slow to import, and a local machine has no use for it.
+        from picolab.machines.vagrant import ssh
+
+        restored = reached_by == "restored"
+        self._guest.drop_connection()
+        if not restored:
+            found = self._command.ssh_config()
+            address = {
+                "host": str(found["HostName"]),
+                "port": int(found["Port"]),
+                "user": str(found["User"]),
+                "key": str(found["IdentityFile"]).strip('"'),
+            }
+            self._state.write(address=address)
+            if not (self._folder / "known_hosts").exists():
+                ssh.pin_host_key(self._guest.address, self._wish.boot_limit_s)
+            ssh.write_ssh_config(self._folder / "ssh_config", self._guest.address)
+        self._guest.connected(self._wish.boot_limit_s)
+        if not restored:
+            self._guest.install_agent()
+            if self._wish.fresh_for:
+                # Without an open connection: the restored guest would wait for its other end for ever.
+                self._guest.drop_connection()
+                self._command.snapshot_save(self._snapshot_name())
+                self._state.write(snapshots=[*self._state.get("snapshots", []), self._snapshot_name()])
+                self._guest.connected(self._wish.boot_limit_s)
+        else:
+            self._state.write(builds_bytes=0)
+            self._guest.ask({"do": "set_clock", "wall_s": time.time()})
+        facts = self._guest.ask({"do": "reset"})
+        self._state.write(facts=facts, baseline=facts)
+        if reached_by == "created":
+            self._state.write(created_disk_bytes=facts["free_disk_bytes"])
+
+    def _snapshot_name(self) -> str:
+        return f"fresh-{self._state['ram_mb']}mb-{self._state['cpus']}cpu"
+
+    def _cleaned(self) -> bool:
+        """Clean the running guest, and tell whether memory, swap and disk are back at what they were after its boot."""
+        try:
+            self._guest.connected()
+            facts = self._guest.ask({"do": "reset"})
+        except MachineError as error:
+            self._state.note_fixed(f"the guest did not answer and was put back ({error})")
+            return False
+        before = self._state["baseline"]
+        lost = {
+            "memory": before["mem_available_bytes"] - facts["mem_available_bytes"],
+            "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
+        }
+        allowed = {"memory": _MEMORY_TOLERANCE * before["ram_bytes"], "swap": 0}
+        short = [f"{lost[what] / _MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
+        if short:
+            self._state.note_fixed(f"after cleaning up the guest still lacked {', '.join(short)}, so it was put back")
+            return False
+        self._state.write(facts=facts)
+        return True

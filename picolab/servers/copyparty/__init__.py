@@ -1,0 +1,1 @@
+"""copyparty: the adapter."""

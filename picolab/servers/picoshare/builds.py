@@ -17,6 +17,7 @@ from picolab.config.given_paths import RELEASE
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
 from picolab.servers.build import Build, check_program, checked_file, file_build, identified, sha256_of, unreadable
+from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.adapter import CALIBRATION
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}

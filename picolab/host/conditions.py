@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from picolab.agent.procfs import TICKS_PER_S, Stat, all_stats, children_of, stat_of
 from picolab.errors import MachineError
+from picolab.host.facts import read_file
 from picolab.record.models import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
@@ -19,9 +21,6 @@ LEAST_DURATION_S = 0.5
 at the edges would be several per cent."""
 _NAMED_PROCESSORS = 0.05
 """A process that used less of one processor is not worth a name."""
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_STAT_BYTES = 4096
-"""More than /proc/<pid>/stat ever has: 52 numbers and a name of 64 bytes at most."""
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD in the flags of /proc/<pid>/stat (linux/sched.h)."""
 CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -47,17 +46,6 @@ class Own:
 
 
 @dataclass(frozen=True)
-class _Process:
-    name: str
-    parent: int
-    start_ticks: int
-    is_kernel_thread: bool
-    cpu_s: float
-    reaped_s: float
-    """CPU time of children that have ended and were waited for."""
-
-
-@dataclass(frozen=True)
 class Reading:
     """The kernel's counters at one moment.
 
@@ -75,7 +63,7 @@ class Reading:
     own_s: float
     kernel_threads_s: float
     own_unknown: str | None
-    others: dict[int, _Process]
+    others: dict[int, Stat]
     load_1min: float
     pressure_us: dict[str, int]
     throttle_count: int | None
@@ -112,12 +100,12 @@ def _between(caller: int | None) -> frozenset[int]:
     if caller is None:
         return frozenset()
     ancestors: list[int] = []
-    process = _process(Path("/proc"), os.getpid())
+    process = stat_of(os.getpid())
     while process is not None and process.parent > 1:
         ancestors.append(process.parent)
         if process.parent == caller:
             return frozenset(ancestors)
-        process = _process(Path("/proc"), process.parent)
+        process = stat_of(process.parent)
     return frozenset()
 
 
@@ -130,21 +118,23 @@ def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:
     """
     proc, sys = root / "proc", root / "sys"
     missing: dict[str, str] = {}
-    processes = _processes(proc)
+    processes = {process.pid: process for process in all_stats(str(proc))}
     own_pids = _with_descendants(own.trees, processes)
-    own_s = sum(processes[pid].cpu_s for pid in own.callers if pid in processes)
-    own_s += sum(processes[pid].cpu_s + processes[pid].reaped_s for pid in own_pids | own.alone if pid in processes)
+    own_ticks = sum(processes[pid].cpu_ticks for pid in own.callers if pid in processes)
+    own_ticks += sum(
+        processes[pid].cpu_ticks + processes[pid].reaped_ticks for pid in own_pids | own.alone if pid in processes
+    )
     known = own_pids | own.alone | own.callers
-    others = {pid: process for pid, process in processes.items() if pid not in known and not process.is_kernel_thread}
-    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(proc / "meminfo") or "", re.MULTILINE))
+    threads = {pid for pid, process in processes.items() if process.flags & _KERNEL_THREAD}
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", read_file(proc / "meminfo") or "", re.MULTILINE))
     return Reading(
         t_s=time.monotonic(),
         cpu_s=_cpu_s(proc),
-        own_s=own_s,
-        kernel_threads_s=sum(process.cpu_s for process in processes.values() if process.is_kernel_thread),
+        own_s=own_ticks / TICKS_PER_S,
+        kernel_threads_s=sum(processes[pid].cpu_ticks for pid in threads) / TICKS_PER_S,
         own_unknown=own.unknown,
-        others=others,
-        load_1min=float((_text(proc / "loadavg") or "0").split()[0]),
+        others={pid: process for pid, process in processes.items() if pid not in known | threads},
+        load_1min=float((read_file(proc / "loadavg") or "0").split()[0]),
         pressure_us=_pressure_us(proc, missing),
         throttle_count=_throttle_count(sys, missing),
         frequency_share=_frequency_share(sys, missing),
@@ -158,10 +148,8 @@ def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:
     )
 
 
-def _with_descendants(roots: frozenset[int], processes: dict[int, _Process]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
+def _with_descendants(roots: frozenset[int], processes: dict[int, Stat]) -> set[int]:
+    children = children_of((process.pid, process.parent) for process in processes.values())
     found, queue = set(roots), list(roots)
     while queue:
         new = [pid for pid in children.get(queue.pop(), []) if pid not in found]
@@ -230,7 +218,7 @@ def busiest_process(before: Reading, after: Reading) -> str | None:
     for pid, process in after.others.items():
         old = before.others.get(pid)
         same = old is not None and old.start_ticks == process.start_ticks
-        used[pid] = process.cpu_s - (old.cpu_s if old is not None and same else 0.0)
+        used[pid] = (process.cpu_ticks - (old.cpu_ticks if old is not None and same else 0)) / TICKS_PER_S
     duration_s = after.t_s - before.t_s
     if not used or duration_s <= 0:
         return None
@@ -243,13 +231,6 @@ def busiest_process(before: Reading, after: Reading) -> str | None:
 # The files
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None
-
-
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text())
@@ -257,43 +238,9 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _processes(proc: Path) -> dict[int, _Process]:
-    found = {}
-    for folder in proc.iterdir():
-        if folder.name.isdigit() and (process := _process(proc, int(folder.name))) is not None:
-            found[int(folder.name)] = process
-    return found
-
-
-def _process(proc: Path, pid: int) -> _Process | None:
-    """Read /proc/<pid>/stat (proc(5)): its numbers cover all threads of the process."""
-    try:
-        # A text file object would take longer than the kernel does.
-        file = os.open(f"{proc}/{pid}/stat", os.O_RDONLY)
-        try:
-            text = os.read(file, _STAT_BYTES).decode(errors="replace")
-        finally:
-            os.close(file)
-    except OSError:
-        return None
-    head, _, rest = text.rpartition(")")
-    fields = rest.split()
-    if len(fields) < 20:
-        return None
-    ticks = [int(value) for value in fields[11:15]]
-    return _Process(
-        name=head.partition("(")[2],
-        parent=int(fields[1]),
-        start_ticks=int(fields[19]),
-        is_kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),
-        cpu_s=(ticks[0] + ticks[1]) / _TICKS_PER_S,
-        reaped_s=(ticks[2] + ticks[3]) / _TICKS_PER_S,
-    )
-
-
 def _cpu_s(proc: Path) -> dict[str, float]:
-    first = (_text(proc / "stat") or "cpu").splitlines()[0].split()[1:]
-    values = [int(value) / _TICKS_PER_S for value in first]
+    first = (read_file(proc / "stat") or "cpu").splitlines()[0].split()[1:]
+    values = [int(value) / TICKS_PER_S for value in first]
     return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(CPU_COLUMNS)}
 
 
@@ -301,7 +248,7 @@ def _pressure_us(proc: Path, missing: dict[str, str]) -> dict[str, int]:
     """Return the totals of /proc/pressure (Documentation/accounting/psi.rst of Linux)."""
     found = {}
     for resource in ("cpu", "io", "memory"):
-        line = re.search(r"^some .*\btotal=(\d+)", _text(proc / "pressure" / resource) or "", re.MULTILINE)
+        line = re.search(r"^some .*\btotal=(\d+)", read_file(proc / "pressure" / resource) or "", re.MULTILINE)
         if line:
             found[resource] = int(line[1])
         else:
@@ -348,7 +295,7 @@ def _temperature_c(sys: Path, missing: dict[str, str]) -> float | None:
 
 
 def _governor(sys: Path, missing: dict[str, str]) -> str | None:
-    found = [_text(path) for path in _cpu_files(sys, "cpufreq/scaling_governor")]
+    found = [read_file(path) for path in _cpu_files(sys, "cpufreq/scaling_governor")]
     names = sorted({name for name in found if name})
     if not names:
         missing["governor"] = "this host shows no CPU frequency governor, as most virtual machines"
@@ -357,7 +304,7 @@ def _governor(sys: Path, missing: dict[str, str]) -> str | None:
 
 
 def _swapped_bytes(proc: Path) -> int:
-    pages = re.findall(r"^pswp(?:in|out) (\d+)$", _text(proc / "vmstat") or "", re.MULTILINE)
+    pages = re.findall(r"^pswp(?:in|out) (\d+)$", read_file(proc / "vmstat") or "", re.MULTILINE)
     return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 

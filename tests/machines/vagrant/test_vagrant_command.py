@@ -501,7 +501,7 @@ def test_calls_for_one_machine_take_turns(program: Program, command: VagrantComm
 _OWNER = """
 import sys
 from pathlib import Path
-from picolab.machines.vagrant_command import VagrantCommand
+from picolab.machines.vagrant.command import VagrantCommand
 VagrantCommand(Path(sys.argv[1]), {}).up("virtualbox")
 """
 

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from picolab.config.project import state_dir
-from picolab.files.writing import write_atomically
+from picolab.files.writing import not_written, write_atomically
 from picolab.files.zipapp import zipapp
 
 SINK_PATH = Path(__file__).with_name("sink.py")
@@ -29,6 +29,9 @@ def server_path() -> Path:
     content = _content()
     path = state_dir() / "builds" / f"calibration-server-{hashlib.sha256(content).hexdigest()[:12]}"
     if not path.is_file() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_written(path, error) from None
         write_atomically(path, content, mode=0o755)
     return path

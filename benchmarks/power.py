@@ -35,7 +35,7 @@ from picolab.analysis.statistics import (
     paired_ratio,
     trend,
 )
-from picolab.config.parameters import CampaignParameters, Stopping
+from picolab.config.campaign_parameters import CampaignParameters, Stopping
 from picolab.config.plan import Plan, make_plan
 from picolab.files.writing import write_atomically
 

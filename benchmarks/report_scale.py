@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from campaign_factory import FakeTrial, write_campaign
 
 from picolab.config.sizes import MIB
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report.render import render_report
 
 MOST_CASES = 20

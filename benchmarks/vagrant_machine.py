@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root
 from picolab.config.sizes import MIB, parse_size

@@ -8,7 +8,7 @@ from typing import Any
 
 from campaign_factory import FakeTrial, write_campaign
 
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.load import CampaignData, read_campaign
 
 SHA = {"old": "a" * 64, "new": "b" * 64, "newer": "c" * 64}

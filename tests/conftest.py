@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import hypothesis
 import pytest
 
+from picolab.agent.procfs import descendants
 from picolab.host.facts import disk_of
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.servers.calibration.program import server_path
 
 if TYPE_CHECKING:

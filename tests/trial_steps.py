@@ -2,10 +2,11 @@
 
 import json
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.machines import registry
 from picolab.machines.local import machine as local
-from picolab.record.models import Record, validate_record
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial
 

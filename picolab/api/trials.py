@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from picolab.config.parameters import TrialParameters, validate
+from picolab.config.invalid_input import validate
+from picolab.config.trial_parameters import TrialParameters
 from picolab.trial.trial import Trial
 
 

@@ -9,7 +9,7 @@ from picolab.errors import RecordError, UnreadableFile
 from picolab.files.foreign import remove_tree_inside
 from picolab.files.set_aside import set_aside
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, last_words
-from picolab.record.models import Record
+from picolab.record.record import Record
 from picolab.results.standing import Standing, difference_from_plan
 from picolab.results.trial_files import read_record, read_side_file
 from picolab.trial.state import (

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from picolab.config.given_paths import is_word
-from picolab.config.parameters import DISK_FACTOR, TrialParameters
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import HostUnfit, ParameterError
 from picolab.host.facts import memory_info
 from picolab.jupyter.trial_template import check_trial_notebook

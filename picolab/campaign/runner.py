@@ -53,7 +53,7 @@ from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.machines.kinds import kind_of
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results import beginning
 from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry

@@ -6,7 +6,7 @@ from typing import Any
 
 from picolab.files.writing import write_atomically
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE
-from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Record
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
 from picolab.record.samples import LARGEST_BYTES
 from picolab.results.trial_files import samples_of
 from picolab.trial.state import SAMPLES_FILE

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import RecordError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
@@ -14,7 +14,8 @@ from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.results.trial_files import read_side_file
 from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialState, claim_folder
 

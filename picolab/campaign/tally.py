@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from picolab.config.plan import PlannedTrial
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.results.ledger import LedgerEntry
 from picolab.results.rows import record_row
 from picolab.results.standing import Standing

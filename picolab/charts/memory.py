@@ -25,7 +25,7 @@ from picolab.charts.style import (
     value_scale,
 )
 from picolab.config.sizes import MIB
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 MOST_LINES = 12
 """Up to so many trials of a case have a line each; of more only `SHOWN_RANKS` have one."""

@@ -5,7 +5,9 @@ notebook the kernel's current folder.
 """
 
 import re
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from picolab.errors import ParameterError
 from picolab.servers import registry
@@ -73,3 +75,19 @@ def _in_words(build: str) -> str:
 def is_word(build: str) -> bool:
     """Return whether a `build` is the default build of a server or a release, not a path."""
     return build in registry.default_builds() or RELEASE.fullmatch(build) is not None
+
+
+def located(name: str, value: Any, folder: Path, place: str, labels: Container[str] = ()) -> Any:
+    """Return the value of a parameter with its path, if it is one, from the root.
+
+    Args:
+        labels: names of builds, which are no paths either.
+    """
+    if name == "build" and isinstance(value, str) and value not in labels:
+        return absolute_build(value, folder, place)
+    return absolute_path(value, folder, place) if name == "work_dir" and isinstance(value, str) else value
+
+
+def all_located(values: Mapping[str, Any], folder: Path, place: str, labels: Container[str] = ()) -> dict[str, Any]:
+    """Return parameters by name, as `located` does."""
+    return {name: located(name, value, folder, place, labels) for name, value in values.items()}

@@ -14,7 +14,7 @@ from typing import Protocol
 from picolab.agent.procfs import TICKS_PER_S, Stat, all_stats, children_of, stat_of
 from picolab.errors import MachineError
 from picolab.host.facts import read_file
-from picolab.record.models import ConditionsRecord
+from picolab.record.conditions import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
 """The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab import __version__
-from picolab.record.models import Provenance
+from picolab.record.conditions import Provenance
 
 PACKAGES = [
     "altair",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.analysis import statistics
-from picolab.config.parameters import TrialParameters
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host import conditions
 from picolab.host.idleness import wait_for_idle
@@ -26,7 +26,7 @@ from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record import caveats
-from picolab.record.models import Caveat
+from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
 from picolab.servers.build import Build
 from picolab.servers.calibration.program import SINK_PATH

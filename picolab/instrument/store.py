@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from picolab.config.parameters import MachineName
 from picolab.config.project import state_dir
+from picolab.config.trial_parameters import MachineName
 from picolab.files.writing import write_atomically
 from picolab.host.facts import provenance
 from picolab.machines.kinds import DEFAULT_KIND
-from picolab.record.models import Caveat, InstrumentReference
+from picolab.record.conditions import InstrumentReference
+from picolab.record.record import Caveat
 
 INSTRUMENT_FILE = "instrument.json"
 INSTRUMENT_VERSION = 1

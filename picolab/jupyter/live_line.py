@@ -20,8 +20,8 @@ class LiveLine:
     """One line of progress. Use it as a context manager; `show` may be called from any thread.
 
     Args:
-        what: the step that is running, such as `upload`.
-        file: receives the line about once a second as JSON, for another process to show.
+        what: the current activity, such as `upload`.
+        file: gets the line about once a second as JSON, so that another process can show it.
     """
 
     def __init__(self, what: str, file: Path) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import working_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.files.writing import not_written, write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter import kernel_folders

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.host.finding import Check
     from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish

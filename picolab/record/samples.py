@@ -1,4 +1,4 @@
-"""What the memory probe wrote: read, summed up for the record, and shaped into the samples scrap."""
+"""The output of the memory probe: read, summed up for the record, and shaped into the samples scrap."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from picolab.config.sizes import GIB
 from picolab.errors import ProbeError, UnreadableFile
 from picolab.files.foreign import read_text
-from picolab.record.models import Gap, MemoryRecord
+from picolab.record.steps import Gap, MemoryRecord
 
 SAMPLES_VERSION = 1
 MOST_SCRAP_SAMPLES = 6000

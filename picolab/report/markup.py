@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from picolab.charts.style import OUTCOME_COLOURS, OUTCOME_LABELS
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.text.foreign import visible
 
 NOTHING = "–"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from picolab.config.parameters import unknown_name
+from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError, UnsafePath
 from picolab.files.foreign import refuse_links
 from picolab.files.set_aside import SET_ASIDE

@@ -12,7 +12,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_bounded
 from picolab.files.writing import append_line, file_name
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 LEDGER_FILE = "ledger.jsonl"
 LARGEST_LEDGER_BYTES = 64 * MIB

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.record.models import Record
+from picolab.record.record import Record
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
 from picolab.results.standing import read_standing
 from picolab.results.trial_files import read_record, read_scraps
@@ -25,7 +25,7 @@ class CampaignData:
     plan: dict[str, Any]
     """The content of `plan.json`; empty when it cannot be read (then it is listed in `problems`)."""
     trials: pd.DataFrame
-    """One row a trial whose outcome is a result, columns `ROW_COLUMNS`."""
+    """One row a trial whose outcome is a result, columns `row_columns()`."""
     faults: pd.DataFrame
     """One row an attempt that ended in a fault of the instrument, columns `FAULT_COLUMNS`."""
     samples: pd.DataFrame

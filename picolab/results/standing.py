@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.files.foreign import read_text
-from picolab.record.models import FAULTS, SAMPLES_SCRAP, Outcome, Record
+from picolab.record.outcomes import FAULTS, Outcome
+from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS
@@ -28,6 +29,7 @@ from picolab.results.starts import STARTS_FILE, read_starts
 from picolab.results.stop_file import STOPPED_FILE, stopped_after
 from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
 from picolab.text.foreign import one_line
+from picolab.text.wording import listed
 
 RECORD_SUFFIX = ".record.json"
 RESULTS_FILE = "results.csv"
@@ -109,7 +111,7 @@ def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> 
     places = (("block", identity.block, trial.block), ("position", identity.position, trial.position))
     differing = [f"{name} {has} where the plan says {said}" for name, has, said in places if has != said]
     if differing:
-        return f"holds a record of {' and '.join(differing)}"
+        return f"holds a record of {listed(differing)}"
     differing = parameter_differences(record.parameters, trial.parameters)
     return f"was measured with {'; '.join(differing)}" if differing else ""
 

@@ -12,8 +12,9 @@ from typing import Any
 from picolab.config.sizes import MIB
 from picolab.errors import PicolabError, ProbeError, RecordError, UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
-from picolab.record.models import RECORD_SCRAP, Record, validate_record
+from picolab.record.record import RECORD_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
+from picolab.record.validation import validate_record
 from picolab.results.rows import record_row
 
 LARGEST_NOTEBOOK_BYTES = 32 * MIB

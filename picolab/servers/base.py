@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
-    from picolab.record.models import BuildUnderTest
+    from picolab.config.trial_parameters import TrialParameters
+    from picolab.record.machine import BuildUnderTest
     from picolab.servers.build import Build
     from picolab.servers.exchange import Answer
     from picolab.servers.payload import PayloadFile
@@ -128,6 +128,8 @@ class Server(ABC):
     """Environment variables that `launch` sets; the parameter `environment` may not."""
     disk_full_sentences: tuple[str, ...] = ("no space left on device",)
     """Lower-case parts of an error that mean a full disk."""
+    spools_from_bytes: int = 0
+    """Smaller uploads stay in its memory, so that they show neither spooling nor the memory that this needs."""
     listen_failed: str = ""
     """Part of the log of a server that lives on without its port; empty: it exits then."""
 

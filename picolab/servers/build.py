@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.errors import BuildError
-from picolab.record.models import BuildUnderTest
+from picolab.record.machine import BuildUnderTest
 from picolab.servers.executable import why_no_program
 
 _LARGEST_SCRIPT_BYTES = 4096

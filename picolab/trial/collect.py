@@ -3,7 +3,7 @@
 from picolab.errors import StageError
 from picolab.machines import registry
 from picolab.machines.base import Holder
-from picolab.record.models import STAGES, Outcome
+from picolab.record.outcomes import STAGES, Outcome
 from picolab.trial.run import TrialRun
 from picolab.trial.state import PROGRESS_FILE, SERVER_LOG_FILE
 

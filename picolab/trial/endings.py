@@ -4,7 +4,8 @@ import time
 
 from picolab.machines.base import Machine, ProcessStatus
 from picolab.machines.kinds import kind_of
-from picolab.record.models import LimitDuringStep, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.steps import LimitDuringStep
 from picolab.servers.exchange import redacted
 from picolab.trial.run import NotOk, TrialRun
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from picolab.errors import BuildError, HostUnfit, MachineBusy, ParameterError, PicolabError, ProbeError, StageError
 from picolab.files import reserve
 from picolab.machines.base import Holder
-from picolab.record.models import STAGES, Outcome, Stage
+from picolab.record.outcomes import STAGES, Outcome, Stage
 from picolab.trial.notebook import publish
 from picolab.trial.run import NotOk, TrialRun
 

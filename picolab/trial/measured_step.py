@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, ProbeError
 from picolab.files import reserve
 from picolab.host import conditions
 from picolab.machines.base import Machine
 from picolab.record import caveats
-from picolab.record.models import ConditionsRecord, LimitDuringStep, MemoryRecord, PageCache, Step
+from picolab.record.conditions import ConditionsRecord
+from picolab.record.outcomes import Step
 from picolab.record.samples import MOST_SCRAP_SAMPLES, read_samples, summarise
+from picolab.record.steps import LimitDuringStep, MemoryRecord, PageCache
 from picolab.servers.payload import PayloadFile, payload_files
 from picolab.trial.run import TrialRun
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from picolab.errors import ProbeError
 from picolab.files import reserve
-from picolab.record.models import RECORD_SCRAP, SAMPLES_SCRAP, Record
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
 from picolab.slow_imports import decline_slow_imports
 from picolab.trial.run import TrialRun
@@ -14,7 +14,7 @@ from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
 
 def publish(run: TrialRun, record: Record) -> None:
-    """Write the record beside the samples, and glue both when this is a notebook."""
+    """Write the record next to the samples, and glue both when this is a notebook."""
     reserve.write(run.folder / RECORD_FILE, record.model_dump_json(indent=1))
     # The record is safe: what was kept for the notebook is for the notebook now.
     reserve.free(run.folder, notebook_only=True)

@@ -2,8 +2,8 @@
 
 import json
 
-from picolab.config.parameters import DISK_FACTOR, TrialParameters
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
+from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import HostUnfit, ParameterError
 from picolab.files.writing import write_atomically
 from picolab.instrument import store
@@ -11,8 +11,7 @@ from picolab.machines import registry
 from picolab.machines.folders import TRIAL_FILE
 from picolab.machines.kinds import kind_of
 from picolab.record import caveats
-from picolab.record.models import MachineRecord
-from picolab.text.quantities import in_mib
+from picolab.record.machine import MachineRecord
 from picolab.trial.measured_step import files_in_words
 from picolab.trial.run import TrialRun
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import StageError
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import LiveLine
@@ -13,7 +13,8 @@ from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.machines.kinds import kind_of
-from picolab.record.models import NOT_VERIFIED, STAGES, Caveat, Outcome, Stage, Step
+from picolab.record.outcomes import STAGES, Outcome, Stage, Step
+from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.servers.base import Server
 from picolab.servers.client import Client
 from picolab.servers.registry import server_of
@@ -99,7 +100,7 @@ class TrialRun:
         return self.machine
 
     def _fresh_for(self) -> str:
-        """Return the trial or block that needs a fresh machine; with the same text as before the machine is used again."""
+        """Return the trial or block that needs a fresh machine; with the same text the machine is reused."""
         identity = self.state.identity
         match self.state.parameters.fresh_machine:
             case "per_trial":

@@ -1,7 +1,8 @@
 """The stages start and authenticate: a fresh server that answers, and a session with it."""
 
 from picolab.record import caveats
-from picolab.record.models import Outcome, ServerRecord
+from picolab.record.machine import ServerRecord
+from picolab.record.outcomes import Outcome
 from picolab.servers.build import Build
 from picolab.servers.client import Client
 from picolab.servers.start import SECRET_FILE, start_server, store_private

@@ -13,37 +13,20 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import YamlProblem, read_yaml
 from picolab.errors import RecordError
 from picolab.files import reserve
 from picolab.files.writing import not_written
 from picolab.host.facts import provenance
 from picolab.jupyter.trial_context import TrialContext
-from picolab.record.models import (
-    NEWER_PARTS,
-    NOT_VERIFIED,
-    STAGES,
-    BuildUnderTest,
-    Caveat,
-    ConditionsRecord,
-    DownloadRecord,
-    InstrumentReference,
-    MachineRecord,
-    MemoryRecord,
-    Outcome,
-    Provenance,
-    Record,
-    ServerRecord,
-    Stage,
-    StageTime,
-    TrialIdentity,
-    UploadRecord,
-    VerifyRecord,
-    null_paths,
-    nulls_without_reason,
-)
+from picolab.record.conditions import ConditionsRecord, InstrumentReference, Provenance
+from picolab.record.machine import BuildUnderTest, MachineRecord, ServerRecord
+from picolab.record.outcomes import STAGES, Outcome, Stage
+from picolab.record.record import NOT_VERIFIED, Caveat, Record, StageTime, TrialIdentity
+from picolab.record.steps import DownloadRecord, MemoryRecord, UploadRecord, VerifyRecord
+from picolab.record.validation import NEWER_PARTS, null_paths, nulls_without_reason
 
 STATE_FILE = "state.json"
 RECORD_FILE = "record.json"

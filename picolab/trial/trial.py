@@ -11,11 +11,12 @@ finished stage again changes nothing, and a new kernel continues where another o
 from pathlib import Path
 from typing import Any
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.trial import collect, notebook, provision, start, upload, verify
 from picolab.trial.engine import run_stage
 from picolab.trial.run import TrialRun, machine_name

@@ -2,7 +2,8 @@
 
 from picolab.config.sizes import MIB
 from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
-from picolab.record.models import NOT_ASKED_FOR, LimitDuringStep, PageCache, Progress, UploadedFile, UploadRecord
+from picolab.record.record import NOT_ASKED_FOR
+from picolab.record.steps import LimitDuringStep, PageCache, Progress, UploadedFile, UploadRecord
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement, peak_rss_bytes
 from picolab.servers.payload import seed_of_file
 from picolab.trial.run import TrialRun

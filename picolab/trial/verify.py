@@ -2,17 +2,18 @@
 
 import time
 
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
 from picolab.errors import StageError
 from picolab.files import reserve
 from picolab.host import facts
 from picolab.machines.base import Machine
 from picolab.record import caveats
-from picolab.record.models import NOT_VERIFIED, DownloadRecord, LimitDuringStep, MemoryRecord, Outcome, VerifyRecord
+from picolab.record.outcomes import Outcome
+from picolab.record.record import NOT_VERIFIED
 from picolab.record.samples import read_samples
+from picolab.record.steps import DownloadRecord, LimitDuringStep, MemoryRecord, VerifyRecord
 from picolab.servers.client import Client
 from picolab.servers.measurements import DownloadMeasurement, Limits
-from picolab.text.quantities import in_mib
 from picolab.trial.endings import require_running, server_ended, settled_status, was_oom_killed
 from picolab.trial.measured_step import (
     conditions_now,

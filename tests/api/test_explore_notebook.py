@@ -8,7 +8,7 @@ from pathlib import Path
 from campaign_factory import FakeTrial, quick_matrix, write_campaign
 
 from picolab.config.project import outputs_dir, project_root
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 
 def test_explore_notebook_shows_frames_and_charts_offline(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from picolab.agent.procfs import descendants
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir
 from picolab.errors import (
@@ -26,12 +27,12 @@ from picolab.errors import (
     ParameterError,
 )
 from picolab.exit_codes import ExitCode
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local import cgroup
 from picolab.machines.local import machine as local
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import read_campaign, read_record
 from picolab.servers.calibration.program import server_path
@@ -203,7 +204,7 @@ def test_ctrl_c_stops_in_order_and_resume_goes_on(
     output, _ = process.communicate(timeout=60)
 
     assert process.returncode == ExitCode.INTERRUPTED, output
-    assert "Go on with: picolab resume slow" in output
+    assert "Resume with: picolab resume slow" in output
     campaign = Campaign.load(outputs_dir() / "slow")
     assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.OK, Outcome.INTERRUPTED]
     interrupted = read_record(campaign.folder / str(campaign.ledger.entries()[1].notebook))

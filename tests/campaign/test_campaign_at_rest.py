@@ -13,15 +13,15 @@ from picolab.campaign import runner as campaign_module
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.tally import Tally
-from picolab.config.parameters import TrialParameters
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.jupyter.live_line import LiveLine
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.results.beginning import write_beginning
 from picolab.results.standing import read_standing
 

@@ -23,17 +23,20 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import run_single_trial
 from picolab.cli.main import main
-from picolab.config.parameters import CampaignParameters, TrialParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
 from picolab.jupyter.live_line import LiveLine, last_line
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.record.samples import read_samples
+from picolab.record.validation import validate_record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign
 from picolab.trial.state import RECORD_FILE, SAMPLES_FILE

@@ -22,8 +22,9 @@ from trial_steps import begin, codes, finish, measure, server_process
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
-from picolab.cli import terminal
-from picolab.config.parameters import CampaignParameters
+from picolab.cli import trial_view
+from picolab.cli.outcome_table import outcome_table
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError, MemoryLimitUnavailable, RecordError
@@ -32,7 +33,9 @@ from picolab.machines import registry
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.machines.local.cgroup import MemoryCgroup, find_method
-from picolab.record.models import Outcome, Record, step_outcome, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record, step_outcome
+from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
 from picolab.trial import verify
@@ -220,7 +223,7 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     code = campaign.run()
     data = read_campaign(campaign.folder)
-    table = terminal.outcome_table(campaign, data)
+    table = outcome_table(campaign, data)
     headings = [str(column.header) for column in table.columns]
     cells = list(zip(*(column.cells for column in table.columns), strict=True))
 
@@ -229,14 +232,14 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
         "upload\nMiB/s\nmedian",
         "transfer\nMiB/s\nmedian",
         "commit\nMiB/s\nmedian",
-        "upload\npeak MiB\nmaximum",
         "download\nMiB/s\nmedian",
-        "download\npeak MiB\nmaximum",
+        "peak memory\nMiB\nmaximum",
+        "peak memory\nof the\ndownload\nMiB\nmaximum",
     ]
     of = {("256mb" in str(row[0])): [str(cell) for cell in row] for row in cells}
     assert of[True][1] == "1 ok" and of[False][1] == "1 upload ok but download oom_killed"
-    assert float(of[True][7]) > 120 > float(of[True][5]) > 20, "the download's peak is not the upload's"
-    assert float(of[False][2].replace(",", "")) > 0 and of[False][6] == "-"
+    assert float(of[True][7]) > 120 > float(of[True][6]) > 20, "the download's peak is not the upload's"
+    assert float(of[False][2].replace(",", "")) > 0 and of[False][5] == "-"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +258,8 @@ def test_a_single_trial_shows_each_step_with_its_peak(
     direction: str, there: list[str], absent: list[str], tmp_path: Path
 ) -> None:
     record = measure(**HUNGRY_DOWNLOAD, direction=direction)
-    with terminal._console.capture() as shown:
-        terminal.show_trial(FinishedTrial(tmp_path, record, "", None, None))
+    with trial_view.console.capture() as shown:
+        trial_view.print_trial(FinishedTrial(tmp_path, record, "", None, None))
     text = shown.get()
 
     assert [words for words in there if words not in text] == [], text
@@ -449,8 +452,8 @@ def test_a_corrupted_file_leaves_the_limit_in_its_place() -> None:
 
 IN_ANOTHER_KERNEL = """
 import sys
+from picolab.config.trial_parameters import TrialParameters
 from picolab.machines import registry
-from picolab.config.parameters import TrialParameters
 from picolab.trial import verify
 from picolab.trial.trial import Trial
 trial = Trial.open(TrialParameters.model_validate_json(sys.argv[1]))

@@ -17,12 +17,17 @@ from hypothesis import strategies as st
 from picolab.campaign.progress import Progress
 from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
+from picolab.cli import campaign_view, progress, trial_view
 from picolab.cli import terminal as console
+from picolab.cli.box import print_boxes
+from picolab.cli.host import print_findings
+from picolab.cli.machines import print_machines
 from picolab.cli.main import main
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Caveat, Outcome
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Caveat
 from picolab.results.ledger import LedgerEntry
 from picolab.text.foreign import one_line, visible
 from picolab.text.live_line import rewrite_line
@@ -47,7 +52,7 @@ class Shown:
 
     def __init__(self, columns: int) -> None:
         self.file = io.StringIO()
-        self.console = console._Console(
+        self.console = console.Console(
             highlight=False, soft_wrap=True, width=columns, file=self.file, force_terminal=True, color_system=None
         )
 
@@ -60,7 +65,8 @@ class Shown:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Shown]:
     def make(columns: int = 200) -> Shown:
         shown = Shown(columns)
-        monkeypatch.setattr(console, "_console", shown.console)
+        for module in (console, campaign_view, progress, trial_view):
+            monkeypatch.setattr(module, "console", shown.console)
         return shown
 
     return make
@@ -99,37 +105,35 @@ def entry(words: str) -> LedgerEntry:
 
 
 def ended(words: str) -> None:
-    with console.campaign_watcher(lambda: False) as watcher:
+    with progress.campaign_watcher(lambda: False) as watcher:
         watcher.ended(entry(words), Progress(3, 1, 2.0))
         watcher.note(words)
         watcher.waiting(words)
 
 
 def waited(words: str) -> None:
-    with console.campaign_watcher(lambda: False) as watcher:
+    with progress.campaign_watcher(lambda: False) as watcher:
         watcher.waiting(words)
 
 
 def boxes(words: str) -> None:
     volume = SimpleNamespace(name=words, allocation_bytes=1, used_by=[words])
     version = SimpleNamespace(recipe=words, version=words, provider=words, size_bytes=1)
-    console.show_boxes([SimpleNamespace(name=words, boxes=[version], current=True, base_volumes=[volume])])  # type: ignore[list-item]
+    print_boxes([SimpleNamespace(name=words, boxes=[version], current=True, base_volumes=[volume])])  # type: ignore[list-item]
 
 
 def machines(words: str) -> None:
-    console.show_machines(
-        [{"name": words, "kind": words, "ram_mb": 1, "holder": words, "server": words, "way_in": words}]
-    )
+    print_machines([{"name": words, "kind": words, "ram_mb": 1, "holder": words, "server": words, "way_in": words}])
 
 
 def findings(words: str) -> None:
-    console.show_findings([SimpleNamespace(state="gap", what=words, text=words, remedy=words, blocks=False)])  # type: ignore[list-item]
+    print_findings([SimpleNamespace(state="gap", what=words, text=words, remedy=words, blocks=False)])  # type: ignore[list-item]
 
 
 SHOWN: dict[str, Callable[[str], None]] = {
-    "lines": lambda words: console.show_lines([words]),
-    "no record": lambda words: console.show_trial(FinishedTrial(Path("/f"), None, words, words, words)),
-    "trial": lambda words: console.show_trial(FinishedTrial(Path("/f"), record(words), "", words, words)),
+    "lines": lambda words: console.print_lines([words]),
+    "no record": lambda words: trial_view.print_trial(FinishedTrial(Path("/f"), None, words, words, words)),
+    "trial": lambda words: trial_view.print_trial(FinishedTrial(Path("/f"), record(words), "", words, words)),
     "ended": ended,
     "waited": waited,
     "boxes": boxes,
@@ -217,11 +221,11 @@ def test_nothing_is_lost_on_a_narrow_terminal(
     columns: int, campaign: Campaign, terminal: Callable[[int], Shown]
 ) -> None:
     wide = terminal(1000)
-    console.show_status(campaign.folder)
+    campaign_view.print_status(campaign.folder)
     narrow = terminal(columns)
-    console.show_status(campaign.folder)
-    console.show_plan(campaign.plan)
-    console.show_campaigns([campaign.folder])
+    campaign_view.print_status(campaign.folder)
+    campaign_view.print_plan(campaign.plan)
+    campaign_view.print_campaigns([campaign.folder])
 
     def letters(text: str) -> str:
         return "".join(sorted(re.sub(r"\s", "", text)))
@@ -238,7 +242,7 @@ def test_nothing_is_lost_on_a_narrow_terminal(
 @pytest.mark.parametrize("columns", [1, 20, 80])
 def test_progress_on_a_narrow_terminal(columns: int, campaign: Campaign, terminal: Callable[[int], Shown]) -> None:
     shown = terminal(columns)
-    with console.campaign_watcher(lambda: False) as watcher:
+    with progress.campaign_watcher(lambda: False) as watcher:
         watcher.progress(Progress(3, 1, 2.0, campaign.plan.trials[0], 2, "\x1b[31m" + "x" * 200))
         watcher.ended(entry("y" * 200), Progress(3, 1, 2.0))
     assert "y" * 200 in shown.text.replace("\n", "")

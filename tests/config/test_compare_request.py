@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.compare_request import requested
-from picolab.config.parameters import LABEL_PATTERN, CampaignParameters
 from picolab.config.plan import make_plan
+from picolab.config.trial_parameters import LABEL_PATTERN
 from picolab.errors import ParameterError
 
 

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from picolab.campaign.preflight import check_plan
 from picolab.config.compare_request import requested
 from picolab.config.given_paths import absolute_build, absolute_path
-from picolab.config.parameters import TrialParameters, load_campaign_parameters, validate
+from picolab.config.invalid_input import validate
+from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir, project_root
+from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import read_yaml
 from picolab.errors import ParameterError
 from picolab.servers.calibration.program import server_path

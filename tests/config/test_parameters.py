@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 
-from picolab.config.parameters import (
-    CampaignParameters,
-    TrialParameters,
-    load_campaign_parameters,
-    unknown_name,
-    validate,
-)
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.invalid_input import unknown_name, validate
+from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.project import project_root
 from picolab.config.sizes import LARGEST_FILE_BYTES, MIB, format_size, parse_size
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.text.foreign import shown
 

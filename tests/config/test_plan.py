@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from picolab.config.parameters import CampaignParameters, Matrix, validate
-from picolab.config.plan import MOST_TRIALS, PLAN_FILE, Plan, expand, make_plan
+from picolab.config.campaign_parameters import CampaignParameters, Matrix
+from picolab.config.invalid_input import validate
+from picolab.config.matrix import MOST_TRIALS, expand
+from picolab.config.plan import PLAN_FILE, Plan, make_plan
 from picolab.config.project import project_root
 from picolab.config.yaml_text import read_yaml
 from picolab.errors import CampaignNotFound, ParameterError

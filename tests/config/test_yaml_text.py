@@ -14,8 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picolab.config.parameters import CampaignParameters, TrialParameters, load_campaign_parameters, validate
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.invalid_input import validate
+from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.plan import make_plan
+from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import (
     DEEPEST,
     LARGEST_FILE_BYTES,

@@ -16,14 +16,16 @@ from typing import Any
 import pytest
 from conftest import eventually, loaded_server
 
+from picolab.agent.procfs import descendants
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
 from picolab.machines.base import Machine
-from picolab.record.models import Record, validate_record
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.results.ledger import LedgerEntry
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial

@@ -1,8 +1,8 @@
-"""The catalogue itself: every fault has a test that exists, and docs/faults.md is what it says."""
+"""The catalogue itself: every fault has a test that exists, and docs/faults.md is in step with it."""
 
 from __future__ import annotations
 
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 
 from . import catalogue
 
@@ -29,4 +29,4 @@ def test_there_are_at_least_sixty() -> None:
 
 def test_the_document_is_what_the_catalogue_says() -> None:
     written = catalogue.DOCUMENT.read_text()
-    assert written == catalogue.document(catalogue.load()), f"renew docs/faults.md: {catalogue.COMMAND}"
+    assert written == catalogue.document(catalogue.load()), f"regenerate docs/faults.md: {catalogue.COMMAND}"

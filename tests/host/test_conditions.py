@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from conftest import eventually
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
 from picolab.host import conditions, idleness
 from picolab.host.conditions import Own, Reading, between, own_of, read
@@ -21,7 +21,9 @@ from picolab.host.idleness import IDLE_BUSY_SHARE, IDLE_READINGS, wait_for_idle
 from picolab.machines import registry
 from picolab.machines.base import Machine
 from picolab.record import caveats
-from picolab.record.models import ConditionsRecord, Outcome, validate_record
+from picolab.record.conditions import ConditionsRecord
+from picolab.record.outcomes import Outcome
+from picolab.record.validation import validate_record
 from picolab.trial.trial import Trial
 
 pytestmark = pytest.mark.alone

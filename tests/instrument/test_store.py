@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from picolab.config.parameters import TrialParameters
+from picolab.config.trial_parameters import TrialParameters
 from picolab.instrument import store
 from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, InstrumentCalibration, instrument_file
 from picolab.machines import registry
-from picolab.record.models import Outcome, Record, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.trial.trial import Trial
 
 PAIRS = {"n": 10, "ratio": 1.0, "low": 0.97, "high": 1.03, "coverage": 0.95, "spread": 0.03, "minimum_detectable": 0.04}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from picolab.config.parameters import TrialParameters
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess, last_words
 from picolab.jupyter.trial_context import TrialContext

@@ -18,7 +18,8 @@ from picolab.config.project import project_root
 from picolab.host.processes import ProcessIdentity
 from picolab.jupyter.notebook_process import ipc_kernel
 from picolab.machines import registry
-from picolab.record.models import Outcome, validate_record
+from picolab.record.outcomes import Outcome
+from picolab.record.validation import validate_record
 from picolab.results.load import read_scraps
 
 NOTEBOOK = project_root() / "notebooks" / "trial.ipynb"

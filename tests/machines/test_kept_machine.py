@@ -11,9 +11,10 @@ import pytest
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.config.parameters import CampaignParameters, TrialParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineKept
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import ProcessIdentity, this_process

@@ -207,8 +207,8 @@ def test_a_clone_called_picolab_works_from_its_parent(clone: Path, tmp_path: Pat
     def run(program: str, *words: str) -> str:
         return run_in(tmp_path, clone / ".venv" / "bin" / program, *words)
 
-    where = "import picolab.config.parameters; print(picolab.config.parameters.__file__)"
-    assert run("python", "-c", where).strip() == str(clone / "picolab" / "config" / "parameters.py")
+    where = "import picolab.config.trial_parameters; print(picolab.config.trial_parameters.__file__)"
+    assert run("python", "-c", where).strip() == str(clone / "picolab" / "config" / "trial_parameters.py")
     run("python", "-m", "papermill", "picolab/notebooks/trial.ipynb", "out.ipynb", *FEW)
     assert '"outcome": "ok"' in (tmp_path / "out.ipynb").read_text()
     run("picolab", "matrix", "picolab/parameters/quick.yaml", *LINE)

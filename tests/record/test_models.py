@@ -11,18 +11,10 @@ import pytest
 from campaign_factory import FakeTrial, make_record
 
 from picolab.errors import RecordError
-from picolab.record.models import (
-    FAULTS,
-    MAY_BE_NULL_WITHOUT_REASON,
-    OUTCOME_MEANINGS,
-    SCHEMA_PATH,
-    STAGES,
-    Outcome,
-    Record,
-    nulls_without_reason,
-    record_schema,
-    validate_record,
-)
+from picolab.record.outcomes import FAULTS, OUTCOME_MEANINGS, STAGES, Outcome
+from picolab.record.record import Record
+from picolab.record.schema import SCHEMA_PATH, record_schema
+from picolab.record.validation import MAY_BE_NULL_WITHOUT_REASON, nulls_without_reason, validate_record
 
 Spoil = Callable[[dict[str, Any]], Any]
 
@@ -42,7 +34,7 @@ def complaint(spoil: Spoil, outcome: Outcome = Outcome.OK, machine: str = "local
 
 
 def test_schema_file_equals_the_models() -> None:
-    assert json.loads(SCHEMA_PATH.read_text()) == record_schema(), "renew it with: python -m picolab.record.models"
+    assert json.loads(SCHEMA_PATH.read_text()) == record_schema(), "renew it with: python -m picolab.record.schema"
 
 
 def test_schema_is_a_schema() -> None:

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from picolab.campaign.runner import Campaign
-from picolab.cli import terminal
+from picolab.cli.campaign_view import print_status
 from picolab.cli.main import main
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.errors import ParameterError, PicolabError, UnsafePath
 from picolab.exit_codes import ExitCode
-from picolab.record.models import Outcome
+from picolab.record.outcomes import Outcome
 from picolab.report.campaign_page import how_to_repeat
 from picolab.results import beginning
 from picolab.results.beginning import BEGUN_FILE, write_beginning
@@ -259,7 +259,7 @@ def check_all_answers(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert not data.problems["problem"].str.contains("\n").any()
 
     capsys.readouterr()
-    code = terminal.show_status(folder)
+    code = print_status(folder)
     said = " ".join(capsys.readouterr().out.split())
     words = f"{len(results)} of {len(found.needed)} trials have" if found.plan else f"{len(results)} trials have"
     assert f"{words} a result" in said
@@ -334,7 +334,7 @@ def test_removed_results_are_named_and_measured_again(
     campaign: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(campaign / "trials")
-    assert terminal.show_status(campaign) is ExitCode.INSTRUMENT_FAULT
+    assert print_status(campaign) is ExitCode.INSTRUMENT_FAULT
     said = capsys.readouterr().out
     assert "0 of 6 trials have a result" in said
     assert "3 results that the ledger names are gone" in said and trial_ids(campaign)[1] in said
@@ -553,8 +553,8 @@ def test_a_campaign_that_lies_elsewhere_is_named_by_its_path(
 ) -> None:
     """A command that picolab prints can be given as it stands."""
     for folder, name in ((tmp_path / "a b" / "c", f"'{tmp_path}/a b/c'"), (outputs_dir() / "c", "c")):
-        terminal.show_status(new_campaign(folder))
-        assert f"Go on with: picolab resume {name}\n" in capsys.readouterr().out
+        print_status(new_campaign(folder))
+        assert f"Resume with: picolab resume {name}\n" in capsys.readouterr().out
         assert f"picolab resume {name}\n" in how_to_repeat(read_campaign(folder)).text + "\n"
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually
 
-from picolab.config.parameters import TrialParameters
+from picolab.agent.procfs import descendants
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MemoryLimitUnavailable
-from picolab.host.processes import descendants, this_process
+from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec
 from picolab.machines.local import machine as local
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
-from picolab.record.models import Outcome, Record
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.adapter import PicoShare
 from picolab.servers.picoshare.builds import find_build

@@ -11,7 +11,7 @@ from picolab.errors import HostUnfit
 from picolab.machines.kind import HostDisk, MachineKind
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.host.finding import Check
     from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish

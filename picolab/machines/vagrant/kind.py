@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from picolab.machines.kind import HostDisk, MachineKind
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.host.finding import Check
     from picolab.host.leftovers import LeftoverKind
     from picolab.machines.base import Holder, Machine, MachineWish

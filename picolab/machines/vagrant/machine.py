@@ -31,7 +31,7 @@ from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, Gues
 from picolab.machines.vagrant.kind import VagrantKind
 from picolab.machines.vagrant.reach import Reach
 from picolab.machines.vagrant.state import State
-from picolab.record.models import MachineRecord, MemoryLimit, VirtualMachineRecord
+from picolab.record.machine import MachineRecord, MemoryLimit, VirtualMachineRecord
 
 VAGRANT_LOG = "vagrant.log"
 _LOG_TAIL_BYTES = 1 << 16
@@ -70,7 +70,7 @@ def server_of(folder: Path) -> str:
 
 def way_in(folder: Path) -> str:
     """Return the commands with which a person gets into a machine and looks at its server."""
-    return f"ssh -F {shlex.quote(str(folder / 'ssh_config'))} guest   (and there: screen -r picoshare)"
+    return f"ssh -F {shlex.quote(str(folder / 'ssh_config'))} guest   (and there: screen -r server)"
 
 
 class VagrantMachine:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from picolab.servers.base import Launch, Place, Refused, Request, Server, UploadRequest, multipart
 
 if TYPE_CHECKING:
-    from picolab.config.parameters import TrialParameters
+    from picolab.config.trial_parameters import TrialParameters
     from picolab.servers.build import Build
     from picolab.servers.exchange import Answer
     from picolab.servers.payload import PayloadFile
@@ -33,6 +33,7 @@ class PicoShare(Server):
     heeds = ("calibration", "release_base_url")
     variables = ("PORT", "PS_SHARED_SECRET")
     disk_full_sentences = ("database or disk is full", "no space left on device")
+    spools_from_bytes = 1 << 20
     listen_failed = "http server exit: listen tcp"
     """PicoShare stays alive without a listener when it cannot have its port, so a running process proves nothing, and
     whatever answers on that port is something else."""

@@ -274,8 +274,8 @@ def watch(event, arguments):
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         events.append((event, str(arguments[:2])))
 import picolab.machines.local.cgroup as cgroup
-from picolab.machines import network
-from picolab.host import disk_of
+from picolab.machines.local import network
+from picolab.host.facts import disk_of
 import pathlib
 sys.addaudithook(watch)
 if sys.argv[1] != "root":

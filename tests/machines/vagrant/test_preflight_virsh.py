@@ -6,7 +6,7 @@ import pytest
 import virsh_stub
 
 from picolab.campaign.preflight import check_plan
-from picolab.config.parameters import CampaignParameters
+from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.errors import HostUnfit
 

@@ -16,7 +16,8 @@ from virtual_machines import domains
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.machines import registry
-from picolab.record.models import Record, validate_record
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 from picolab.report.render import render_report
 from picolab.results.folders import find_campaign
 from picolab.results.load import read_campaign, read_record

@@ -1,0 +1,148 @@
+"""Campaigns on the terminal: the plan, the start, the end, the status, the list."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from picolab.campaign.runner import Campaign
+from picolab.campaign.stopping import watched_in_words
+from picolab.cli.outcome_table import outcome_table
+from picolab.cli.terminal import console, print_table
+from picolab.config.plan import Plan
+from picolab.config.project import in_command
+from picolab.config.sizes import MIB
+from picolab.errors import CampaignNotFound, PicolabError
+from picolab.exit_codes import ExitCode
+from picolab.machines import registry
+from picolab.results.load import CampaignData, read_campaign
+from picolab.text.foreign import one_line
+from picolab.text.wording import duration
+
+_MOST_PROBLEMS = 10
+
+
+def print_begin(campaign: Campaign) -> None:
+    """Print what is about to run."""
+    plan, done = campaign.plan, campaign.tally.done
+    done_text = f", {done} of them done" if done else ""
+    most = "at most " if plan.stopping is not None else ""
+    console.print(
+        f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
+        f"{most}{plan.repeats} repeats, seed {plan.seed}. "
+        f"Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
+    )
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan: every trial in the order in which it would run."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("trial", "block", "case"):
+        table.add_column(heading)
+    for trial in plan.trials:
+        table.add_row(str(trial.position), str(trial.block), trial.case)
+    print_table(table)
+    upload_mib = sum(trial.parameters.uploaded_bytes for trial in plan.trials) / MIB
+    most = "at most " if plan.stopping is not None else ""
+    console.print(
+        f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
+        f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
+    )
+    if plan.stopping is not None:
+        console.print(watched_in_words(plan))
+
+
+def print_end(campaign: Campaign, code: ExitCode) -> None:
+    """Print how a campaign ended and what can be done next."""
+    console.print()
+    data = read_campaign(campaign.folder)
+    print_table(outcome_table(campaign, data))
+    name = in_command(campaign.folder)
+    console.print(
+        f"{len(data.trials)} of {len(campaign.needed)} trials have a result. A rate counts when its step is ok. "
+        f"Everything is in {campaign.folder}"
+    )
+    if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
+        console.print(
+            "These are numbers of the calibration server, a test instrument, not of PicoShare.",
+            style="yellow",
+        )
+    if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
+        console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
+    if (data.trials["acceleration"] == "emulation").any():
+        console.print(
+            "Virtual machines were emulated by software: their rates and times say little about a real machine.",
+            style="yellow",
+        )
+    machine = registry.attach(campaign.machine_name)
+    if machine is not None and machine.kept:
+        console.print(
+            f"Stopped at a failure, with its machine still up. Copy the notebook of that trial from {campaign.folder}, "
+            f"open the copy in JupyterLab and run it: it re-attaches. What it finds does not change this campaign. "
+            f"Take the machine down with: picolab machines remove {machine.name}"
+        )
+        if machine.way_in:
+            console.print(f"Get into it with: {machine.way_in}")
+    if code in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
+        console.print(f"Resume with: picolab resume {name}", style="bold")
+    else:
+        console.print(f"Write the report with: picolab report {name}")
+        if campaign.plan.baseline is not None:
+            console.print(f"Compare its builds with: picolab verdict {name}")
+
+
+def print_status(folder: Path) -> ExitCode:
+    """Print the progress of a campaign; return 3 when results are gone, 4 when the plan cannot be read, else 0."""
+    data = read_campaign(folder)
+    try:
+        campaign = Campaign.load(folder)
+    except CampaignNotFound:
+        raise
+    except PicolabError as error:
+        console.print(one_line(str(error)), style="red")
+        console.print(f"{len(data.trials)} trials have a result. Folder: {folder}")
+        _print_problems(data)
+        return error.exit_code
+    print_table(outcome_table(campaign, data))
+    left_s = campaign.tally.left_s()
+    eta = f", about {duration(left_s)} left" if left_s else ""
+    console.print(f"{len(data.trials)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
+    for row in data.faults.to_dict("records"):
+        words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"
+        console.print(one_line(words))
+    _print_problems(data)
+    if len(data.trials) < len(campaign.needed):
+        console.print(f"Resume with: picolab resume {in_command(folder)}")
+    return ExitCode.INSTRUMENT_FAULT if data.lost else ExitCode.OK
+
+
+def _print_problems(data: CampaignData) -> None:
+    """Print which results are gone, and the first files that cannot be read or contradict each other."""
+    if data.lost:
+        names = ", ".join(f"{trial_id} ({outcome})" for trial_id, outcome in list(data.lost.items())[:_MOST_PROBLEMS])
+        more = " ..." if len(data.lost) > _MOST_PROBLEMS else ""
+        one = len(data.lost) == 1
+        which = "1 result that the ledger names is" if one else f"{len(data.lost)} results that the ledger names are"
+        console.print(one_line(f"{which} gone: {names}{more}"), style="red")
+    others = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
+    for path, problem in others.head(_MOST_PROBLEMS).itertuples(index=False):
+        console.print(one_line(f"  {path}: {problem}"), style="yellow")
+    if len(others) > _MOST_PROBLEMS:
+        console.print(f"  and {len(others) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")
+
+
+def print_campaigns(folders: Sequence[Path]) -> None:
+    """Print a line for each campaign: its progress, or why it cannot be read."""
+    if not folders:
+        console.print("There are no campaigns yet. Start one with: picolab matrix parameters/quick.yaml")
+    for folder in folders:
+        try:
+            campaign = Campaign.load(folder)
+            progress = campaign.progress()
+        except CampaignNotFound:
+            continue
+        except (PicolabError, OSError) as error:
+            console.print(one_line(f"{folder.name}  {error}"), style="red")
+        else:
+            gone = ", and some of its results are gone" if campaign.tally.lost else ""
+            console.print(f"{one_line(folder.name)}  {progress.done} of {progress.total} trials{gone}  {folder}")

@@ -1,0 +1,115 @@
+"""Commands about this host: check it, measure the instrument on it, clean it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from picolab.cli.group import print_error
+from picolab.cli.running import StopRequest
+from picolab.exit_codes import ExitCode
+from picolab.machines.kinds import DEFAULT_KIND, KINDS
+from picolab.text.foreign import one_line
+
+if TYPE_CHECKING:
+    from picolab.host.finding import Finding
+
+
+@click.command()
+def doctor() -> ExitCode:
+    """Check what this host can do, and show the command that fixes each gap.
+
+    \b
+    Example:
+      picolab doctor
+    """
+    from picolab.doctor.diagnosis import examine
+
+    findings = examine()
+    print_findings(findings)
+    return ExitCode.HOST_UNFIT if any(finding.blocks for finding in findings) else ExitCode.OK
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what the doctor found, with the command that fixes each gap."""
+    from picolab.cli.terminal import Text, console
+
+    for finding in findings:
+        mark, style = {"good": ("ok", "green"), "gap": ("--", "yellow"), "bad": ("!!", "red")}[finding.state]
+        console.print(Text(f"{mark}  ", style=style) + Text(f"{finding.what}: ", style="bold") + Text(finding.text))
+        if finding.remedy:
+            console.print(f"      {finding.remedy}", style="cyan")
+
+
+@click.command()
+@click.option(
+    "--machine",
+    type=click.Choice(list(KINDS)),
+    default=DEFAULT_KIND,
+    show_default=True,
+    help="The kind of machine to measure on.",
+)
+@click.option("--quick", is_flag=True, help="Small files and few rounds: a quick look, not numbers to rely on.")
+@click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
+def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
+    """Measure picolab itself on this host: the client's ceiling, the probe's cost, errors, and the noise floor.
+
+    Takes about three minutes. Later records refer to the result, and have a caveat when the client was the limit.
+
+    \b
+    Examples:
+      picolab calibrate
+      picolab calibrate --machine vagrant
+    """
+    from picolab.cli.terminal import print_lines
+    from picolab.config.given_paths import absolute_path
+    from picolab.instrument.measure import calibrate_instrument
+    from picolab.instrument.summary import summary_lines
+    from picolab.text.live_line import rewrite_line
+
+    stop = StopRequest().install()
+    found = calibrate_instrument(
+        machine,
+        quick=quick,
+        work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
+        report=rewrite_line,
+        stop_requested=lambda: stop.requested,
+    )
+    rewrite_line("")
+    if found is None:
+        return ExitCode.INTERRUPTED
+    print_lines(summary_lines(found))
+    return ExitCode.OK
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+def clean(dry_run: bool) -> ExitCode:
+    """Remove what dead processes of this project left on this host.
+
+    Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, unfinished downloads and
+    files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when something could
+    not be removed.
+
+    \b
+    Examples:
+      picolab clean --dry-run
+      picolab clean
+    """
+    from picolab.doctor import leftovers
+
+    found, troubles = leftovers.find()
+    for leftover in found:
+        click.echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
+    if not dry_run:
+        troubles += leftovers.remove(found)
+    for sentence in leftovers.left_alone():
+        click.echo(f"left alone: {one_line(sentence)}")
+    if not found and not troubles:
+        click.echo("There is nothing to remove.")
+    for sentence in dict.fromkeys(troubles):
+        print_error(one_line(sentence))
+    return ExitCode.INSTRUMENT_FAULT if troubles else ExitCode.OK

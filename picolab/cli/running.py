@@ -1,0 +1,142 @@
+"""Running campaigns from the command line: the options of `matrix` and `compare`, and the run itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import click
+
+from picolab.errors import ParameterError
+from picolab.servers.registry import SERVERS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+    from picolab.campaign.progress import Watcher
+    from picolab.campaign.runner import Campaign
+    from picolab.config.plan import Plan
+    from picolab.exit_codes import ExitCode
+
+
+class PlanOptions(TypedDict):
+    """The options that `matrix` and `compare` share."""
+
+    campaign: str | None
+    servers: tuple[str, ...]
+    memory_limits: str | None
+    file_sizes: str | None
+    seed: int | None
+    idle_limit: float | None
+    only_plan: bool
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `PlanOptions` to a command."""
+    for option in reversed(
+        (
+            click.option("--campaign", help="Name of the campaign; default: the file's name and the time in UTC."),
+            click.option(
+                "--server",
+                "servers",
+                multiple=True,
+                type=click.Choice(list(SERVERS)),
+                help="Level of server instead of the file's; may be repeated.",
+            ),
+            click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256."),
+            click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G."),
+            click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's."),
+            click.option(
+                "--idle-limit",
+                type=float,
+                help="Seconds to wait for an idle host instead of the file's; 0: do not wait.",
+            ),
+            click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
+    """Return the plan of a parameter file, with the levels and values that options replace.
+
+    Args:
+        wanted: the content of the file.
+
+    Raises:
+        ParameterError: something does not make sense.
+    """
+    from picolab.config.campaign_parameters import CampaignParameters
+    from picolab.config.invalid_input import validate
+    from picolab.config.plan import make_plan
+    from picolab.results.folders import check_name
+
+    levels = {"ram_mb": _levels(options["memory_limits"], int), "file_size": _levels(options["file_sizes"], str)}
+    wanted["matrix"].update({name: given for name, given in levels.items() if given is not None})
+    if options["servers"]:
+        wanted["matrix"]["server"] = list(options["servers"])
+        wanted["parameters"].pop("server", None)
+    values = {"seed": options["seed"], "idle_limit_s": options["idle_limit"]}
+    wanted.update({name: value for name, value in values.items() if value is not None})
+    name = check_name(options["campaign"] or f"{file.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    return make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
+
+
+def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [convert(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ParameterError(f"{text!r} should be numbers with commas between, such as 512,256") from None
+
+
+def run_plan(plan: Plan) -> tuple[Campaign, ExitCode]:
+    """Run a new campaign, and print how it ends."""
+    from picolab.campaign.preflight import check_plan
+    from picolab.campaign.runner import Campaign
+
+    check_plan(plan)
+    return run(lambda watcher: Campaign.create(plan, watcher))
+
+
+def run(open_campaign: Callable[[Watcher], Campaign], accept_changes: bool = False) -> tuple[Campaign, ExitCode]:
+    """Run a campaign while its progress is shown, and print how it ends."""
+    from picolab.cli.campaign_view import print_begin, print_end
+    from picolab.cli.progress import campaign_watcher
+
+    stop = StopRequest().install()
+    with campaign_watcher(lambda: stop.requested) as watcher:
+        campaign = open_campaign(watcher)
+        print_begin(campaign)
+        code = campaign.run(accept_changes)
+    print_end(campaign, code)
+    return campaign, code
+
+
+class StopRequest:
+    """Notes the first Ctrl-C or SIGTERM, so that work can end in an orderly way; the second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A signal that nohup, or a shell's `&`, ignores stays ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        with suppress(OSError):
+            # Unbuffered, as a signal handler needs it; the terminal may be gone.
+            os.write(2, b"\nStopping after cleaning up (again: at once) ...\n")

@@ -1,0 +1,47 @@
+"""Reading a file of `parameters/`."""
+
+from pathlib import Path
+
+from picolab.config.campaign_parameters import CampaignParameters, Matrix
+from picolab.config.given_paths import all_located, located
+from picolab.config.invalid_input import validate
+from picolab.config.yaml_text import YamlProblem, read_yaml_file
+from picolab.errors import ParameterError
+
+
+def load_campaign_parameters(path: Path) -> CampaignParameters:
+    """Read a file of `parameters/`.
+
+    Raises:
+        ParameterError: no such file, not YAML, or something in it makes no sense.
+    """
+    try:
+        data = read_yaml_file(path)
+    except OSError as error:
+        raise ParameterError(
+            f"{path}: cannot be read ({error.strerror}); name a file such as parameters/quick.yaml"
+        ) from None
+    except YamlProblem as problem:
+        raise ParameterError(f"{path}: {problem}") from None
+    if not isinstance(data, dict):
+        raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
+    return _with_paths_from_the_root(validate(CampaignParameters, data, str(path)), path)
+
+
+def _with_paths_from_the_root(wanted: CampaignParameters, path: Path) -> CampaignParameters:
+    """Return the same parameters with absolute paths: a relative one in a file means the folder of the file."""
+    folder, place, labels = path.parent, str(path), wanted.builds
+    matrix = {
+        name: [located(name, level, folder, place, labels) for level in levels] if isinstance(levels, list) else levels
+        for name, levels in wanted.matrix.factors.items()
+    }
+    for name in ("include", "exclude"):
+        matrix[name] = [all_located(entry, folder, place, labels) for entry in getattr(wanted.matrix, name)]
+    builds = {
+        label: build.model_copy(update={"build": located("build", build.build, folder, place)})
+        for label, build in wanted.builds.items()
+    }
+    parameters = all_located(wanted.parameters, folder, place, labels)
+    return wanted.model_copy(
+        update={"matrix": Matrix.model_validate(matrix), "builds": builds, "parameters": parameters}
+    )

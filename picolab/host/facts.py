@@ -15,6 +15,7 @@ from typing import Any
 
 from picolab import __version__
 from picolab.record.conditions import Provenance
+from picolab.record.machine import FILE_SYSTEMS_IN_MEMORY
 
 PACKAGES = [
     "altair",
@@ -38,8 +39,6 @@ PACKAGES = [
     "vl-convert-python",
 ]
 """The packages whose versions a record keeps."""
-
-FILE_SYSTEMS_IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def read_file(path: str | Path) -> str | None:

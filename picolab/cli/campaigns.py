@@ -78,7 +78,8 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
       picolab resume quick-20260101T120000
       picolab resume quick-20260101T120000 --accept-changes
     """
-    from picolab.campaign.runner import Campaign, find_campaign
+    from picolab.campaign.runner import Campaign
+    from picolab.results.folders import find_campaign
 
     return run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)[1]
 
@@ -97,8 +98,8 @@ def status(campaign: str | None) -> ExitCode | None:
       picolab status
       picolab status quick-20260101T120000
     """
-    from picolab.campaign.runner import all_campaigns, find_campaign
     from picolab.cli.campaign_view import print_campaigns, print_status
+    from picolab.results.folders import all_campaigns, find_campaign
 
     if campaign is None:
         print_campaigns(all_campaigns())
@@ -119,8 +120,8 @@ def report(campaign: str, output: Path | None) -> None:
       picolab report quick-20260101T120000
       picolab report quick-20260101T120000 --output public/index.html
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.report.render import render_report
+    from picolab.results.folders import find_campaign
 
     click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
@@ -137,8 +138,8 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
       picolab export quick-20260101T120000
       picolab export quick-20260101T120000 --format csv
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.results.export import DEFAULT_FOLDER, export_campaign
+    from picolab.results.folders import find_campaign
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):

@@ -102,9 +102,9 @@ def verdict(
     """
     from picolab.analysis.comparison.compare import compare as compare_builds
     from picolab.analysis.comparison.compare import compare_campaigns
-    from picolab.campaign.runner import find_campaign
     from picolab.cli.terminal import print_lines
     from picolab.report import comparison_json, comparison_lines, comparison_markdown
+    from picolab.results.folders import find_campaign
     from picolab.results.load import read_campaign
 
     if as_json and as_markdown:

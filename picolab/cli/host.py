@@ -65,23 +65,24 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
       picolab calibrate
       picolab calibrate --machine vagrant
     """
-    from picolab.cli.terminal import live_line, print_lines
+    from picolab.cli.terminal import print_lines
     from picolab.config.given_paths import absolute_path
-    from picolab.instrument.measure import calibrate as measure
-    from picolab.instrument.measure import lines
+    from picolab.instrument.measure import calibrate_instrument
+    from picolab.instrument.summary import summary_lines
+    from picolab.text.live_line import rewrite_line
 
     stop = StopRequest().install()
-    found = measure(
+    found = calibrate_instrument(
         machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
-        report=live_line,
+        report=rewrite_line,
         stop_requested=lambda: stop.requested,
     )
-    live_line("")
+    rewrite_line("")
     if found is None:
         return ExitCode.INTERRUPTED
-    print_lines(lines(found))
+    print_lines(summary_lines(found))
     return ExitCode.OK
 
 

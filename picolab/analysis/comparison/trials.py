@@ -13,8 +13,8 @@ from picolab.config.invalid_input import validate
 from picolab.config.names import ScenarioNames
 from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
-from picolab.host import conditions
 from picolab.results.rows import plain_rows, step_ok
+from picolab.results.starts import busy_starts
 
 if TYPE_CHECKING:
     from picolab.record.metric import Metric
@@ -135,7 +135,7 @@ def read_trials(data: CampaignData) -> ComparedCampaign:
     named = data.plan.get("baseline")
     # The plan knows a label; two executables, or two ways to start one, have a longer name each.
     baseline = next((name for name in builds if name == named or (named and name.startswith(f"{named} "))), None)
-    busy = conditions.busy_starts(data.folder)
+    busy = busy_starts(data.folder)
     return ComparedCampaign(data.folder.name, tuple(trials), tuple(planned), no_result, builds, baseline, busy)
 
 

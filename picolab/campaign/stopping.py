@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab.analysis import statistics
+from picolab.analysis import decisions, statistics
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
@@ -138,7 +138,7 @@ def _of_ratio(
     reach = None if paired is None else math.sqrt(paired.high / paired.low) - 1
     # What has never given a value never will.
     return Width(
-        scenario, label, metric.name, len(common), reach, not common or statistics.enough_pairs(*values, target)
+        scenario, label, metric.name, len(common), reach, not common or decisions.enough_pairs(*values, target)
     )
 
 

@@ -83,7 +83,7 @@ def outcome_matrix(trials: pd.DataFrame, planned: Sequence[dict[str, Any]] = ())
 
 
 def outcome_caption(trials: pd.DataFrame) -> str:
-    """Say how to read the outcome of every trial."""
+    """Return the caption of the outcome of every trial."""
     both = trials["upload_outcome"].notna() & trials["download_outcome"].notna()
     halves = " In a tile with two halves the upper one is the upload, the lower one the download." if both.any() else ""
     return f"Outcome by RAM and file size.{halves} Hover over a tile for the details of that trial."
@@ -115,7 +115,7 @@ def _without_result(planned: Sequence[dict[str, Any]], done: list[dict[str, Any]
         try:
             parameters = TrialParameters.model_validate(trial["parameters"])
         except (KeyError, ValueError):
-            continue  # a plan that somebody has edited: the table of problems tells
+            continue  # the plan was edited by hand: the table of problems lists it
         row = dict.fromkeys(row_columns()) | factors.levels_of(parameters)
         like = same.get(factors.parameter_key(row))
         build = like or built.get((row["build_wanted"], row["label"]))
@@ -246,7 +246,7 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, metric: Metric, every: l
 
 
 def _legend(names: list[str]) -> alt.Legend:
-    # A phone has room for about 40 characters beside each other.
+    # A phone has room for about 40 characters next to each other.
     return alt.Legend(symbolOpacity=1, columns=max(1, 40 // (4 + max(map(len, names)))))
 
 

@@ -1,4 +1,4 @@
-"""`results.csv`: a row a result. It grows by appending while a campaign runs; what is not whole is written anew."""
+"""`results.csv`: one row a result. Rows are appended while a campaign runs; a damaged file is written anew."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_result(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row behind the others. A row that a crash has torn is mended by the next `write_results`.
+    """Append a row. The next `write_results` fixes a row that a crash has torn.
 
     Raises:
         FileNotWritten: it could not be written.

@@ -20,7 +20,7 @@ class LiveLine:
     """One line of progress. Use it as a context manager; `show` may be called from any thread.
 
     Args:
-        what: what is going on, such as `upload`.
+        what: the current activity, such as `upload`.
         file: gets the line about once a second as JSON, so that another process can show it.
     """
 

@@ -136,7 +136,7 @@ def test_results(
     assert not record.outcome.is_fault
 
 
-def test_a_killed_server_is_oom_killed_only_when_the_kernel_did_it(run_trial: Callable[..., Record]) -> None:
+def test_oom_killed_means_that_the_kernel_killed_the_server(run_trial: Callable[..., Record]) -> None:
     def kill_server(trial: Trial) -> None:
         machine = registry.attach("local")
         assert machine is not None
@@ -302,7 +302,7 @@ def test_the_repeat_command_means_the_same_trial(
     assert program == "picolab" and given == [wanted]
 
 
-def test_an_answer_before_the_last_acknowledgement_leaves_the_phases_unknown() -> None:
+def test_an_early_answer_leaves_the_phases_unknown() -> None:
     """The moment is too short to provoke: the measurement is a fake at the boundary."""
     trial = Trial.open(TrialParameters(file_size="1M"))
     measured = UploadMeasurement(

@@ -13,6 +13,8 @@ from picolab.config.invalid_input import validate
 from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
 from picolab.host import conditions
+from picolab.record.factors import machine_facts
+from picolab.results.labels import level_words
 from picolab.results.rows import plain_rows, step_ok
 
 if TYPE_CHECKING:
@@ -203,12 +205,14 @@ def way_of_starting(parameters: TrialParameters) -> str:
 
 def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
     trials = []
-    for row in plain_rows(data.trials):
+    rows = plain_rows(data.trials)
+    scenarios = _scenarios(rows)
+    for row in rows:
         record = data.records[str(row["trial_id"])]
         trials.append(
             ComparedTrial(
                 trial_id=str(row["trial_id"]),
-                scenario=record.parameters.scenario,
+                scenario=scenarios[str(row["trial_id"])],
                 build=names.of(str(row["build"]), record.parameters),
                 block=int(row["block"] or 0),
                 position=int(row["position"] or 0),
@@ -219,6 +223,25 @@ def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
             )
         )
     return trials
+
+
+def _scenarios(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the scenario of each trial, by trial_id: that of its parameters, and facts of its machine that differ."""
+    found = {}
+    for scenario in dict.fromkeys(row["scenario"] for row in rows):
+        same = [row for row in rows if row["scenario"] == scenario]
+        # A trial that failed early may not have all facts.
+        differing = [name for name in machine_facts() if len({row[name] for row in same} - {None}) > 1]
+        for row in same:
+            found[str(row["trial_id"])] = " · ".join([scenario, *(level_words(name, row[name]) for name in differing)])
+    return found
+
+
+def _nearest_scenario(entry: _PlanEntry, trials: Sequence[ComparedTrial]) -> str:
+    """Return the scenario of a planned trial: that of the nearest trial with the same parameters that ran."""
+    scenario = entry.parameters.scenario
+    same = [trial for trial in trials if trial.row["scenario"] == scenario]
+    return min(same, key=lambda trial: abs(trial.position - entry.position)).scenario if same else scenario
 
 
 def _planned(plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _BuildNames) -> list[PlannedTrial]:
@@ -233,7 +256,7 @@ def _planned(plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _B
     for entry in plan.values():
         name = names.of(entry.parameters.build_label, entry.parameters)
         build = ran[entry.trial_id].build if entry.trial_id in ran else of_label.get(name, name)
-        scenario, direction = entry.parameters.scenario, entry.parameters.direction
+        scenario, direction = _nearest_scenario(entry, trials), entry.parameters.direction
         planned.append(PlannedTrial(entry.trial_id, scenario, build, entry.block, entry.position, direction))
     return sorted(planned, key=lambda trial: trial.position)
 

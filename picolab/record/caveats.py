@@ -4,15 +4,19 @@ import os
 
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
-from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
 from picolab.record.conditions import ConditionsRecord, InstrumentReference
-from picolab.record.machine import BuildUnderTest, MachineRecord, NetworkRecord, VirtualMachineRecord
+from picolab.record.machine import (
+    FILE_SYSTEMS_IN_MEMORY,
+    BuildUnderTest,
+    MachineRecord,
+    NetworkRecord,
+    VirtualMachineRecord,
+)
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
+from picolab.servers.registry import server_of
 
-SPOOL_THRESHOLD_BYTES = 1 << 20
-"""PicoShare keeps smaller bodies in memory: a smaller upload shows neither spooling nor the memory it needs."""
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
 """As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
@@ -46,7 +50,7 @@ def of_parameters(parameters: TrialParameters) -> list[Caveat]:
                 advice="Set memory_limit to enforced; `picolab doctor` tells what this host needs for it.",
             )
         )
-    if parameters.file_size_bytes < SPOOL_THRESHOLD_BYTES:
+    if parameters.file_size_bytes < server_of(parameters.server).spools_from_bytes:
         caveats.append(
             Caveat(
                 code="small_file",

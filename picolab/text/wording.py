@@ -68,3 +68,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def in_seconds(duration_s: float | None) -> str:
+    """Return a measured duration: `1.25 s`, or `not known` when it is missing."""
+    return "not known" if duration_s is None else f"{duration_s:.2f} s"

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from picolab.host.processes import ProcessIdentity, boot_id, descendants, is_self_or_ancestor, this_process
+from picolab.agent.procfs import boot_id, descendants
+from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, this_process
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_process_is_alive_until_it_ends_and_a_zombie_is_not(sleeper: subproces
     assert not identity.alive and identity.command == "gone"
 
 
-def test_the_same_pid_with_another_start_or_boot_is_somebody_else(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_pid_with_another_start_or_boot_is_somebody_else(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identity_of(sleeper.pid)
     for other in (
         dataclasses.replace(identity, start_ticks=identity.start_ticks - 1),

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, eventually, on_a_quiet_moment
+from conftest import MIB, SECRET, Delays, RunningServer, StartCalibrationServer, eventually
 
 from picolab.servers.client import Client, LogIn
 from picolab.servers.measurements import (
@@ -63,44 +63,42 @@ def logged_s(server: RunningServer, word: str) -> float:
     return float(found[1])
 
 
-def assert_truth(measured_s: float, promised_s: float, server: RunningServer, word: str, knob: str) -> None:
-    """Compare with what the server promised, or, when a busy host kept it from that, with what it did."""
-    truth_s = logged_s(server, word) if f"{knob}: this truth is not met" in server.log else promised_s
-    assert measured_s == pytest.approx(truth_s, rel=0.02)
+TOLERANCE = 0.02
+"""Of a phase's time: its edges are a few milliseconds wide (a paced server acts every 2 ms, the client's last byte is
+the moment when the kernel has no unacknowledged byte left), and the shortest phase takes 0.5 s."""
 
 
 # ---- known truth ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(8, 12), (50, 80), (200, 320)])
-@on_a_quiet_moment
 def test_transfer_rate_is_the_servers(
     calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int
 ) -> None:
     server = calibration_server(transfer_mib_s=rate_mib_s)
-    measured = upload(server, size_mib * MIB)
+    with Delays() as delays:
+        measured = upload(server, size_mib * MIB)
     assert measured.entry_id is not None
-    assert_truth(transfer_s(measured), size_mib / rate_mib_s, server, "received", "transfer_mib_s")
+    delays.check(transfer_s(measured), size_mib / rate_mib_s, TOLERANCE)
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(20, 32), (100, 160)])
-@on_a_quiet_moment
 def test_commit_rate_is_the_servers(calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int) -> None:
     server = calibration_server(commit_mib_s=rate_mib_s)
-    measured = upload(server, size_mib * MIB)
+    with Delays() as delays:
+        measured = upload(server, size_mib * MIB)
     assert measured.entry_id is not None
-    assert_truth(commit_s(measured), size_mib / rate_mib_s, server, "committed", "commit_mib_s")
+    delays.check(commit_s(measured), size_mib / rate_mib_s, TOLERANCE)
 
 
-@on_a_quiet_moment
 def test_both_phases_at_once_are_told_apart(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(transfer_mib_s=40, commit_mib_s=20)
-    measured = upload(server, 32 * MIB)
-    assert_truth(transfer_s(measured), 32 / 40, server, "received", "transfer_mib_s")
-    assert_truth(commit_s(measured), 32 / 20, server, "committed", "commit_mib_s")
+    with Delays() as delays:
+        measured = upload(server, 32 * MIB)
+    delays.check(transfer_s(measured), 32 / 40, TOLERANCE)
+    delays.check(commit_s(measured), 32 / 20, TOLERANCE)
 
 
-@on_a_quiet_moment
 def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
     waits = []
 
@@ -122,29 +120,27 @@ def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with Delays() as delays, Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             measured = client.download(ID, 1, 2_000_000, PATIENT)
         thread.join()
     assert measured.matched and measured.sent_request_s is not None and measured.first_byte_s is not None
-    assert measured.first_byte_s - measured.sent_request_s == pytest.approx(waits[0], rel=0.03)
+    # Two threads of this process take turns at both edges: up to 5 ms each (sys.getswitchinterval).
+    delays.check(measured.first_byte_s - measured.sent_request_s, waits[0], 0.03)
     assert measured.download_s is not None and measured.download_s >= waits[0]
 
 
-@on_a_quiet_moment
 def test_download_rate_is_the_servers(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(download_mib_s=30)
     entry = upload(server, 48 * MIB).entry_id
     assert entry is not None
-    measured = download(server, entry, 48 * MIB)
+    with Delays() as delays:
+        measured = download(server, entry, 48 * MIB)
     assert measured.matched is True
     assert measured.received_bytes == 48 * MIB
-    assert measured.download_s is not None
-    # The client cannot see what waits in its own receive buffer, and is done when the server is.
-    if "this truth is not met" not in server.log:
-        assert measured.download_s == pytest.approx(48 / 30, rel=0.02)
+    delays.check(measured.download_s, 48 / 30, TOLERANCE)
 
 
-def test_progress_grows_and_ends_at_the_size_when_the_last_byte_was_delivered(
+def test_progress_grows_up_to_the_size_of_the_file(
     calibration_server: StartCalibrationServer,
 ) -> None:
     # The commit lasts several progress intervals: none of them may follow the last byte.
@@ -174,29 +170,29 @@ def upload_all(
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@on_a_quiet_moment
 def test_uploads_at_the_same_time_have_a_pace_of_their_own_each(
     calibration_server: StartCalibrationServer, count: int
 ) -> None:
     server = calibration_server(transfer_mib_s=10, commit_mib_s=20)
     reports: list[TransferProgress] = []
-    measured = upload_all(server, payload_files(1, 10 * MIB, count), report=reports.append)
+    with Delays() as delays:
+        measured = upload_all(server, payload_files(1, 10 * MIB, count), report=reports.append)
 
     assert measured.succeeded and not measured.failed and len({one.entry_id for one in measured.files}) == count
     assert measured.first_byte_s is not None and measured.last_byte_s is not None and measured.response_s is not None
     for one in measured.files:
-        assert transfer_s(one) == pytest.approx(1, rel=0.02)
-        assert commit_s(one) == pytest.approx(0.5, rel=0.03)
+        delays.check(transfer_s(one), 1, TOLERANCE)
+        delays.check(commit_s(one), 0.5, 2 * TOLERANCE)
     # The whole begins with the first and ends with the last, and they are at it at the same time.
-    assert measured.last_byte_s - measured.first_byte_s == pytest.approx(1, rel=0.04)
-    assert measured.response_s - measured.first_byte_s == pytest.approx(1.5, rel=0.04)
+    delays.check(measured.last_byte_s - measured.first_byte_s, 1, 2 * TOLERANCE)
+    delays.check(measured.response_s - measured.first_byte_s, 1.5, 2 * TOLERANCE)
     # A person who waits sees the sum.
     assert {report.phase for report in reports} == {"transfer", "commit"}
     assert {report.size_bytes for report in reports} == {count * 10 * MIB}
     delivered = [bytes_ for _, bytes_ in measured.progress]
     assert delivered == sorted(delivered) and delivered[-1] == measured.delivered_bytes == count * 10 * MIB
     for t, bytes_ in measured.progress:
-        assert bytes_ <= ((t - measured.first_byte_s) * 10 + 1) * count * MIB
+        assert bytes_ <= ((t - measured.first_byte_s + delays.seconds) * 10 + 1) * count * MIB
 
 
 def test_each_of_several_uploads_is_what_its_seed_says(calibration_server: StartCalibrationServer) -> None:
@@ -232,7 +228,7 @@ def test_the_first_that_failed_is_the_first_in_time() -> None:
     assert [one.ending for one in UploadsMeasurement(ended).failed] == ["timeout", "stalled"]
 
 
-def test_the_progress_of_several_uploads_is_what_was_last_known_of_each() -> None:
+def test_progress_of_several_uploads_is_their_sum() -> None:
     files = [
         UploadMeasurement(progress=[(1.0, 10), (2.0, 20), (2.5, 25)]),
         UploadMeasurement(progress=[(1.0, 5), (2.0, 6), (3.0, 7)]),
@@ -312,7 +308,7 @@ def test_progress_line(progress: TransferProgress, line: str) -> None:
         ),
     ],
 )
-def test_an_error_is_reported_as_itself_and_never_as_a_broken_pipe(
+def test_an_error_is_never_reported_as_a_broken_pipe(
     calibration_server: StartCalibrationServer,
     knobs: dict[str, object],
     cookie: str | None,
@@ -385,7 +381,7 @@ def test_timeout_in_transfer(calibration_server: StartCalibrationServer) -> None
     assert measured.last_byte_s is None
 
 
-def test_a_server_that_never_answers_ends_as_timeout_and_not_as_stalled(
+def test_a_server_that_never_answers_is_a_timeout(
     calibration_server: StartCalibrationServer,
 ) -> None:
     measured = upload(calibration_server(stall_in_commit=True), 8 * MIB, Limits(stall_s=0.2, total_s=1.0))
@@ -546,9 +542,7 @@ def test_the_request_has_a_length_no_expect_and_no_chunks(fake_server: StartFake
 
 
 @pytest.mark.parametrize("politely", [True, False])
-def test_an_early_answer_is_read_although_the_connection_is_closed(
-    fake_server: StartFakeServer, politely: bool
-) -> None:
+def test_an_early_answer_is_read_from_a_closed_connection(fake_server: StartFakeServer, politely: bool) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoo big")
         if politely:
@@ -560,7 +554,7 @@ def test_an_early_answer_is_read_although_the_connection_is_closed(
     assert (measured.ending, measured.http_status, measured.server_message) == ("response", 413, "too big")
 
 
-def test_success_before_the_body_has_arrived_has_no_transfer_time(fake_server: StartFakeServer) -> None:
+def test_success_before_the_body_has_no_transfer_time(fake_server: StartFakeServer) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{"id":"abcdefghij"}')
 

@@ -136,7 +136,7 @@ def test_power_is_cut_once(virsh: VirshStub) -> None:
 # What is mended
 
 
-def test_domain_whose_notes_are_lost_is_removed_and_a_known_one_stays(virsh: VirshStub, tmp_path: Path) -> None:
+def test_a_domain_without_notes_is_removed_a_known_one_stays(virsh: VirshStub, tmp_path: Path) -> None:
     name = f"{PREFIX}default"
     virsh.set(domains={name: domain(uuid="u-1")}, volumes={f"{name}.img": {"physical": 1}})
     notes = tmp_path / "vagrant" / "machines" / "default" / "libvirt"

@@ -106,7 +106,7 @@ def test_another_host_key_is_refused(machine: VagrantMachine) -> None:
             path.unlink()
 
 
-def test_a_server_in_the_guest_is_reached_over_the_guests_own_address(machine: VagrantMachine, tmp_path: Path) -> None:
+def test_a_server_is_reached_at_the_guests_own_address(machine: VagrantMachine, tmp_path: Path) -> None:
     started = start_calibration(machine, tmp_path / "log")
     assert started.ready_s is not None and started.ready_s > 0
     assert started.base_url.startswith("http://192.168.") and httpx.get(started.base_url).status_code == 200
@@ -222,7 +222,7 @@ def test_the_page_cache_and_the_disk_are_the_guests(machine: VagrantMachine, tmp
     assert read_from_disk() >= size
 
 
-def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
+def test_a_guest_without_an_address_is_reached_through_ssh(
     machine: VagrantMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VagrantMachine, "_is_forwarded", True)
@@ -235,9 +235,7 @@ def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
     assert httpx.get(started.base_url).status_code == 200, "the same address is good after a reconnect"
 
 
-def test_a_clean_guest_is_reset_and_one_with_a_dirty_disk_made_anew(
-    box: str, machine: VagrantMachine, tmp_path: Path
-) -> None:
+def test_a_clean_guest_is_reset_a_dirty_disk_is_made_anew(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
     start_calibration(machine, tmp_path / "log")
     shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 status=none")
     machine.hand_back()

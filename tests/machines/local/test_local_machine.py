@@ -24,7 +24,7 @@ from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatu
 from picolab.machines.local import cgroup as cgroup_module
 from picolab.machines.local import checks as local_checks
 from picolab.machines.local import machine as local
-from picolab.machines.local import network
+from picolab.machines.local import network, request
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
@@ -534,7 +534,7 @@ def test_a_keeper_that_hangs_is_ended(obtain: Obtain, monkeypatch: pytest.Monkey
     server = run(machine, "sleep", "1000").pid
     keeper = keeper_of(machine)
     keeper.signal(signal.SIGSTOP)
-    monkeypatch.setattr(local, "_REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(request, "_REQUEST_TIMEOUT_S", 0.5)
     machine.release()
     assert not keeper.alive and not machine.folder.exists()
     assert server is not None

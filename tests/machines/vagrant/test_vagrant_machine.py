@@ -81,7 +81,7 @@ def test_a_person_gets_in_with_plain_ssh(machine: VagrantMachine, tmp_path: Path
     start_calibration(machine, tmp_path / "log")
     config = ["ssh", "-F", str(machine.folder / "ssh_config"), "-o", "BatchMode=yes", "guest"]
     done = subprocess.run([*config, "screen -ls; hostname"], capture_output=True, text=True, timeout=60)
-    assert "picoshare" in done.stdout, done.stdout + done.stderr
+    assert ".server" in done.stdout, done.stdout + done.stderr
     assert machine.way_in is not None and "ssh_config" in machine.way_in
 
 
@@ -173,7 +173,7 @@ def test_samples_are_on_the_hosts_clock(machine: VagrantMachine, tmp_path: Path)
 def test_a_killed_probe_has_no_last_line(machine: VagrantMachine, tmp_path: Path) -> None:
     run_python(machine, "import time; time.sleep(86399)", tmp_path / "log")
     stream = machine.probe(0.05, tmp_path / "samples.jsonl")
-    shell(machine, "sudo pkill -KILL -f '^/usr/bin/python3 .*[m]emory.pyc'")
+    shell(machine, "sudo pkill -KILL -f '^/usr/bin/python3 .*[m]emory_probe'")
     assert stream.finish() != 0
     assert read_samples(tmp_path / "samples.jsonl").end is None
 

@@ -49,7 +49,6 @@ __all__ = [
     "remove_box",
 ]
 
-_MIB = 1 << 20
 
 _ADD_LIMIT_S = 300.0
 
@@ -102,7 +101,7 @@ def recipe_version() -> str:
 
 
 def is_current(name: str = PICOLAB_BOX) -> bool:
-    """Tell whether the box of that name is there and was made by this recipe."""
+    """Return True if the box of that name exists and was made by this recipe."""
     box = installed_box(name)
     return box is not None and box.recipe == recipe_version()
 

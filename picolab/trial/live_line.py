@@ -1,4 +1,4 @@
-"""A line that is renewed in place: in a notebook's cell, on a terminal, and in a file for whoever else waits."""
+"""A progress line that is replaced in place: in a notebook cell, on a terminal, and in a file for other processes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class LiveLine:
     """One line of progress. Use it as a context manager; `show` may be called from any thread.
 
     Args:
-        what: what is going on, such as `upload`.
+        what: name of the step, such as `upload`.
         file: gets the line about once a second as JSON, so that another process can show it.
     """
 
@@ -32,7 +32,7 @@ class LiveLine:
         self._handle: Any = None
 
     def __enter__(self) -> "LiveLine":
-        # Of a trial that papermill runs nobody sees the cells, and every update would be work beside the measured step.
+        # Nobody sees the cells of a trial that papermill runs, and every update would be work during the measured step.
         if "JPY_PARENT_PID" in os.environ and CONTEXT_VARIABLE not in os.environ:
             from IPython import display
 
@@ -50,7 +50,7 @@ class LiveLine:
             sys.stderr.flush()
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
-            # A full disk: then nobody sees the line, and what it is about goes on.
+            # On a full disk nobody sees the line, and the step continues.
             temporary = self._file.with_suffix(".new")
             with suppress(OSError):
                 try:

@@ -64,7 +64,7 @@ def _check_guest_disk(machine: MachineRecord, parameters: TrialParameters) -> No
 
 
 def _in_words(machine: MachineRecord) -> str:
-    """Return what the provision cell says about the machine."""
+    """Return the machine in words, for the provision cell."""
     limit, virtual = machine.memory_limit, machine.virtual_machine
     if virtual is not None:
         return (

@@ -2,16 +2,18 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from picolab.api.plots import CampaignPlots
 from picolab.campaign.runner import all_campaigns, find_campaign
 from picolab.config.project import outputs_dir
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.results.load import CampaignData, read_campaign
 from picolab.results.standing import read_standing
+
+if TYPE_CHECKING:  # charts take longer to import than everything else together
+    from picolab.api.plots import CampaignPlots
 
 
 class CampaignResults:
@@ -93,8 +95,10 @@ class CampaignResults:
         return self.data.problems
 
     @cached_property
-    def plot(self) -> CampaignPlots:
+    def plot(self) -> "CampaignPlots":
         """Charts of this campaign, such as `run.plot.throughput()`."""
+        from picolab.api.plots import CampaignPlots
+
         return CampaignPlots(self.data)
 
 

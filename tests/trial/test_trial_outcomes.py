@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli.main import main
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
@@ -24,7 +24,7 @@ from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement
-from picolab.trial.live_line import in_mib, in_seconds
+from picolab.text.wording import in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command
 from picolab.trial.trial import Trial
 from picolab.trial.upload_record import upload_record

@@ -24,7 +24,7 @@ _NET_S = 60.0
 _SHORTEST_LIMIT_S = 0.001
 _SHORTEST_HIDDEN = 8
 _CLOSED = ("disconnected", "closed connection")
-"""Words of the libraries for an answer that ended too early. All other complaints are about the content of the answer."""
+"""Words of the libraries for an answer that ended too early. All others are about the content of the answer."""
 
 _HEADERS = {
     "Accept": "*/*",

@@ -9,6 +9,7 @@ from picolab.trial.state import PROGRESS_FILE, SERVER_LOG_FILE
 
 
 def collect(run: TrialRun) -> str:
+    """Stop the server unless it is kept, and complete the state; return a line for the reader."""
     missing_stages = [stage for stage in STAGES[:5] if not run.state.stages[stage].done]
     if run.state.outcome is None and missing_stages:
         raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
@@ -38,6 +39,7 @@ def collect(run: TrialRun) -> str:
 
 
 def release(run: TrialRun) -> str:
+    """Take the machine down, give it back to the campaign, or keep it; return a line for the reader."""
     machine = run.machine or registry.attach(run.machine_name)
     if machine is None:
         return "the machine is already gone"

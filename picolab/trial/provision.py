@@ -17,6 +17,11 @@ from picolab.trial.run import TrialRun
 
 
 def provision(run: TrialRun) -> str:
+    """Find the build and reach the machine; return a line for the reader.
+
+    Raises:
+        ParameterError, BuildError, HostUnfit, MachineBusy: the trial cannot run here like this.
+    """
     parameters = run.state.parameters
     run.add_caveats(caveats.of_parameters(parameters))
     why_unfit = run.server.why_unfit(parameters)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{2,200}")
 _FORM = "picolab-log-in"
-_START = """umask 077; mkdir "$HOME/files"
-printf "[accounts]\\n  picolab: %s\\n" "$COPYPARTY_PASSWORD" > "$HOME/accounts.conf"
-exec "$0" "$@"
-"""
+_START = (
+    'umask 077; mkdir "$HOME/files"; '
+    'printf "[accounts]\\n  picolab: %s\\n" "$COPYPARTY_PASSWORD" > "$HOME/accounts.conf"; exec "$0" "$@"'
+)
 """copyparty takes an account from a file or from its command line, which everybody can read: so a shell writes it."""
 
 

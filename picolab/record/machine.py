@@ -8,6 +8,8 @@ from picolab.config.trial_parameters import MachineName
 from picolab.machines.kinds import KINDS
 from picolab.record.part import Part
 
+FILE_SYSTEMS_IN_MEMORY = ("tmpfs", "ramfs")
+
 
 class BuildUnderTest(Part):
     """The executable that was measured."""

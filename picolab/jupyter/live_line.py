@@ -1,17 +1,16 @@
-"""A progress line that is replaced in place: in a notebook cell, on a terminal, and in a file for other processes."""
+"""A trial's progress in one line: in the notebook's cell or on the terminal, and in a file for other processes."""
 
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
-from picolab.trial.state import CONTEXT_VARIABLE
+from picolab.jupyter.trial_context import CONTEXT_VARIABLE
+from picolab.text.live_line import rewrite_line
 
 _FILE_INTERVAL_S = 1.0
 _LARGEST_BYTES = 1 << 16
@@ -21,7 +20,7 @@ class LiveLine:
     """One line of progress. Use it as a context manager; `show` may be called from any thread.
 
     Args:
-        what: name of the step, such as `upload`.
+        what: the current activity, such as `upload`.
         file: gets the line about once a second as JSON, so that another process can show it.
     """
 
@@ -32,7 +31,7 @@ class LiveLine:
         self._handle: Any = None
 
     def __enter__(self) -> "LiveLine":
-        # Nobody sees the cells of a trial that papermill runs, and every update would be work during the measured step.
+        # Nobody sees the cells of a trial that papermill runs, and updates would compete with the measured step.
         if "JPY_PARENT_PID" in os.environ and CONTEXT_VARIABLE not in os.environ:
             from IPython import display
 
@@ -45,12 +44,11 @@ class LiveLine:
         """Replace the line."""
         if self._handle is not None:
             self._handle.update({"text/plain": f"{self._what} {line}"}, raw=True)
-        elif sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{self._what} {line}")
-            sys.stderr.flush()
+        else:
+            rewrite_line(f"{self._what} {line}")
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
-            # On a full disk nobody sees the line, and the step continues.
+            # On a full disk nobody sees the line; the step itself continues.
             temporary = self._file.with_suffix(".new")
             with suppress(OSError):
                 try:
@@ -60,8 +58,8 @@ class LiveLine:
                     temporary.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is None and sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
+        if self._handle is None:
+            rewrite_line("")
 
 
 def last_line(file: Path) -> str:
@@ -70,13 +68,3 @@ def last_line(file: Path) -> str:
         return str(read_json(file, _LARGEST_BYTES)["line"])
     except (OSError, UnreadableFile, LookupError, TypeError):
         return ""
-
-
-def in_seconds(duration_s: float | None) -> str:
-    """Return a duration for a line of text: `1.25 s`, or `not known` when it is missing."""
-    return "not known" if duration_s is None else f"{duration_s:.2f} s"
-
-
-def in_mib(size_bytes: int | None) -> str:
-    """Return a size for a line of text: `18.6 MiB`, or `not known` when it is missing."""
-    return "not known" if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"

@@ -56,7 +56,7 @@ def test_when_holder_and_keeper_are_killed_the_next_start_sweeps(box: str) -> No
 def test_a_lost_dotfile_folder_is_mended(box: str) -> None:
     """Vagrant alone says: "Name ... of domain about to create is already taken"."""
     first = obtain(wish(box, name="own"))
-    first._drop_connection()
+    first._guest.drop_connection()
     subprocess.run(["rm", "-r", str(first.folder)], check=True, timeout=60)
     assert domains()
     again = obtain(wish(box, name="own"))

@@ -264,12 +264,12 @@ def test_another_memory_size_is_a_reload(box: str, machine: VagrantMachine) -> N
 def test_a_fresh_machine_for_each_trial_comes_from_a_snapshot(box: str, shared_state: Path) -> None:
     first = obtain(wish(box, fresh_for="trial 1"))
     shell(first, "touch /home/vagrant/trace")
-    boot = first._ask({"do": "facts"})["boot_id"]
+    boot = first._guest.ask({"do": "facts"})["boot_id"]
     first.hand_back()
     second = obtain(wish(box, fresh_for="trial 2"))
     assert reached(second) == "restored"
     assert "trace" not in shell(second, "ls /home/vagrant")
-    assert second._ask({"do": "facts"})["boot_id"] == boot, "restored, not rebooted"
+    assert second._guest.ask({"do": "facts"})["boot_id"] == boot, "restored, not rebooted"
     assert abs(float(shell(second, "date +%s.%N")) - time.time()) < 5, "the guest's clock is right again"
     second.hand_back()
     same = obtain(wish(box, fresh_for="trial 2"))

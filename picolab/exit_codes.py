@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a picolab command tells the shell.
+    """The exit code of a picolab command.
 
     When several apply, the larger of 1 and 3 wins: a fault of the instrument hides nothing that was measured,
     but it says that the campaign is not complete.
@@ -25,4 +25,4 @@ class ExitCode(IntEnum):
     HOST_UNFIT = 5
     """This host cannot do what was asked (memory limit, disk, RAM). Nothing was started. See `picolab doctor`."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C or SIGTERM, after cleaning up; `picolab resume` goes on."""
+    """Stopped by Ctrl-C or SIGTERM, after cleaning up; `picolab resume` continues."""

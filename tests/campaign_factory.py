@@ -74,6 +74,8 @@ class FakeTrial:
     kernel: str = "6.1.0"
     parameters_too: dict[str, Any] = field(default_factory=dict)
     """Any other parameters of the trial."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Other values in the record, by the path of their field."""
 
     @property
     def parameters(self) -> TrialParameters:
@@ -116,6 +118,17 @@ def trial_id(position: int, trial: FakeTrial) -> str:
 
 def make_record(trial: FakeTrial, position: int, campaign: str = "c") -> dict[str, Any]:
     """Return the JSON of a valid record."""
+    record = _record(trial, position, campaign)
+    for path, value in trial.facts.items():
+        part: Any = record
+        *parts, name = path.split(".")
+        for one in parts:
+            part = part[one]
+        part[name] = value
+    return record
+
+
+def _record(trial: FakeTrial, position: int, campaign: str) -> dict[str, Any]:
     parameters = trial.parameters
     size = parameters.file_size_bytes
     ok = trial.outcome is Outcome.OK

@@ -11,21 +11,14 @@ from typing import Any
 
 from campaign_factory import FakeTrial, write_campaign
 
-from picolab.analysis.comparison.compare import (
-    METRICS,
-    Comparison,
-    Metric,
-    MetricComparison,
-    OneBuild,
-    OutcomeComparison,
-    Pair,
-)
+from picolab.analysis.comparison.models import Comparison, MetricComparison, OneBuild, OutcomeComparison, Pair
 from picolab.config.sizes import MIB
 from picolab.exit_codes import ExitCode
+from picolab.record.metric import Metric
+from picolab.record.metrics import METRICS
 from picolab.record.record import Caveat
 
 SCENARIO = "local-512mb-100M"
-METRIC = {metric.name: metric for metric in METRICS}
 USUAL = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "download_mib_s", "peak_anon_bytes")
 _LEVEL = {
     "throughput_mib_s": 96.0,
@@ -69,15 +62,23 @@ def make_comparison(
                 level * math.exp(-math.log(drift) * place / max(pairs - 1, 1) + chance.gauss(0, 0.03))
                 for place in range(pairs)
             ]
-            builds.append(_one_build(scenario, "old", METRIC[name], baseline))
+            builds.append(_one_build(scenario, "old", METRICS[name], baseline))
             for candidate in candidates:
                 effect = _effect(effects or {}, scenario, candidate, name)
                 values = [value * effect * math.exp(chance.gauss(0, noise)) for value in baseline]
-                builds.append(_one_build(scenario, candidate, METRIC[name], values))
-                compared.append(compare_metric(METRIC[name], baseline, values, scenario, candidate))
+                builds.append(_one_build(scenario, candidate, METRICS[name], values))
+                compared.append(compare_metric(METRICS[name], baseline, values, scenario, candidate))
     outcomes = [
         OutcomeComparison(
-            scenario, "old", candidate, {"ok": pairs}, {"ok": pairs}, 1.0, 1.0, "no difference seen", "Both always ok."
+            scenario=scenario,
+            baseline="old",
+            candidate=candidate,
+            verdict="no difference seen",
+            reason="Both always ok.",
+            baseline_outcomes={"ok": pairs},
+            candidate_outcomes={"ok": pairs},
+            p_value=1.0,
+            adjusted_p_value=1.0,
         )
         for scenario in scenarios
         for candidate in candidates

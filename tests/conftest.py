@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import hypothesis
 import pytest
 
+from picolab.agent.procfs import descendants
 from picolab.host.facts import disk_of
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.servers.calibration import SERVER_PATH
 
 if TYPE_CHECKING:

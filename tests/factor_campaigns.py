@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
 from campaign_factory import FakeTrial, make_record, make_samples
 
+from picolab.charts import campaign
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.record import Record
+from picolab.report import campaign_page, tables
+from picolab.report.markup import NOTHING
 from picolab.results.load import CampaignData
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
 
@@ -48,3 +54,68 @@ def campaign_of(cases: Sequence[Case], repeats: int = 3) -> CampaignData:
     nothing = pd.DataFrame(columns=list(FAULT_COLUMNS))
     problems = pd.DataFrame(columns=["path", "problem"])
     return CampaignData(Path("synthetic"), {}, frame, nothing, sample_frame(samples, frame), problems, records)
+
+
+def layer_rows(panel: alt.LayerChart, layer: int) -> list[dict[str, Any]]:
+    spec = panel.to_dict()
+    name = (spec["layer"][layer].get("data") or spec["data"])["name"]
+    return list(spec["datasets"][name])
+
+
+def title_of(panel: alt.LayerChart) -> str:
+    return panel.title if isinstance(panel.title, str) else " ".join(panel.title.text)
+
+
+def table_of(markup: str) -> pd.DataFrame:
+    """Return the words of an HTML table."""
+    soup = BeautifulSoup(markup, "html.parser")
+    head = [cell.get_text() for cell in soup.select("thead th")]
+    return pd.DataFrame(
+        [[cell.get_text() for cell in row.select("td")] for row in soup.select("tbody tr")], columns=head
+    )
+
+
+def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> None:
+    """Every table and chart has as many cases as there are, each with its own trials only.
+
+    Of a case with direction download there are no numbers of the upload, which is not measured.
+    """
+    assert data.trials["throughput_mib_s"].round(6).nunique() == count, "the campaign is not as this check supposes"
+    uploads = data.trials[data.trials["upload_outcome"].notna()]
+    rates = sorted(uploads["throughput_mib_s"].round(6).unique(), reverse=True)
+    rows = table_of(tables.case_table(data).markup)
+    assert len(rows) == count
+    assert list(rows["trials"]) == [f"{repeats} ok"] * count
+    medians = sorted((float(rate) for rate in rows["upload, MiB/s"] if rate != NOTHING), reverse=True)
+    assert medians == pytest.approx([round(rate, 1) for rate in rates], abs=0.11)
+    told = [name for name in ("build", "build and machine", "RAM", "file", "other factors") if name in rows]
+    assert not rows[told].astype(str).duplicated().any()
+
+    tiles = campaign.outcome_matrix(data.trials)
+    assert [row["words"] for panel in tiles for row in layer_rows(panel, 1)] == [[f"{repeats} ok"]] * count
+    for panels in (campaign.throughput(data.trials), *_by_phase(campaign.phases(data.trials))):
+        medians = [(title_of(panel), row) for panel in panels for row in layer_rows(panel, 1)]
+        assert [row["trials"] for _, row in medians] == [repeats] * len(rates)
+        assert len({(title, row["series"], row["file_size"]) for title, row in medians}) == len(rates)
+    memory = campaign.memory_panels(data.samples, data.trials)
+    assert len(memory) == len({title_of(panel) for panel in memory}) == len(rates)
+    for panel in memory:
+        assert len({row["trial_id"] for row in layer_rows(panel, 0)}) == repeats
+    points = [
+        (title_of(panel), row)
+        for panel in campaign.peak_memory(data.trials)
+        for row in layer_rows(panel, -1)
+        if row["kind"] == "peak memory"
+    ]
+    lines = [(title, row["line"]) for title, row in points]
+    assert [lines.count(line) for line in dict.fromkeys(lines)] == [repeats] * len(rates)
+
+    assert data.trials["case_id"].nunique() == data.trials["case"].nunique() == count
+    assert data.samples["case_id"].nunique() == count
+    assert (
+        len(campaign_page.how_to_repeat(data).text.split("# one trial of each case")[1].strip().splitlines()) == count
+    )
+
+
+def _by_phase(panels: list[alt.LayerChart]) -> list[list[alt.LayerChart]]:
+    return [[panel for panel in panels if title_of(panel).startswith(phase)] for phase in ("transfer", "commit")]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 CACHED_SHARE = 0.01
-"""What may stay in the page cache of a server's files: the server maps a little of them, and goes on running."""
+"""What may stay in the page cache of a server's files: the server maps a little of them, and keeps running."""
 
 
 def files_in(folder: str) -> Iterator[str]:
@@ -56,7 +56,7 @@ def sync_folder(folder: str) -> float:
     """Put what lies in a folder on the disk: fsync of every file and of every folder. Return the seconds it took.
 
     Not syncfs: that waits for whatever any program has written to the file system. On ext4, 16 MiB took 9 ms with
-    fsync, alone or beside 512 MiB of another program's dirty pages, for which syncfs took 300 ms more. What fsync
+    fsync, alone or next to 512 MiB of another program's dirty pages, for which syncfs took 300 ms more. What fsync
     shares with others is the file system's journal.
 
     Raises:

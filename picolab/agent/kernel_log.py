@@ -1,4 +1,4 @@
-"""What the kernel's OOM killer has done, and whom it must not take.
+"""The kernel's OOM killer: its kills, and the processes that are protected from it.
 
 Sources: proc(5) for oom_score_adj and vmstat; the kernel's ABI/testing/dev-kmsg.
 """

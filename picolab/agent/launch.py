@@ -99,14 +99,14 @@ class Launch:
 
     @property
     def end(self) -> tuple[int, float] | None:
-        """What the wrapper noted at the server's end: the shell's exit code, and when it was on CLOCK_MONOTONIC."""
+        """The wrapper's note about the server's end: the shell's exit code, and the time on CLOCK_MONOTONIC."""
         text = read_text(f"{self.folder}/exit") or ""
         words = text.partition("\n")[0].split()
         return (int(words[0]), on_monotonic(float(words[1]))) if len(words) == 2 else None
 
     @property
     def said(self) -> str:
-        """What the wrapper's shell said."""
+        """The exit code of the wrapper's shell."""
         return (read_text(f"{self.folder}/said") or "").strip()
 
     def exit(self) -> tuple[int | None, str | None]:

@@ -167,7 +167,7 @@ class Launcher:
 
     @staticmethod
     def _began(launch: Launch) -> bool:
-        """Tell whether the server itself runs (not what starts it), or has ended and its end is known."""
+        """Return whether the server itself runs (not what starts it), or has ended and its end is known."""
         server = launch.server
         if server is None:
             return False

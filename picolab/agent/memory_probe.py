@@ -102,7 +102,7 @@ class KernelFile:
 
 
 class Process:
-    """What /proc says about one process; another one that gets its pid later is never taken for it."""
+    """A process in /proc; another one that gets its pid later is never taken for it."""
 
     def __init__(self, pid: int) -> None:
         self.status = KernelFile(f"/proc/{pid}/status")
@@ -163,7 +163,7 @@ class Sampler:
         pid: the server's process.
         cgroup: folder of its memory cgroup, v1 or v2, or None.
         disk: name in /proc/diskstats, or None.
-        whole_machine: count the OOM kills of the whole machine, for want of a cgroup.
+        whole_machine: count the OOM kills of the whole machine, where there is no cgroup.
     """
 
     def __init__(self, pid: int, cgroup: str | None, disk: str | None, whole_machine: bool = False) -> None:
@@ -274,7 +274,7 @@ class Sampler:
         return values
 
     def _look_for_others(self, now_s: float) -> None:
-        """Bring `others` up to date: the processes of the server beside the one that was named."""
+        """Bring `others` up to date: the processes of the server other than the named one."""
         if self.members is not None:
             try:
                 # Opened anew: with an open file a kernel with cgroup v1 goes on showing who was in it at first.

@@ -20,7 +20,7 @@ POLL_S = 0.005
 
 
 def until(condition: Callable[[], object], limit_s: float) -> bool:
-    """Wait until a condition is true, at most `limit_s` seconds; tell whether it is."""
+    """Wait until a condition is true, at most `limit_s` seconds; return whether it is."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
@@ -65,7 +65,7 @@ class Process(Stat):
             os.close(watch)
 
     def wait(self, limit_s: float) -> bool:
-        """Wait until it is gone, at most `limit_s` seconds; tell whether it is."""
+        """Wait until it is gone, at most `limit_s` seconds; return whether it is."""
         try:
             watch = os.pidfd_open(self.pid)
         except ProcessLookupError:

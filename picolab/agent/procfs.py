@@ -1,4 +1,4 @@
-"""What /proc shows about processes, sockets and memory: the only place that parses it, in a guest and on the host.
+"""Processes, sockets and memory in /proc: the only module that parses it, in a guest and on the host.
 
 It needs Python >= 3.9 and the standard library alone, because it is shipped to guests.
 

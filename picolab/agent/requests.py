@@ -59,7 +59,7 @@ def _running(launch: Launch) -> str:
 
 
 class Agent:
-    """What the agent does; it holds no state but where things are.
+    """The requests that the agent answers; it holds no state but paths.
 
     Args:
         home: folder for everything; made if it does not exist.

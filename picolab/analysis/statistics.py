@@ -315,14 +315,20 @@ def judge(paired: PairedRatio, adjusted_p: float, margin: float) -> tuple[Judgem
         raise ValueError(f"{paired.n} pairs allow no verdict; {LEAST_PAIRS} are needed")
     interval = f"the interval {paired.low:.3f} to {paired.high:.3f}"
     if 1.0 / (1.0 + margin) <= paired.low and paired.high <= 1.0 + margin:
-        return "equivalent", f"{interval} lies wholly within the margin of {margin:.1%}"
+        return "equivalent", f"{interval} lies within the margin of {100 * margin:g} %"
     if adjusted_p < SIGNIFICANCE:
         if paired.ratio > 1.0:
-            return "higher", f"higher by {paired.ratio - 1.0:.1%}, adjusted p = {adjusted_p:.2g}"
-        return "lower", f"lower by {1.0 - paired.ratio:.1%}, adjusted p = {adjusted_p:.2g}"
+            return "higher", f"higher by {100 * (paired.ratio - 1.0):.1f} %, adjusted p = {adjusted_p:.2g}"
+        return "lower", f"lower by {100 * (1.0 - paired.ratio):.1f} %, adjusted p = {adjusted_p:.2g}"
     if paired.spread is not None and paired.spread > UNSTABLE_SPREAD:
-        return "unstable", f"the ratios of the pairs vary by {paired.spread:.0%}, more than {UNSTABLE_SPREAD:.0%}"
-    return "undecided", f"{interval} allows changes beyond the margin of {margin:.1%}, adjusted p = {adjusted_p:.2g}"
+        return (
+            "unstable",
+            f"the ratios of the pairs vary by {100 * paired.spread:.0f} %, more than {100 * UNSTABLE_SPREAD:g} %",
+        )
+    return (
+        "undecided",
+        f"{interval} allows changes beyond the margin of {100 * margin:g} %, adjusted p = {adjusted_p:.2g}",
+    )
 
 
 def no_regression(paired: PairedRatio, margin: float, higher_is_better: bool) -> bool:

@@ -1,1 +1,1 @@
-"""What people use in notebooks, as `import picolab as pl`."""
+"""The public names for notebooks: `import picolab as pl`."""

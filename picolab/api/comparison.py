@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from picolab.analysis.comparison.compare import Comparison
 from picolab.analysis.comparison.compare import compare as compare_builds
+from picolab.analysis.comparison.models import Comparison
 from picolab.api.campaigns import CampaignResults, load
 from picolab.charts import comparison as charts
 from picolab.charts.figure import Figure
 from picolab.exit_codes import ExitCode
 from picolab.report import comparison_page
 from picolab.report.campaign_page import figure
-from picolab.report.comparison_text import GATE_WORDS, as_json
+from picolab.report.comparison_json import GATE_WORDS, as_json
 from picolab.report.markup import Html
 
 _NO_PAIR = "There is no pair, so there is {} to show."

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from picolab.analysis import statistics
-from picolab.analysis.comparison.compare import METRICS, Metric
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
 from picolab.files.writing import write_atomically
-from picolab.record.outcomes import Step
+from picolab.record.metric import Metric
+from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
+from picolab.text.wording import listed
 
 STOPPED_FILE = "stopped.json"
 _LARGEST_BYTES = MIB
@@ -29,7 +30,7 @@ class Width:
     scenario: str
     build: str
     metric: str
-    """Its name, as in `picolab.analysis.comparison.compare.METRICS`."""
+    """Its name, as in `picolab.record.metrics.METRICS`."""
     n: int
     """Pairs with the baseline; trials when there is none."""
     reach: float | None
@@ -58,7 +59,7 @@ def watched_metrics(plan: Plan) -> dict[str, list[Metric]]:
     """Return for each scenario of a plan the metrics that decide the verdict there: the rule watches all of them."""
     directions = {trial.scenario: trial.parameters.direction for trial in plan.trials}
     return {
-        scenario: [metric for metric in METRICS if direction in metric.gates]
+        scenario: [metric for metric in compared_metrics() if direction in metric.gates]
         for scenario, direction in directions.items()
     }
 
@@ -70,13 +71,9 @@ def watched_in_words(plan: Plan) -> str:
     metrics = dict.fromkeys(metric.title for found in watched_metrics(plan).values() for metric in found)
     of_what = "ratios" if plan.baseline is not None else "medians"
     return (
-        f"Stops when the intervals of the {of_what} of {_listed(list(metrics))} are all within "
+        f"Stops when the intervals of the {of_what} of {listed(metrics)} are all within "
         f"{plan.stopping.target_percent:g} % of their middle, in every scenario."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: float) -> str | None:
@@ -116,8 +113,7 @@ def interval_widths(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[Width]:
         for metric in metrics:
             by_build: dict[str, dict[int, float]] = {label: {} for label in labels}
             for row in here:
-                step: Step = "download" if metric.name.startswith("download") else "upload"
-                if row["build"] in by_build and row.get(metric.name) and step_ok(row, step):
+                if row["build"] in by_build and row.get(metric.name) and step_ok(row, metric.step):
                     by_build[row["build"]][row["block"]] = row[metric.name]
             if plan.baseline is None or plan.baseline not in labels or len(labels) == 1:
                 widths += [

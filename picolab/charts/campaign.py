@@ -13,8 +13,6 @@ import pandas as pd
 from picolab.analysis.statistics import median, median_interval
 from picolab.charts.memory import memory_caption, memory_over_time, memory_panels
 from picolab.charts.style import (
-    ANON_COLOUR,
-    HWM_COLOUR,
     LEVEL_COLOURS,
     LEVEL_SHAPES,
     LIMIT_COLOUR,
@@ -26,19 +24,19 @@ from picolab.charts.style import (
     grouped,
     labelled,
     levels,
-    measured_outcomes,
     mib,
     panel_title,
     placed,
-    plain_rows,
     shortened,
     tip,
     value_scale,
 )
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
+from picolab.record.metric import Metric, Place
+from picolab.record.metrics import shown_metrics
 from picolab.record.outcomes import Outcome
-from picolab.results.rows import ROW_COLUMNS, step_ok
+from picolab.results.rows import measured_outcomes, plain_rows, row_columns, step_ok
 
 __all__ = [
     "memory_caption",
@@ -85,7 +83,7 @@ def outcome_matrix(trials: pd.DataFrame, planned: Sequence[dict[str, Any]] = ())
 
 
 def outcome_caption(trials: pd.DataFrame) -> str:
-    """Say how to read the outcome of every trial."""
+    """Return the caption of the outcome of every trial."""
     both = trials["upload_outcome"].notna() & trials["download_outcome"].notna()
     halves = " In a tile with two halves the upper one is the upload, the lower one the download." if both.any() else ""
     return f"Outcome by RAM and file size.{halves} Hover over a tile for the details of that trial."
@@ -117,12 +115,12 @@ def _without_result(planned: Sequence[dict[str, Any]], done: list[dict[str, Any]
         try:
             parameters = TrialParameters.model_validate(trial["parameters"])
         except (KeyError, ValueError):
-            continue  # a plan that somebody has edited: the table of problems tells
-        row = dict.fromkeys(ROW_COLUMNS) | factors.levels_of(parameters)
+            continue  # the plan was edited by hand: the table of problems lists it
+        row = dict.fromkeys(row_columns()) | factors.levels_of(parameters)
         like = same.get(factors.parameter_key(row))
         build = like or built.get((row["build_wanted"], row["label"]))
         machine = like or machines.get((row["machine"], row["memory_limit"])) or {}
-        row |= {name: machine.get(name) for name in factors.MACHINE_FACTS}
+        row |= {name: machine.get(name) for name in factors.machine_facts()}
         row |= {
             "trial_id": trial["trial_id"],
             "file_size_bytes": parameters.file_size_bytes,
@@ -171,32 +169,40 @@ def _outcome_panel(
 
 def throughput(trials: pd.DataFrame) -> list[alt.LayerChart]:
     """Show the throughput of whole uploads by file size and RAM; ok trials only."""
-    return _rate_panels(trials, {"throughput_mib_s": "throughput"})
+    return _rate_panels(trials, "throughput")
 
 
 def phases(trials: pd.DataFrame) -> list[alt.LayerChart]:
     """Show the rates of the transfer and the commit phase by file size and RAM; ok trials only."""
-    return _rate_panels(trials, {"transfer_mib_s": "transfer", "commit_mib_s": "commit"})
+    return _rate_panels(trials, "phases")
 
 
-def _rate_panels(trials: pd.DataFrame, columns: dict[str, str]) -> list[alt.LayerChart]:
-    rows = [
-        row | {"value": row[column], "quantity": quantity}
-        for row in placed(labelled(trials))
-        for column, quantity in columns.items()
-        if step_ok(row, "upload") and row[column] is not None
-    ]
+def _rate_panels(trials: pd.DataFrame, place: Place) -> list[alt.LayerChart]:
+    """Return a panel for each metric of a place and each panel of `placed`; metrics of one unit share their scale."""
+    labelled_rows = placed(labelled(trials))
+    metrics = shown_metrics(place)
+    points = {
+        metric: [
+            row | {"value": metric.in_unit(row[metric.name])}
+            for row in labelled_rows
+            if step_ok(row, metric.step) and row[metric.name] is not None
+        ]
+        for metric in metrics
+    }
     panels = []
-    for (_,), members in grouped(rows, "panel").items():
-        for (quantity,), points in grouped(members, "quantity").items():
-            title = points[0]["title"]
-            title = f"{quantity}: {title}" if len(columns) > 1 else title
-            panels.append(_rate_panel(points, title, f"{quantity}, MiB/s", rows))
+    for (panel,), _ in grouped(labelled_rows, "panel").items():
+        for metric in metrics:
+            here = [row for row in points[metric] if row["panel"] == panel]
+            every = [row for other in metrics if other.unit == metric.unit for row in points[other]]
+            if here:
+                title = f"{metric.title}: {here[0]['title']}" if len(metrics) > 1 else here[0]["title"]
+                panels.append(_rate_panel(here, title, metric, every))
     return panels
 
 
-def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: list[dict[str, Any]]) -> alt.LayerChart:
+def _rate_panel(rows: list[dict[str, Any]], title: str, metric: Metric, every: list[dict[str, Any]]) -> alt.LayerChart:
     """Args: every: the rows of all panels, which share their scales."""
+    durations = [one for one in shown_metrics("trial_table") if (one.unit, one.step) == ("s", metric.step)]
     names, sizes = levels(every, "series"), levels(every, "file_size")
     scale = value_scale([row["value"] for row in every])
     what = "RAM" if all(row["series"] == row["ram"] for row in every) else "RAM and other factors"
@@ -211,28 +217,26 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: li
         **place,
         tooltip=[
             *case,
-            tip("median:Q", f"median {quantity}", ".1f"),
+            tip("median:Q", f"median {metric.heading}", f".{metric.decimals}f"),
             tip("interval:N", "interval of the median"),
             tip("trials:Q", "trials"),
         ],
     )
     spread = cells.mark_rule(strokeWidth=10, opacity=0.28, strokeCap="round").transform_filter("isValid(datum.low)")
     middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=max(5, min(26, 240 // (len(names) * len(sizes)))))
-    fields = ("trial_id", "series", "file_size", "value", "duration_s", "transfer_s", "commit_s", "block")
+    fields = ("trial_id", "series", "file_size", "value", *(one.name for one in durations), "block")
     points = (
         chart(rows, *fields)
         .mark_point(filled=True, size=50, opacity=0.95)
         .encode(
             **place,
-            y=alt.Y("value:Q", title=quantity, scale=scale),
+            y=alt.Y("value:Q", title=metric.heading, scale=scale),
             shape=alt.Shape("series:N", title=what, scale=shapes),
             tooltip=[
                 tip("trial_id:N", "trial"),
                 *case,
-                tip("value:Q", quantity, ".1f"),
-                tip("duration_s:Q", "upload, s", ".3f"),
-                tip("transfer_s:Q", "transfer, s", ".3f"),
-                tip("commit_s:Q", "commit, s", ".3f"),
+                tip("value:Q", metric.heading, f".{metric.decimals}f"),
+                *(tip(f"{one.name}:Q", one.heading, f".{one.decimals}f") for one in durations),
                 tip("block:Q", "block"),
             ],
         )
@@ -242,7 +246,7 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, quantity: str, every: li
 
 
 def _legend(names: list[str]) -> alt.Legend:
-    # A phone has room for about 40 characters beside each other.
+    # A phone has room for about 40 characters next to each other.
     return alt.Legend(symbolOpacity=1, columns=max(1, 40 // (4 + max(map(len, names)))))
 
 
@@ -267,53 +271,56 @@ def _medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return medians
 
 
+_LIMIT = "limit"
+
+
 def peak_memory(trials: pd.DataFrame) -> list[alt.LayerChart]:
-    """Show the peaks of anonymous memory and VmHWM by case, every trial a point, beside the limit."""
-    rows = [
-        row | {"kind": kind, "value": mib(row[column])}
-        for row in placed(labelled(trials))
-        for column, kind in _PEAKS.items()
-        if row[column] is not None
+    """Show the peaks of memory by case, every trial a point, next to the limit."""
+    every = placed(labelled(trials))
+    metrics = shown_metrics("peaks", every)
+    peaks = [
+        row | {"kind": metric.title, "value": metric.in_unit(row[metric.name])}
+        for row in every
+        for metric in metrics
+        if row[metric.name] is not None
     ]
-    kinds = [kind for kind in _PEAKS.values() if any(row["kind"] == kind for row in rows)]
-    measured = [row for row in rows if row["kind"] != "limit"]
+    limits = [row | {"kind": _LIMIT, "value": mib(row["memory_limit_bytes"])} for row in every]
+    rows = [*peaks, *(row for row in limits if row["value"] is not None)] if peaks else []
+    scale = value_scale([row["value"] for row in rows])
     return [
-        _peak_panel(members, members[0]["title"], kinds, value_scale([row["value"] for row in rows]))
-        for (_,), members in grouped(rows if measured else [], "panel").items()
+        _peak_panel(members, members[0]["title"], _peak_looks(rows), scale)
+        for (_,), members in grouped(rows, "panel").items()
     ]
 
 
-_PEAKS = {
-    "peak_anon_bytes": "anonymous memory",
-    "vm_hwm_bytes": "VmHWM",
-    "download_peak_anon_bytes": "anonymous memory, download",
-    "memory_limit_bytes": "limit",
-}
-"""Kinds of peaks, each with a colour and a form of its own."""
-_PEAK_LOOK = {
-    "anonymous memory": (ANON_COLOUR, "circle"),
-    "VmHWM": (HWM_COLOUR, "diamond"),
-    "anonymous memory, download": (LEVEL_COLOURS[2], "triangle-up"),
-    "limit": (LIMIT_COLOUR, "square"),
-}
+def _peak_looks(rows: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return colour and shape of each kind of peak that there is; a kind looks the same in every chart."""
+    titles = [metric.title for metric in shown_metrics("peaks")]
+    count = len(LEVEL_COLOURS)
+    looks = {title: (LEVEL_COLOURS[n % count], LEVEL_SHAPES[n % count]) for n, title in enumerate(titles)}
+    there = {row["kind"] for row in rows}
+    return {kind: look for kind, look in (looks | {_LIMIT: (LIMIT_COLOUR, "stroke")}).items() if kind in there}
 
 
-def _peak_panel(rows: list[dict[str, Any]], title: str, kinds: list[str], scale: alt.Scale) -> alt.LayerChart:
+def _peak_panel(
+    rows: list[dict[str, Any]], title: str, looks: dict[str, tuple[str, str]], scale: alt.Scale
+) -> alt.LayerChart:
     order = list(dict.fromkeys(row["line"] for row in rows))
-    colours, forms = ([_PEAK_LOOK[kind][place] for kind in kinds] for place in (0, 1))
-    # A phone has no room for more beside each other.
-    legend = alt.Legend(columns=1 if _PEAKS["download_peak_anon_bytes"] in kinds else 2, labelLimit=220)
+    kinds = list(looks)
+    colours, forms = ([look[place] for look in looks.values()] for place in (0, 1))
+    # A phone has room for about 20 characters next to each other.
+    legend = alt.Legend(columns=1 if max(map(len, kinds)) > 20 else 2, labelLimit=220)
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),
         "y": alt.Y("line:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=320)),
         "color": alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=colours), legend=legend),
         "tooltip": [tip("line:N", "case"), tip("kind:N", "what"), tip("value:Q", "MiB", ".1f")],
     }
-    limits = [row for row in rows if row["kind"] == "limit"]
+    limits = [row for row in rows if row["kind"] == _LIMIT]
     limits = [same[0] for same in grouped(limits, "line", "value").values()]
     limit_ticks = chart(limits, "line", "kind", "value").mark_tick(thickness=3, size=20).encode(**place)
     place["tooltip"] += [tip("trial_id:N", "trial"), tip("label:N", "outcome")]
-    points = chart([row for row in rows if row["kind"] != "limit"], "line", "kind", "value", "trial_id", "label")
+    points = chart([row for row in rows if row["kind"] != _LIMIT], "line", "kind", "value", "trial_id", "label")
     circles = points.mark_point(filled=True, size=60, opacity=0.75).encode(
         **place,
         shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=forms)),

@@ -4,92 +4,31 @@ import json
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from picolab.analysis.comparison.compare import EQUIVALENT, UNDECIDED, UNSTABLE, Comparison, Metric, MetricComparison
-from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, mib, tip, value_scale
+from picolab.analysis.comparison.models import NO_VERDICT, Comparison, MetricComparison
+from picolab.charts.ratio_axis import LINE_COLOUR, MOST_TICKS, margin_band, ratio_axis, ratio_domain, ratio_scale
+from picolab.charts.style import LEVEL_COLOURS, LEVEL_SHAPES, chart, expression_list, grouped, tip, value_scale
+from picolab.charts.verdicts import (
+    FEW_COMBINATIONS,
+    VERDICT_STYLES,
+    interval_words,
+    short_scenarios,
+    shown_rows,
+    verdict_kind,
+)
+from picolab.record.metric import Metric
+from picolab.text.wording import NOTHING, change
 
-
-@dataclass(frozen=True)
-class VerdictStyle:
-    """How a kind of verdict looks: never by colour alone."""
-
-    sign: str
-    """Stands before the word in a table; the same form as `shape`."""
-    shape: str
-    """Of Vega-Lite."""
-    colour: str
-    """Clear on white and on near-black."""
-    badge_colour: str
-    """White text has a contrast of at least 4.5 on it."""
-
-
-VERDICT_STYLES = {
-    "better": VerdictStyle("▲", "triangle-up", "#00976e", "#00795a"),
-    "worse": VerdictStyle("▼", "triangle-down", "#d06000", "#b84a00"),
-    EQUIVALENT: VerdictStyle("■", "square", "#0079bd", "#0a6ca8"),
-    UNDECIDED: VerdictStyle("●", "circle", "#8d9aa5", "#5f6973"),
-    UNSTABLE: VerdictStyle("◆", "diamond", "#c2699a", "#a0406f"),
-    "no verdict": VerdictStyle("✚", "cross", "#8d9aa5", "#4a4a4a"),
-}
-"""By kind of verdict: every metric has its own words for better and worse."""
-
-BASELINE_COLOUR = LINE_COLOUR = "#8d9aa5"
+BASELINE_COLOUR = LINE_COLOUR
 # Those first that are not the colour of a verdict for the worse.
 _CANDIDATE_COLOURS = [LEVEL_COLOURS[place] for place in (0, 5, 3, 4, 2, 1)]
 MOST_PAIR_SERIES = 24
-"""More pairs of panels than this make a page that nobody reads: then the last metrics are left to the tables."""
+"""More pairs of panels than this are too many to read: then the last metrics are in the tables only."""
 _ROW_HEIGHT = 26
-_FEW_COMBINATIONS = 3
-_WIDEST = 4.0
-"""An interval may widen an axis to this many times the outermost ratio; what goes further is cut and marked."""
-_MOST_TICKS = 7
-_LINEAR_TICKS = 2.0
-"""Up to this quotient of its ends a logarithmic axis has ticks in equal steps of percent."""
-_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
-_GAINS = (10, 25, 50, 100, 200, 400, 900, 1900, 4900, 9900)
-_LOSSES = (10, 25, 50, 75, 90, 95, 98, 99)
 _TIME_HEIGHT = 190
-
-
-def verdict_kind(row: MetricComparison) -> str:
-    """Return the kind of a verdict, a key of `VERDICT_STYLES`."""
-    kinds = {row.metric.better: "better", row.metric.worse: "worse", None: "no verdict"}
-    return kinds.get(row.verdict, row.verdict or "no verdict")
-
-
-def change_words(ratio: float | None, decimals: int = 1) -> str:
-    """Return a ratio as a change in percent with its sign, such as `+4.8 %`; a dash for none."""
-    if ratio is None:
-        return "–"
-    percent = 100 * (ratio - 1)
-    number = f"{abs(percent):,.{0 if abs(percent) >= 100 else decimals}f}"
-    if not number.strip("0."):
-        return f"{number} %"
-    return f"{'+' if percent > 0 else '−'}{number} %"
-
-
-def interval_words(row: MetricComparison) -> str:
-    """Return the interval of a ratio in percent, with its coverage where that is not 95 %."""
-    if row.low is None or row.high is None:
-        return "none"
-    words = f"{change_words(row.low).removesuffix(' %')} to {change_words(row.high)}"
-    if row.coverage is not None and not 0.945 <= row.coverage < 0.995:
-        words += f" (covers {row.coverage:.0%})"
-    return words
-
-
-def short_scenarios(scenarios: Sequence[str]) -> tuple[dict[str, str], str]:
-    """Return a short name for each scenario without the words that all have, and those words."""
-    words = [scenario.split("-") for scenario in scenarios]
-    common = [word for word in words[0] if all(word in others for others in words)] if len(words) > 1 else []
-    short = ["-".join(word for word in parts if word not in common) for parts in words]
-    if not all(short) or len(set(short)) < len(short):
-        return {scenario: scenario for scenario in scenarios}, ""
-    return dict(zip(scenarios, short, strict=True)), ", ".join(common)
 
 
 def forest(comparison: Comparison) -> list[alt.LayerChart]:
@@ -99,12 +38,12 @@ def forest(comparison: Comparison) -> list[alt.LayerChart]:
     every metric and candidate, with a row for every scenario; then rates share an axis, and so does memory.
     """
     names, _ = short_scenarios(comparison.scenarios)
-    few = len(comparison.scenarios) * len(comparison.candidates) <= _FEW_COMBINATIONS
-    rows = [_forest_row(row, names[row.scenario], few) for row in shown(comparison)]
+    few = len(comparison.scenarios) * len(comparison.candidates) <= FEW_COMBINATIONS
+    rows = [_forest_row(row, names[row.scenario], few) for row in shown_rows(comparison)]
     if all(row["ratio"] is None for row in rows):
         return []
     kinds = [kind for kind in VERDICT_STYLES if any(row["kind"] == kind for row in rows)]
-    axes = {unit: _ratio_domain(same, comparison.margin) for (unit,), same in grouped(rows, "unit").items()}
+    axes = {unit: ratio_domain(same, comparison.margin) for (unit,), same in grouped(rows, "unit").items()}
     widest = (min(low for low, _ in axes.values()), max(high for _, high in axes.values()))
     panels = []
     for (title, candidate), members in grouped(rows, "panel", "candidate").items():
@@ -112,14 +51,6 @@ def forest(comparison: Comparison) -> list[alt.LayerChart]:
         placed = [row | _within(row, domain) for row in members]
         panels.append(_forest_panel(placed, f"{title}: {candidate}", domain, kinds, comparison))
     return panels
-
-
-def shown(comparison: Comparison) -> list[MetricComparison]:
-    """Return the rows of all metrics that decide the gate, then of others that any pair has."""
-    names = {row.metric.name for row in comparison.metrics if row.pairs or row.gates}
-    having = [row for row in comparison.metrics if row.metric.name in names]
-    gating = {row.metric.name for row in having if row.gates}
-    return sorted(having, key=lambda row: row.metric.name not in gating)
 
 
 def _forest_row(row: MetricComparison, scenario: str, few: bool) -> dict[str, Any]:
@@ -134,8 +65,8 @@ def _forest_row(row: MetricComparison, scenario: str, few: bool) -> dict[str, An
         "low": row.low,
         "high": row.high,
         "kind": verdict_kind(row),
-        "verdict": row.verdict or "no verdict",
-        "change": change_words(row.ratio),
+        "verdict": row.verdict or NO_VERDICT,
+        "change": change(row.ratio),
         "interval": interval_words(row),
         "pairs": len(row.pairs),
         "reason": row.reason,
@@ -167,8 +98,8 @@ def _forest_panel(
     title_of_x = f"change against {comparison.baseline} (logarithmic)"
     drawn = [row for row in rows if row["ratio"] is not None]
     layers = [
-        _margin_band(comparison.margin).encode(
-            x=alt.X("low:Q", title=title_of_x, scale=_ratio_scale(domain), axis=_ratio_axis(domain)), x2="high:Q"
+        margin_band(comparison.margin).encode(
+            x=alt.X("low:Q", title=title_of_x, scale=ratio_scale(domain), axis=ratio_axis(domain)), x2="high:Q"
         ),
         chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(x="one:Q"),
         chart(drawn, "line", "from", "to", "kind")
@@ -240,7 +171,7 @@ def pairs_in_time(comparison: Comparison) -> list[alt.LayerChart]:
         rows = [row for row in comparison.metrics if row.metric == metric and row.pairs]
         points = {scenario: _pair_points(rows, scenario) for scenario in dict.fromkeys(row.scenario for row in rows)}
         ratios = [{"ratio": point["ratio"], "low": None, "high": None} for same in points.values() for point in same]
-        domain = _ratio_domain(ratios, comparison.margin)
+        domain = ratio_domain(ratios, comparison.margin)
         for scenario, same in points.items():
             where = f", {names[scenario]}" if len(comparison.scenarios) > 1 else ""
             middles = [
@@ -279,10 +210,10 @@ def _pair_points(rows: Sequence[MetricComparison], scenario: str) -> list[dict[s
             "place": places[pair.block],
             "block": pair.block,
             "hours": hours[pair.block],
-            "baseline_value": _in_unit(pair.baseline_value, row.metric),
-            "value": _in_unit(pair.candidate_value, row.metric),
+            "baseline_value": row.metric.in_unit(pair.baseline_value),
+            "value": row.metric.in_unit(pair.candidate_value),
             "ratio": pair.ratio,
-            "change": change_words(pair.ratio),
+            "change": change(pair.ratio),
             "baseline_trial": pair.baseline_trial,
             "candidate_trial": pair.candidate_trial,
             "first": row.baseline if pair.baseline_first else row.candidate,
@@ -292,17 +223,12 @@ def _pair_points(rows: Sequence[MetricComparison], scenario: str) -> list[dict[s
     ]
 
 
-def _in_unit(value: float, metric: Metric) -> float | None:
-    return mib(value) if metric.unit == "bytes" else value
-
-
 def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comparison: Comparison) -> alt.LayerChart:
-    unit = "MiB" if metric.unit == "bytes" else metric.unit
     baseline = comparison.baseline
     own = [point | {"build": point["candidate"], "trial": point["candidate_trial"]} for point in points]
     theirs = {
         point["place"]: point
-        | {"build": baseline, "value": point["baseline_value"], "trial": point["baseline_trial"], "change": "–"}
+        | {"build": baseline, "value": point["baseline_value"], "trial": point["baseline_trial"], "change": NOTHING}
         for point in points
     }
     every = [*theirs.values(), *own]
@@ -320,7 +246,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
             shape=alt.Shape("build:N", title=None, scale=_build_scale(names, LEVEL_SHAPES)),
             tooltip=[
                 tip("build:N", "build"),
-                tip("value:Q", f"{metric.title}, {unit}", ".1f"),
+                tip("value:Q", metric.heading, ".1f"),
                 tip("change:N", f"against {baseline}"),
                 tip("trial:N", "trial"),
                 tip("block:Q", "block"),
@@ -329,7 +255,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
             ],
         )
     )
-    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=f"{metric.title}, {unit}", scale=scale), y2="value:Q")
+    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=metric.heading, scale=scale), y2="value:Q")
     return alt.LayerChart(layer=[lines, dots], title=_title(title), width="container", height=_TIME_HEIGHT)
 
 
@@ -378,8 +304,8 @@ def _ratio_panel(
     ]
     colour = alt.Color("candidate:N", title=None, scale=colours, legend=alt.Legend(symbolOpacity=1))
     layers = [
-        _margin_band(comparison.margin).encode(
-            y=alt.Y("low:Q", title="candidate against baseline", scale=_ratio_scale(domain), axis=_ratio_axis(domain)),
+        margin_band(comparison.margin).encode(
+            y=alt.Y("low:Q", title="candidate against baseline", scale=ratio_scale(domain), axis=ratio_axis(domain)),
             y2="high:Q",
         ),
         chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(y="one:Q"),
@@ -398,7 +324,7 @@ def _time_axis(points: list[dict[str, Any]]) -> alt.X:
     last = max(hours)
     # A short campaign is told in minutes: hours would all be 0.0.
     unit, scale_h = ("hours", 1) if max(hours.values()) >= 1 else ("minutes", 60)
-    step = max(1, math.ceil(last / _MOST_TICKS))
+    step = max(1, math.ceil(last / MOST_TICKS))
     axis = alt.Axis(
         values=list(range(1, last + 1, step)),
         tickCount=last,  # else the count of the common configuration thins them out
@@ -431,49 +357,6 @@ def _build_scale(names: Sequence[str], values: Sequence[str]) -> alt.Scale:
 
 def _verdict_scale(kinds: Sequence[str], what: str) -> alt.Scale:
     return alt.Scale(domain=list(kinds), range=[getattr(VERDICT_STYLES[kind], what) for kind in kinds])
-
-
-def _margin_band(margin: float) -> alt.Chart:
-    band: alt.Chart = chart([{"low": 1 / (1 + margin), "high": 1 + margin}])
-    return band.mark_rect(color=BASELINE_COLOUR, opacity=0.22, tooltip=None)  # type: ignore[no-any-return]
-
-
-def _ratio_domain(rows: Iterable[dict[str, Any]], margin: float) -> tuple[float, float]:
-    """Return the ends of an axis that shows the margin, every ratio, and intervals unless they are very wide."""
-    known = [row for row in rows if row["ratio"] is not None]
-    logs = [math.log(row["ratio"]) for row in known]
-    ends = [math.log(row[end]) for row in known for end in ("low", "high") if row[end]]
-    furthest = max([math.log1p(margin), *map(abs, logs)])
-    limit = _WIDEST * furthest
-    values = [-math.log1p(margin), math.log1p(margin), *logs, *(min(max(end, -limit), limit) for end in ends)]
-    room = 0.06 * (max(values) - min(values))
-    return math.exp(min(values) - room), math.exp(max(values) + room)
-
-
-def _ratio_scale(domain: tuple[float, float]) -> alt.Scale:
-    return alt.Scale(type="log", domain=list(domain), nice=False)
-
-
-def _ratio_axis(domain: tuple[float, float]) -> alt.Axis:
-    words = "'0 %' : (datum.value > 1 ? '+' : '−') + format(abs(datum.value - 1) * 100, ',.3~r') + ' %'"
-    ticks = _ratio_ticks(*domain)
-    return alt.Axis(
-        values=ticks, tickCount=len(ticks), labelExpr=f"abs(datum.value - 1) < 1e-9 ? {words}", labelOverlap=True
-    )
-
-
-def _ratio_ticks(low: float, high: float) -> list[float]:
-    """Return ratios that are round changes in percent, at most `_MOST_TICKS`, 0 % among them."""
-    if high / low > _LINEAR_TICKS:
-        round_ratios = [1.0, *(1 + p / 100 for p in _GAINS), *(1 - p / 100 for p in _LOSSES)]
-        inside = sorted(ratio for ratio in round_ratios if low <= ratio <= high)
-        every = math.ceil(len(inside) / _MOST_TICKS)
-        middle = inside.index(1.0)
-        return [ratio for place, ratio in enumerate(inside) if (place - middle) % every == 0]
-    percents = [100 * (low - 1), 100 * (high - 1)]
-    step = next(step for step in _STEPS if (percents[1] - percents[0]) / step <= _MOST_TICKS)
-    places = range(math.ceil(percents[0] / step), math.floor(percents[1] / step) + 1)
-    return [1 + place * step / 100 for place in places]
 
 
 def _title(text: str) -> alt.TitleParams:

@@ -25,7 +25,7 @@ _SIZE = re.compile(r'<svg [^>]*?width="([0-9.]+)" height="([0-9.]+)"')
 
 
 class Figure:
-    """What a notebook shows of a list of charts."""
+    """A list of charts as a notebook shows it."""
 
     def __init__(self, panels: Sequence[alt.LayerChart], caption: str) -> None:
         self.panels = list(panels)
@@ -66,7 +66,7 @@ def _still(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _png(pictures: Sequence[str]) -> bytes:
-    """Return SVGs as one picture, beside and below each other."""
+    """Return SVGs as one picture, next to and below each other."""
     columns = min(_COLUMNS, len(pictures))
     parts, top, width = [], 0.0, 0.0
     for start in range(0, len(pictures), columns):

@@ -11,9 +11,10 @@ import pandas as pd
 
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import DEFAULT_KIND
-from picolab.record import factors
+from picolab.record.metrics import metrics_of
 from picolab.record.outcomes import Outcome
-from picolab.results.rows import OF_THE_UPLOAD
+from picolab.results.labels import Labels
+from picolab.results.rows import measured_outcomes, plain_rows
 from picolab.text.foreign import one_line, visible
 
 OUTCOME_LABELS = {
@@ -50,7 +51,7 @@ NO_RESULT_LABEL, NO_RESULT_COLOUR = "no result", "#767676"
 # Okabe and Ito without black and yellow, shifted until each is clear on white and on near-black.
 LEVEL_COLOURS = ("#0079bd", "#d06000", "#00976e", "#c2699a", "#3f9ad0", "#a68300")
 LEVEL_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-ANON_COLOUR, HWM_COLOUR, CGROUP_COLOUR, LIMIT_COLOUR = "#0079bd", "#d06000", "#8d9aa5", "#cf3b2c"
+ANON_COLOUR, CGROUP_COLOUR, LIMIT_COLOUR = LEVEL_COLOURS[0], "#8d9aa5", "#cf3b2c"
 
 _TITLE_WIDTH = 58
 LOG_RATIO = 30
@@ -123,9 +124,9 @@ def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[
     """
     rows = [*plain_rows(trials), *more]
     several = len({row["machine"] for row in rows}) > 1
-    labels = factors.Labels(rows, lambda row: (_group(row, several), _ram(row), row["file_size"]))
+    words = Labels(rows, lambda row: (_group(row, several), _ram(row), row["file_size"]))
     for row in rows:
-        others = labels.of(row)
+        others = words.of(row)
         outcome = Outcome(row["outcome"]) if row["outcome"] is not None else None
         row |= {
             "group": _group(row, several),
@@ -136,7 +137,7 @@ def labelled(trials: pd.DataFrame, more: Sequence[dict[str, Any]] = ()) -> list[
             "colour": OUTCOME_COLOURS[outcome] if outcome else NO_RESULT_COLOUR,
         }
         if row["upload_outcome"] is None:
-            row |= dict.fromkeys(OF_THE_UPLOAD)
+            row |= dict.fromkeys(metric.name for metric in metrics_of("upload"))
     return sorted(rows, key=case_order)
 
 
@@ -148,12 +149,6 @@ def _outcome_label(row: Mapping[str, Any], outcome: Outcome | None) -> str:
     if len(set(steps.values())) < 2 or outcome is Outcome.CORRUPTED:
         return OUTCOME_LABELS[outcome]
     return ", ".join(f"{step} {OUTCOME_LABELS[Outcome(found)]}" for step, found in steps.items())
-
-
-def measured_outcomes(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the outcome of each measured step of a trial, by step; of one that was not reached there is none."""
-    steps = {"upload": row["upload_outcome"], "download": row["download_outcome"]}
-    return {step: found for step, found in steps.items() if found is not None}
 
 
 def _group(row: Mapping[str, Any], several: bool) -> str:
@@ -218,12 +213,6 @@ def grouped(rows: Iterable[dict[str, Any]], *names: str) -> dict[tuple[Any, ...]
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
     return groups
-
-
-def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as dicts of plain Python values, None where something is missing."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def chart(rows: list[dict[str, Any]], *names: str) -> alt.Chart:

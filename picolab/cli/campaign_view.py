@@ -8,7 +8,6 @@ from rich.table import Table
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import watched_in_words
 from picolab.cli.outcome_table import outcome_table
-from picolab.cli.progress import format_duration
 from picolab.cli.terminal import console, print_table
 from picolab.config.plan import Plan
 from picolab.config.project import in_command
@@ -18,6 +17,7 @@ from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.results.load import CampaignData, read_campaign
 from picolab.text.foreign import one_line
+from picolab.text.wording import duration
 
 _MOST_PROBLEMS = 10
 
@@ -105,7 +105,7 @@ def print_status(folder: Path) -> ExitCode:
         return error.exit_code
     print_table(outcome_table(campaign, data))
     left_s = campaign.tally.left_s()
-    eta = f", about {format_duration(left_s)} left" if left_s else ""
+    eta = f", about {duration(left_s)} left" if left_s else ""
     console.print(f"{len(data.trials)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
     for row in data.faults.to_dict("records"):
         words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"

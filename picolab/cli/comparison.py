@@ -100,7 +100,7 @@ def verdict(
     from picolab.analysis.comparison.compare import compare_campaigns
     from picolab.campaign.runner import find_campaign
     from picolab.cli.terminal import print_lines
-    from picolab.report import comparison_text
+    from picolab.report import comparison_json, comparison_lines, comparison_markdown
     from picolab.results.load import read_campaign
 
     if as_json and as_markdown:
@@ -114,11 +114,11 @@ def verdict(
     read = [read_campaign(folder) for folder in folders]
     found = compare_campaigns(read, share, baseline) if len(read) > 1 else compare_builds(read[0], share, baseline)
     if as_json:
-        click.echo(json.dumps(comparison_text.as_json(found), indent=1, allow_nan=False))
+        click.echo(json.dumps(comparison_json.as_json(found), indent=1, allow_nan=False))
     elif as_markdown:
-        click.echo(visible(comparison_text.as_markdown(found)))
+        click.echo(visible(comparison_markdown.as_markdown(found)))
     else:
-        print_lines(comparison_text.as_lines(found))
+        print_lines(comparison_lines.as_lines(found))
     return found.exit_code
 
 
@@ -128,7 +128,7 @@ def _print_verdict(
     """Compare the builds of a campaign, write the page, print the verdicts, and return the exit code among them."""
     from picolab.analysis.comparison.compare import compare as compare_builds
     from picolab.cli.terminal import print_lines
-    from picolab.report.comparison_text import as_lines
+    from picolab.report.comparison_lines import as_lines
     from picolab.report.render import render_comparison
     from picolab.results.load import read_campaign
 

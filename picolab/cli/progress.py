@@ -10,26 +10,17 @@ from picolab.cli.terminal import Text, colour, console
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.text.foreign import one_line
+from picolab.text.wording import duration
 
 _BAR_CELLS = 24
 _REFRESH_S = 1.0
 """Of the live line while a trial runs: drawing more often would be work next to the measured step."""
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration for a person: `42 s`, `3 min 05 s`, `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _progress_text(progress: Progress) -> Text:
     filled = _BAR_CELLS * progress.done // max(1, progress.total)
     text = Text(f"{'━' * filled}{'─' * (_BAR_CELLS - filled)} {progress.done} of {progress.total}")
-    text.append(f"  ETA {format_duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
+    text.append(f"  ETA {duration(progress.eta_s)}" if progress.eta_s is not None else "  ETA after one trial")
     if progress.current is not None:
         again = f" (attempt {progress.attempt})" if progress.attempt > 1 else ""
         text.append(f"\n  {progress.current.trial_id}{again}  ", style="bold")
@@ -48,10 +39,10 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
                 live.update(_progress_text(progress), refresh=True)
 
     def show_ended(entry: LedgerEntry, progress: Progress) -> None:
-        eta = f"ETA {format_duration(progress.eta_s)}" if progress.eta_s else ""
+        eta = f"ETA {duration(progress.eta_s)}" if progress.eta_s else ""
         line = Text(f"[{progress.done:>{len(str(progress.total))}}/{progress.total}] {entry.trial_id}  ")
         line.append(entry.outcome, style=colour(entry.outcome))
-        line.append(f"  {format_duration(entry.duration_s) if entry.duration_s is not None else 'not timed'}  {eta}")
+        line.append(f"  {duration(entry.duration_s) if entry.duration_s is not None else 'not timed'}  {eta}")
         if entry.outcome is not Outcome.OK:
             line.append(f"\n    {one_line(entry.outcome_detail)}", style="dim")
         # The terminal may be gone: what matters is in the ledger.

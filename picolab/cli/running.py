@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from picolab.errors import ParameterError
+from picolab.servers.registry import SERVERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,7 @@ class PlanOptions(TypedDict):
     """The options that `matrix` and `compare` share."""
 
     campaign: str | None
+    servers: tuple[str, ...]
     memory_limits: str | None
     file_sizes: str | None
     seed: int | None
@@ -38,6 +40,13 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--campaign", help="Name of the campaign; default: the file's name and the time in UTC."),
+            click.option(
+                "--server",
+                "servers",
+                multiple=True,
+                type=click.Choice(list(SERVERS)),
+                help="Level of server instead of the file's; may be repeated.",
+            ),
             click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256."),
             click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G."),
             click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's."),
@@ -69,6 +78,9 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
 
     levels = {"ram_mb": _levels(options["memory_limits"], int), "file_size": _levels(options["file_sizes"], str)}
     wanted["matrix"].update({name: given for name, given in levels.items() if given is not None})
+    if options["servers"]:
+        wanted["matrix"]["server"] = list(options["servers"])
+        wanted["parameters"].pop("server", None)
     values = {"seed": options["seed"], "idle_limit_s": options["idle_limit"]}
     wanted.update({name: value for name, value in values.items() if value is not None})
     name = check_name(options["campaign"] or f"{file.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")

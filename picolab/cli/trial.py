@@ -10,13 +10,15 @@ from picolab.cli.running import StopRequest
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.machines.kinds import KINDS
+from picolab.servers.registry import SERVERS
 from picolab.text.foreign import shown
 
 
 @click.command()
-@click.option("--machine", type=click.Choice(list(KINDS)), help="Where PicoShare runs (machine).")
+@click.option("--machine", type=click.Choice(list(KINDS)), help="Where the server runs (machine).")
 @click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
 @click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
+@click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test (server).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
 @click.option("--keep-machine", is_flag=True, help="Leave machine and server up, whatever the outcome is.")
 @click.option(
@@ -32,6 +34,7 @@ def trial(
     machine: str | None,
     ram_mb: int | None,
     file_size: str | None,
+    server: str | None,
     build: str | None,
     keep_machine: bool,
     others: tuple[tuple[str, str], ...],
@@ -43,6 +46,7 @@ def trial(
       picolab trial --ram 512 --file-size 100M
       picolab trial --ram 256 --file-size 1G --build ./picoshare --keep-machine
       picolab trial --machine vagrant --ram 256 --file-size 100M --keep-machine
+      picolab trial --server copyparty --ram 256 --file-size 1G
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
     from picolab.campaign.single_trial import run_single_trial
@@ -53,7 +57,14 @@ def trial(
     from picolab.config.yaml_text import YamlProblem, read_value
 
     keep = "always" if keep_machine else None
-    given = {"machine": machine, "ram_mb": ram_mb, "file_size": file_size, "build": build, "keep_machine": keep}
+    given = {
+        "machine": machine,
+        "ram_mb": ram_mb,
+        "file_size": file_size,
+        "server": server,
+        "build": build,
+        "keep_machine": keep,
+    }
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, text in others:
         if name in values:

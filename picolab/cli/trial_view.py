@@ -7,7 +7,7 @@ from picolab.record.outcomes import OUTCOME_MEANINGS, STEPS, Step
 from picolab.record.record import step_outcome
 from picolab.record.steps import MemoryRecord
 from picolab.text.foreign import one_line
-from picolab.trial.live_line import in_seconds
+from picolab.text.wording import in_seconds
 
 
 def print_trial(finished: FinishedTrial) -> None:

@@ -1,1 +1,1 @@
-"""What a user may set: sizes, parameters, parameter files, the plan."""
+"""The settings of a user: sizes, parameters, parameter files, the plan."""

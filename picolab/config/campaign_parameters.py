@@ -79,7 +79,7 @@ class Stopping(BaseModel):
 
 
 class CampaignParameters(BaseModel):
-    """What a file in `parameters/` says."""
+    """The content of a file in `parameters/`."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 

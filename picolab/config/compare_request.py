@@ -1,4 +1,4 @@
-"""What `picolab compare` was asked for, as the content of a parameter file."""
+"""The arguments of `picolab compare` as the content of a parameter file."""
 
 import re
 from collections import Counter
@@ -85,7 +85,7 @@ def _label(build: str) -> str:
 
 
 def _is_file(label: str, build: dict[str, Any]) -> bool:
-    """Tell whether a build is an executable that is labelled by its own name, which nobody chose."""
+    """Return whether a build is an executable that is labelled by its own name, which nobody chose."""
     return Path(build["build"]).is_absolute() and label == _label(build["build"])
 
 

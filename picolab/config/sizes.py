@@ -45,3 +45,8 @@ def format_size(size_bytes: int) -> str:
         if size_bytes >= _UNIT_BYTES[unit] and size_bytes % _UNIT_BYTES[unit] == 0:
             return f"{size_bytes // _UNIT_BYTES[unit]}{unit}"
     return str(size_bytes)
+
+
+def in_mib(size_bytes: int | None) -> str:
+    """Return a size for a line of text: `18.6 MiB`, or `not known` when it is missing."""
+    return "not known" if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"

@@ -1,4 +1,4 @@
-"""What the doctor looks at on any host: memory, disks, processors."""
+"""The doctor's checks of any host: memory, disks, processors."""
 
 import os
 
@@ -47,7 +47,7 @@ def work_disk() -> list[Finding]:
 
 
 def outputs() -> list[Finding]:
-    """Tell whether campaigns can be written."""
+    """Check whether campaigns can be written."""
     folder = outputs_dir()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if os.access(nearest, os.W_OK):
@@ -69,7 +69,7 @@ def processors() -> list[Finding]:
 
 
 def governor() -> list[Finding]:
-    """Tell whether the clock rate changes."""
+    """Check whether the clock rate changes."""
     what, found = "CPU governor", facts.governor()
     if found is None:
         return [Finding(what, "good", "the host shows none, as most virtual machines")]

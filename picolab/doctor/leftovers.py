@@ -1,4 +1,4 @@
-"""What picolab has left on this host, and only that: found, shown, removed.
+"""Leftovers of picolab on this host, and of nothing else: found, shown, removed.
 
 Everything here is of a process that is gone, and says in its name or in a file of ours that it is picolab's and of this
 state folder. What cannot be proven to be that stays. Results of campaigns are never looked at, machines that

@@ -1,4 +1,4 @@
-"""What the doctor looks at around picolab: the Jupyter kernel, notebooks, machines."""
+"""The doctor's checks of picolab's environment: the Jupyter kernel, notebooks, machines."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from picolab.machines.local.cgroup import v1_parent, v2_parent
 
 
 def jupyter_kernel() -> list[Finding]:
-    """Tell whether the kernel `python3` is picolab's own interpreter."""
+    """Check whether the kernel `python3` is picolab's own interpreter."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     what, mend = "Jupyter kernel", f"{sys.executable} -m ipykernel install --sys-prefix"
@@ -32,7 +32,7 @@ def jupyter_kernel() -> list[Finding]:
 
 
 def notebooks() -> list[Finding]:
-    """Tell whether the notebooks are there and whole."""
+    """Check whether the notebooks are there and whole."""
     what, folder = "notebooks", project_root() / "notebooks"
     for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb"):
         try:

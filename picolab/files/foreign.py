@@ -94,24 +94,42 @@ def unfit_value(data: Any) -> str | None:
 
     Columns are 64 bits wide, JSON has no infinity, UTF-8 no lone surrogate, and nothing of picolab's is nested deeply.
     """
-    left: list[tuple[str, Any, int]] = [("", data, 0)]
+    if not isinstance(data, dict | list):
+        reason = _why_unfit(data)
+        return reason and f"the whole {reason}"
+    # Containers with the way to them, as nested pairs: a hostile file has millions, whose names nobody needs.
+    left: list[tuple[Any, Any, int]] = [(data, None, 0)]
     while left:
-        place, value, depth = left.pop()
-        where = place or "the whole"
-        if isinstance(value, dict | list):
-            if depth >= MOST_DEPTH:
-                return f"{where[:200]} is nested too deeply"
-            items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-            for name, item in items:
-                if isinstance(name, str) and not _is_text(name):
-                    return f"{where} has a name that is no text in Unicode"
-                left.append((f"{place}.{name}" if place else str(name), item, depth + 1))
-        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            return f"{where} is a number of {value.bit_length()} bits, more than 64"
-        elif isinstance(value, float) and not math.isfinite(value):
-            return f"{where} is no finite number"
-        elif isinstance(value, str) and not _is_text(value):
-            return f"{where} is no text in Unicode"
+        container, way, depth = left.pop()
+        if depth >= MOST_DEPTH:
+            return f"{_place(way)[:200]} is nested too deeply"
+        items: Iterable[tuple[Any, Any]] = container.items() if isinstance(container, dict) else enumerate(container)
+        for name, item in items:
+            if isinstance(name, str) and not _is_text(name):
+                return f"{_place(way)} has a name that is no text in Unicode"
+            if isinstance(item, dict | list):
+                if item or depth + 1 >= MOST_DEPTH:
+                    left.append((item, (way, name), depth + 1))
+            elif reason := _why_unfit(item):
+                return f"{_place((way, name))} {reason}"
+    return None
+
+
+def _place(way: Any) -> str:
+    names: list[str] = []
+    while way is not None:
+        way, name = way
+        names.append(str(name))
+    return ".".join(reversed(names)) or "the whole"
+
+
+def _why_unfit(value: Any) -> str | None:
+    if isinstance(value, str):
+        return None if _is_text(value) else "is no text in Unicode"
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return f"is a number of {value.bit_length()} bits, more than 64"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is no finite number"
     return None
 
 

@@ -1,1 +1,1 @@
-"""The host: its facts, processes and locks, and what it does beside a trial."""
+"""The host: its facts, processes and locks, and what it does during a trial."""

@@ -1,4 +1,4 @@
-"""Which process is meant: process identity that survives the re-use of pids, from /proc."""
+"""The identity of a process that survives the reuse of pids."""
 
 import contextlib
 import os
@@ -9,28 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_CLOCK_TICKS_FIELD = 19
-_STATE_FIELD = 0
-_PARENT_FIELD = 1
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot: the same pid means something else after a reboot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The command's name is in parentheses and may hold blanks; the fields of proc(5) go on behind the last one.
-    return text.rpartition(")")[2].split()
+from picolab.agent.procfs import boot_id, stat_of
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, not just a pid: pids are re-used, start times are not."""
+    """One process, not just a pid: pids are reused, start times are not."""
 
     pid: int
     start_ticks: int
@@ -39,10 +23,8 @@ class ProcessIdentity:
     @classmethod
     def of(cls, pid: int) -> "ProcessIdentity | None":
         """Return the identity of a running process, or None when there is none (a zombie counts as none)."""
-        fields = _stat_fields(pid)
-        if fields is None or fields[_STATE_FIELD] in "ZX":
-            return None
-        return cls(pid, int(fields[_CLOCK_TICKS_FIELD]), boot_id())
+        stat = stat_of(pid)
+        return None if stat is None or stat.has_ended else cls(pid, stat.start_ticks, boot_id())
 
     @classmethod
     def from_json(cls, data: Any) -> "ProcessIdentity":
@@ -106,25 +88,8 @@ def is_self_or_ancestor(pid: int) -> bool:
     while current > 1:
         if current == pid:
             return True
-        fields = _stat_fields(current)
-        if fields is None:
+        stat = stat_of(current)
+        if stat is None:
             return False
-        current = int(fields[_PARENT_FIELD])
+        current = stat.parent
     return False
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the pids of all processes that descend from `pid`, nearest first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            fields = _stat_fields(int(entry.name))
-            if fields is not None:
-                children.setdefault(int(fields[_PARENT_FIELD]), []).append(int(entry.name))
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        for child in children.get(queue.pop(0), []):
-            found.append(child)
-            queue.append(child)
-    return found

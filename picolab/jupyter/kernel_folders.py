@@ -20,11 +20,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.errors import HostUnfit
 from picolab.files.writing import write_atomically
 from picolab.host.locks import try_lock
-from picolab.host.processes import ProcessIdentity, boot_id, this_process
+from picolab.host.processes import ProcessIdentity, this_process
 
 CONNECTION_FILE = "connection.json"
 SOCKETS = "s"

@@ -1,7 +1,7 @@
 """What every machine can do: the protocol between a trial and the place where its server runs.
 
-A machine knows nothing about PicoShare: it runs an executable with limited memory, says how it is, and takes
-everything down again. Paths in `ProcessSpec` are paths inside the machine.
+A machine knows nothing about the server under test: it runs an executable with limited memory, reports its state, and
+takes everything down again. Paths in `ProcessSpec` are paths inside the machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence

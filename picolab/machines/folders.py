@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.errors import MachineBusy, MachineError
 from picolab.files.writing import write_atomically
 from picolab.host.locks import try_lock
-from picolab.host.processes import ProcessIdentity, boot_id, is_self_or_ancestor, kill_and_wait
+from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"

@@ -10,9 +10,8 @@ from picolab.record.machine import BuildUnderTest, MachineRecord, NetworkRecord,
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
+from picolab.servers.registry import server_of
 
-SPOOL_THRESHOLD_BYTES = 1 << 20
-"""PicoShare keeps smaller bodies in memory: an upload below this shows neither spooling nor its memory need."""
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
 """As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
@@ -34,7 +33,7 @@ LEAST_FREQUENCY_SHARE = 0.60
 
 
 def of_parameters(parameters: TrialParameters) -> list[Caveat]:
-    """Return what is known before anything was started."""
+    """Return the caveats that the parameters alone give."""
     caveats = []
     if parameters.memory_limit == "none":
         caveats.append(
@@ -46,7 +45,7 @@ def of_parameters(parameters: TrialParameters) -> list[Caveat]:
                 advice="Set memory_limit to enforced; `picolab doctor` tells what this host needs for it.",
             )
         )
-    if parameters.file_size_bytes < SPOOL_THRESHOLD_BYTES:
+    if parameters.file_size_bytes < server_of(parameters.server).spools_from_bytes:
         caveats.append(
             Caveat(
                 code="small_file",
@@ -60,7 +59,7 @@ def of_parameters(parameters: TrialParameters) -> list[Caveat]:
 
 
 def of_build(build: BuildUnderTest) -> list[Caveat]:
-    """Return what the build itself is a reason for."""
+    """Return the caveats about the build."""
     if build.kind != "calibration":
         return []
     return [
@@ -74,7 +73,7 @@ def of_build(build: BuildUnderTest) -> list[Caveat]:
 
 
 def of_machine(machine: MachineRecord) -> list[Caveat]:
-    """Return what is wrong with the place where the server runs, and with the host at this moment."""
+    """Return the caveats about the machine that the server runs on, and about the host at this moment."""
     virtual = machine.virtual_machine
     caveats = [] if virtual is None else _of_virtual_machine(virtual)
     if machine.memory_limit.method != "none" and machine.memory_limit.swap != "off":
@@ -163,7 +162,7 @@ def _of_virtual_machine(virtual: VirtualMachineRecord) -> list[Caveat]:
 
 
 def of_network(exposed: list[str], network: NetworkRecord | None) -> list[Caveat]:
-    """Return what it means that a server could be reached from other hosts.
+    """Return a caveat if a server could be reached from other hosts.
 
     Args:
         exposed: addresses on which it listened beyond this host.
@@ -185,7 +184,7 @@ def of_network(exposed: list[str], network: NetworkRecord | None) -> list[Caveat
 
 
 def of_clock(drift_s: float | None) -> list[Caveat]:
-    """Return what it means that a guest's clock did not run like the host's during an upload.
+    """Return a caveat if a guest's clock drifted from the host's during an upload.
 
     Args:
         drift_s: by how much it moved against the host's clock; None when it is the host's own clock.
@@ -204,7 +203,7 @@ def of_clock(drift_s: float | None) -> list[Caveat]:
 
 
 def of_neighbours(names: list[str]) -> list[Caveat]:
-    """Return what it means that other machines are in use on this host.
+    """Return a caveat if other machines are in use on this host.
 
     Args:
         names: of those machines.
@@ -222,7 +221,7 @@ def of_neighbours(names: list[str]) -> list[Caveat]:
 
 
 def of_cache(why_not: str | None) -> list[Caveat]:
-    """Return what it means that the page cache was to be dropped before a measured step.
+    """Return a caveat if the page cache should have been dropped before a measured step and was not.
 
     Args:
         why_not: why that was not possible; None when it was dropped.
@@ -241,7 +240,7 @@ def of_cache(why_not: str | None) -> list[Caveat]:
 
 
 def of_page_cache(data_bytes: int, room_bytes: int) -> list[Caveat]:
-    """Return what it means for a download with a warm cache that the data did not fit into it.
+    """Return a caveat if the data of a download with a warm page cache did not fit into it.
 
     Args:
         data_bytes: that were uploaded and are downloaded.
@@ -261,7 +260,7 @@ def of_page_cache(data_bytes: int, room_bytes: int) -> list[Caveat]:
 
 
 def of_conditions(conditions: ConditionsRecord) -> list[Caveat]:
-    """Return what the host did during a measured step that may have changed its numbers."""
+    """Return the caveats about the host during a measured step: load, steal, throttling, swap, disk."""
     caveats = []
     others, steal = conditions.other_busy_share, conditions.steal_share
     if others is not None and others > OTHERS_BUSY_SHARE:
@@ -328,7 +327,7 @@ def of_conditions(conditions: ConditionsRecord) -> list[Caveat]:
 def of_instrument(
     instrument: InstrumentReference | None, upload_mib_s: float | None, download_mib_s: float | None
 ) -> list[Caveat]:
-    """Return what it means that a rate comes near to what the client itself can do.
+    """Return a caveat if a rate is near the highest rate of the client itself.
 
     Args:
         instrument: None: nobody knows what the client can do.
@@ -363,7 +362,7 @@ def of_instrument(
 
 
 def _throttled(conditions: ConditionsRecord) -> str | None:
-    """Return how the processors were slowed down; None when nothing says that they were."""
+    """Return how the processors were slowed down; None if there is no sign of it."""
     if conditions.throttle_events:
         return f"{conditions.throttle_events} times because of their heat"
     share = conditions.frequency_share
@@ -374,7 +373,7 @@ def _throttled(conditions: ConditionsRecord) -> str | None:
 
 
 def of_verification(outcome: Outcome, why_not: str, limit_kept: bool) -> list[Caveat]:
-    """Return the caveat of a download that nobody asked to measure and that did not get to its end.
+    """Return the caveat about a download that was not measured and did not end.
 
     Args:
         outcome: of that download.
@@ -394,7 +393,7 @@ def of_verification(outcome: Outcome, why_not: str, limit_kept: bool) -> list[Ca
 
 
 def of_attempts(attempts: int) -> list[Caveat]:
-    """Return what it means that an upload was tried before on the same server.
+    """Return a caveat if an upload was tried before on the same server.
 
     Args:
         attempts: at the upload stage, this one included.
@@ -413,7 +412,7 @@ def of_attempts(attempts: int) -> list[Caveat]:
 
 
 def of_memory(memory: MemoryRecord) -> list[Caveat]:
-    """Return what the memory probe knows against itself."""
+    """Return the caveats about the memory probe and its samples."""
     caveats = []
     if memory.gap_count:
         longest = max(gap.duration_s for gap in memory.gaps)

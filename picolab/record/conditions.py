@@ -8,7 +8,7 @@ from picolab.record.part import Part
 
 
 class ConditionsRecord(Part):
-    """What the host did from right before a measured step to right after it.
+    """Activity of the host from right before a measured step to right after it.
 
     Shares are of the time of all processors, if nothing else is said.
     """

@@ -1,38 +1,57 @@
-"""Factors: everything in which two trials may differ; trials that differ in any of it are never one case.
+"""The factors: everything in which two trials may differ. Trials that differ in any of them are never one case.
 
-Each parameter of a trial is a factor, unless it stands in `NOT_FACTORS`: a parameter that is added later groups by
-itself. With them go facts that a machine or a build has whatever was asked for, such as the executable's SHA-256.
-Grouping is always by all of them (`case_key`); a label names only the levels that differ.
+Each parameter of a trial is a factor, unless it stands in `NOT_FACTORS`: a new parameter groups without another edit,
+and needs an entry here only if its title or its place is not the usual one. Facts that a machine or build has whatever
+was asked for, such as the executable's SHA-256, are factors too, one entry each. Grouping is always by all of them
+(`case_key`). `picolab.results.labels` finds the words that tell cases apart.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import shlex
-import types
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from picolab.config.trial_parameters import TrialParameters, short
-from picolab.text.foreign import one_line
+from picolab.record.fields import pandas_type, pandas_type_at, value_at
 
-if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
-    import pandas as pd
+if TYPE_CHECKING:
+    from picolab.record.record import Record
 
 NOT_FACTORS = ("seed", "machine_name", "keep_machine")
 """Parameters that say nothing about what is measured."""
-_MEASURED_TOO = ("build", "box", "cpus", "provider")
-"""Parameters whose name is the column of what there really was; what was asked for has `_wanted` in its column."""
-_ADDED_LATER = {"server": TrialParameters.model_fields["server"].default}
-"""Factors that older records lack, and the level that these have: with it a case keeps the id that it had before."""
-_LONGEST_LEVEL = 60
+_IN_EVERY_ID = """
+machine ram_mb file_size build_wanted calibration label environment parallel_uploads direction cache sync memory_limit
+work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url ready_limit_s stall_limit_s
+floor_rate_mib_s total_limit_s sample_interval_s build_sha256 acceleration memory_limit_method box box_version route
+network
+"""
+"""Factors that `case_id` always contains. A later factor is in it only if its level is not the default, so that old
+cases keep their ids. It needs no entry here."""
+_UNITS = {"_mib_s": " MiB/s", "_s": " s", "_mb": " MiB"}
+_UNIT = re.compile(f"({'|'.join(_UNITS)})$")
 
 
-_UNIT = re.compile("_(mib_s|s|mb)$")
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def _shell_words(environment: Mapping[str, str]) -> str:
+    return " ".join(shlex.quote(f"{name}={text}") for name, text in sorted(environment.items()))
+
+
+def _of_shell_words(level: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(level))
+
+
+@functools.cache
+def _defaults() -> TrialParameters:
+    return TrialParameters.model_validate({})
 
 
 @dataclass(frozen=True)
@@ -41,78 +60,126 @@ class Factor:
 
     name: str
     """Its column in the rows of trials."""
-    parameter: str | None
-    """The parameter behind it; None for a fact that is no parameter."""
-    kind: str
-    """The column's pandas type."""
+    parameter: str | None = None
+    """The parameter behind it; None for a fact."""
+    source: str = ""
+    """The path of a fact's field in the record."""
+    words: str = ""
+    """Its title, if that is not its name in words."""
+    shown: Literal["place", "build", "label", "words"] = "words"
+    """Where its level is seen. `place`: every table and chart has a place for it. `build`: in the name of the build, if
+    each name stands for one level. `label`: the same, if every trial has a label. `words`: in words, if it varies."""
+    machines: Literal["all", "local", "virtual"] = "all"
+    """The kinds of machines that heed it."""
+    encode: Callable[[Any], str] | None = None
+    """Makes the text in its column of a mapping; None: JSON."""
+    decode: Callable[[str], dict[str, Any]] = json.loads
+    """Reads that text."""
+
+    @property
+    def kind(self) -> str:
+        """The pandas type of its column."""
+        if self.parameter is None:
+            return pandas_type_at(self.source)
+        return pandas_type(TrialParameters.model_fields[self.parameter].annotation)
+
+    @property
+    def default(self) -> Any:
+        """Its level if nothing was asked for, as its column holds it; None for a fact."""
+        return None if self.parameter is None else self.level(_defaults())
 
     @property
     def title(self) -> str:
         """The factor in words."""
-        return _TITLES.get(self.name, _UNIT.sub("", self.parameter or self.name).replace("_", " "))
+        return self.words or _UNIT.sub("", self.parameter or self.name).replace("_", " ")
 
     @property
     def unit(self) -> str:
         """The unit of its levels, which its name ends with."""
         ending = _UNIT.search(self.name)
-        return {"_mib_s": " MiB/s", "_s": " s", "_mb": " MiB"}[ending[0]] if ending else ""
+        return _UNITS[ending[0]] if ending else ""
+
+    @property
+    def is_mapping(self) -> bool:
+        """True when a level has named entries, of which only those that differ are shown."""
+        return (
+            self.parameter is not None and get_origin(TrialParameters.model_fields[self.parameter].annotation) is dict
+        )
+
+    def entries(self, level: str | None) -> dict[str, Any]:
+        """Return the entries of a mapping's level."""
+        return self.decode(level) if level else {}
 
     def level(self, parameters: TrialParameters) -> Any:
-        """Return the level of a parameter as it stands in the column: a mapping as one text, of which no two agree."""
+        """Return the level of a parameter as its column holds it: a mapping as text, different for any two mappings."""
         value = getattr(parameters, str(self.parameter))
-        if self.name == "environment":
-            return " ".join(shlex.quote(f"{name}={text}") for name, text in sorted(value.items()))
+        if self.encode is not None:
+            return self.encode(value)
         return _json(value) if self.kind == "string" and not isinstance(value, str | None) else value
 
-
-_TITLES = {
-    "build_wanted": "build from",
-    "build_sha256": "sha256",
-    "box_wanted": "box wanted",
-    "memory_limit_method": "memory limit by",
-    "label": "labelled",
-}
+    def level_in(self, record: Record) -> Any:
+        """Return the level of a trial as its column holds it."""
+        return value_at(record, self.source) if self.parameter is None else self.level(record.parameters)
 
 
-def _kind(annotation: Any) -> str:
-    """Return the pandas type for a parameter's annotation."""
-    known = {int: "Int64", float: "Float64", bool: "boolean"}
-    plain = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    alternatives = {get_args(one)[0] if hasattr(one, "__metadata__") else one for one in plain} - {types.NoneType}
-    return known.get(alternatives.pop(), "string") if len(alternatives) == 1 else "string"
-
-
-def _column(parameter: str) -> str:
-    return f"{parameter}_wanted" if parameter in _MEASURED_TOO else parameter
-
-
-PARAMETER_FACTORS = tuple(
-    Factor(_column(name), name, _kind(field.annotation))
-    for name, field in TrialParameters.model_fields.items()
-    if name not in NOT_FACTORS
+_DECLARED = (
+    Factor("machine", "machine", shown="place"),
+    Factor("ram_mb", "ram_mb", shown="place"),
+    Factor("file_size", "file_size", shown="place"),
+    Factor("memory_limit", "memory_limit", shown="place"),
+    # The column `build`, and three more below, hold what there really was.
+    Factor("build_wanted", "build", words="build from", shown="build"),
+    Factor("label", "label", words="labelled", shown="build"),
+    Factor("calibration", "calibration", shown="label"),
+    Factor("environment", "environment", shown="label", encode=_shell_words, decode=_of_shell_words),
+    Factor("work_dir", "work_dir", machines="local"),
+    Factor("fresh_machine", "fresh_machine", machines="virtual"),
+    Factor("cpus_wanted", "cpus", machines="virtual"),
+    Factor("box_wanted", "box", words="box wanted", machines="virtual"),
+    Factor("provider_wanted", "provider", machines="virtual"),
+    Factor("boot_limit_s", "boot_limit_s", machines="virtual"),
 )
-MACHINE_FACTS = ("acceleration", "memory_limit_method", "box", "box_version", "route", "network")
-FACT_FACTORS = tuple(Factor(name, None, "string") for name in ("build_sha256", *MACHINE_FACTS))
-"""What makes trials incomparable although they were asked for the same."""
-FACTORS = (*PARAMETER_FACTORS, *FACT_FACTORS)
-COLUMNS = {factor.name: factor.kind for factor in FACTORS}
-"""The column of each factor and its pandas type."""
-
-_SHOWN_ELSEWHERE = ("machine", "acceleration", "ram_mb", "memory_limit", "file_size")
-"""Factors with a place of their own in every table and chart."""
-_TOLD_BY_BUILD = ("build_wanted", "label", "build_sha256")
-"""What a build's name tells when each name stands for one level."""
-_TOLD_BY_LABEL = (*_TOLD_BY_BUILD, "environment", "calibration")
-"""The same when every trial has a label, which names how the build is started, too."""
+"""Parameters that differ from the usual in more than their name."""
+_FACTS = (
+    Factor("build_sha256", source="build.sha256", words="sha256", shown="build"),
+    Factor("acceleration", source="machine.virtual_machine.acceleration", shown="place", machines="virtual"),
+    Factor("memory_limit_method", source="machine.memory_limit.method", words="memory limit by"),
+    Factor("box", source="machine.virtual_machine.box", machines="virtual"),
+    Factor("box_version", source="machine.virtual_machine.box_version", machines="virtual"),
+    Factor("route", source="machine.virtual_machine.route", machines="virtual"),
+    Factor("network", source="machine.network.kind", machines="local"),
+)
+"""Facts that make trials incomparable although they were asked for the same."""
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+def _of_parameters() -> list[Factor]:
+    declared = {factor.parameter: factor for factor in _DECLARED}
+    names = [name for name in TrialParameters.model_fields if name not in NOT_FACTORS]
+    return [declared.get(name) or Factor(name, name) for name in names]
+
+
+FACTORS: dict[str, Factor] = {factor.name: factor for factor in (*_of_parameters(), *_FACTS)}
+"""By column: the parameters in their order, then the facts."""
+
+
+def parameter_factors() -> list[Factor]:
+    """Return the factors that are parameters."""
+    return [factor for factor in FACTORS.values() if factor.parameter is not None]
+
+
+def fact_factors() -> list[Factor]:
+    """Return the factors that are facts."""
+    return [factor for factor in FACTORS.values() if factor.parameter is None]
+
+
+def machine_facts() -> list[str]:
+    """Return the columns of the facts that a machine has, whatever build it runs."""
+    return [factor.name for factor in fact_factors() if factor.source.startswith("machine.")]
 
 
 def levels_of(parameters: TrialParameters) -> dict[str, Any]:
     """Return the level of every factor that is a parameter, by column."""
-    return {factor.name: factor.level(parameters) for factor in PARAMETER_FACTORS}
+    return {factor.name: factor.level(parameters) for factor in parameter_factors()}
 
 
 Key = tuple[Any, ...]
@@ -120,150 +187,33 @@ Key = tuple[Any, ...]
 
 def case_key(row: Mapping[str, Any]) -> Key:
     """Return what trials of one case have in common, and no others; the row has plain values, None for missing."""
-    return tuple(row.get(name) for name in COLUMNS)
+    return tuple(row.get(name) for name in FACTORS)
 
 
 def parameter_key(row: Mapping[str, Any]) -> Key:
     """Return the part of `case_key` that is known before a trial has run."""
-    return tuple(row.get(factor.name) for factor in PARAMETER_FACTORS)
+    return tuple(row.get(factor.name) for factor in parameter_factors())
 
 
 def case_id(row: Mapping[str, Any]) -> str:
     """Return a short text that is equal for trials of one case, and for no others."""
-    key = [row.get(name) for name in COLUMNS if name not in _ADDED_LATER or row.get(name) != _ADDED_LATER[name]]
-    return hashlib.sha256(_json(key).encode()).hexdigest()[:12]
+    first = [row.get(name) for name in _IN_EVERY_ID.split()]
+    later = [
+        [name, row.get(name)]
+        for name, factor in FACTORS.items()
+        if name not in _IN_EVERY_ID.split() and row.get(name) != factor.default
+    ]
+    return hashlib.sha256(_json([*first, *later]).encode()).hexdigest()[:12]
 
 
 def case_name(parameters: TrialParameters) -> str:
-    """Return a case in words that are safe in a file name: each parameter that is not as usual is named."""
-    told = ("machine", "ram_mb", "file_size", "build", "label", "memory_limit", *NOT_FACTORS)
+    """Return a case in words that are safe in a file name: each parameter that is not the default is named."""
     others = [
-        f"-{name}_{short(getattr(parameters, name))}"
-        for name, field in TrialParameters.model_fields.items()
-        if name not in told and getattr(parameters, name) != field.get_default(call_default_factory=True)
+        f"-{factor.parameter}_{short(getattr(parameters, factor.parameter))}"
+        for factor in parameter_factors()
+        if factor.parameter is not None
+        and factor.shown not in ("place", "build")
+        and getattr(parameters, factor.parameter)
+        != TrialParameters.model_fields[factor.parameter].get_default(call_default_factory=True)
     ]
     return parameters.case_label + "".join(others)
-
-
-def varying(trials: pd.DataFrame | Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of the factors that have more than one level in these trials."""
-    rows = _rows(trials)
-    return [name for name in COLUMNS if len({row.get(name) for row in rows}) > 1]
-
-
-def _rows(trials: pd.DataFrame | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    import pandas as pd
-
-    if not isinstance(trials, pd.DataFrame):
-        return list(trials)
-    plain = trials.astype(object).where(trials.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
-
-
-def _place(row: Mapping[str, Any]) -> Key:
-    """Return what is shown of a case beside its words, where nothing else is said."""
-    return tuple(one_line(str(row.get(name))) for name in (*_SHOWN_ELSEWHERE, "build"))
-
-
-class Labels:
-    """The words that tell the cases of some trials apart; no two cases at one place have the same."""
-
-    def __init__(
-        self,
-        trials: pd.DataFrame | Iterable[Mapping[str, Any]],
-        place: Callable[[Mapping[str, Any]], Key] = _place,
-    ) -> None:
-        """Look at all trials that are shown together.
-
-        Args:
-            trials: rows with the column of each factor, and `build` as it is shown.
-            place: what is shown of a row beside its words, such as its panel and its RAM.
-        """
-        by_key = {case_key(row): row for row in _rows(trials)}
-        cases = list(by_key.values())
-        self.named = _named(cases)
-        """The columns of the factors that are named, in the order of parameters."""
-        entries = {name: _differing_entries(name, cases) for name in self.named if name in _MAPPINGS}
-        words = {
-            key: [level_words(name, row.get(name), entries.get(name)) for name in self.named]
-            for key, row in by_key.items()
-        }
-        # Levels that only look alike, or were cut off, must not make one case of two.
-        shown = {key: (place(row), *words[key]) for key, row in by_key.items()}
-        alike = Counter(shown.values())
-        self._words = {
-            key: " · ".join([*words[key], *([f"case {case_id(row)}"] if alike[shown[key]] > 1 else [])])
-            for key, row in by_key.items()
-        }
-
-    def of(self, row: Mapping[str, Any]) -> str:
-        """Return the words of a trial beside its build, machine, RAM and file size; empty when those say it all."""
-        return self._words[case_key(row)]
-
-
-def split(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the cases of some trials, each with the words that tell it from the others and with its trials."""
-    rows = _rows(trials)
-    labels = Labels(rows)
-    places: dict[Key, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(case_key(row), []).append(place)
-    return [(labels.of(rows[same[0]]), trials.iloc[same]) for same in places.values()]
-
-
-def _named(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the factors that must be named beside build, machine, RAM and file size."""
-    told = _TOLD_BY_LABEL if all(row.get("label") for row in cases) else _TOLD_BY_BUILD
-    facts = [factor.name for factor in FACT_FACTORS]
-    named = []
-    for name in varying(cases):
-        by_build = name in told and _determined(cases, name, ("build",))
-        # A fact that follows from what was asked for needs no words.
-        by_parameters = name in facts and _determined(cases, name, ("build", *(f.name for f in PARAMETER_FACTORS)))
-        if name not in _SHOWN_ELSEWHERE and not by_build and not by_parameters:
-            named.append(name)
-    return named
-
-
-def _determined(cases: Sequence[Mapping[str, Any]], name: str, others: Sequence[str]) -> bool:
-    """Tell whether a factor has but one level wherever the others have theirs."""
-    seen: dict[Key, Any] = {}
-    return all(seen.setdefault(tuple(row.get(o) for o in others), row.get(name)) == row.get(name) for row in cases)
-
-
-def _of_environment(level: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in shlex.split(level))
-
-
-_MAPPINGS: dict[str, Callable[[str], dict[str, Any]]] = {"environment": _of_environment, "calibration": json.loads}
-"""Factors whose levels are mappings, and how their text is read: of them only the entries that differ are named."""
-_FACTOR = {factor.name: factor for factor in FACTORS}
-
-
-def _entries(name: str, level: str | None) -> dict[str, Any]:
-    return _MAPPINGS[name](level) if level else {}
-
-
-def _differing_entries(name: str, cases: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of a mapping's entries that are not the same in all cases."""
-    levels = [_entries(name, row.get(name)) for row in cases]
-    every = sorted({entry for level in levels for entry in level})
-    return [e for e in every if len({_json(level[e]) if e in level else None for level in levels}) > 1]
-
-
-def level_words(name: str, level: Any, entries: Sequence[str] | None = None) -> str:
-    """Return a level with its factor in words, such as `cache cold`; of a mapping only the named entries."""
-    factor = _FACTOR[name]
-    if entries is not None:
-        found = _entries(name, level)
-        has = [f"{entry}={found[entry]}" for entry in entries if entry in found]
-        without = [entry for entry in entries if entry not in found]
-        words = " ".join(has + ([f"without {', '.join(without)}"] if without else []))
-    elif level is None or level == "":
-        words = "not set" if factor.parameter else "unknown"
-    else:
-        words = f"{level:g}{factor.unit}" if isinstance(level, float) else f"{level}{factor.unit}"
-    words = one_line(words)
-    if len(words) > _LONGEST_LEVEL:
-        words = f"{words[: _LONGEST_LEVEL - 1]}…"
-    return f"{factor.title} {words}"

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 
 class Outcome(StrEnum):
-    """What a trial found, in one word."""
+    """The finding of a trial, in one word."""
 
     OK = "ok"
     OOM_KILLED = "oom_killed"

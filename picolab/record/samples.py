@@ -1,4 +1,4 @@
-"""What the memory probe wrote: read, summed up for the record, and shaped into the samples scrap."""
+"""The output of the memory probe: read, summed up for the record, and shaped into the samples scrap."""
 
 import itertools
 import json

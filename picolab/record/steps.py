@@ -118,7 +118,7 @@ class Gap(Part):
 
 
 class MemoryRecord(Part):
-    """What the memory probe saw from before a measured step to after it. Bytes."""
+    """Readings of the memory probe from before a measured step to after it, in bytes."""
 
     samples: int
     interval_s: float = Field(description="what was asked for")

@@ -1,4 +1,4 @@
-"""A campaign in plain words and tables: what the analysis notebook shows besides charts."""
+"""The page of a campaign: everything that its notebook shows besides charts and tables."""
 
 import shlex
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from picolab.charts.figure import Figure
-from picolab.charts.style import build_label, labelled, machine_label, outcome_words, plain_rows
+from picolab.charts.style import build_label, labelled, machine_label, outcome_words
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
@@ -16,6 +16,8 @@ from picolab.record.machine import VirtualMachineRecord
 from picolab.record.record import Record
 from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
 from picolab.results.load import CampaignData
+from picolab.results.rows import plain_rows
+from picolab.text.wording import counted, moment, percent
 
 
 def _virtual_machines(records: Iterable[Record]) -> list[VirtualMachineRecord]:
@@ -33,22 +35,22 @@ LOUD_CAVEATS: dict[str, tuple[Callable[[Record], bool], str, str]] = {
     "memory_limit_none": (
         lambda record: record.machine is not None and record.machine.memory_limit.method == "none",
         "Nothing limited the server's memory, whatever the RAM level says.",
-        "Do not compare these trials with limited ones; `picolab doctor` tells how to make limits possible.",
+        "Do not compare these trials with limited ones; `picolab doctor` shows how to make limits possible.",
     ),
     "emulated": (
         lambda record: any(virtual.acceleration == "emulation" for virtual in _virtual_machines([record])),
-        "The virtual machine was emulated by software: rates and times say little about a real machine, and peaks of "
-        "memory may differ too where they depend on how fast the server works.",
-        "Compare these trials with each other alone, and measure rates on a host with a usable /dev/kvm.",
+        "The virtual machine was emulated by software: rates and times do not carry over to a real machine, and peaks "
+        "of memory may differ too where they depend on the speed of the server.",
+        "Compare these trials with each other only, and measure rates on a host with a usable /dev/kvm.",
     ),
     "measured_through_ssh": (
         lambda record: any(virtual.route == "ssh_forward" for virtual in _virtual_machines([record])),
         "Uploads went to the virtual machine through an ssh connection: rates are those of that connection, and "
-        "transfer and commit cannot be told apart.",
-        "Use a network in which this host reaches the guest's own address, such as libvirt's default.",
+        "transfer and commit cannot be separated.",
+        "Use a network in which this host reaches the guest's own address, such as libvirt's default network.",
     ),
 }
-"""Caveats that come first and in a box, whether or not a trial stored them: when, what, advice."""
+"""Caveats that come first and stand out, whether or not a trial stored them: condition, message, advice."""
 
 
 def figure(panels: Sequence[alt.LayerChart], caption: str, empty: str) -> Figure | Html:
@@ -57,7 +59,7 @@ def figure(panels: Sequence[alt.LayerChart], caption: str, empty: str) -> Figure
 
 
 def summary(data: CampaignData) -> Html:
-    """Say in one sentence what the campaign found, and what is not as it should be."""
+    """Summarise the campaign in one sentence, followed by its problems."""
     planned, done = len(data.plan.get("trials", [])), len(data.trials)
     counts = Counter(data.trials["outcome"])
     words = outcome_words(counts)
@@ -73,41 +75,41 @@ def summary(data: CampaignData) -> Html:
 
 
 def notices(data: CampaignData) -> str:
-    """Return what is not as it should be, as HTML: what is unfinished, emulated, at fault or could not be read."""
+    """Return the problems of a campaign as HTML: unfinished, emulated, faults, unreadable files."""
     planned, done = len(data.plan.get("trials", [])), len(data.trials)
     parts = []
     if done < planned:
-        parts.append(f'<p class="warning">This campaign is unfinished: {planned - done} trials have no result yet.</p>')
+        parts.append(
+            f'<p class="warning">This campaign is unfinished: {counted(planned - done, "trial")} without a result.</p>'
+        )
     emulated = Counter(data.trials["acceleration"])["emulation"]
     if emulated:
         how_many = "Every trial" if emulated == done else f"{emulated} of {done} trials"
         parts.append(
             f'<p class="warning">{how_many} ran in a virtual machine that was emulated by software: '
-            '<a href="#Read-this-first">what that means</a>.</p>'
+            '<a href="#Read-this-first">see the caveat</a>.</p>'
         )
     if len(data.faults):
-        what = "attempt" if len(data.faults) == 1 else "attempts"
         parts.append(
-            f'<p class="note">{len(data.faults)} {what} ended in a fault of the instrument and '
-            'entered no figure: <a href="#Faults-of-the-instrument">which</a>.</p>'
+            f'<p class="note">{counted(len(data.faults), "attempt")} ended in a fault of the instrument and '
+            'are in no figure: <a href="#Faults-of-the-instrument">see the list</a>.</p>'
         )
     if len(data.problems):
-        what = "thing" if len(data.problems) == 1 else "things"
         parts.append(
-            f'<p class="warning">{len(data.problems)} {what} could not be read or are missing: '
-            '<a href="#What-could-not-be-read">which</a>.</p>'
+            f'<p class="warning">{counted(len(data.problems), "item")} missing or unreadable: '
+            '<a href="#What-could-not-be-read">see the list</a>.</p>'
         )
     return "".join(parts)
 
 
 def heading(data: CampaignData) -> Html:
-    """Name the campaign and what it is for."""
+    """Show the name of the campaign, its description and its builds."""
     name, description = data.plan.get("campaign", data.folder.name), data.plan.get("description", "")
     builds = ", ".join(dict.fromkeys(row["group"] for row in labelled(data.trials))) or "no build measured yet"
     lead = f'<p class="lead">{escape(description)}</p>' if description else ""
     return Html(
         f'<p class="kicker">picolab benchmark report</p><h1 id="campaign">{escape(name)}</h1>{lead}'
-        f'<p class="byline">{escape(builds)} · begun {escape(_moment(data.plan.get("created_at")))}</p>',
+        f'<p class="byline">{escape(builds)} · begun {escape(moment(data.plan.get("created_at")))}</p>',
         str(name),
     )
 
@@ -129,7 +131,7 @@ def caveats(data: CampaignData) -> Html:
                 texts[caveat.code] = (f"For example: {message.removeprefix('For example: ')}", advice)
             values.setdefault(caveat.code, []).append(caveat.value)
     if not trials:
-        what = "No trial has a caveat." if data.records else "No trial has a result, so there is no caveat either."
+        what = "No trial has a caveat." if data.records else "No trial has a result yet, so there are no caveats."
         return paragraph(what)
     boxes = []
     for code_ in sorted(trials, key=lambda code_: (code_ not in LOUD_CAVEATS, code_)):
@@ -153,7 +155,7 @@ def _value_range(values: Iterable[Any]) -> str:
 
 
 def provenance(data: CampaignData) -> Html:
-    """Say where, when and with what the numbers were made."""
+    """Show the host, the machine, the builds and the settings that the numbers come from."""
     records = list(data.records.values())
     hosts = [record.provenance.host for record in records]
     plan = data.plan
@@ -165,9 +167,9 @@ def provenance(data: CampaignData) -> Html:
         ("CPU", _same(f"{host.get('cpu_model', '?')}, {host.get('cpu_count', '?')} cores" for host in hosts)),
         ("Kernel", _same(str(host.get("kernel", "?")) for host in hosts)),
         ("RAM of the host", _same(_gib(host.get("ram_bytes")) for host in hosts)),
-        ("Virtualisation", _same(host.get("virtualisation") or "none seen" for host in hosts)),
-        ("Frequency governor", _same(host.get("governor") or "not shown by this host" for host in hosts)),
-        ("Load when trials began", _load(hosts)),
+        ("Virtualisation", _same(host.get("virtualisation") or "none detected" for host in hosts)),
+        ("Frequency governor", _same(host.get("governor") or "not available on this host" for host in hosts)),
+        ("Load at the start of trials", _load(hosts)),
         ("Machine", _same(_machine(row) for row in plain_rows(data.trials))),
         *_virtual_machine_facts(data),
         (
@@ -179,10 +181,10 @@ def provenance(data: CampaignData) -> Html:
             ),
         ),
         (
-            "Memory limit by",
+            "Memory limited by",
             _same(str(row["memory_limit_method"]) for row in plain_rows(data.trials) if row["memory_limit_method"]),
         ),
-        ("picolab calibrated", _same(_instrument(record) for record in records)),
+        ("Calibration of picolab", _same(_instrument(record) for record in records)),
         *(("Build under test", build) for build in _builds(data)),
         ("picolab", _same(_picolab(record) for record in records)),
         ("Python", _same(record.provenance.versions.get("python", "?") for record in records)),
@@ -190,7 +192,7 @@ def provenance(data: CampaignData) -> Html:
         ("Repeats of each case", str(plan.get("repeats", "unknown"))),
         ("Order of trials", str(plan.get("order", "unknown"))),
         ("Seed", str(plan.get("seed", "unknown"))),
-        ("Changed since it began", "; ".join(data.accepted)),
+        ("Changed since the start", "; ".join(data.accepted)),
     ]
     return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
 
@@ -198,10 +200,10 @@ def provenance(data: CampaignData) -> Html:
 def _instrument(record: Record) -> str:
     found = record.instrument
     if found is None:
-        return "not on this host (picolab calibrate)"
-    noise = "" if found.noise_floor is None else f", noise floor {found.noise_floor:.1%}"
+        return "none on this host (run picolab calibrate)"
+    noise = "" if found.noise_floor is None else f", noise floor {percent(found.noise_floor, 1)}"
     return (
-        f"{_moment(found.measured_at)}: client up to {found.upload_ceiling_mib_s:,.0f} MiB/s{noise}"
+        f"{moment(found.measured_at)}: client up to {found.upload_ceiling_mib_s:,.0f} MiB/s{noise}"
         f"{'; ' + found.stale if found.stale else ''}"
     )
 
@@ -213,19 +215,19 @@ def _machine(row: dict[str, Any]) -> str:
     if row["provider"] is None:
         return what
     version = f" {row['box_version']}" if row["box_version"] else ""
-    processors = "1 processor" if row["cpus"] == 1 else f"{row['cpus']} processors"
+    processors = counted(row["cpus"], "processor")
     return f"{what} of {row['provider']}, box {row['box']}{version}, {processors}"
 
 
 def _virtual_machine_facts(data: CampaignData) -> list[tuple[str, Html | str]]:
-    """Return what there is to say about virtual machines; nothing when there was none."""
+    """Return the facts of virtual machines; empty ones when there was none."""
     machines = _virtual_machines(data.records.values())
     return [
         ("Acceleration", _same(f"{virtual.acceleration}: {virtual.acceleration_reason}" for virtual in machines)),
-        ("RAM that the guest can use", _same(map(_usable, machines))),
+        ("RAM available to the guest", _same(map(_usable, machines))),
         ("Guest", _same(f"{virtual.operating_system}, kernel {virtual.kernel}" for virtual in machines)),
-        ("Made with", _same(", ".join(f"{name} {v}" for name, v in virtual.software.items()) for virtual in machines)),
-        ("Machine made ready by", _reached(machines)),
+        ("Software", _same(", ".join(f"{name} {v}" for name, v in virtual.software.items()) for virtual in machines)),
+        ("Machine provisioned by", _reached(machines)),
         ("Mended before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
     ]
 
@@ -280,18 +282,14 @@ def _picolab(record: Record) -> str:
     return f"{origin.picolab_version}{commit}{' with uncommitted changes' if origin.picolab_dirty else ''}"
 
 
-def _moment(text: Any) -> str:
-    return str(text or "at an unknown time").replace("T", " ")[:16] + (" UTC" if text else "")
-
-
 def how_to_repeat(data: CampaignData) -> Html:
-    """Give the commands that repeat the campaign and each case of it."""
+    """Show the commands that repeat the campaign and each of its cases."""
     plan = data.plan
     lines = ["# the whole campaign, in the same order"]
     source = shlex.quote(str(plan.get("source", "PARAMETERS.yaml")))
     lines.append(f"picolab matrix {source} --seed {plan.get('seed', 'SEED')}")
     if len(data.trials) < len(plan.get("trials", [])):
-        lines += ["# what this campaign has not done yet", f"picolab resume {in_command(data.folder)}"]
+        lines += ["# the trials without a result", f"picolab resume {in_command(data.folder)}"]
     first: dict[str, str] = {}
     for row in plain_rows(data.trials):
         first.setdefault(row["case"], row["repeat_command"])

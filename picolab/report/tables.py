@@ -4,51 +4,51 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from picolab.analysis.statistics import median, median_interval
-from picolab.charts.style import (
-    OUTCOME_LABELS,
-    grouped,
-    labelled,
-    machine_label,
-    measured_outcomes,
-    mib,
-    outcome_words,
-    plain_rows,
-    shortened,
-)
+from picolab.analysis.statistics import Interval, median_interval
+from picolab.charts.style import OUTCOME_LABELS, grouped, labelled, machine_label, outcome_words, shortened
 from picolab.machines.kinds import kind_of
+from picolab.record.metric import Metric
+from picolab.record.metrics import shown_metrics
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_ASKED_FOR
 from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
 from picolab.results.load import CampaignData
-from picolab.results.rows import step_ok
+from picolab.results.rows import case_value, counting_values, measured_outcomes, plain_rows
 
 
 def case_table(data: CampaignData) -> Html:
-    """Show each case in one row: medians and intervals of its ok trials."""
+    """Show each case in one row: the metrics of a case, with the interval of the first one."""
+    trials = labelled(data.trials)
+    metrics = shown_metrics("case_table", trials)
     rows = []
-    cases = grouped(labelled(data.trials), "group", "ram", "file_size", "others")
-    for (build, ram, size, others), cell in cases.items():
-        good = [row for row in cell if step_ok(row, "upload")]
-        downloaded = [row for row in cell if step_ok(row, "download")]
-        rates = [row["throughput_mib_s"] for row in good if row["throughput_mib_s"] is not None]
-        interval = median_interval(rates)
+    for (build, ram, size, others), cell in grouped(trials, "group", "ram", "file_size", "others").items():
+        interval = _interval(cell, metrics[:1])
         rows.append(
             {"build": build, "ram": ram, "file_size": size, "others": others or None}
             | {"trials": folding(_outcomes(cell))}
-            | {name: _median(good, name) for name in _MEDIANS}
-            | {"download_mib_s": _median(downloaded, "download_mib_s")}
+            | {metric.name: metric.in_unit(case_value(metric, cell)) for metric in metrics}
             | {"interval": f"{interval.low:.1f} to {interval.high:.1f}" if interval else None}
             | {"coverage": f"{interval.coverage:.0%}" if interval else None}
-            | {"peak": _highest(cell, "peak_anon_bytes"), "download_peak": _highest(cell, "download_peak_anon_bytes")}
         )
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    columns = [column for column in _CASE_COLUMNS if column.field not in _ONLY_IF_ANY or _any(rows, column.field)]
-    virtual = any(kind_of(machine).is_virtual for machine in data.trials["machine"].unique())
+    headings = [(f"{m.heading} (maximum)" if m.summary == "maximum" else m.heading, m) for m in metrics]
+    numbers = [Column(heading, metric.name, metric.decimals) for heading, metric in headings]
+    columns = [
+        *(Column("RAM", "ram"), Column("file", "file_size")),
+        *([Column("other factors", "others")] if _any(rows, "others") else []),
+        *(Column("trials", "trials"), *numbers[:1]),
+        *(Column("interval", "interval", 0), Column("coverage", "coverage", 0), *numbers[1:]),
+    ]
+    virtual = any(kind_of(row["machine"]).is_virtual for row in trials)
     if virtual or len({row["build"] for row in rows}) > 1:
         columns.insert(0, Column("build and machine" if virtual else "build", "build"))
     return table(rows, columns)
+
+
+def _interval(rows: Sequence[dict[str, Any]], metrics: Sequence[Metric]) -> Interval | None:
+    """Return the interval of the median of a metric, if there is one, in the trials that count."""
+    return median_interval([value for metric in metrics for value in counting_values(metric, rows)])
 
 
 def _any(rows: Sequence[dict[str, Any]], name: str) -> bool:
@@ -65,75 +65,37 @@ def _outcomes(rows: Sequence[dict[str, Any]]) -> str:
     return "; ".join(words)
 
 
-def _highest(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    return mib(max((row[name] for row in rows if row[name] is not None), default=None))
-
-
-_MEDIANS = ("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "ready_s")
-_ONLY_IF_ANY = ("others", "download_peak")
-_CASE_COLUMNS = (
-    Column("RAM", "ram"),
-    Column("file", "file_size"),
-    Column("other factors", "others"),
-    Column("trials", "trials"),
-    Column("throughput, MiB/s", "throughput_mib_s", 1),
-    Column("interval", "interval", 0),
-    Column("coverage", "coverage", 0),
-    Column("transfer, MiB/s", "transfer_mib_s", 1),
-    Column("commit, MiB/s", "commit_mib_s", 1),
-    Column("download, MiB/s", "download_mib_s", 1),
-    Column("highest anonymous memory, MiB", "peak", 1),
-    Column("highest in the download, MiB", "download_peak", 1),
-    Column("ready after, s", "ready_s", 3),
-)
-
-
-def _median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return median(values) if values else None
-
-
 _LONGEST_DETAIL = 1000
-_TRIAL_COLUMNS = (
-    Column("trial", "trial_id"),
-    Column("other factors", "others"),
-    Column("block", "block", 0),
-    Column("outcome", "outcome"),
-    Column("of each step", "steps"),
-    Column("throughput, MiB/s", "throughput_mib_s", 1),
-    Column("upload, s", "duration_s", 3),
-    Column("transfer, s", "transfer_s", 3),
-    Column("commit, s", "commit_s", 3),
-    Column("download, MiB/s", "download_mib_s", 1),
-    Column("anonymous memory, MiB", "peak_anon_mib", 1),
-    Column("in the download, MiB", "download_peak_mib", 1),
-    Column("VmHWM, MiB", "vm_hwm_mib", 1),
-    Column("samples a second", "samples_per_s", 1),
-)
-_READY_COLUMNS = (
-    Column("made ready by", "reached_by"),
-    Column("made ready in, s", "reached_s", 1),
-)
 
 
 def trial_table(data: CampaignData) -> Html:
     """Show each trial in one row, in the order in which they ran."""
+    trials = sorted(labelled(data.trials), key=lambda row: (row["position"] or 0, row["trial_id"]))
+    metrics = shown_metrics("trial_table", trials)
     rows = [
         row
-        | {"peak_anon_mib": mib(row["peak_anon_bytes"]), "vm_hwm_mib": mib(row["vm_hwm_bytes"])}
-        | {"download_peak_mib": mib(row["download_peak_anon_bytes"]), "others": row["others"] or None}
+        | {metric.name: metric.in_unit(row[metric.name]) for metric in metrics}
+        | {"others": row["others"] or None}
         | {"machine_words": machine_label(row["machine"], row["acceleration"])}
         | {"outcome_detail": shortened(row["outcome_detail"], _LONGEST_DETAIL)}
         | {"steps": row["label"] if row["label"] != OUTCOME_LABELS[Outcome(row["outcome"])] else None}
-        for row in sorted(labelled(data.trials), key=lambda row: (row["position"] or 0, row["trial_id"]))
+        for row in trials
     ]
     if not rows:
         return paragraph("No trial has a result, so there is no table.", "empty")
-    only_if_any = ("others", "steps", "download_peak_mib")
-    columns = [column for column in _TRIAL_COLUMNS if column.field not in only_if_any or _any(rows, column.field)]
-    if any(kind_of(row["machine"]).is_virtual for row in rows):
-        columns = [columns[0], Column("machine", "machine_words"), *columns[1:], *_READY_COLUMNS]
-    return boxed(table(rows, [*columns, Column("what was seen", "outcome_detail")]), len(rows))
+    virtual = any(kind_of(row["machine"]).is_virtual for row in rows)
+    columns = [
+        Column("trial", "trial_id"),
+        *([Column("machine", "machine_words")] if virtual else []),
+        *([Column("other factors", "others")] if _any(rows, "others") else []),
+        Column("block", "block", 0),
+        Column("outcome", "outcome"),
+        *([Column("of each step", "steps")] if _any(rows, "steps") else []),
+        *(Column(metric.heading, metric.name, metric.decimals) for metric in metrics),
+        *([Column("made ready by", "reached_by")] if virtual else []),
+        Column("what was seen", "outcome_detail"),
+    ]
+    return boxed(table(rows, columns), len(rows))
 
 
 def missing_table(data: CampaignData) -> Html:

@@ -25,7 +25,7 @@ class CampaignData:
     plan: dict[str, Any]
     """What `plan.json` says; empty when it cannot be read (then `problems` says so)."""
     trials: pd.DataFrame
-    """One row a trial whose outcome is a result, columns `ROW_COLUMNS`."""
+    """One row a trial whose outcome is a result, columns `row_columns()`."""
     faults: pd.DataFrame
     """One row an attempt that ended in a fault of the instrument, columns `FAULT_COLUMNS`."""
     samples: pd.DataFrame

@@ -1,4 +1,4 @@
-"""`results.csv`: a row a result. It grows by appending while a campaign runs; what is not whole is written anew."""
+"""`results.csv`: one row a result. Rows are appended while a campaign runs; a damaged file is written anew."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.files.set_aside import set_aside
 from picolab.files.writing import not_written, write_atomically
-from picolab.results.rows import ROW_COLUMNS, csv_row
+from picolab.results.rows import csv_row, row_columns
 from picolab.results.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 
 
@@ -38,7 +38,7 @@ def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_result(folder: Path, row: dict[str, Any]) -> None:
-    """Add a row behind the others. A row that a crash has torn is mended by the next `write_results`.
+    """Append a row. The next `write_results` fixes a row that a crash has torn.
 
     Raises:
         FileNotWritten: it could not be written.
@@ -55,7 +55,7 @@ def append_result(folder: Path, row: dict[str, Any]) -> None:
 
 def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(ROW_COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(row_columns()), lineterminator="\n")
     if heading:
         writer.writeheader()
     for row in rows:

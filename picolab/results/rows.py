@@ -2,129 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from picolab.agent.memory_probe import COLUMNS
 from picolab.record import factors
-from picolab.record.outcomes import Outcome, Step
+from picolab.record.factors import FACTORS
+from picolab.record.fields import pandas_type_at, value_at
+from picolab.record.metric import Metric
+from picolab.record.metrics import METRICS
+from picolab.record.outcomes import STEPS, Outcome, Step
 from picolab.record.record import Record, step_outcome
 from picolab.text.foreign import csv_cell
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
 
-_COLUMNS = {
-    "trial_id": "string",
-    "campaign": "string",
-    "block": "Int64",
-    "position": "Int64",
-    "attempt": "Int64",
-    "started_at": "string",
+_FACTS = {
+    **{name: f"identity.{name}" for name in ("trial_id", "campaign", "block", "position", "attempt", "started_at")},
+    "machine_name": "machine.name",
+    "machine_reused": "machine.reused",
+    "provider": "machine.virtual_machine.provider",
+    "cpus": "machine.virtual_machine.cpus",
+    "launcher": "machine.virtual_machine.launcher",
+    "reached_by": "machine.virtual_machine.reached_by",
+    "clock_uncertainty_s": "machine.virtual_machine.clock_uncertainty_s",
+    "usable_ram_bytes": "machine.virtual_machine.usable_ram_bytes",
+    "available_ram_bytes": "machine.virtual_machine.available_ram_bytes",
+    "build_kind": "build.kind",
+    "build_version": "build.version",
+    "build_size_bytes": "build.size_bytes",
+    "memory_limit_bytes": "machine.memory_limit.limit_bytes",
+    "swap": "machine.memory_limit.swap",
+    "data_folder_file_system": "machine.data_folder_file_system",
+    "data_folder_disk": "machine.data_folder_disk",
+    "free_disk_bytes": "machine.free_disk_bytes",
+    "outcome": "outcome",
+    "outcome_stage": "outcome_stage",
+    "outcome_detail": "outcome_detail",
+    "upload_memory_limit": "upload.memory_limit",
+    "verify_memory_limit": "verify.memory_limit",
+    "upload_limit_s": "upload_limit_s",
+    "http_status": "upload.http_status",
+    "server_message": "upload.server_message",
+    "download_matched": "verify.matched",
+    "oom_evidence": "server.oom_evidence",
+    "exit_code": "server.exit_code",
+    "exit_signal": "server.exit_signal",
+    "seed": "parameters.seed",
+    "repeat_command": "identity.repeat_command",
+}
+"""Column -> path of its field, for what is neither a metric nor a factor. `build`, `box`, `cpus` and `provider` hold
+what there was; `build_wanted` and so on hold what was asked for."""
+_COMPUTED = {
     "case": "string",
     "case_id": "string",
     "scenario": "string",
-    "machine": "string",
-    "machine_name": "string",
-    "machine_reused": "boolean",
-    "provider": "string",
-    "box": "string",
-    "box_version": "string",
-    "acceleration": "string",
-    "cpus": "Int64",
-    "launcher": "string",
-    "route": "string",
-    "reached_by": "string",
-    "reached_s": "Float64",
-    "clock_uncertainty_s": "Float64",
-    "ram_mb": "Int64",
-    "usable_ram_bytes": "Int64",
-    "available_ram_bytes": "Int64",
-    "file_size": "string",
     "file_size_bytes": "Int64",
-    "parallel_uploads": "Int64",
-    "direction": "string",
-    "cache": "string",
-    "sync": "string",
-    "environment": "string",
     "build": "string",
-    "build_kind": "string",
-    "build_version": "string",
-    "build_sha256": "string",
-    "build_size_bytes": "Int64",
-    "memory_limit": "string",
-    "memory_limit_method": "string",
-    "network": "string",
-    "memory_limit_bytes": "Int64",
-    "swap": "string",
-    "data_folder_file_system": "string",
-    "data_folder_disk": "string",
-    "free_disk_bytes": "Int64",
-    "outcome": "string",
-    "outcome_stage": "string",
-    "outcome_detail": "string",
     "upload_outcome": "string",
     "download_outcome": "string",
-    "upload_memory_limit": "string",
-    "verify_memory_limit": "string",
-    "throughput_mib_s": "Float64",
-    "transfer_mib_s": "Float64",
-    "commit_mib_s": "Float64",
-    "durable_mib_s": "Float64",
-    "download_mib_s": "Float64",
-    "duration_s": "Float64",
-    "transfer_s": "Float64",
-    "commit_s": "Float64",
-    "sync_s": "Float64",
-    "download_s": "Float64",
-    "first_byte_wait_s": "Float64",
-    "upload_limit_s": "Float64",
-    "delivered_bytes": "Int64",
-    "received_bytes": "Int64",
-    "http_status": "Int64",
-    "server_message": "string",
-    "download_matched": "boolean",
-    "peak_anon_bytes": "Int64",
-    "vm_hwm_bytes": "Int64",
-    "peak_rss_bytes": "Int64",
-    "peak_swap_bytes": "Int64",
-    "peak_cgroup_bytes": "Int64",
-    "download_peak_anon_bytes": "Int64",
-    "download_peak_rss_bytes": "Int64",
-    "download_vm_hwm_bytes": "Int64",
-    "download_oom_kills": "Int64",
-    "idle_anon_bytes": "Int64",
-    "oom_kills": "Int64",
-    "oom_evidence": "string",
-    "min_mem_available_bytes": "Int64",
-    "client_peak_rss_bytes": "Int64",
-    "ready_s": "Float64",
-    "stop_s": "Float64",
-    "exit_code": "Int64",
-    "exit_signal": "string",
-    "samples": "Int64",
-    "samples_per_s": "Float64",
-    "gap_count": "Int64",
-    "download_samples": "Int64",
-    "probe_cpu_share": "Float64",
-    "seed": "Int64",
     "caveats": "string",
-    "repeat_command": "string",
 }
-ROW_COLUMNS = _COLUMNS | {name: kind for name, kind in factors.COLUMNS.items() if name not in _COLUMNS}
-"""Columns of a tidy row and their pandas types, in the order of `results.csv`; null for a local machine: those of a
-virtual machine, from `provider` to `clock_uncertainty_s` and the RAM that its guest can use and had left.
-
-Every factor has a column: after the others come those parameters that have no place among them. `build`, `box`, `cpus`
-and `provider` are what there was, and `build_wanted` and so on what was asked for.
+"""Column -> pandas type of what `record_row` computes."""
+_OLDEST_FIRST = """
+trial_id campaign block position attempt started_at case case_id scenario machine machine_name machine_reused provider
+box box_version acceleration cpus launcher route reached_by reached_s clock_uncertainty_s ram_mb usable_ram_bytes
+available_ram_bytes file_size file_size_bytes parallel_uploads direction cache sync environment build build_kind
+build_version build_sha256 build_size_bytes memory_limit memory_limit_method network memory_limit_bytes swap
+data_folder_file_system data_folder_disk free_disk_bytes outcome outcome_stage outcome_detail upload_outcome
+download_outcome upload_memory_limit verify_memory_limit throughput_mib_s transfer_mib_s commit_mib_s durable_mib_s
+download_mib_s duration_s transfer_s commit_s sync_s download_s first_byte_wait_s upload_limit_s delivered_bytes
+received_bytes http_status server_message download_matched peak_anon_bytes vm_hwm_bytes peak_rss_bytes peak_swap_bytes
+peak_cgroup_bytes download_peak_anon_bytes download_peak_rss_bytes download_vm_hwm_bytes download_oom_kills
+idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_bytes ready_s stop_s exit_code
+exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
+calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
+ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s
 """
-
-OF_THE_UPLOAD = (
-    *("throughput_mib_s", "transfer_mib_s", "commit_mib_s", "durable_mib_s"),
-    *("duration_s", "transfer_s", "commit_s", "sync_s"),
-    *("peak_anon_bytes", "vm_hwm_bytes", "peak_rss_bytes", "peak_swap_bytes", "peak_cgroup_bytes"),
-)
-"""Numbers of the upload. With direction download it is not measured, and may have run without the memory limit."""
+"""Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
+that a new column needs no entry here."""
 
 CASE_COLUMNS = (
     "case",
@@ -145,64 +103,73 @@ CASE_COLUMNS = (
 FAULT_COLUMNS = ("trial_id", "attempt", "outcome", "outcome_detail", "started_at", "duration_s", "notebook")
 
 
+def row_columns() -> dict[str, str]:
+    """Return the columns of a row and their pandas types, in the order of `results.csv`.
+
+    They are every metric, every factor, and the facts of a trial that are neither.
+    """
+    kinds = _COMPUTED | {name: pandas_type_at(path) for name, path in _FACTS.items()}
+    kinds |= {factor.name: factor.kind for factor in FACTORS.values()}
+    kinds |= {metric.name: metric.pandas_type for metric in METRICS.values()}
+    return {name: kinds[name] for name in dict.fromkeys((*_OLDEST_FIRST.split(), *kinds))}
+
+
 def record_row(record: Record) -> dict[str, Any]:
-    """Return a record as one flat row with the keys `ROW_COLUMNS`; what is missing is None."""
-    identity, parameters = record.identity, record.parameters
-    build, machine, server, download = record.build, record.machine, record.server, record.download
-    limit = machine.memory_limit if machine else None
-    virtual = machine.virtual_machine if machine else None
-    named = {
-        **identity.model_dump(),
-        **factors.levels_of(parameters),
+    """Return a record as one flat row with the keys of `row_columns`; what is missing is None."""
+    parameters = record.parameters
+    row = {name: value_at(record, path) for name, path in _FACTS.items()}
+    row |= {factor.name: factor.level_in(record) for factor in FACTORS.values()}
+    row |= {metric.name: metric.value(record) for metric in METRICS.values()}
+    row |= {
         "case": factors.case_name(parameters),
+        "case_id": factors.case_id(row),
         "scenario": parameters.scenario,
-        "machine_name": machine.name if machine else None,
-        "machine_reused": machine.reused if machine else None,
         "file_size_bytes": parameters.file_size_bytes,
-        "build": build.label if build else parameters.build_label,
-        "build_kind": build.kind if build else None,
-        "build_version": build.version if build else None,
-        "build_sha256": build.sha256 if build else None,
-        "build_size_bytes": build.size_bytes if build else None,
-        "memory_limit_method": limit.method if limit else None,
-        "network": machine.network.kind if machine and machine.network else None,
-        "memory_limit_bytes": limit.limit_bytes if limit else None,
-        "swap": limit.swap if limit else None,
-        "data_folder_file_system": machine.data_folder_file_system if machine else None,
-        "data_folder_disk": machine.data_folder_disk if machine else None,
-        "free_disk_bytes": machine.free_disk_bytes if machine else None,
-        "outcome": record.outcome.value,
-        "outcome_stage": record.outcome_stage,
-        "outcome_detail": record.outcome_detail,
+        "build": record.build.label if record.build else parameters.build_label,
         "upload_outcome": _step_outcome(record, "upload"),
         "download_outcome": _step_outcome(record, "download"),
-        "upload_memory_limit": record.upload.memory_limit if record.upload else None,
-        "verify_memory_limit": record.verify.memory_limit if record.verify else None,
-        "upload_limit_s": record.upload_limit_s,
-        "download_matched": record.verify.matched if record.verify else None,
-        "first_byte_wait_s": download.first_byte_wait_s if download else None,
-        "download_peak_anon_bytes": download.memory.peak_anon_bytes if download else None,
-        "download_peak_rss_bytes": download.memory.peak_rss_bytes if download else None,
-        "download_vm_hwm_bytes": download.memory.vm_hwm_bytes if download else None,
-        "download_oom_kills": download.memory.oom_kills if download else None,
-        "download_samples": download.memory.samples if download else None,
-        "seed": parameters.seed,
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
-    # Fields that keep their own name in the row.
-    parts = [part.model_dump() for part in (record.upload, record.verify, server, record.memory, virtual) if part]
-    merged = {name: value for part in parts for name, value in part.items() if name in ROW_COLUMNS} | named
-    row = {name: merged.get(name) for name in ROW_COLUMNS}
-    return row | {"case_id": factors.case_id(row)}
+    return {name: row[name] for name in row_columns()}
 
 
-def step_ok(row: Mapping[str, Any], step: str) -> bool:
-    """Tell whether the numbers of a step count: it ended well, and every byte came back.
+def step_ok(row: Mapping[str, Any], step: Step | None) -> bool:
+    """Tell whether the numbers of a step count: it ended ok, and every byte came back.
 
-    A download that proves an upload and is not measured itself counts when the upload does.
+    A download that proves an upload and is not measured itself counts when the upload does. Without a step it is about
+    numbers of the whole trial, which count when its outcome is ok.
     """
+    if step is None:
+        return bool(row["outcome"] == Outcome.OK)
     found = row["upload_outcome"] if step == "upload" else row["download_outcome"] or row["upload_outcome"]
     return bool(found == Outcome.OK and row["outcome"] != Outcome.CORRUPTED)
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as dicts of plain Python values, None where something is missing."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def counting_values(metric: Metric, rows: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Return the values of a metric in those trials in which its step is ok."""
+    return [row[metric.name] for row in rows if row[metric.name] is not None and step_ok(row, metric.step)]
+
+
+def case_value(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return a metric of one case, in the stored unit; None when no trial of it has a value that counts.
+
+    It is the maximum of all trials, or the median of the trials in which the metric's step is ok.
+    """
+    if metric.summary == "maximum":
+        return max((row[metric.name] for row in rows if row[metric.name] is not None), default=None)
+    values = counting_values(metric, rows)
+    return statistics.median(values) if values else None
+
+
+def measured_outcomes(row: Mapping[str, Any]) -> dict[Step, str]:
+    """Return the outcome of each measured step of a trial; a step that was not reached has none."""
+    return {step: row[f"{step}_outcome"] for step in STEPS if row[f"{step}_outcome"] is not None}
 
 
 def _step_outcome(record: Record, step: Step) -> str | None:
@@ -216,10 +183,10 @@ def csv_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows of `record_row` as a frame with the types of `ROW_COLUMNS`, in the order of the plan."""
+    """Return rows of `record_row` as a frame with the types of `row_columns`, in the order of the plan."""
     import pandas as pd
 
-    columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in ROW_COLUMNS.items()}
+    columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in row_columns().items()}
     trials = pd.DataFrame(columns).sort_values(["position", "trial_id"], ignore_index=True)
     trials["build"] = _unambiguous_builds(trials)
     trials["case"] = _unambiguous(trials, "case", "case_id")

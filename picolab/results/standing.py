@@ -29,6 +29,7 @@ from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read
 from picolab.results.rows import FAULT_COLUMNS
 from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
 from picolab.text.foreign import one_line
+from picolab.text.wording import listed
 
 RECORD_SUFFIX = ".record.json"
 RESULTS_FILE = "results.csv"
@@ -110,7 +111,7 @@ def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> 
     places = (("block", identity.block, trial.block), ("position", identity.position, trial.position))
     differing = [f"{name} {has} where the plan says {said}" for name, has, said in places if has != said]
     if differing:
-        return f"holds a record of {' and '.join(differing)}"
+        return f"holds a record of {listed(differing)}"
     differing = parameter_differences(record.parameters, trial.parameters)
     return f"was measured with {'; '.join(differing)}" if differing else ""
 

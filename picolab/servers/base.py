@@ -128,6 +128,8 @@ class Server(ABC):
     """Environment variables that `launch` sets; the parameter `environment` may not."""
     disk_full_sentences: tuple[str, ...] = ("no space left on device",)
     """Lower-case parts of an error that mean a full disk."""
+    spools_from_bytes: int = 0
+    """Smaller uploads stay in its memory, so that they show neither spooling nor the memory that this needs."""
     listen_failed: str = ""
     """Part of the log of a server that lives on without its port; empty: it exits then."""
 

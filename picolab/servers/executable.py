@@ -40,7 +40,7 @@ def why_no_program(path: Path, *, in_guest: bool = False, search: str = os.defpa
     """Return why the kernel would not start a file, or an empty text when nothing speaks against it.
 
     Args:
-        in_guest: it will run in a virtual machine of this host's architecture, whose files nobody knows here.
+        in_guest: it will run in a virtual machine of this host's architecture, whose files cannot be checked here.
         search: folders in which `#!/usr/bin/env` looks.
 
     Raises:

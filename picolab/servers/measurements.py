@@ -1,4 +1,4 @@
-"""What a transfer measured, and the limits that it is kept within."""
+"""The measurements of a transfer, and its limits."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ class TransferProgress:
 
 @dataclass
 class UploadMeasurement:
-    """What the upload of one file measured. Times are on this process's monotonic clock, None when not reached."""
+    """The measurements of one file's upload. Times are on this process's monotonic clock, None when not reached."""
 
     ending: Ending = "connection_lost"
     ending_detail: str = ""
@@ -77,7 +77,7 @@ class UploadMeasurement:
 
 @dataclass
 class UploadsMeasurement:
-    """What uploads at the same time measured, in the order of their files; times as in `UploadMeasurement`."""
+    """The measurements of parallel uploads, in the order of their files; times as in `UploadMeasurement`."""
 
     files: list[UploadMeasurement]
 
@@ -127,7 +127,7 @@ class UploadsMeasurement:
 
 @dataclass
 class DownloadMeasurement:
-    """What a download measured and how it compares with the payload.
+    """The measurements of a download and its comparison with the payload.
 
     `sent_request_s` and `first_byte_s` (of the body) are on this process's monotonic clock, `download_s` is a duration.
     """

@@ -138,7 +138,7 @@ def _watch(
     report: Callable[[TransferProgress], None] | None,
     over: threading.Event,
 ) -> None:
-    """Look at the bodies, tell how far they are together, and enforce the limits, until `over`."""
+    """Look at the bodies, return how far they are together, and enforce the limits, until `over`."""
     size_bytes = sum(body.size_bytes for body in bodies)
     reported_s = time.monotonic()
     while not over.wait(_WATCH_INTERVAL_S):

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
 from picolab.trial.state import CONTEXT_VARIABLE
@@ -21,7 +20,7 @@ class LiveLine:
     """One line of progress. Use it as a context manager; `show` may be called from any thread.
 
     Args:
-        what: what is going on, such as `upload`.
+        what: the current activity, such as `upload`.
         file: gets the line about once a second as JSON, so that another process can show it.
     """
 
@@ -70,13 +69,3 @@ def last_line(file: Path) -> str:
         return str(read_json(file, _LARGEST_BYTES)["line"])
     except (OSError, UnreadableFile, LookupError, TypeError):
         return ""
-
-
-def in_seconds(duration_s: float | None) -> str:
-    """Return a duration for a line of text: `1.25 s`, or `not known` when it is missing."""
-    return "not known" if duration_s is None else f"{duration_s:.2f} s"
-
-
-def in_mib(size_bytes: int | None) -> str:
-    """Return a size for a line of text: `18.6 MiB`, or `not known` when it is missing."""
-    return "not known" if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"

@@ -14,7 +14,7 @@ from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
 
 def publish(run: TrialRun, record: Record) -> None:
-    """Write the record beside the samples, and glue both when this is a notebook."""
+    """Write the record next to the samples, and glue both when this is a notebook."""
     reserve.write(run.folder / RECORD_FILE, record.model_dump_json(indent=1))
     # The record is safe: what was kept for the notebook is for the notebook now.
     reserve.free(run.folder, notebook_only=True)

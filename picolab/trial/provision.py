@@ -2,7 +2,7 @@
 
 import json
 
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
 from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import HostUnfit, ParameterError
 from picolab.files.writing import write_atomically
@@ -12,7 +12,6 @@ from picolab.machines.folders import TRIAL_FILE
 from picolab.machines.kinds import kind_of
 from picolab.record import caveats
 from picolab.record.machine import MachineRecord
-from picolab.trial.live_line import in_mib
 from picolab.trial.measured_step import files_in_words
 from picolab.trial.run import TrialRun
 

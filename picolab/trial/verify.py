@@ -2,7 +2,7 @@
 
 import time
 
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
 from picolab.errors import StageError
 from picolab.files import reserve
 from picolab.host import facts
@@ -15,7 +15,6 @@ from picolab.record.steps import DownloadRecord, LimitDuringStep, MemoryRecord, 
 from picolab.servers.client import Client
 from picolab.servers.measurements import DownloadMeasurement, Limits
 from picolab.trial.endings import require_running, server_ended, settled_status, was_oom_killed
-from picolab.trial.live_line import in_mib
 from picolab.trial.measured_step import (
     conditions_now,
     conditions_since,

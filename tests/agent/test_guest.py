@@ -22,9 +22,10 @@ from throttled_disk import throttled
 
 from picolab.agent import __main__ as agent_main
 from picolab.agent import bundle, disk
+from picolab.agent.procfs import descendants
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of, memory_info
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines.local.cgroup import find_method, plan_cgroup
 from picolab.servers.calibration import SERVER_PATH
 
@@ -352,7 +353,7 @@ def test_a_secret_is_in_no_argument_and_no_file(agent: RunningAgent) -> None:
 def test_the_screen_shows_the_servers_output_live(agent: RunningAgent, tmp_path: Path) -> None:
     line = "a line that a person may see"
     agent.launch(*shell(f"echo {line}; exec sleep 1000"))
-    session = f"{agent.noted('wrapper', 1)}.picoshare"
+    session = f"{agent.noted('wrapper', 1)}.server"
     assert session in screen("-ls")
     shot = tmp_path / "window"
 
@@ -370,7 +371,7 @@ def test_the_screen_shows_the_servers_output_live(agent: RunningAgent, tmp_path:
 def test_a_person_who_closes_the_screen_does_not_end_the_server(agent: RunningAgent) -> None:
     status = agent.launch("/bin/sleep", "1000")
     session = agent.noted("wrapper", 1)
-    screen("-S", f"{session}.picoshare", "-X", "quit")
+    screen("-S", f"{session}.server", "-X", "quit")
     eventually(lambda: not alive(session), "the session ends")
     assert agent.ask("status") == status and alive(status["pid"])
     # And how it ended is noted nevertheless.
@@ -381,10 +382,10 @@ def test_a_person_who_closes_the_screen_does_not_end_the_server(agent: RunningAg
 def test_stop_ends_a_session_in_which_a_person_has_opened_a_window(agent: RunningAgent) -> None:
     agent.launch("/bin/sleep", "1000")
     session = agent.noted("wrapper", 1)
-    screen("-S", f"{session}.picoshare", "-X", "screen", "sleep", "1001")
+    screen("-S", f"{session}.server", "-X", "screen", "sleep", "1001")
     eventually(lambda: len(descendants(session)) >= 4, "the window opens")
     agent.ask("stop", grace_s=30)
-    assert not alive(session) and f"{session}.picoshare" not in screen("-ls")
+    assert not alive(session) and f"{session}.server" not in screen("-ls")
 
 
 @needs_screen

@@ -17,9 +17,9 @@ import pytest
 from conftest import MIB, alive, eventually
 
 from picolab.agent import bundle, memory_probe
+from picolab.agent.procfs import descendants
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of
-from picolab.host.processes import descendants
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup
 from picolab.record.samples import Samples, read_samples, summarise
 

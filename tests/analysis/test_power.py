@@ -41,7 +41,7 @@ def one_build_after_the_other(make_plan: Callable[..., Plan]) -> Callable[..., P
     return planned
 
 
-def test_a_quick_run_meets_its_targets_and_has_the_lines_of_the_documents_table() -> None:
+def test_a_quick_run_meets_its_targets_and_prints_the_table() -> None:
     run = subprocess.run([sys.executable, SCRIPT, "--quick"], capture_output=True, text=True, cwd=ROOT)
 
     assert run.returncode == 0, run.stdout + run.stderr
@@ -77,7 +77,7 @@ def test_noise_is_what_its_name_says(power: ModuleType) -> None:
         assert np.std(differences) == pytest.approx(known, rel=0.03), reading.name
 
 
-def test_a_planner_that_runs_one_build_after_the_other_is_noticed(
+def test_a_planner_that_runs_builds_one_by_one_is_noticed(
     power: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(power, "make_plan", one_build_after_the_other(power.make_plan))

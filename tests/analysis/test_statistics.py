@@ -171,7 +171,7 @@ def test_values_without_a_ratio_are_refused(function: object, bad: float) -> Non
         function([1.0, 2.0, bad, 3.0])
 
 
-def test_a_median_interval_needs_finite_values_and_takes_negative_ones() -> None:
+def test_a_median_interval_needs_finite_values_of_any_sign() -> None:
     with pytest.raises(ValueError, match="finite"):
         median_interval([1.0, math.nan, 2.0])
     assert median_interval([-1.0, 0.0]) == Interval(-1.0, 0.0, 0.5)
@@ -308,7 +308,7 @@ def test_signed_rank_test_without_ties_is_scipys() -> None:
     "differences",
     [[1, 1, 2, -2, 3], [0, 0, 1, 2, 3, -4], [0, 1, 1, 1, 1, 1, 1], [-1, 1, 0, 2, 2, 2, -3, 0], [1, 1, 1, 1, 1, 1]],
 )
-def test_signed_rank_test_with_ties_and_zeros_is_that_of_all_signs(differences: list[int]) -> None:
+def test_signed_ranks_with_ties_and_zeros_count_all_signs(differences: list[int]) -> None:
     ranks = stats.rankdata(np.abs(differences))
     signed = ranks[np.array(differences) != 0]
     sums = [float(np.dot(signed, signs)) for signs in itertools.product((0, 1), repeat=len(signed))]
@@ -462,10 +462,10 @@ def test_verdict(low: float, high: float, adjusted_p: float, spread: float, judg
 
 
 def test_reasons_carry_the_numbers() -> None:
-    assert judge(verdict_on(1.10, 1.30), 0.002, 0.05)[1] == "higher by 19.6%, adjusted p = 0.002"
-    assert judge(verdict_on(0.70, 0.80), 0.002, 0.05)[1] == "lower by 25.2%, adjusted p = 0.002"
+    assert judge(verdict_on(1.10, 1.30), 0.002, 0.05)[1] == "higher by 19.6 %, adjusted p = 0.002"
+    assert judge(verdict_on(0.70, 0.80), 0.002, 0.05)[1] == "lower by 25.2 %, adjusted p = 0.002"
     assert "0.970 to 1.030" in judge(verdict_on(0.97, 1.03), 1.0, 0.05)[1]
-    assert "30%" in judge(verdict_on(0.7, 1.6, spread=0.3), 1.0, 0.05)[1]
+    assert "30 %" in judge(verdict_on(0.7, 1.6, spread=0.3), 1.0, 0.05)[1]
 
 
 def test_five_pairs_allow_no_verdict() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.analysis.comparison.compare import compare
-from picolab.report.comparison_text import as_json
+from picolab.report.comparison_json import as_json
 from picolab.results.load import read_campaign
 
 RECORDS = Path(__file__).parents[1] / "records"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from picolab.agent.procfs import descendants
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.runner import Campaign, Watcher
 from picolab.config.campaign_parameters import CampaignParameters
@@ -25,7 +26,7 @@ from picolab.errors import (
     ParameterError,
 )
 from picolab.exit_codes import ExitCode
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local import cgroup

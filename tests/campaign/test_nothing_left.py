@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from picolab.agent.procfs import boot_id, descendants
 from picolab.config.project import outputs_dir, project_root
 from picolab.exit_codes import ExitCode
-from picolab.host.processes import ProcessIdentity, boot_id, descendants, this_process
+from picolab.host.processes import ProcessIdentity, this_process
 from picolab.jupyter import kernel_folders
 from picolab.machines import folders, registry
 

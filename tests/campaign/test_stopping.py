@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from picolab.analysis.comparison.compare import METRICS
 from picolab.campaign.stopping import (
     STOPPED_FILE,
     interval_widths,
@@ -21,6 +20,7 @@ from picolab.campaign.stopping import (
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.sizes import MIB
+from picolab.record.metrics import METRICS
 from picolab.record.outcomes import Outcome
 
 Row = dict[str, Any]
@@ -167,7 +167,7 @@ def unsteady(rows: list[Row], name: str) -> list[Row]:
 @pytest.mark.parametrize("direction", ["upload", "download", "both"])
 def test_every_metric_that_decides_must_be_known_and_no_other(direction: str, labels: list[str]) -> None:
     plan = plan_of(labels, ["8M"], direction=direction)
-    deciding = [metric.name for metric in METRICS if direction in metric.gates]
+    deciding = [metric.name for metric in METRICS.values() if direction in metric.gates]
     assert len(deciding) == (4 if direction == "both" else 2), "a rate and a peak of each measured step"
     assert [metric.name for found in watched_metrics(plan).values() for metric in found] == deciding
     rows = rows_of(plan, 20)

@@ -245,15 +245,15 @@ def test_peak_memory_shows_both_peaks_and_the_limit(tmp_path: Path) -> None:
     (panel,) = charts.peak_memory(data.trials)
     assert len(rows_of(panel, 0)) == 4
     kinds = [row["kind"] for row in rows_of(panel, 1)]
-    assert kinds.count("anonymous memory") == kinds.count("VmHWM") == 12
-    largest = max(row["value"] for row in rows_of(panel, 1) if row["kind"] == "anonymous memory")
+    assert kinds.count("peak memory") == kinds.count("VmHWM") == 12
+    largest = max(row["value"] for row in rows_of(panel, 1) if row["kind"] == "peak memory")
     assert largest == pytest.approx(data.trials["peak_anon_bytes"].max() / MIB, abs=0.01)
 
 
 def test_an_upload_that_nobody_measured_has_no_numbers(tmp_path: Path) -> None:
     """It may have run without the memory limit, so that its peak is none of the case."""
     data = campaign(tmp_path, [FakeTrial(ram_mb=64, direction="download"), FakeTrial(ram_mb=64, direction="both")])
-    uploads, downloads = ("anonymous memory", "VmHWM"), "anonymous memory, download"
+    uploads, downloads = ("peak memory", "VmHWM"), "peak memory of the download"
 
     points = [row for panel in charts.peak_memory(data.trials) for row in rows_of(panel, 1)]
     assert Counter(row["kind"] for row in points if row["kind"] in uploads) == dict.fromkeys(uploads, 1)
@@ -268,11 +268,9 @@ def test_an_upload_that_nobody_measured_has_no_numbers(tmp_path: Path) -> None:
         row = dict(
             zip(re.findall(r"<th [^>]*>(.*?)</th>", markup), re.findall(r"<td[^>]*>(.*?)</td>", markup), strict=True)
         )
-        unmeasured = {
-            name for name in row if "anonymous" in name or name.startswith(("throughput", "transfer", "VmHWM"))
-        }
+        unmeasured = {name for name in row if name.startswith(("upload, ", "transfer", "peak memory, MiB", "VmHWM"))}
         assert len(unmeasured) >= 3 and {row[name] for name in unmeasured} == {"–"}, row
-        (download,) = (row[name] for name in row if name.endswith("in the download, MiB"))
+        (download,) = (row[name] for name in row if name.startswith("peak memory of the download"))
         assert download != "–"
 
 

@@ -7,22 +7,14 @@ from typing import Any
 import altair as alt
 import pytest
 import vl_convert
-from comparison_factory import METRIC, SCENARIO, all_killed, compare_metric, make_comparison
+from comparison_factory import SCENARIO, all_killed, compare_metric, make_comparison
 
-from picolab.analysis.comparison.compare import Comparison
-from picolab.charts.comparison import (
-    MOST_PAIR_SERIES,
-    VERDICT_STYLES,
-    change_words,
-    forest,
-    interval_words,
-    pair_metrics,
-    pairs_in_time,
-    short_scenarios,
-    verdict_kind,
-)
+from picolab.analysis.comparison.models import Comparison
+from picolab.charts.comparison import MOST_PAIR_SERIES, forest, pair_metrics, pairs_in_time
 from picolab.charts.figure import Figure
 from picolab.charts.style import CONFIG
+from picolab.charts.verdicts import VERDICT_STYLES, interval_words, short_scenarios, verdict_kind
+from picolab.record.metrics import METRICS
 
 MANY = [f"vagrant-{ram}mb-{size}-parallel_uploads_4" for ram in (1024, 512, 256, 128, 64) for size in "2468"]
 POINTS = 3
@@ -56,8 +48,8 @@ def with_metric(comparison: Comparison, **changes: Any) -> Comparison:
 
 
 def test_the_verdicts_of_a_metric_have_their_kinds() -> None:
-    rate = compare_metric(METRIC["throughput_mib_s"], [1.0], [1.0])
-    memory = compare_metric(METRIC["peak_anon_bytes"], [1.0], [1.0])
+    rate = compare_metric(METRICS["throughput_mib_s"], [1.0], [1.0])
+    memory = compare_metric(METRICS["peak_anon_bytes"], [1.0], [1.0])
     words = {"faster": "better", "slower": "worse", "equivalent": "equivalent", "unstable": "unstable"}
     for verdict, kind in words.items():
         assert verdict_kind(dataclasses.replace(rate, verdict=verdict)) == kind
@@ -78,18 +70,12 @@ def test_white_words_can_be_read_on_every_verdict(colour: str) -> None:
     assert 1.05 / (luminance + 0.05) >= 4.5
 
 
-@pytest.mark.parametrize(
-    ("ratio", "words"),
-    [(1.048, "+4.8 %"), (0.952, "−4.8 %"), (1.0001, "0.0 %"), (3.4, "+240 %"), (0.01, "−99.0 %"), (None, "–")],
-)
-def test_a_ratio_in_words(ratio: float | None, words: str) -> None:
-    assert change_words(ratio) == words
-
-
-def test_an_interval_says_what_it_covers_where_that_is_not_95_percent() -> None:
-    row = compare_metric(METRIC["throughput_mib_s"], [1.0] * 6, [1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
+def test_an_interval_names_a_coverage_other_than_95_percent() -> None:
+    row = compare_metric(METRICS["throughput_mib_s"], [1.0] * 6, [1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
     assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.95)) == "−2.0 to +5.0 %"
-    assert interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.75)) == "−2.0 to +5.0 % (covers 75%)"
+    assert (
+        interval_words(dataclasses.replace(row, low=0.98, high=1.05, coverage=0.75)) == "−2.0 to +5.0 % (covers 75 %)"
+    )
     assert interval_words(dataclasses.replace(row, low=None)) == "none"
 
 
@@ -101,7 +87,7 @@ def test_short_names_leave_out_what_all_scenarios_have() -> None:
     assert (names["local-512mb"], common) == ("local-512mb", "")
 
 
-def test_the_forest_has_every_ratio_with_its_interval_and_the_margin() -> None:
+def test_the_forest_has_all_ratios_intervals_and_the_margin() -> None:
     comparison = make_comparison(effects={("*", "*", "throughput_mib_s"): 1.2, ("*", "*", "peak_anon_bytes"): 1.5})
     (panel,) = forest(comparison)
     rows = {row["line"]: row for row in rows_of(panel, POINTS)}
@@ -192,7 +178,7 @@ def test_a_pause_takes_no_room_and_the_axis_tells_the_hours() -> None:
     assert all(f">{hours}<" in svg for hours in ("0.0", "0.4", "15.6", "16.1"))
 
 
-def test_candidates_of_a_block_share_their_place_and_their_baseline() -> None:
+def test_candidates_of_a_block_share_place_and_baseline() -> None:
     values, ratios, *_ = pairs_in_time(make_comparison(candidates=["new", "newer"], pairs=6))
     assert len(rows_of(values, 1)) == 3 * 6
     assert {mark["candidate"] for mark in rows_of(ratios, 4)} == {"new", "newer"}

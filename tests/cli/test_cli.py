@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from command_line import picolab_here
 
 from picolab import __version__
 from picolab.cli.main import main
@@ -57,8 +58,8 @@ def test_every_help_has_an_example(words: tuple[str, ...]) -> None:
 
 
 def test_version_and_exit_codes_are_in_the_help() -> None:
-    assert __version__ in picolab("--version").stdout
-    shown = picolab("--help").stdout
+    assert __version__ in picolab_here("--version").stdout
+    shown = picolab_here("--help").stdout
     assert all(str(int(code)) in shown for code in ExitCode)
 
 
@@ -110,7 +111,7 @@ def test_version_and_exit_codes_are_in_the_help() -> None:
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, tuple) else None,
 )
 def test_a_mistake_is_one_sentence(words: tuple[str, ...], code: int, sentence: str) -> None:
-    done = picolab(*words)
+    done = picolab_here(*words)
 
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
@@ -119,12 +120,12 @@ def test_a_mistake_is_one_sentence(words: tuple[str, ...], code: int, sentence: 
 
 
 def test_the_plan_is_shown_and_nothing_is_run() -> None:
-    done = picolab("matrix", QUICK, "--plan", "--repeats", "2", "--memory-limits", "64")
+    done = picolab_here("matrix", QUICK, "--plan", "--repeats", "2", "--memory-limits", "64")
 
     assert done.returncode == 0
     assert "4 trials = 2 cases x 2 repeats, seed 1" in done.stdout
     assert done.stdout.count("local-64mb-") == 4
-    assert picolab("matrix", QUICK, "--plan", "--repeats", "2", "--memory-limits", "64").stdout == done.stdout
+    assert picolab_here("matrix", QUICK, "--plan", "--repeats", "2", "--memory-limits", "64").stdout == done.stdout
     assert not outputs_dir().exists()
 
 
@@ -134,11 +135,11 @@ def test_a_trial_that_keeps_its_machine() -> None:
         assert done.returncode == ExitCode.OK, done.stdout + done.stderr
         assert "The machine 'mine' is still up" in done.stdout
         assert "peak" in done.stdout and "MiB anonymous of 128 MiB" in done.stdout
-        listed = picolab("machines", "list").stdout
+        listed = picolab_here("machines", "list").stdout
         assert "mine  local  128 MiB  held by nobody  server: pid" in listed
     finally:
-        assert "taken down" in picolab("machines", "remove", "mine").stdout
-    assert "There are no machines." in picolab("machines", "list").stdout
+        assert "taken down" in picolab_here("machines", "remove", "mine").stdout
+    assert "There are no machines." in picolab_here("machines", "list").stdout
 
 
 def test_a_failing_trial_has_its_exit_code_and_leaves_files() -> None:
@@ -159,11 +160,11 @@ def test_status_report_and_export_of_a_campaign() -> None:
     assert "local-64mb-2M-calibration  2 ok" in done.stdout
     assert "not of PicoShare" in done.stdout
 
-    assert "2 of 2 trials have a result" in picolab("status", "c").stdout
-    assert "c  2 of 2 trials" in picolab("status").stdout
-    assert picolab("report", "c").returncode == 0
+    assert "2 of 2 trials have a result" in picolab_here("status", "c").stdout
+    assert "c  2 of 2 trials" in picolab_here("status").stdout
+    assert picolab_here("report", "c").returncode == 0
     assert "<title>" in (outputs_dir() / "c" / "report.html").read_text()
-    exported = picolab("export", "c", "--format", "csv").stdout.split()
+    exported = picolab_here("export", "c", "--format", "csv").stdout.split()
     assert [Path(path).name for path in exported] == ["trials.csv", "samples.csv"]
 
 
@@ -206,7 +207,7 @@ def test_a_file_of_a_campaign_never_takes_the_place_of_a_closed_stream() -> None
     )
 
     assert done.returncode == 0
-    assert "1 of 1 trials have a result" in picolab("status", "c").stdout
+    assert "1 of 1 trials have a result" in picolab_here("status", "c").stdout
     assert (outputs_dir() / "c" / "ledger.jsonl").read_text().count("\n") == 1
 
 
@@ -239,7 +240,7 @@ def test_a_name_in_no_encoding_is_no_traceback(tmp_path: Path) -> None:
         (("compare", "--self", str(folder / "server")), 4),
         (("status", str(folder)), 4),
     ):
-        done = picolab(*words)
+        done = picolab(*words) if code == 0 else picolab_here(*words)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr and done.stderr.count("\n") == (1 if code else 0), done.stderr
 
@@ -252,7 +253,7 @@ def test_an_empty_folder_is_taken_and_another_is_not() -> None:
     (outputs_dir() / "full" / "mine.txt").write_text("stays")
     (outputs_dir() / "file").write_text("stays")
     for name, remedy in (("full", "it holds no campaign, remove it"), ("file", "remove it"), ("empty", "resume empty")):
-        done = picolab("matrix", QUICK, "--campaign", name, *few)
+        done = picolab_here("matrix", QUICK, "--campaign", name, *few)
         assert done.returncode == 4 and done.stderr.count("\n") == 1
         assert f"{outputs_dir() / name} is already there" in done.stderr and remedy in done.stderr
     assert (outputs_dir() / "full" / "mine.txt").read_text() == "stays" == (outputs_dir() / "file").read_text()
@@ -307,7 +308,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(
     monkeypatch.setenv("PICOLAB_STATE_DIR", str(scratch / "a-file" / "state"))
     monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(scratch / "a-file" / "outputs"))
 
-    done = picolab(*words)
+    done = picolab_here(*words)
 
     assert done.returncode == ExitCode.HOST_UNFIT, done.stderr
     assert "a-file" in done.stderr and "Traceback" not in done.stderr
@@ -327,7 +328,7 @@ def test_one_damaged_campaign_does_not_hide_the_others() -> None:
         (outputs_dir() / name).mkdir(parents=True)
         (outputs_dir() / name / "plan.json").write_text(text)
 
-    done = picolab("status")
+    done = picolab_here("status")
 
     assert done.returncode == 0
     assert "broken" in done.stdout and "empty" in done.stdout

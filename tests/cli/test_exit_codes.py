@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from command_line import picolab_here
 
 from picolab import errors, exit_codes
 from picolab.cli.main import main
@@ -87,9 +88,19 @@ def test_tree_in_the_docstring_is_the_tree_of_classes() -> None:
         (["--help"], ExitCode.OK, ""),
     ],
 )
-def test_command_ends_with_its_code_and_one_sentence(arguments: list[str], code: ExitCode, words: str) -> None:
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([PICOLAB, *arguments], capture_output=True, text=True, timeout=60, cwd=root, check=False)
+def test_command_ends_with_its_code_and_one_sentence(
+    arguments: list[str], code: ExitCode, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    done = picolab_here(*arguments)
 
     assert done.returncode == code, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [(PICOLAB,), (sys.executable, "-m", "picolab")], ids=["program", "module"])
+def test_processes_end_with_the_code_of_a_mistake(command: tuple[str | Path, ...]) -> None:
+    done = subprocess.run([*command, "status", "nowhere"], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == ExitCode.BAD_PARAMETERS
+    assert done.stderr.startswith("Error: campaign 'nowhere': there is no such campaign")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from campaign_factory import FakeTrial
+from command_line import picolab_here
 from comparison_campaigns import around, paired_trials
 from comparison_factory import write_comparison
 from conftest import eventually
@@ -60,10 +61,10 @@ def test_verdict(name: str) -> None:
     trials, planned, code, word = CAMPAIGNS[name]
     folder = write_comparison(outputs_dir() / "c", trials, planned)
 
-    as_json = picolab("verdict", "c", "--json")
+    as_json = picolab_here("verdict", "c", "--json")
     gate = json.loads(as_json.stdout)["gate"]
     assert (as_json.returncode, gate["exit_code"], gate["word"]) == (code, code, word)
-    as_markdown = picolab("verdict", "c", "--markdown")
+    as_markdown = picolab_here("verdict", "c", "--markdown")
     assert (as_markdown.returncode, printed(as_markdown.stdout)) == (code, [code])
     if name in PAGES:
         as_lines = picolab("verdict", "c")
@@ -75,14 +76,14 @@ def test_verdict_of_several_campaigns() -> None:
     write_comparison(outputs_dir() / "a", paired_trials(SAME))
     write_comparison(outputs_dir() / "b", paired_trials(SAME))
 
-    done = picolab("verdict", "a", "b")
+    done = picolab_here("verdict", "a", "b")
     assert printed(done.stdout) == [done.returncode] == [ExitCode.UNDECIDED]
 
 
 def test_a_page_that_cannot_be_written_prints_no_code() -> None:
     write_comparison(outputs_dir() / "c", paired_trials(SAME))
 
-    done = picolab("verdict", "c", "--output", "/proc/none/compare.html")
+    done = picolab_here("verdict", "c", "--output", "/proc/none/compare.html")
     assert printed(done.stdout + done.stderr) == []
     assert done.returncode == ExitCode.BAD_PARAMETERS, done.stderr
 

@@ -1,20 +1,20 @@
-"""The catalogue of faults: what can go wrong, what becomes of the trial, what you see, what to do, and the test of it.
+"""The catalogue of faults: each with the outcome of the trial, its signs, the remedy, and its test.
 
-A test says which fault it provokes, and needs nothing else to be in the catalogue:
+A test declares the fault that it provokes, which adds it to the catalogue:
 
     @fault(
         "server killed in the transfer",
         group="server",
         outcome="server_died",
         see="`the server ended with signal SIGKILL, after ... MiB`",
-        do="Nothing: it is a result. Look at the server's log for who killed it.",
+        do="None: a result. Look in the server's log for the cause.",
     )
     def test_server_killed_in_the_transfer(run_trial, proof):
         proof.record(run_trial(...), "upload")
 
-What `see` has in backticks is what picolab says, and `proof` (conftest.py) compares it; `...` stands for anything.
+Text in backticks in `see` is picolab's own output, which `proof` (conftest.py) compares; `...` matches anything.
 
-A test that stands elsewhere is registered in elsewhere.py, or where the group's other faults are, without a copy of it:
+Tests in other folders are registered in elsewhere.py or next to their group's other faults:
 
     proved_by("machines/local/test_keeper.py::test_sigkill_takes_the_server", "keeper killed", group="machine", ...)
 
@@ -35,26 +35,26 @@ TESTS = Path(__file__).resolve().parent.parent
 DOCUMENT = TESTS.parent / "docs" / "faults.md"
 COMMAND = "python -m tests.faults.catalogue"
 GROUPS = {
-    "server": "The server under test misbehaves",
+    "server": "The server under test",
     "network": "The network between client and server",
-    "machine": "The machine that the server runs in",
+    "machine": "The machine",
     "host": "The host, its disks, its clock, and signals",
-    "campaign": "A campaign's own files",
+    "campaign": "Files of a campaign",
     "notebook": "The notebook and its kernel",
-    "input": "Input from the user or from others",
+    "input": "Input",
 }
 REFUSED = "refused"
-"""Beside the outcomes of a trial: picolab says no in one sentence, and nothing was measured."""
+"""In addition to the outcomes of a trial: picolab refuses in one sentence, and nothing was measured."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """One fault.
 
     Attributes:
         outcome: of the trial (a word of record.md; `ok`: nothing is lost and the numbers hold), or `refused`.
-        see: what a user reads; in backticks picolab's own words.
-        do: what a user does then.
+        see: its signs for the user; picolab's own output in backticks.
+        do: the remedy.
         test: the test that provokes it, as `file.py::test_name` below tests/.
     """
 
@@ -71,12 +71,12 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def _register(found: Fault) -> None:
-    assert found.group in GROUPS, f"{found.name}: there is no group {found.group!r}"
-    assert FAULTS.setdefault(found.name, found) == found, f"the fault {found.name!r} is there twice"
+    assert found.group in GROUPS, f"{found.name}: no such group: {found.group!r}"
+    assert FAULTS.setdefault(found.name, found) == found, f"the fault {found.name!r} is declared twice"
 
 
 def fault(name: str, *, group: str, outcome: str, see: str, do: str) -> Callable[[Test], Test]:
-    """Say which fault a test provokes."""
+    """Declare the fault that a test provokes."""
 
     def register(test: Test) -> Test:
         place = f"{test.__module__.replace('.', '/')}.py::{test.__name__}"
@@ -88,7 +88,7 @@ def fault(name: str, *, group: str, outcome: str, see: str, do: str) -> Callable
 
 
 def proved_by(test: str, name: str, *, group: str, outcome: str, see: str, do: str) -> None:
-    """Register a fault whose test stands elsewhere; `test` is `file.py::test_name` below tests/."""
+    """Register a fault with a test in another file; `test` is `file.py::test_name` below tests/."""
     _register(Fault(name, group, outcome, see, do, test))
 
 
@@ -115,12 +115,12 @@ def document(faults: list[Fault]) -> str:
     parts = [
         f"""# Faults
 
-The faults of a trial: the outcome, the signs and the remedy of each. Each of these {len(faults)} faults is
-provoked by a test. This page is written by `{COMMAND}` from the tests themselves.
+This page lists the faults of a trial with their outcome, signs and remedy. A test provokes each of these
+{len(faults)} faults. `{COMMAND}` generates this page from the tests.
 
-The outcome is one of [record.md](record.md#outcomes). `ok` means that the fault costs no number: the trial, or the one
-that runs in its place, has its numbers, and they hold. `refused` means that picolab says no in one sentence, and that
-nothing was measured.
+The outcome is one of [record.md](record.md#outcomes). `ok` means that the fault costs no number: the trial, or its
+repetition, has valid numbers. `refused` means that picolab refuses with one sentence and measures nothing.
+"None" as a sign or remedy means that there is nothing to see or to do.
 """
     ]
     for group, title in GROUPS.items():

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from conftest import eventually
 
+from picolab.agent.procfs import descendants
 from picolab.campaign.runner import Campaign
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
-from picolab.host.processes import ProcessIdentity, descendants
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
 from picolab.machines.base import Machine
 from picolab.record.record import Record

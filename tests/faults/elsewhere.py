@@ -1,11 +1,11 @@
-"""Faults whose tests stand beside the part that they are about."""
+"""Faults whose tests are next to the code that they cover."""
 
 from __future__ import annotations
 
 from .catalogue import proved_by
 
-SWEPT = "Nothing: the next start removes it. `picolab clean` removes it at once; `--dry-run` only lists it."
-AGAIN = "Nothing: the campaign tries again and makes the machine anew. By hand run the notebook from its first cell."
+SWEPT = "None: the next start removes it. `picolab clean` removes it at once; `--dry-run` only lists it."
+AGAIN = "None: the campaign retries with a new machine. By hand, run the notebook from its first cell."
 
 # The machine: a process in a memory cgroup
 
@@ -14,36 +14,36 @@ for test, name, outcome, see, do in (
         "trial/test_trial_outcomes.py::test_a_killed_keeper_is_machine_failed",
         "keeper killed in the upload",
         "machine_failed",
-        "`machine_failed` in stage upload; what was measured until then is in the record.",
+        "`machine_failed` in stage upload; the record holds the measurements so far.",
         AGAIN,
     ),
     (
         "machines/local/test_local_machine.py::test_a_keeper_that_hangs_is_ended",
         "keeper hangs",
         "machine_failed",
-        "The machine is ended and made anew.",
+        "The machine is taken down and made anew.",
         AGAIN,
     ),
     (
         "machines/local/test_local_machine.py::test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest",
         "killed keeper leaves cgroup and folders",
         "ok",
-        "Nothing, or the folder of a dead machine in `picolab doctor`.",
+        "None, or the folder of a dead machine in `picolab doctor`.",
         SWEPT,
     ),
     (
         "machines/local/test_local_machine.py::test_a_new_machine_replaces_what_a_killed_keeper_has_left",
         "stale state of a machine of the same name",
         "ok",
-        "Nothing.",
-        "Nothing: it is replaced.",
+        "None.",
+        "None: it is replaced.",
     ),
     (
         "machines/local/test_local_machine.py::test_when_the_holder_is_gone_everything_is_taken_down",
         "holder of a machine is gone",
         "ok",
-        "The machine is not in `picolab machines list` any more.",
-        "Nothing: the keeper takes it down within a second.",
+        "The machine is no longer in `picolab machines list`.",
+        "None: the keeper takes it down within a second.",
     ),
     (
         "machines/local/test_local_machine.py::test_deleting_the_state_folder_takes_the_machine_down",
@@ -54,7 +54,7 @@ for test, name, outcome, see, do in (
     ),
     (
         "machines/local/test_local_machine.py::test_a_machine_held_by_somebody_alive_is_refused",
-        "machine held by somebody else",
+        "machine held by another process",
         "refused",
         "`the machine ... is held by process`",
         "End that notebook or command, choose another `machine_name`, or `picolab machines remove NAME`.",
@@ -63,14 +63,14 @@ for test, name, outcome, see, do in (
         "machines/local/test_local_machine.py::test_two_processes_at_once_and_exactly_one_wins",
         "two processes want one machine at once",
         "refused",
-        "One of both works, the other says who holds the machine.",
+        "One of them works, the other reports who holds the machine.",
         "Wait, or choose another `machine_name`.",
     ),
     (
         "machines/local/test_local_machine.py::test_a_work_dir_that_cannot_be_used_is_refused_in_one_sentence",
         "work_dir that cannot be used",
         "refused",
-        "One sentence that names the folder and why.",
+        "One sentence with the folder and the reason.",
         "Name another folder.",
     ),
     (
@@ -78,12 +78,12 @@ for test, name, outcome, see, do in (
         "build that cannot be started",
         "machine_failed",
         "The kernel's error for the program.",
-        "Look whether the file is a program for this processor.",
+        "Check that the file is a program for this processor.",
     ),
     # The machine: a virtual one
     (
         "machines/vagrant/test_vagrant_machine.py::test_a_machine_whose_power_is_cut_is_a_fault_and_soon",
-        "virtual machine destroyed while it is used",
+        "virtual machine destroyed while in use",
         "machine_failed",
         "`machine_failed` within seconds, not after a time limit.",
         AGAIN,
@@ -92,49 +92,49 @@ for test, name, outcome, see, do in (
         "machines/vagrant/test_vagrant_machine.py::test_a_suspended_machine_gets_the_wanted_memory",
         "virtual machine suspended",
         "ok",
-        "Nothing: it is woken, or made anew when another memory size is wanted.",
-        "Nothing.",
+        "None: it is resumed, or made anew for another memory size.",
+        "None.",
     ),
     (
         "machines/vagrant/test_vagrant_command.py::test_at_its_limit_it_may_clean_up",
         "virtual machine does not boot in time",
         "machine_failed",
-        "The limit that was exceeded, and the end of Vagrant's log.",
-        "Raise `boot_limit_s`; `picolab doctor` looks at acceleration, network and base volume.",
+        "The exceeded limit, and the end of Vagrant's log.",
+        "Raise `boot_limit_s`; `picolab doctor` checks acceleration, network and base volume.",
     ),
     (
         "agent/test_guest.py::test_a_full_disk_does_not_hide_how_the_server_ended",
         "disk of the guest is full",
         "disk_full",
-        "The server's message, or how it ended.",
-        "A box with a larger disk, or smaller files.",
+        "The server's message, or its exit status.",
+        "Use a box with a larger disk, or smaller files.",
     ),
     (
-        "doctor/test_doctor_vm.py::test_full_pool",
+        "machines/vagrant/test_checks.py::test_full_pool",
         "storage pool of the virtual machines is full",
         "refused",
-        "`picolab doctor` names the free space and the remedy.",
-        "`picolab machines list`, `picolab box list`; remove what is not needed.",
+        "`picolab doctor` reports the free space and the remedy.",
+        "Remove unused machines and boxes (`picolab machines list`, `picolab box list`).",
     ),
     (
         "machines/vagrant/test_vagrant_left_over.py::test_when_holder_and_keeper_are_killed_the_next_start_sweeps",
-        "virtual machine that nobody holds",
+        "virtual machine without a holder",
         "ok",
-        "Nothing.",
+        "None.",
         SWEPT,
     ),
     (
         "machines/vagrant/test_vagrant_left_over.py::test_a_lost_dotfile_folder_is_mended",
-        "Vagrant's own notes of a machine lost",
+        "Vagrant's state of a machine lost",
         "ok",
         "A sentence in the record's `mended`.",
-        "Nothing: it is mended.",
+        "None: it is fixed automatically.",
     ),
     (
         "machines/vagrant/test_vagrant_left_over.py::test_a_machine_whose_state_folder_was_deleted_is_swept",
         "virtual machine whose state folder was deleted",
         "ok",
-        "Nothing.",
+        "None.",
         SWEPT,
     ),
     (
@@ -142,28 +142,28 @@ for test, name, outcome, see, do in (
         "base volume of the box truncated",
         "ok",
         "A sentence in the record's `mended`.",
-        "Nothing: it is copied again.",
+        "None: it is copied again.",
     ),
     (
         "machines/vagrant/test_libvirt.py::test_base_volume_that_somebody_is_copying_is_waited_for",
-        "base volume that somebody else is copying",
+        "base volume that another process is copying",
         "ok",
-        "Nothing: it is waited for.",
-        "Nothing.",
+        "None: picolab waits for it.",
+        "None.",
     ),
     (
         "machines/vagrant/test_libvirt.py::test_second_gets_the_lock_of_one_that_has_ended",
-        "lock of a process that has ended",
+        "lock file of a process that has ended",
         "ok",
-        "Nothing: a lock of nobody is no lock.",
-        "Nothing; no lock file has to be deleted by hand.",
+        "None: the kernel released the lock.",
+        "None; never delete lock files by hand.",
     ),
     (
         "machines/vagrant/test_libvirt.py::test_libvirt_that_hangs_is_not_waited_for",
         "libvirt hangs",
         "machine_failed",
-        "`libvirt` and how long it was waited for.",
-        "Start the daemon again; `picolab doctor` prints the command.",
+        "`libvirt` and the time that picolab waited for it.",
+        "Restart the daemon; `picolab doctor` prints the command.",
     ),
     (
         "machines/vagrant/test_vagrant_command.py::test_vagrant_that_was_killed",
@@ -176,7 +176,7 @@ for test, name, outcome, see, do in (
         "machines/vagrant/test_vagrant_command.py::test_action_lock_that_stays_is_told_with_its_owner",
         "Vagrant's lock of the machine is held by another call",
         "machine_failed",
-        "The pid that holds it.",
+        "The pid of the lock's holder.",
         "Wait for that process, or end it.",
     ),
     (
@@ -184,7 +184,7 @@ for test, name, outcome, see, do in (
         "another machine answers at the guest's address",
         "machine_failed",
         "The host key differs from the pinned one.",
-        "`picolab machines remove NAME`, and again.",
+        "`picolab machines remove NAME`, then retry.",
     ),
     (
         "machines/vagrant/test_vagrant_machine.py::test_a_killed_probe_has_no_last_line",
@@ -195,7 +195,7 @@ for test, name, outcome, see, do in (
     ),
     (
         "agent/test_guest.py::test_a_launch_whose_agent_is_killed_leaves_one_server_or_none",
-        "agent in the guest killed while it starts a server",
+        "agent in the guest killed while starting a server",
         "machine_failed",
         "`the agent in the guest has ended`",
         AGAIN,
@@ -217,50 +217,50 @@ for test, name, outcome, see, do in (
         "results/test_ledger.py::test_line_torn_by_a_crash_costs_only_itself",
         "torn line in the ledger",
         "ok",
-        "The line in the list of problems of the report.",
-        "Nothing: that trial is filed or run again by `picolab resume`.",
+        "The report lists the line as a problem.",
+        "None: `picolab resume` files that trial or runs it again.",
     ),
     (
         "results/test_load.py::test_everything_broken_is_listed_and_the_rest_counts",
         "damaged notebooks among the results",
         "ok",
-        "Each of them in the list of problems of the report; the rest counts.",
-        "Look at the file that is named.",
+        "The report lists each as a problem; the rest counts.",
+        "Check the named file.",
     ),
     (
         "results/test_load.py::test_a_lost_notebook_is_listed_and_the_trial_counts_by_its_own_files",
         "notebook of a result lost",
         "ok",
-        "It is listed; the trial counts by its record beside it.",
-        "Nothing.",
+        "The report lists it; the trial counts by its record file.",
+        "None.",
     ),
     (
         "results/test_load.py::test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count",
         "notebook of a result run again by hand",
         "ok",
-        "It is listed, and does not count.",
-        "Run a copy of it, elsewhere.",
+        "The report lists it; it does not count.",
+        "Run a copy of it elsewhere.",
     ),
     (
         "results/test_load.py::test_a_trial_that_is_not_in_the_plan_does_not_count",
         "trial among the results that is not in the plan",
         "ok",
-        "It is listed, and does not count.",
-        "Move it away.",
+        "The report lists it; it does not count.",
+        "Move it out of the campaign.",
     ),
     (
         "config/test_plan.py::test_spoilt_plan_is_refused_in_one_sentence",
-        "spoilt plan",
+        "damaged plan",
         "refused",
-        "One sentence that names the file and what is wrong.",
-        "Bring the file back; without its plan a campaign cannot go on.",
+        "One sentence with the file and the problem.",
+        "Restore the file; a campaign cannot continue without its plan.",
     ),
     (
         "campaign/test_campaign.py::test_only_one_process_runs_a_campaign",
         "two processes run one campaign",
         "refused",
         "`is being run by another process`",
-        "Wait; `picolab status CAMPAIGN` shows how far it is.",
+        "Wait; `picolab status CAMPAIGN` shows its progress.",
     ),
     (
         "campaign/test_campaign.py::test_a_campaign_is_never_overwritten",
@@ -270,48 +270,48 @@ for test, name, outcome, see, do in (
         "`picolab resume CAMPAIGN`, or another name with `--campaign`.",
     ),
     (
-        "report/test_report.py::test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look",
+        "report/test_report.py::test_a_failed_analysis_keeps_the_report_and_its_traceback",
         "analysis of a report fails",
         "ok",
-        "`the analysis failed`; the old page stays.",
+        "`the analysis failed`; the previous page stays.",
         "Open `analysis.failed.ipynb` in the campaign's folder.",
     ),
 ):
     proved_by(test, name, group="campaign", outcome=outcome, see=see, do=do)
 
-# What a user hands in
+# Input of a user
 
 for test, name, see, do in (
     (
         "campaign/test_campaign.py::test_a_build_that_is_not_there",
-        "build that is not there",
+        "missing build",
         "`there is no such file`",
-        "Name the file, a release, or `calibration`.",
+        "Name an existing file, a release, or `calibration`.",
     ),
     (
         "config/test_parameters.py::test_whatever_is_not_a_mapping_is_refused",
-        "parameter file that is none",
+        "parameter file that is not a mapping",
         "One sentence with the file's name.",
         "Copy `parameters/quick.yaml` and edit it.",
     ),
     (
         "config/test_plan.py::test_too_many_trials_are_refused_before_they_are_made",
         "matrix of millions of trials",
-        "The number of trials that it would be.",
-        "Fewer levels or repeats.",
+        "The number of trials.",
+        "Use fewer levels or repeats.",
     ),
 ):
     proved_by(test, name, group="input", outcome="refused", see=see, do=do)
 
-# What was measured, and a disk that is full
+# Measurements on a full disk
 
 for test, name, outcome, see, do in (
     (
         "campaign/test_full_disk.py::test_a_single_trials_result_survives_a_disk_that_fills_up_in_its_upload",
         "disk of the outputs fills up in the upload",
         "ok",
-        "The record, whose place was kept for it; the notebook or the samples may be missing, with a reason.",
-        "Free some space; what was measured is there.",
+        "The record is written to reserved space; the notebook or the samples may be missing, with a reason.",
+        "Free some space; the measurement is complete.",
     ),
     (
         "campaign/test_full_disk.py::test_a_campaign_goes_on_with_what_was_measured_before_its_disk_was_full",
@@ -324,26 +324,26 @@ for test, name, outcome, see, do in (
         "campaign/test_full_disk.py::test_without_room_for_the_result_the_upload_does_not_begin",
         "no room for the result before the upload",
         "refused",
-        "`the upload was not begun`, with the file system that is full.",
+        "`the upload was not begun`, with the full file system.",
         "Free some space, then `picolab resume CAMPAIGN`.",
     ),
     (
         "campaign/test_full_disk.py::test_a_full_state_folder_is_named_before_anything_is_measured",
         "disk of the state folder is full",
         "refused",
-        "One sentence with the file system that is full.",
+        "One sentence with the full file system.",
         "Free some space, or set PICOLAB_STATE_DIR to a folder on another disk.",
     ),
     (
         "campaign/test_full_disk.py::test_the_probe_outlives_a_disk_that_is_full_for_a_while",
-        "disk of the samples is full for a while",
+        "disk of the samples is temporarily full",
         "ok",
         "A gap in the samples.",
-        "Nothing: the peak of the kernel's own counter is not lost.",
+        "None: the kernel's own counter keeps the peak.",
     ),
     (
         "campaign/test_nothing_left.py::test_sigkill",
-        "picolab killed with its kernel's folder",
+        "picolab killed, its kernel's folder left",
         "ok",
         "A folder `picolab-kernel-...` in TMPDIR, until the next start.",
         SWEPT,
@@ -353,14 +353,14 @@ for test, name, outcome, see, do in (
         "notebook by hand killed",
         "interrupted",
         "Jupyter's connection file, until the next start.",
-        "Run the notebook again: it goes on where it was while the machine is kept.",
+        "Run the notebook again: it continues while the machine is kept.",
     ),
     (
         "campaign/test_nothing_left.py::test_a_long_tmpdir_is_no_obstacle",
-        "TMPDIR with a path that is too long for sockets",
+        "TMPDIR path too long for sockets",
         "ok",
-        "Nothing: another folder is taken.",
-        "Nothing.",
+        "None: picolab uses another folder.",
+        "None.",
     ),
 ):
     proved_by(test, name, group="host", outcome=outcome, see=see, do=do)
@@ -370,47 +370,47 @@ for test, name, outcome, see, do in (
         "results/test_standing.py::test_removed_results_are_named_and_measured_again",
         "results of a campaign removed",
         "ok",
-        "`picolab status` names what is gone.",
+        "`picolab status` lists the missing results.",
         "`picolab resume CAMPAIGN` measures it again.",
     ),
     (
         "results/test_standing.py::test_record_with_other_parameters_than_planned_is_no_result",
-        "record whose parameters are not the plan's",
+        "record with parameters other than planned",
         "invalid",
-        "The difference, in the list of problems.",
-        "`picolab resume CAMPAIGN` measures it again; look for who has edited the notebook.",
+        "The difference, listed as a problem.",
+        "`picolab resume CAMPAIGN` measures it again; find out why the notebook was edited.",
     ),
     (
         "results/test_standing.py::test_an_edited_plan_is_refused_and_named",
         "plan edited after results",
         "refused",
         "The changes since the campaign began.",
-        "Undo the change, or begin another campaign.",
+        "Undo the change, or start a new campaign.",
     ),
     (
         "results/test_standing.py::test_another_executable_is_refused_and_accepted_for_the_record",
         "build replaced in the middle of a campaign",
         "refused",
-        "The sha256 that it had and the one that it has.",
-        "Bring the build back, or begin another campaign; to go on nevertheless is recorded.",
+        "The old and the new sha256.",
+        "Restore the build, or start a new campaign; `--accept-changes` continues and is recorded.",
     ),
     (
         "results/test_standing.py::test_another_host_is_refused",
         "campaign resumed on another host",
         "refused",
         "The changes of the host.",
-        "Resume it where it began, or begin another campaign.",
+        "Resume it on the original host, or start a new campaign.",
     ),
     (
         "files/test_foreign_files.py::test_a_name_that_is_a_path_is_refused",
-        "name in a plan that is a path",
+        "path in place of a name in a plan",
         "refused",
-        "The name, and that it cannot be one.",
+        "The name, and that it is invalid.",
         "Do not trust that campaign folder.",
     ),
     (
         "files/test_foreign_files.py::test_a_hostile_plan_is_one_sentence_in_bounded_memory",
-        "plan that is endless, deep or enormous",
+        "plan that is endless, deeply nested or huge",
         "refused",
         "One sentence with the file's name.",
         "Do not trust that campaign folder.",
@@ -428,15 +428,15 @@ for test, name, outcome, see, do in (
 for test, name, see, do in (
     (
         "servers/test_executable.py::test_every_door_refuses_before_the_first_trial",
-        "build for another processor, cut off, or without its interpreter",
-        "One sentence that says why the file cannot run here.",
+        "build for another processor, truncated, or without its interpreter",
+        "One sentence with the reason why the file cannot run here.",
         "Name an executable for this processor.",
     ),
     (
         "config/test_yaml_text.py::test_hostile_text_is_one_sentence_with_few_steps",
-        "parameter file that explodes when it is read",
+        "parameter file with exponential aliases",
         "One sentence, at once.",
-        "Write it out.",
+        "Write the values out.",
     ),
     (
         "config/test_yaml_text.py::test_what_is_no_file_is_refused_at_once",
@@ -446,7 +446,7 @@ for test, name, see, do in (
     ),
     (
         "machines/test_kept_machine.py::test_a_trial_by_command_is_refused",
-        "machine kept for debugging is in the way",
+        "machine name taken by a kept machine",
         "The machine and the trial that keeps it.",
         "`picolab machines remove NAME`, or another `machine_name`.",
     ),

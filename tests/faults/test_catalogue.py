@@ -1,4 +1,4 @@
-"""The catalogue itself: every fault has a test that exists, and docs/faults.md is what it says."""
+"""The catalogue itself: every fault has a test that exists, and docs/faults.md is in step with it."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def test_there_are_at_least_sixty() -> None:
 
 def test_the_document_is_what_the_catalogue_says() -> None:
     written = catalogue.DOCUMENT.read_text()
-    assert written == catalogue.document(catalogue.load()), f"renew docs/faults.md: {catalogue.COMMAND}"
+    assert written == catalogue.document(catalogue.load()), f"regenerate docs/faults.md: {catalogue.COMMAND}"

@@ -20,7 +20,7 @@ from picolab.results.load import read_campaign, read_record
 from .catalogue import fault, proved_by
 from .conftest import Proof, RunningPicolab, StartPicolab
 
-RESUME = "`picolab resume CAMPAIGN`: it goes on where it was, repeats and loses nothing."
+RESUME = "`picolab resume CAMPAIGN` continues, without repeating or losing anything."
 SLOW = {"transfer_mib_s": 2}
 """Slow enough to catch an upload of 4 MiB in the act."""
 
@@ -62,13 +62,13 @@ def file_system(scratch: Path) -> Iterator[Mount]:
 
 
 @fault(
-    "outputs on a disk without any space",
+    "outputs on a full disk",
     group="host",
     outcome="refused",
     see="`could not be written, because the file system mounted at ... name another folder by PICOLAB_OUTPUTS_DIR`",
     do="Free some space, or set PICOLAB_OUTPUTS_DIR to a folder on another disk.",
 )
-def test_outputs_on_a_disk_without_any_space(picolab: StartPicolab, proof: Proof, file_system: Mount) -> None:
+def test_outputs_on_a_full_disk(picolab: StartPicolab, proof: Proof, file_system: Mount) -> None:
     folder = file_system("outputs", "size=64k")
     with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
         while True:
@@ -99,7 +99,7 @@ def test_outputs_on_a_read_only_file_system(picolab: StartPicolab, proof: Proof,
     group="host",
     outcome="refused",
     see="`nothing can be written into ... set work_dir to another`",
-    do="Set PICOLAB_STATE_DIR, or `work_dir`, to a folder that can be written. `picolab doctor` looks at it.",
+    do="Set PICOLAB_STATE_DIR, or `work_dir`, to a writable folder. `picolab doctor` checks it.",
 )
 def test_state_folder_on_a_read_only_file_system(picolab: StartPicolab, proof: Proof, file_system: Mount) -> None:
     file_system("state", "ro")
@@ -116,8 +116,8 @@ def test_state_folder_on_a_read_only_file_system(picolab: StartPicolab, proof: P
     "no HOME",
     group="host",
     outcome="ok",
-    see="Nothing.",
-    do="Nothing: picolab keeps no files in the home folder.",
+    see="None.",
+    do="None: picolab keeps no files in the home folder.",
 )
 def test_no_home(picolab: StartPicolab) -> None:
     run = picolab(environment={"HOME": "/no/such/home"})
@@ -129,8 +129,8 @@ def test_no_home(picolab: StartPicolab) -> None:
     "no TMPDIR",
     group="host",
     outcome="ok",
-    see="Nothing.",
-    do="Nothing: Python takes another folder for temporary files.",
+    see="None.",
+    do="None: Python uses another folder for temporary files.",
 )
 def test_no_tmpdir(picolab: StartPicolab) -> None:
     run = picolab(environment={"TMPDIR": "/no/such/folder"})
@@ -176,8 +176,8 @@ def clock(tmp_path: Path) -> Iterator[Clock]:
     "wall clock jumps in the upload",
     group="host",
     outcome="ok",
-    see="Nothing but `started_at` and `ended_at` that do not fit the durations.",
-    do="Nothing: every duration is of the monotonic clock, which nobody can set.",
+    see="`started_at` and `ended_at` do not match the durations.",
+    do="None: durations use the monotonic clock, which cannot be set.",
 )
 def test_wall_clock_jumps_in_the_upload(
     picolab: StartPicolab, clock: Callable[[str], dict[str, str]], jump: str
@@ -212,7 +212,7 @@ proved_by(
     "SIGINT twice",
     group="host",
     outcome="interrupted",
-    see="The command ends at once, with exit code 130.",
+    see="The command exits at once with code 130.",
     do=RESUME,
 )
 def test_sigint_twice(picolab: StartPicolab) -> None:
@@ -252,16 +252,16 @@ proved_by(
     "SIGHUP under nohup",
     group="host",
     outcome="ok",
-    see="Nothing.",
-    do="Nothing.",
+    see="None.",
+    do="None.",
 )
 proved_by(
     "campaign/test_campaign.py::test_a_reader_that_goes_away_does_not_stop_a_campaign",
-    "terminal or pipe of the output goes away",
+    "terminal or pipe of the output closes",
     group="host",
     outcome="ok",
-    see="Nothing more on that terminal; `picolab status CAMPAIGN` tells.",
-    do="Nothing: the campaign goes on.",
+    see="No more output; `picolab status CAMPAIGN` shows the progress.",
+    do="None: the campaign continues.",
 )
 
 
@@ -269,8 +269,8 @@ proved_by(
     "campaign suspended and continued",
     group="host",
     outcome="ok",
-    see="A trial that is listed with a longer duration.",
-    do="Nothing: the trial is a process of its own, and what it measured holds.",
+    see="A trial listed with a longer duration.",
+    do="None: the trial runs in its own process, and its numbers are valid.",
 )
 def test_campaign_suspended_and_continued(picolab: StartPicolab) -> None:
     run = picolab(**SLOW)
@@ -291,7 +291,7 @@ proved_by(
     "campaign killed in the upload",
     group="host",
     outcome="interrupted",
-    see="Nothing: the shell says `Killed`, and every process ends by itself.",
+    see="The shell prints `Killed`; every process ends by itself.",
     do=RESUME,
 )
 proved_by(
@@ -299,7 +299,7 @@ proved_by(
     "campaign killed while a trial starts",
     group="host",
     outcome="interrupted",
-    see="Nothing: the shell says `Killed`, and every process ends by itself.",
+    see="The shell prints `Killed`; every process ends by itself.",
     do=RESUME,
 )
 proved_by(
@@ -307,7 +307,7 @@ proved_by(
     "campaign killed while it files a trial",
     group="host",
     outcome="ok",
-    see="Nothing: the next start files the trial and does not run it again.",
+    see="None: the next start files the trial without running it again.",
     do=RESUME,
 )
 proved_by(
@@ -315,8 +315,8 @@ proved_by(
     "kernel, papermill or keeper killed in the upload",
     group="host",
     outcome="ok",
-    see="A fault in the list of `picolab status`, and the trial's second attempt.",
-    do="Nothing: a fault of the instrument is tried again `fault_retries` times.",
+    see="`picolab status` lists a fault and the trial's second attempt.",
+    do="None: instrument faults are retried `fault_retries` times.",
 )
 proved_by(
     "campaign/test_campaign.py::test_a_killed_server_is_a_result",
@@ -324,7 +324,7 @@ proved_by(
     group="host",
     outcome="server_died",
     see="`server_died` among the results.",
-    do="Nothing: it is a result and counts.",
+    do="None: a result, which counts.",
 )
 proved_by(
     "trial/test_trial_outcomes.py::test_a_killed_probe_is_invalid",
@@ -332,15 +332,15 @@ proved_by(
     group="host",
     outcome="invalid",
     see="`the memory probe ended too early`",
-    do="Nothing: the campaign tries again; without its last line nobody knows the peak.",
+    do="None: the campaign retries. Without the probe's last line the peak is unknown.",
 )
 proved_by(
-    "trial/test_trial_phases.py::test_a_probe_that_is_killed_in_the_download_is_a_fault_and_the_cell_can_be_run_again",
+    "trial/test_trial_phases.py::test_a_probe_killed_in_the_download_is_a_fault",
     "probe killed in the measured download",
     group="host",
     outcome="invalid",
     see="`the memory probe ended too early`",
-    do="Nothing: the campaign tries again; by hand run the cell again.",
+    do="None: the campaign retries. By hand, run the cell again.",
 )
 
 _MOMENTS = {
@@ -349,7 +349,7 @@ _MOMENTS = {
     "when the server starts": "server.log",
     "when the record is written": "record.json",
 }
-_ONE_ATTEMPT = "A fault in the list of `picolab status` (unless the record was already there), and a second attempt."
+_ONE_ATTEMPT = "`picolab status` lists a fault (unless the record was complete) and a second attempt."
 
 
 def killed_at_each_moment(picolab: StartPicolab, victim: str, moment: str) -> None:
@@ -371,7 +371,7 @@ def killed_at_each_moment(picolab: StartPicolab, victim: str, moment: str) -> No
     group="host",
     outcome="ok",
     see=_ONE_ATTEMPT,
-    do="Nothing: the attempt is repeated, and filed without a repetition when it was already measured.",
+    do="None: the attempt is repeated, or filed if its measurement was complete.",
 )
 def test_papermill_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
     killed_at_each_moment(picolab, "picolab.jupyter.notebook_process", moment)
@@ -383,7 +383,7 @@ def test_papermill_killed_at_any_stage(picolab: StartPicolab, moment: str) -> No
     group="host",
     outcome="ok",
     see=_ONE_ATTEMPT,
-    do="Nothing: the attempt is repeated, and filed without a repetition when it was already measured.",
+    do="None: the attempt is repeated, or filed if its measurement was complete.",
 )
 def test_kernel_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
     killed_at_each_moment(picolab, "ipykernel_launcher", moment)
@@ -395,13 +395,13 @@ def test_kernel_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
     group="host",
     outcome="ok",
     see=_ONE_ATTEMPT,
-    do="Nothing: the server dies with its keeper, and the attempt is repeated.",
+    do="None: the server dies with its keeper, and the attempt is repeated.",
 )
 def test_keeper_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
     killed_at_each_moment(picolab, "picolab.machines.local.keeper", moment)
 
 
-# What the host lacks
+# Missing resources of the host
 
 
 proved_by(
@@ -410,7 +410,7 @@ proved_by(
     group="host",
     outcome="refused",
     see="`an upload of 1T needs 2.2 times its size on disk`",
-    do="Free some disk, choose smaller files, or set `work_dir` to a folder on a larger disk.",
+    do="Free disk space, choose smaller files, or set `work_dir` to a folder on a larger disk.",
 )
 proved_by(
     "campaign/test_campaign.py::test_more_ram_than_the_host_has",
@@ -426,5 +426,5 @@ proved_by(
     group="host",
     outcome="refused",
     see="`this host offers no way to limit a process's memory`",
-    do="Run as root, or in a systemd user session; or ask for an unlimited run that is labelled as such.",
+    do="Run as root or in a systemd user session; or request an unlimited run, labelled as such.",
 )

@@ -19,12 +19,12 @@ from picolab.trial.trial import Trial
 from .catalogue import fault
 from .conftest import Proof, RunTrial, machine, server_pid
 
-CHECK_NETWORK = "Nothing: it is a result. When it comes again, look at the network between client and server."
+CHECK_NETWORK = "None: a result. If it recurs, check the network between client and server."
 
 
 @dataclass
 class Network:
-    """What lies between this process and the server of the trial that runs: the private network of its machine."""
+    """The network between this process and the server of the running trial: the private network of its machine."""
 
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class Network:
     def cut(self) -> None:
         self.run("ip", "link", "set", "picolab", "down")
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.run("ip", "link", "set", "picolab", "up")
 
     def reset(self) -> None:
@@ -82,7 +82,7 @@ class Network:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """Let a test spoil the network of its machine, which ends with the machine."""
+    """Let a test disturb the network of its machine, which ends with the machine."""
     missing = [word for word in ("nsenter", "ip", "tc", "iptables") if shutil.which(word) is None]
     why_not = f"{', '.join(missing)} not found" if missing else private_network.why_not()
     if why_not:
@@ -133,7 +133,7 @@ def test_network_cut_in_the_commit(run_trial: RunTrial, network: Network, proof:
     group="network",
     outcome="stalled",
     see="`the download ended after ... MiB`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_network_cut_in_the_measured_download(run_trial: RunTrial, network: Network, proof: Proof) -> None:
     record = run_trial(
@@ -147,15 +147,15 @@ def test_network_cut_in_the_measured_download(run_trial: RunTrial, network: Netw
 
 
 @fault(
-    "network away for a moment",
+    "network interrupted briefly",
     group="network",
     outcome="ok",
-    see="A rate that is too low, and a flat piece in the progress of the upload.",
-    do="Nothing: TCP sends again what was lost. The number is true of that network.",
+    see="A low rate, and a flat section in the progress of the upload.",
+    do="None: TCP resends lost data. The number is correct for that network.",
 )
 def test_network_away_for_a_moment(run_trial: RunTrial, network: Network) -> None:
     record = run_trial(
-        {"upload": network.after(2, network.cut, lambda: time.sleep(0.3), network.mend)},
+        {"upload": network.after(2, network.cut, lambda: time.sleep(0.3), network.restore)},
         calibration={"transfer_mib_s": 8},
         file_size="8M",
     )
@@ -179,7 +179,7 @@ def test_network_resets_the_connection(run_trial: RunTrial, network: Network, pr
     group="network",
     outcome="timeout",
     see="`the upload took longer than its limit of 1 s, after ... of 4.0 MiB`",
-    do="Nothing: it is a result. Raise `total_limit_s` or lower `floor_rate_mib_s` for a slow network.",
+    do="None: a result. Raise `total_limit_s` or lower `floor_rate_mib_s` for a slow network.",
 )
 def test_network_too_slow(run_trial: RunTrial, network: Network, proof: Proof) -> None:
     record = run_trial({"upload": lambda _: network.narrow("4mbit")}, calibration={}, total_limit_s=1)
@@ -190,8 +190,8 @@ def test_network_too_slow(run_trial: RunTrial, network: Network, proof: Proof) -
     "network slow",
     group="network",
     outcome="ok",
-    see="A rate that is the network's and not the server's.",
-    do="Nothing. Compare builds only over the same network.",
+    see="The rate of the network, not of the server.",
+    do="None. Compare builds only over the same network.",
 )
 def test_network_slow(run_trial: RunTrial, network: Network) -> None:
     record = run_trial({"upload": lambda _: network.narrow("16mbit")}, calibration={}, file_size="3M")
@@ -205,7 +205,7 @@ def test_network_slow(run_trial: RunTrial, network: Network) -> None:
     group="network",
     outcome="ok",
     see="A lower rate; every byte comes back.",
-    do="Nothing: TCP sends them again. Compare builds only over the same network.",
+    do="None: TCP resends them. Compare builds only over the same network.",
 )
 def test_network_loses_packets(run_trial: RunTrial, network: Network) -> None:
     record = run_trial({"upload": lambda _: network.lose(0.02)}, calibration={}, file_size="2M")

@@ -1,4 +1,4 @@
-"""The trial notebook or its kernel cannot do what they should: a fault of the instrument, named, and never a number."""
+"""The trial notebook or its kernel is broken: an instrument fault with a message, never a number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from picolab.exit_codes import ExitCode
 from .catalogue import fault
 from .conftest import Proof
 
-OPEN_NOTEBOOK = "Mend `notebooks/trial.ipynb` (`git diff notebooks`), then `picolab resume CAMPAIGN`."
+OPEN_NOTEBOOK = "Fix `notebooks/trial.ipynb` (`git diff notebooks`), then `picolab resume CAMPAIGN`."
 
 
 def run_campaign(**parameters: Any) -> tuple[Campaign, ExitCode]:
@@ -128,7 +128,7 @@ def test_notebook_without_its_glue(edited: Edited, proof: Proof) -> None:
     group="notebook",
     outcome="machine_failed",
     see="`the trial's process did not end within 8 s`",
-    do="The campaign goes on with the next attempt. " + OPEN_NOTEBOOK,
+    do="The campaign continues with the next attempt. " + OPEN_NOTEBOOK,
 )
 def test_endless_cell(edited: Edited, proof: Proof, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaigns, "_LIMIT_MARGIN_S", 6.0)
@@ -137,7 +137,7 @@ def test_endless_cell(edited: Edited, proof: Proof, monkeypatch: pytest.MonkeyPa
 
 
 @fault(
-    "kernel ends itself in a cell",
+    "kernel exits in a cell",
     group="notebook",
     outcome="invalid",
     see="`the trial's process ended without a record: the kernel ended by itself with exit code 1`",
@@ -153,7 +153,7 @@ def test_kernel_ends_itself_in_a_cell(edited: Edited, proof: Proof) -> None:
     group="notebook",
     outcome="invalid",
     see="`the trial's process ended without a record: ... No such file or directory: '/no/such/python'`",
-    do="`jupyter kernelspec list` names the kernel `python3` that is used; remove it. `picolab doctor` finds it too.",
+    do="`jupyter kernelspec list` shows the `python3` kernel in use; remove it. `picolab doctor` finds it too.",
 )
 def test_kernel_that_cannot_be_started(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "jupyter" / "kernels" / "python3"
@@ -164,7 +164,7 @@ def test_kernel_that_cannot_be_started(proof: Proof, tmp_path: Path, monkeypatch
     spoilt(proof)
 
 
-PUT_BACK = "`git checkout notebooks/trial.ipynb`, or mend the file; nothing was measured."
+PUT_BACK = "`git checkout notebooks/trial.ipynb`, or fix the file; nothing was measured."
 
 
 def refused(proof: Proof) -> None:
@@ -175,7 +175,7 @@ def refused(proof: Proof) -> None:
 
 
 @fault(
-    "notebook that is no JSON",
+    "notebook that is not JSON",
     group="notebook",
     outcome="refused",
     see="`trial.ipynb: ... put back the notebook that came with picolab`",
@@ -187,7 +187,7 @@ def test_notebook_that_is_no_json(edited: Edited, proof: Proof) -> None:
 
 
 @fault(
-    "notebook without the tag of its parameters",
+    "notebook without the parameters tag",
     group="notebook",
     outcome="refused",
     see="`has no code cell with the tag ... so trials would not get the parameters that were asked for`",
@@ -218,7 +218,7 @@ def test_notebook_with_parameters_of_an_earlier_run(edited: Edited, proof: Proof
 
 
 @fault(
-    "notebook that is not there",
+    "missing notebook",
     group="notebook",
     outcome="refused",
     see="`trial.ipynb: is not there; put back the notebook that came with picolab`",

@@ -1,4 +1,4 @@
-"""The server ends, hangs, refuses, lies, or goes away. Each is a result, none a fault of the instrument."""
+"""The server ends, hangs, refuses, misreports, or disappears. Each is a result, none an instrument fault."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from picolab.trial.trial import Trial
 from .catalogue import fault, proved_by
 from .conftest import GRACE_S, MisbehavingServer, Proof, RunTrial, kill_server, machine, server_pid
 
-RESULT = "Nothing: it is a result and counts. The server's log lies beside the record."
-MORE_MEMORY = "Nothing: it is a result. The build needs more memory than this limit; the memory panel shows for what."
-ASK_LOG = "Read the server's log beside the record; picolab only passes on what the server said."
+RESULT = "None: a result, which counts. The server's log is next to the record."
+MORE_MEMORY = "None: a result. The build needs more memory than this limit; see the memory panel."
+ASK_LOG = "Read the server's log next to the record; picolab only quotes the server."
 
 
 # It ends
@@ -63,7 +63,7 @@ def test_server_killed_in_the_commit(run_trial: RunTrial, server_that: Misbehavi
     group="server",
     outcome="server_died",
     see="`the server ended with signal SIGKILL, in the download`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_killed_in_the_measured_download(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
@@ -78,7 +78,7 @@ def test_server_killed_in_the_measured_download(
     group="server",
     outcome="server_died",
     see="`the server ended with signal SIGKILL, after the upload was answered`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_killed_while_idle(run_trial: RunTrial, proof: Proof) -> None:
     record = run_trial({"verify": kill_server}, direction="both")
@@ -124,18 +124,18 @@ def test_server_exits_in_the_upload(run_trial: RunTrial, proof: Proof) -> None:
     group="server",
     outcome="server_died",
     see='`the server ended with exit code 1, before it answered; its log ends with "... failed to set pragmas`',
-    do="Start the build by hand in the same way (`identity.repeat_command` of the record) and read what it says.",
+    do="Run the trial by hand (`identity.repeat_command` of the record) and read the server's output.",
 )
 def test_server_exits_before_it_answers(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     proof.record(run_trial(build=server_that("server.die('failed to set pragmas: unable to open')")), "start")
 
 
 @fault(
-    "server told to stop in the upload",
+    "server gets SIGTERM in the upload",
     group="server",
     outcome="server_died",
     see="`the server ended with`",
-    do="Find out who sent the signal: the build stopped in an orderly way in the middle of an upload.",
+    do="Find the sender of the signal: the build shut down in the middle of an upload.",
 )
 def test_server_told_to_stop_in_the_upload(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     build = server_that("server.SHUTDOWN_S = 0\nin_the_transfer(lambda: (kill(signal.SIGTERM), hang()))")
@@ -152,7 +152,7 @@ def test_server_told_to_stop_in_the_upload(run_trial: RunTrial, server_that: Mis
     group="server",
     outcome="oom_killed",
     see="`the kernel killed the server at the limit of 64 MiB, before it answered`",
-    do="Choose a larger `ram_mb`: this build cannot even start in so little.",
+    do="Choose a larger `ram_mb`: this build cannot start with this limit.",
 )
 def test_server_out_of_memory_at_its_start(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     proof.record(run_trial(build=server_that("take_all_memory()"), ram_mb=64), "start")
@@ -189,7 +189,7 @@ def test_server_out_of_memory_in_the_commit(run_trial: RunTrial, server_that: Mi
     group="server",
     outcome="oom_killed",
     see="`the kernel killed the server at the limit of 64 MiB, in the download`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_out_of_memory_in_the_measured_download(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
@@ -204,7 +204,7 @@ def test_server_out_of_memory_in_the_measured_download(
     group="server",
     outcome="oom_killed",
     see="`the kernel killed the server at the limit of 64 MiB, before the upload`",
-    do="Nothing: it is a result. The build needs the memory for itself, without any upload.",
+    do="None: a result. The build needs this memory even without an upload.",
 )
 def test_server_out_of_memory_while_idle(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     def grow(_: Trial) -> None:
@@ -226,14 +226,14 @@ def test_server_out_of_memory_while_idle(run_trial: RunTrial, server_that: Misbe
     group="server",
     outcome="timeout",
     see="`the server did not answer within ready_limit_s = 0.5 s`",
-    do="Raise `ready_limit_s` if the build is known to start slowly; else read its log.",
+    do="Raise `ready_limit_s` if the build starts slowly; otherwise read its log.",
 )
 def test_server_never_ready(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"startup_delay_s": 60}, ready_limit_s=0.5), "start")
 
 
 @fault(
-    "server is up and answers with errors only",
+    "server answers only with errors",
     group="server",
     outcome="timeout",
     see="`the server did not answer within ready_limit_s = 0.5 s`",
@@ -251,7 +251,7 @@ def test_server_is_up_and_answers_with_errors_only(
     group="server",
     outcome="machine_failed",
     see="`the server runs without a listener because it could not have port`",
-    do="Nothing: the campaign tries again with another port. It comes back only if something takes ports in a row.",
+    do="None: the campaign retries with another port. It recurs only if another program keeps taking ports.",
 )
 def test_port_of_the_server_is_taken(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"occupy_port_without_listening": True}), "start")
@@ -263,7 +263,7 @@ proved_by(
     group="server",
     outcome="machine_failed",
     see="`port ... is served by another program, not by the server that was started`",
-    do="Nothing: the campaign tries again with another port.",
+    do="None: the campaign retries with another port.",
 )
 
 
@@ -272,7 +272,7 @@ proved_by(
     group="server",
     outcome="stalled",
     see="`no byte was delivered for stall_limit_s = 0.5 s, after`",
-    do="Nothing: it is a result. Raise `stall_limit_s` if such pauses are to be waited for.",
+    do="None: a result. Raise `stall_limit_s` to tolerate such pauses.",
 )
 def test_server_hangs_in_the_transfer(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"stall_after_mib": 1}, file_size="16M", stall_limit_s=0.5), "upload")
@@ -283,7 +283,7 @@ def test_server_hangs_in_the_transfer(run_trial: RunTrial, proof: Proof) -> None
     group="server",
     outcome="stalled",
     see="`no byte was delivered for stall_limit_s = 0.5 s, after`",
-    do="Nothing: it is a result; a process in state T was stopped by somebody's SIGSTOP.",
+    do="None: a result. A process in state T was stopped by a SIGSTOP.",
 )
 def test_server_suspended_in_the_transfer(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     build = server_that("in_the_transfer(lambda: kill(signal.SIGSTOP))")
@@ -295,7 +295,7 @@ def test_server_suspended_in_the_transfer(run_trial: RunTrial, server_that: Misb
     group="server",
     outcome="timeout",
     see="`the upload took longer than its limit of 1 s, after 4.0 of 4.0 MiB`",
-    do="Nothing: it is a result. Raise `total_limit_s` if commits of the build are known to take longer.",
+    do="None: a result. Raise `total_limit_s` if commits of the build take longer.",
 )
 def test_server_hangs_in_the_commit(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"stall_in_commit": True}, total_limit_s=1), "upload")
@@ -306,7 +306,7 @@ def test_server_hangs_in_the_commit(run_trial: RunTrial, proof: Proof) -> None:
     group="server",
     outcome="stalled",
     see="`the download ended after ... MiB`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_hangs_in_the_measured_download(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
@@ -320,7 +320,7 @@ def test_server_hangs_in_the_measured_download(
     group="server",
     outcome="timeout",
     see="`the upload took longer than its limit of 1 s, after`",
-    do="Nothing: it is a result. Raise `total_limit_s`, or lower `floor_rate_mib_s`, if slowness is expected.",
+    do="None: a result. Raise `total_limit_s`, or lower `floor_rate_mib_s`, for a slow build.",
 )
 def test_server_too_slow_in_the_transfer(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"transfer_mib_s": 2}, total_limit_s=1), "upload")
@@ -330,8 +330,8 @@ def test_server_too_slow_in_the_transfer(run_trial: RunTrial, proof: Proof) -> N
     "server ignores SIGTERM",
     group="server",
     outcome="ok",
-    see="The record's `server.exit_signal` is SIGKILL and its `stop_s` the grace of 10 s.",
-    do="Nothing for the measurement; the build does not stop in an orderly way.",
+    see="In the record, `server.exit_signal` is SIGKILL and `stop_s` the grace period of 10 s.",
+    do="None: the measurement is valid. The build does not shut down cleanly.",
 )
 def test_server_ignores_sigterm(run_trial: RunTrial) -> None:
     record = run_trial(calibration={"ignore_sigterm": True})
@@ -351,7 +351,7 @@ def answered(run_trial: RunTrial, status: int, sentence: str) -> Record:
     group="server",
     outcome="disk_full",
     see="`the server answered 400: invalid request: database error: database or disk is full`",
-    do="Nothing: it is a result. A larger disk, `work_dir` on another one, or smaller files.",
+    do="None: a result. Use a larger disk, `work_dir` on another disk, or smaller files.",
 )
 def test_server_answers_400_its_disk_is_full(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"disk_quota_mib": 2}), "upload")
@@ -359,11 +359,11 @@ def test_server_answers_400_its_disk_is_full(run_trial: RunTrial, proof: Proof) 
 
 proved_by(
     "trial/test_trial_outcomes.py::test_a_really_full_disk_is_disk_full",
-    "disk of the server is really full",
+    "disk of the server is full",
     group="server",
     outcome="disk_full",
     see="`the server answered 400: invalid request: database error: database or disk is full`",
-    do="A larger disk, `work_dir` on another one, or smaller files.",
+    do="Use a larger disk, `work_dir` on another disk, or smaller files.",
 )
 
 
@@ -372,7 +372,7 @@ proved_by(
     group="server",
     outcome="http_error",
     see="`the log-in was answered with 401: incorrect shared secret`",
-    do="The build does not read PS_SHARED_SECRET as PicoShare does; " + ASK_LOG,
+    do="The build does not read PS_SHARED_SECRET as PicoShare does. " + ASK_LOG,
 )
 def test_server_answers_401_to_the_log_in(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     proof.record(run_trial(build=server_that("server.read_secret = lambda: 'another'")), "authenticate")
@@ -383,7 +383,7 @@ def test_server_answers_401_to_the_log_in(run_trial: RunTrial, server_that: Misb
     group="server",
     outcome="http_error",
     see="`the server answered 401: Authentication required`",
-    do="Nothing: it is a result; the build forgot the session between log-in and upload.",
+    do="None: a result. The build lost the session between log-in and upload.",
 )
 def test_server_answers_401_to_the_upload(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     proof.record(run_trial(build=server_that("server.Handler._is_logged_in = lambda handler: False")), "upload")
@@ -394,7 +394,7 @@ def test_server_answers_401_to_the_upload(run_trial: RunTrial, server_that: Misb
     group="server",
     outcome="http_error",
     see="`the server answered 413: too large for me`",
-    do="Nothing: it is a result; the build, or a proxy in it, limits the size of uploads.",
+    do="None: a result. The build, or a proxy in it, limits the size of uploads.",
 )
 def test_server_answers_413(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(answered(run_trial, 413, "too large for me"), "upload")
@@ -412,7 +412,7 @@ def test_server_answers_500(run_trial: RunTrial, proof: Proof) -> None:
 
 
 @fault(
-    "server answers 500 without a word",
+    "server answers 500 without a body",
     group="server",
     outcome="http_error",
     see="`the server answered 500: (an empty answer)`",
@@ -440,7 +440,7 @@ def test_server_answers_the_log_in_with_500(run_trial: RunTrial, server_that: Mi
     group="server",
     outcome="http_error",
     see="`the server answered 302: elsewhere`",
-    do="Nothing: it is a result. picolab follows no redirection: what answers elsewhere is not the build.",
+    do="None: a result. picolab follows no redirects: another address is not the build.",
 )
 def test_server_redirects_the_upload(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     build = server_that(
@@ -454,7 +454,7 @@ def test_server_redirects_the_upload(run_trial: RunTrial, server_that: Misbehavi
     group="server",
     outcome="http_error",
     see="`the download was answered with 404: entry not found`",
-    do="Nothing: it is a result; the build answered 200 for a file that it does not have.",
+    do="None: a result. The build answered 200 for a file that it does not have.",
 )
 def test_server_has_lost_the_file(run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof) -> None:
     build = server_that("server.Store.find = lambda store, entry_id: None")
@@ -508,7 +508,7 @@ def test_server_closes_the_connection_in_the_commit(
     group="server",
     outcome="http_error",
     see="`the server closed the download`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_closes_the_connection_in_the_measured_download(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
@@ -531,7 +531,7 @@ def test_server_closes_the_connection_of_the_log_in(
 
 
 @fault(
-    "server answers in another language than HTTP",
+    "server does not speak HTTP",
     group="server",
     outcome="http_error",
     see="`the server closed the connection without an answer, after`",
@@ -575,7 +575,7 @@ def test_server_answers_the_upload_with_a_page(
     group="server",
     outcome="corrupted",
     see="`the download differs from byte 12345 on`",
-    do="Do not use the build: it answers 200 and loses data. The seed in the record makes the same bytes again.",
+    do="Do not use the build: it answers 200 and loses data. The seed in the record reproduces the bytes.",
 )
 def test_server_corrupts_one_byte(run_trial: RunTrial, proof: Proof) -> None:
     proof.record(run_trial(calibration={"corrupt_byte": 12345}), "verify")
@@ -593,7 +593,7 @@ def test_server_corrupts_the_last_byte(run_trial: RunTrial, proof: Proof) -> Non
 
 
 @fault(
-    "server gives back less than it was given",
+    "server returns less than it received",
     group="server",
     outcome="corrupted",
     see="`the download differs from byte 1000 on (1000 bytes received, 4194304 sent)`",
@@ -610,11 +610,11 @@ def test_server_gives_back_less_than_it_was_given(
 
 
 @fault(
-    "server gives back more than it was given",
+    "server returns more than it received",
     group="server",
     outcome="corrupted",
     see="`the download differs from byte 4194304 on (4194313 bytes received, 4194304 sent)`",
-    do="Do not use the build: it answers 200 and what it keeps is not what it was given.",
+    do="Do not use the build: it answers 200 and stores other data.",
 )
 def test_server_gives_back_more_than_it_was_given(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
@@ -632,7 +632,7 @@ def test_server_gives_back_more_than_it_was_given(
 
 
 @fault(
-    "server keeps zeros",
+    "server stores zeros",
     group="server",
     outcome="corrupted",
     see="`the download differs from byte 0 on`",

@@ -1,6 +1,6 @@
-"""The server answers without an end, a byte at a time, or nonsense: a result within the limit, and no memory is lost.
+"""The server answers endlessly, byte by byte, or with nonsense: a result within the limit, in bounded memory.
 
-What the client makes of many more such answers is in test_hostile_answers.py.
+test_hostile_answers.py has many more such answers for the client alone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .hostile_server import CONTROL, COOKIE, ID, hostile_build, misbehaving
 pytestmark = pytest.mark.timeout(90)
 
 START, LOG_IN, UPLOAD, DOWNLOAD = "GET /", "POST /api/auth", "POST /api/entry", f"GET /-{ID}"
-RESULT = "Nothing: it is a result and counts. The server's log lies beside the record."
-NO_PICOSHARE = "The server does not answer as PicoShare does; read the server's log beside the record."
+RESULT = "None: a result, which counts. The server's log is next to the record."
+NO_PICOSHARE = "The server does not answer as PicoShare does; read the server's log next to the record."
 RunAgainst = Callable[..., Record]
 
 
 @pytest.fixture
 def run_against(run_trial: RunTrial, tmp_path: Path) -> Iterator[RunAgainst]:
-    """Run a trial whose server misbehaves so at requests that begin so."""
+    """Run a trial whose server misbehaves in this way at requests with this prefix."""
     before = peak_rss_bytes()
 
     def run(request: str, how: str, **parameters: object) -> Record:
@@ -50,10 +50,10 @@ def run_against(run_trial: RunTrial, tmp_path: Path) -> Iterator[RunAgainst]:
 
 @pytest.mark.parametrize("how", ["endless body", "endless chunks", "endless headers", "endless provisional answers"])
 @fault(
-    "server answers GET / without an end",
+    "server answers GET / endlessly",
     group="server",
     outcome="timeout",
-    see="`the server did not answer within ready_limit_s = 2 s; at last ` says what was wrong with the last try",
+    see="`the server did not answer within ready_limit_s = 2 s; at last ` and the problem of the last try",
     do=NO_PICOSHARE,
 )
 def test_server_answers_get_without_an_end(run_against: RunAgainst, proof: Proof, how: str) -> None:
@@ -62,18 +62,18 @@ def test_server_answers_get_without_an_end(run_against: RunAgainst, proof: Proof
 
 @pytest.mark.parametrize("how", ["dripping head", "dripping body", "dripping chunks"])
 @fault(
-    "server answers GET / a byte at a time",
+    "server answers GET / byte by byte",
     group="server",
     outcome="timeout",
     see="`the server did not answer within ready_limit_s = 1.5 s; at last GET / had no whole answer after`",
-    do="Raise `ready_limit_s` if the build is known to start slowly; else read its log.",
+    do="Raise `ready_limit_s` if the build starts slowly; otherwise read its log.",
 )
 def test_server_answers_get_a_byte_at_a_time(run_against: RunAgainst, proof: Proof, how: str) -> None:
     proof.record(run_against(START, how, ready_limit_s=1.5), "start")
 
 
 @fault(
-    "server answers GET / in another language than HTTP",
+    "server answers GET / without HTTP",
     group="server",
     outcome="timeout",
     see="`the server did not answer within ready_limit_s = 1.5 s; at last GET / was not answered`",
@@ -90,7 +90,7 @@ def test_server_answers_get_in_another_language_than_http(run_against: RunAgains
     "server answers the log-in with an endless error",
     group="server",
     outcome="http_error",
-    see="`the log-in was answered with 500: it broke and broke`; 2,000 characters are kept",
+    see="`the log-in was answered with 500: it broke and broke`; 2,000 characters are stored",
     do=RESULT,
 )
 def test_server_answers_the_log_in_with_an_endless_error(run_against: RunAgainst, proof: Proof) -> None:
@@ -113,11 +113,11 @@ def test_server_answers_the_log_in_without_a_cookie(run_against: RunAgainst, pro
 
 @pytest.mark.parametrize("how", ["dripping head", "dripping body", "dripping error", "silent"])
 @fault(
-    "server answers the log-in a byte at a time, or never",
+    "server answers the log-in byte by byte, or never",
     group="server",
     outcome="timeout",
     see="`the log-in took longer than ready_limit_s = 2 s`",
-    do="Raise `ready_limit_s` if the build is known to be slow; else read its log.",
+    do="Raise `ready_limit_s` if the build is slow; otherwise read its log.",
 )
 def test_server_answers_the_log_in_a_byte_at_a_time_or_never(run_against: RunAgainst, proof: Proof, how: str) -> None:
     proof.record(run_against(LOG_IN, how, ready_limit_s=2), "authenticate")
@@ -130,7 +130,7 @@ def test_server_answers_the_log_in_a_byte_at_a_time_or_never(run_against: RunAga
     "server answers the upload with an endless error",
     group="server",
     outcome="http_error",
-    see="`the server answered 500: it broke and broke`; 2,000 characters are kept",
+    see="`the server answered 500: it broke and broke`; 2,000 characters are stored",
     do=RESULT,
 )
 def test_server_answers_the_upload_with_an_endless_error(run_against: RunAgainst, proof: Proof) -> None:
@@ -152,7 +152,7 @@ def test_server_answers_the_upload_with_more_than_an_id(run_against: RunAgainst,
 
 
 @fault(
-    "server answers the upload with an id that cannot be one",
+    "server answers the upload with an invalid id",
     group="server",
     outcome="http_error",
     see="`the server answered 200: an answer with an id that cannot be one`",
@@ -164,18 +164,18 @@ def test_server_answers_the_upload_with_an_id_that_cannot_be_one(run_against: Ru
 
 @pytest.mark.parametrize("how", ["dripping head", "dripping body", "endless provisional answers", "silent"])
 @fault(
-    "server answers the upload a byte at a time, or never",
+    "server answers the upload byte by byte, or never",
     group="server",
     outcome="timeout",
     see="`the upload took longer than its limit of 2 s, after 1.0 of 1.0 MiB`",
-    do="Nothing: it is a result. Raise `total_limit_s` if the build is known to be slow.",
+    do="None: a result. Raise `total_limit_s` if the build is slow.",
 )
 def test_server_answers_the_upload_a_byte_at_a_time_or_never(run_against: RunAgainst, proof: Proof, how: str) -> None:
     proof.record(run_against(UPLOAD, how, total_limit_s=2), "upload")
 
 
 @fault(
-    "server answers the upload with what is no HTTP",
+    "server answers the upload without HTTP",
     group="server",
     outcome="http_error",
     see="`the upload failed, after 1.0 of 1.0 MiB: its answer is no HTTP`",
@@ -189,7 +189,7 @@ def test_server_answers_the_upload_with_what_is_no_http(run_against: RunAgainst,
     "server answers the upload in an unknown charset",
     group="server",
     outcome="http_error",
-    see="`the server answered 404: not found`, read as UTF-8 whatever it is said to be",
+    see="`the server answered 404: not found`, decoded as UTF-8 whatever the header declares",
     do=RESULT,
 )
 def test_server_answers_the_upload_in_an_unknown_charset(run_against: RunAgainst, proof: Proof) -> None:
@@ -201,8 +201,8 @@ def test_server_answers_the_upload_in_an_unknown_charset(run_against: RunAgainst
     "server answers with the secret of the trial",
     group="server",
     outcome="http_error",
-    see="`500: the secret is (redacted), the cookie`, and the cookie is redacted too",
-    do="Nothing: the secret is that of one trial, and is kept out of record and notebook.",
+    see="`500: the secret is (redacted), the cookie`, and the cookie redacted too",
+    do="None: the secret belongs to one trial, and never reaches record or notebook.",
 )
 def test_server_answers_with_the_secret_of_the_trial(run_against: RunAgainst, proof: Proof, request_line: str) -> None:
     record = run_against(request_line, "secret in an error")
@@ -211,15 +211,13 @@ def test_server_answers_with_the_secret_of_the_trial(run_against: RunAgainst, pr
 
 
 @fault(
-    "server writes the secret of the trial into its log and ends",
+    "server logs the secret of the trial and ends",
     group="server",
     outcome="server_died",
     see="`the server ended with exit code 3, before it answered; its log ends with ...: (redacted)`",
-    do="Nothing: the secret is that of one trial. It stands in `server.log`, where the build wrote it.",
+    do="None: the secret belongs to one trial. It is in `server.log`, where the build wrote it.",
 )
-def test_server_writes_the_secret_of_the_trial_into_its_log_and_ends(
-    run_trial: RunTrial, proof: Proof, tmp_path: Path
-) -> None:
+def test_server_logs_the_secret_of_the_trial_and_ends(run_trial: RunTrial, proof: Proof, tmp_path: Path) -> None:
     build = tmp_path / "talkative"
     build.write_text('#!/bin/sh\necho "secret: $PS_SHARED_SECRET"\nexit 3\n')
     build.chmod(0o755)
@@ -230,7 +228,7 @@ def test_server_writes_the_secret_of_the_trial_into_its_log_and_ends(
     "server answers with control characters",
     group="server",
     outcome="http_error",
-    see="`the server answered 500: it...broke`; the record has them as they came, and what is shown has them escaped",
+    see="`the server answered 500: it...broke`; unchanged in the record, escaped on output",
     do=RESULT,
 )
 def test_server_answers_with_control_characters(
@@ -248,11 +246,11 @@ def test_server_answers_with_control_characters(
 
 @pytest.mark.parametrize("how", ["endless body", "endless chunks", "endless body of a huge length"])
 @fault(
-    "server gives back bytes without an end",
+    "server returns endless bytes",
     group="server",
     outcome="corrupted",
     see="`the download differs from byte 0 on` and `more came back than was sent, and the rest was not read`",
-    do="Do not use the build: it answers 200 and what it keeps is not what it was given.",
+    do="Do not use the build: it answers 200 and stores other data.",
 )
 def test_server_gives_back_bytes_without_an_end(run_against: RunAgainst, proof: Proof, how: str) -> None:
     proof.record(run_against(DOWNLOAD, how), "verify")
@@ -262,7 +260,7 @@ def test_server_gives_back_bytes_without_an_end(run_against: RunAgainst, proof: 
     "server answers the download with an endless error",
     group="server",
     outcome="http_error",
-    see="`the download was answered with 500: it broke and broke`; 2,000 characters are kept",
+    see="`the download was answered with 500: it broke and broke`; 2,000 characters are stored",
     do=RESULT,
 )
 def test_server_answers_the_download_with_an_endless_error(run_against: RunAgainst, proof: Proof) -> None:
@@ -271,11 +269,11 @@ def test_server_answers_the_download_with_an_endless_error(run_against: RunAgain
 
 @pytest.mark.parametrize("how", ["dripping head", "dripping body", "dripping chunks"])
 @fault(
-    "server gives back a byte at a time",
+    "server returns the file byte by byte",
     group="server",
     outcome="timeout",
     see="`the download ended after 0.0 MiB`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_gives_back_a_byte_at_a_time(run_against: RunAgainst, proof: Proof, how: str) -> None:
     record = run_against(DOWNLOAD, how, total_limit_s=2)
@@ -289,18 +287,18 @@ def test_server_gives_back_a_byte_at_a_time(run_against: RunAgainst, proof: Proo
     group="server",
     outcome="stalled",
     see="`the download ended after 0.0 MiB`",
-    do="Nothing: it is a result of the download; the numbers of the upload stay.",
+    do="None: a result of the download. The numbers of the upload stay valid.",
 )
 def test_server_never_answers_the_download(run_against: RunAgainst, proof: Proof, how: str) -> None:
     proof.record(run_against(DOWNLOAD, how, stall_limit_s=1), "verify")
 
 
 @fault(
-    "server answers the download in another language than HTTP",
+    "server answers the download without HTTP",
     group="server",
     outcome="http_error",
     see="`the server closed the download (its answer is no HTTP`",
     do=NO_PICOSHARE,
 )
-def test_server_answers_the_download_in_another_language_than_http(run_against: RunAgainst, proof: Proof) -> None:
+def test_server_answers_the_download_without_http(run_against: RunAgainst, proof: Proof) -> None:
     proof.record(run_against(DOWNLOAD, "no HTTP"), "verify")

@@ -121,7 +121,7 @@ LOAD = """
 import resource, sys
 from pathlib import Path
 from picolab.errors import ParameterError
-from picolab.plan import Plan
+from picolab.config.plan import Plan
 try:
     Plan.load(Path(sys.argv[1]))
 except ParameterError as error:

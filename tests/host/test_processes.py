@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from picolab.host.processes import ProcessIdentity, boot_id, descendants, is_self_or_ancestor, this_process
+from picolab.agent.procfs import boot_id, descendants
+from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, this_process
 
 
 @pytest.fixture

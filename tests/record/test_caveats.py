@@ -41,9 +41,7 @@ def test_good_machine_gives_no_caveat(kind: str) -> None:
         ({"route": "ssh_forward"}, "measured_through_ssh", None),
     ],
 )
-def test_virtual_machine_tells_why_its_rates_are_not_those_of_a_real_one(
-    virtual: dict[str, str], code: str, value: str | None
-) -> None:
+def test_a_virtual_machine_has_caveats_about_its_rates(virtual: dict[str, str], code: str, value: str | None) -> None:
     (caveat,) = caveats.of_machine(machine(virtual=virtual))
 
     assert (caveat.code, caveat.value) == (code, value)

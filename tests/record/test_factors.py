@@ -2,12 +2,9 @@
 
 from typing import Any, get_args
 
-import altair as alt
-import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
 from campaign_factory import FakeTrial, make_record
-from factor_campaigns import campaign_of
+from factor_campaigns import assert_never_pooled, campaign_of, layer_rows
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +14,9 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.report import campaign_page, tables
-from picolab.report.markup import NOTHING
-from picolab.results.load import CampaignData
-from picolab.results.rows import record_row, trial_frame
+from picolab.report import tables
+from picolab.results.labels import split
+from picolab.results.rows import plain_rows, record_row, trial_frame
 
 LEVELS: dict[str, tuple[Any, ...]] = {
     "machine": ("local", "vagrant"),
@@ -61,77 +57,12 @@ FACTS: dict[str, tuple[dict[str, Any], ...]] = {
 """The same for facts: what to change in a record."""
 
 
-def layer_rows(panel: alt.LayerChart, layer: int) -> list[dict[str, Any]]:
-    spec = panel.to_dict()
-    name = (spec["layer"][layer].get("data") or spec["data"])["name"]
-    return list(spec["datasets"][name])
-
-
-def title_of(panel: alt.LayerChart) -> str:
-    return panel.title if isinstance(panel.title, str) else " ".join(panel.title.text)
-
-
-def table_of(markup: str) -> pd.DataFrame:
-    """Return the words of an HTML table."""
-    soup = BeautifulSoup(markup, "html.parser")
-    head = [cell.get_text() for cell in soup.select("thead th")]
-    return pd.DataFrame(
-        [[cell.get_text() for cell in row.select("td")] for row in soup.select("tbody tr")], columns=head
-    )
-
-
-def assert_never_pooled(data: CampaignData, count: int, repeats: int = 3) -> None:
-    """Every table and chart has as many cases as there are, each with its own trials only.
-
-    Of a case with direction download there are no numbers of the upload, which is not measured.
-    """
-    assert data.trials["throughput_mib_s"].round(6).nunique() == count, "the campaign is not as this check supposes"
-    uploads = data.trials[data.trials["upload_outcome"].notna()]
-    rates = sorted(uploads["throughput_mib_s"].round(6).unique(), reverse=True)
-    rows = table_of(tables.case_table(data).markup)
-    assert len(rows) == count
-    assert list(rows["trials"]) == [f"{repeats} ok"] * count
-    medians = sorted((float(rate) for rate in rows["throughput, MiB/s"] if rate != NOTHING), reverse=True)
-    assert medians == pytest.approx([round(rate, 1) for rate in rates], abs=0.11)
-    told = [name for name in ("build", "build and machine", "RAM", "file", "other factors") if name in rows]
-    assert not rows[told].astype(str).duplicated().any()
-
-    tiles = campaign.outcome_matrix(data.trials)
-    assert [row["words"] for panel in tiles for row in layer_rows(panel, 1)] == [[f"{repeats} ok"]] * count
-    for panels in (campaign.throughput(data.trials), *_by_phase(campaign.phases(data.trials))):
-        medians = [(title_of(panel), row) for panel in panels for row in layer_rows(panel, 1)]
-        assert [row["trials"] for _, row in medians] == [repeats] * len(rates)
-        assert len({(title, row["series"], row["file_size"]) for title, row in medians}) == len(rates)
-    memory = campaign.memory_panels(data.samples, data.trials)
-    assert len(memory) == len({title_of(panel) for panel in memory}) == len(rates)
-    for panel in memory:
-        assert len({row["trial_id"] for row in layer_rows(panel, 0)}) == repeats
-    points = [
-        (title_of(panel), row)
-        for panel in campaign.peak_memory(data.trials)
-        for row in layer_rows(panel, -1)
-        if row["kind"] == "anonymous memory"
-    ]
-    lines = [(title, row["line"]) for title, row in points]
-    assert [lines.count(line) for line in dict.fromkeys(lines)] == [repeats] * len(rates)
-
-    assert data.trials["case_id"].nunique() == data.trials["case"].nunique() == count
-    assert data.samples["case_id"].nunique() == count
-    assert (
-        len(campaign_page.how_to_repeat(data).text.split("# one trial of each case")[1].strip().splitlines()) == count
-    )
-
-
-def _by_phase(panels: list[alt.LayerChart]) -> list[list[alt.LayerChart]]:
-    return [[panel for panel in panels if title_of(panel).startswith(phase)] for phase in ("transfer", "commit")]
-
-
 def test_every_parameter_is_a_factor_or_named_as_none() -> None:
-    known = {factor.parameter for factor in factors.PARAMETER_FACTORS}
+    known = {factor.parameter for factor in factors.parameter_factors()}
     assert known | set(factors.NOT_FACTORS) == set(TrialParameters.model_fields)
     assert not known & set(factors.NOT_FACTORS)
     assert set(LEVELS) == known
-    assert set(FACTS) == {factor.name for factor in factors.FACT_FACTORS}
+    assert set(FACTS) == {factor.name for factor in factors.fact_factors()}
 
 
 @given(st.data())
@@ -143,7 +74,7 @@ def test_the_column_of_a_factor_holds_its_level(data: st.DataObject) -> None:
     record = make_record(FakeTrial(), 1)
     record["parameters"] |= case
     row = record_row(Record.model_validate(record))
-    for factor in factors.PARAMETER_FACTORS:
+    for factor in factors.parameter_factors():
         wanted = case.get(str(factor.parameter), "local")
         if not isinstance(wanted, dict):
             assert row[factor.name] == wanted, factor.name
@@ -242,9 +173,9 @@ def test_each_measured_step_counts_by_its_own_outcome(direction: str) -> None:
     assert len(layer_rows(panel, 0)) == (6 if direction == "both" else 3)
     table = tables.case_table(data).markup
     assert ("upload: 3 ok; download: 2 ok, 1 OOM-killed" in table) is (direction == "both")
-    assert ("in the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
+    assert ("peak memory of the download, MiB" in tables.trial_table(data).markup) is (direction != "upload")
     kinds = {row["kind"] for panel in campaign.peak_memory(data.trials) for row in layer_rows(panel, -1)}
-    assert ("anonymous memory, download" in kinds) is (direction != "upload")
+    assert ("peak memory of the download" in kinds) is (direction != "upload")
 
 
 def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:
@@ -260,12 +191,12 @@ def test_a_corrupted_trial_has_no_rate_whatever_its_steps_say() -> None:
 def test_cases_are_split_for_the_console(name: str) -> None:
     cases = [{"facts": facts} for facts in FACTS[name]] if name in FACTS else [{name: one} for one in LEVELS[name]]
     data = campaign_of(cases)
-    parts = factors.split(data.trials)
+    parts = split(plain_rows(data.trials))
     assert [len(part) for _, part in parts] == [3] * len(cases)
     beside = ["machine", "acceleration", "ram_mb", "memory_limit", "file_size", "build"]
-    shown = [(words, *part.iloc[0][beside].astype(str)) for words, part in parts]
+    shown = [(words, *(str(part[0][name]) for name in beside)) for words, part in parts]
     assert len(set(shown)) == len(cases)
 
 
 def test_no_trial_is_no_case() -> None:
-    assert factors.split(trial_frame([])) == []
+    assert split([]) == []

@@ -10,9 +10,14 @@ import pytest
 from campaign_factory import BUSY_CAVEAT
 from comparison_campaigns import around, killed, paired_trials, read
 
-from picolab.analysis.comparison.compare import METRICS, Comparison, compare
+from picolab.analysis.comparison.compare import compare
+from picolab.analysis.comparison.models import Comparison
 from picolab.config.sizes import MIB
-from picolab.report.comparison_text import as_json, as_lines, as_markdown, value_words
+from picolab.record.metrics import METRICS
+from picolab.report.comparison_json import as_json
+from picolab.report.comparison_lines import as_lines
+from picolab.report.comparison_markdown import as_markdown
+from picolab.report.comparison_words import value_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +40,7 @@ def test_json_is_complete_and_valid(slower: Comparison) -> None:
     told = json.loads(json.dumps(as_json(slower), allow_nan=False))
 
     assert told["gate"]["exit_code"] == 1 and told["gate"]["word"] == "regression"
-    assert told["gate"]["reason"] == slower.gate_reason
+    assert told["gate"]["reason"] == slower.gate_reason.replace("−", "-")
     assert len(told["metrics"]) == len(slower.metrics)
     first = told["metrics"][0]
     assert (first["metric"], first["verdict"], first["gates"]) == ("throughput_mib_s", "slower", True)
@@ -85,7 +90,7 @@ def test_markdown_has_the_verdicts_in_a_table(slower: Comparison) -> None:
     assert head == "### new against old in c, margin 5 %"
     assert others[0].startswith("| scenario | build | metric | verdict |")
     assert [row[2] for row in rows] == ["upload", "peak memory", "transfer \\*", "commit \\*", "download \\*"]
-    assert rows[0][3] == "**slower**" and re.fullmatch(r"-\d\d\.\d % \[-\d\d\.\d, -\d\d\.\d\]", rows[0][4])
+    assert rows[0][3] == "**slower**" and re.fullmatch(r"−\d\d\.\d % \[−\d\d\.\d, −\d\d\.\d\]", rows[0][4])
     assert rows[0][5:8] == ["99.0 MiB/s", "79.1 MiB/s", "10 of 12"]
     assert rows[1][3] == "**more memory**" and rows[1][4].startswith("+83.4 % [+83.")
     assert rows[1][5:7] == ["24.0 MiB", "44.0 MiB"]
@@ -119,7 +124,7 @@ def test_too_few_pairs_promise_less(tmp_path: Path) -> None:
     rows = cells(text)
 
     assert rows[0][3] == "**no verdict**" and rows[0][4].endswith("] at 88 %") and rows[0][8] == "–"
-    assert "there are 4 pairs, and at least 6 are needed" in text
+    assert "4 pairs; at least 6 are needed" in text
     assert "exit code 2: undecided" in text
 
 
@@ -132,7 +137,7 @@ def test_what_is_not_comparable_says_so_before_the_table(tmp_path: Path) -> None
 
     assert text.index("Not comparable in time: no block holds both builds") < text.index("| scenario |")
     assert {row[3] for row in cells(text)} == {"**no verdict**", "no verdict"}
-    assert {row[4] for row in cells(text) if row[2] == "upload"} == {"-20.0 %"}
+    assert {row[4] for row in cells(text) if row[2] == "upload"} == {"−20.0 %"}
 
 
 def test_self_comparison_says_that_it_should_find_nothing(tmp_path: Path) -> None:
@@ -142,7 +147,6 @@ def test_self_comparison_says_that_it_should_find_nothing(tmp_path: Path) -> Non
 
 
 def test_values_have_their_unit() -> None:
-    units = {metric.name: metric for metric in METRICS}
-    assert value_words(units["throughput_mib_s"], 99.04) == "99.0 MiB/s"
-    assert value_words(units["peak_anon_bytes"], 24.5 * MIB) == "24.5 MiB"
-    assert value_words(units["peak_anon_bytes"], None) == "–"
+    assert value_words(METRICS["throughput_mib_s"], 99.04) == "99.0 MiB/s"
+    assert value_words(METRICS["peak_anon_bytes"], 24.5 * MIB) == "24.5 MiB"
+    assert value_words(METRICS["peak_anon_bytes"], None) == "–"

@@ -140,7 +140,7 @@ def test_what_stands_at_the_top(report: Path) -> None:
         assert page.locator("h1").inner_text() == "demo & more"
         assert page.locator(".headline").inner_text() == "9 of 12 trials done: 7 ok, 1 OOM-killed, 1 HTTP error."
         text = page.locator("main").inner_text()
-        assert "unfinished: 3 trials have no result yet" in text
+        assert "unfinished: 3 trials without a result" in text
         assert "1 attempt ended in a fault of the instrument" in text
         loud = page.locator(".caveat.loud").all_inner_texts()
         assert len(loud) == 2
@@ -154,7 +154,7 @@ def test_what_stands_at_the_top(report: Path) -> None:
         assert [place["y"] for place in places if place] == sorted(place["y"] for place in places if place)
 
 
-def test_emulation_is_named_before_the_first_number_and_beside_each(emulated_report: Path) -> None:
+def test_emulation_is_named_before_and_next_to_all_numbers(emulated_report: Path) -> None:
     with visit(emulated_report) as visited:
         page = visited.page
         (warning,) = [text for text in page.locator(".warning").all_inner_texts() if "emulated" in text]
@@ -256,7 +256,7 @@ def test_an_empty_campaign_says_so_in_sentences(empty_report: Path) -> None:
         assert page.locator(".panel").count() == 1
 
 
-def test_the_executed_notebook_is_valid_and_shows_pictures_in_jupyter(report: Path) -> None:
+def test_the_executed_notebook_is_valid_and_has_pictures(report: Path) -> None:
     notebook = nbformat.read(report.parent / "analysis.ipynb", as_version=4)
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -301,7 +301,7 @@ def test_no_such_campaign(tmp_path: Path) -> None:
         ("x" * 300 + "/page.html", "cannot be written \\(File name too long\\)"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(
+def test_an_unwritable_page_is_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, sentence: str
 ) -> None:
     folder = write_campaign(tmp_path / "c", [])
@@ -331,9 +331,7 @@ def test_a_folder_for_the_page_that_is_not_there_is_made_with_it(tmp_path: Path)
     assert not (tmp_path / "a").exists()
 
 
-def test_an_analysis_that_fails_keeps_the_old_report_and_says_where_to_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_analysis_keeps_the_report_and_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_campaign(tmp_path / "c", [])
     (folder / "report.html").write_text("old")
     broken = nbformat.v4.new_notebook(

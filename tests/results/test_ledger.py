@@ -11,7 +11,7 @@ from picolab.files.writing import append_line
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result
-from picolab.results.rows import ROW_COLUMNS
+from picolab.results.rows import row_columns
 from picolab.results.standing import RESULTS_FILE
 
 
@@ -119,7 +119,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
     """The kernel's device that is always full stands for the disk."""
     (tmp_path / LEDGER_FILE).symlink_to("/dev/full")
     (tmp_path / RESULTS_FILE).symlink_to("/dev/full")
-    row = dict.fromkeys(ROW_COLUMNS)
+    row = dict.fromkeys(row_columns())
     for name, write in (
         (LEDGER_FILE, lambda: append_line(tmp_path / LEDGER_FILE, "{}")),
         (RESULTS_FILE, lambda: append_result(tmp_path, row)),

@@ -28,7 +28,7 @@ from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import Record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign, read_record, read_scraps, record_row
-from picolab.results.rows import ROW_COLUMNS
+from picolab.results.rows import row_columns
 
 
 def write(path: Path, notebook: Any) -> Path:
@@ -124,7 +124,7 @@ def test_row_of_a_record() -> None:
     trial = FakeTrial(ram_mb=256, file_size="100M", caveats=[CALIBRATION_CAVEAT, CALIBRATION_CAVEAT])
     record = make_record(trial, 7)
     row = record_row(Record.model_validate(record))
-    assert list(row) == list(ROW_COLUMNS)
+    assert list(row) == list(row_columns())
     assert row["case"] == "local-256mb-100M-calibration"
     assert (row["position"], row["block"], row["attempt"]) == (7, 1, 1)
     assert row["file_size_bytes"] == 100 * MIB
@@ -376,7 +376,7 @@ def test_export(tmp_path: Path) -> None:
     assert sorted((tmp_path / "out").iterdir()) == sorted(files)
     data = read_campaign(folder)
     back = pd.read_parquet(tmp_path / "out" / "trials.parquet")
-    assert list(back.columns) == list(ROW_COLUMNS)
+    assert list(back.columns) == list(row_columns())
     assert list(back["peak_anon_bytes"]) == list(data.trials["peak_anon_bytes"])
     assert back["throughput_mib_s"].isna().sum() == 1
     rows = pd.read_csv(tmp_path / "out" / "samples.csv")

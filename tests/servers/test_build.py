@@ -16,9 +16,9 @@ import pytest
 
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
-from picolab.servers import build as build_module
 from picolab.servers.build import sha256_of
 from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.picoshare import builds as build_module
 from picolab.servers.picoshare.builds import find_build
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}.get(platform.machine())

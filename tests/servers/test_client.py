@@ -144,7 +144,7 @@ def test_download_rate_is_the_servers(calibration_server: StartCalibrationServer
         assert measured.download_s == pytest.approx(48 / 30, rel=0.02)
 
 
-def test_progress_grows_and_ends_at_the_size_when_the_last_byte_was_delivered(
+def test_progress_grows_up_to_the_size_of_the_file(
     calibration_server: StartCalibrationServer,
 ) -> None:
     # The commit lasts several progress intervals: none of them may follow the last byte.
@@ -232,7 +232,7 @@ def test_the_first_that_failed_is_the_first_in_time() -> None:
     assert [one.ending for one in UploadsMeasurement(ended).failed] == ["timeout", "stalled"]
 
 
-def test_the_progress_of_several_uploads_is_what_was_last_known_of_each() -> None:
+def test_progress_of_several_uploads_is_their_sum() -> None:
     files = [
         UploadMeasurement(progress=[(1.0, 10), (2.0, 20), (2.5, 25)]),
         UploadMeasurement(progress=[(1.0, 5), (2.0, 6), (3.0, 7)]),
@@ -312,7 +312,7 @@ def test_progress_line(progress: TransferProgress, line: str) -> None:
         ),
     ],
 )
-def test_an_error_is_reported_as_itself_and_never_as_a_broken_pipe(
+def test_an_error_is_never_reported_as_a_broken_pipe(
     calibration_server: StartCalibrationServer,
     knobs: dict[str, object],
     cookie: str | None,
@@ -385,7 +385,7 @@ def test_timeout_in_transfer(calibration_server: StartCalibrationServer) -> None
     assert measured.last_byte_s is None
 
 
-def test_a_server_that_never_answers_ends_as_timeout_and_not_as_stalled(
+def test_a_server_that_never_answers_is_a_timeout(
     calibration_server: StartCalibrationServer,
 ) -> None:
     measured = upload(calibration_server(stall_in_commit=True), 8 * MIB, Limits(stall_s=0.2, total_s=1.0))
@@ -546,9 +546,7 @@ def test_the_request_has_a_length_no_expect_and_no_chunks(fake_server: StartFake
 
 
 @pytest.mark.parametrize("politely", [True, False])
-def test_an_early_answer_is_read_although_the_connection_is_closed(
-    fake_server: StartFakeServer, politely: bool
-) -> None:
+def test_an_early_answer_is_read_from_a_closed_connection(fake_server: StartFakeServer, politely: bool) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 7\r\nConnection: close\r\n\r\ntoo big")
         if politely:
@@ -560,7 +558,7 @@ def test_an_early_answer_is_read_although_the_connection_is_closed(
     assert (measured.ending, measured.http_status, measured.server_message) == ("response", 413, "too big")
 
 
-def test_success_before_the_body_has_arrived_has_no_transfer_time(fake_server: StartFakeServer) -> None:
+def test_success_before_the_body_has_no_transfer_time(fake_server: StartFakeServer) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{"id":"abcdefghij"}')
 

@@ -185,7 +185,7 @@ def test_a_slow_answer_ends_at_the_limit(how: str) -> None:
         assert client.delete(ID, 0.6) is None
 
 
-def test_the_limit_of_a_download_counts_from_its_beginning_and_not_from_the_last_byte() -> None:
+def test_the_limit_of_a_download_counts_from_its_beginning() -> None:
     begun = time.monotonic()
     got = download("dripping body", Limits(stall_s=60, total_s=0.5))
     assert (got.ending, got.matched) == ("timeout", None)
@@ -257,7 +257,7 @@ def test_an_answer_that_is_cut_off_is_a_lost_connection(how: str) -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 1, SIZE - 1])
-def test_a_download_of_no_promised_length_that_ends_too_early_is_no_difference(stored: int) -> None:
+def test_a_short_download_of_unknown_length_is_no_difference(stored: int) -> None:
     with hostile() as (server, client):
         client.upload(1, SIZE, PATIENT)
         server.misbehaving[f"GET /-{ID}"] = OK + b"\r\n" + server.files[0][:stored]
@@ -287,7 +287,7 @@ def test_nothing_is_redirected(status: int, where: str) -> None:
     assert trap.requests == []
 
 
-def test_an_answer_that_is_compressed_although_nobody_asked_for_it() -> None:
+def test_an_answer_compressed_without_being_asked() -> None:
     content = answer(b"it broke", 500, b"Content-Encoding: br\r\n")
     assert upload(content).server_message == "(encoded as 'br', which nobody asked for) it broke"
     assert log_in(content).detail == "(encoded as 'br', which nobody asked for) it broke"
@@ -406,7 +406,7 @@ def test_a_sentence_is_read_as_utf8_whatever_it_is_said_to_be(charset: str) -> N
         b"Set-Cookie: sharedSecret=" + b"x" * 5000 + b"\r\n",
     ],
 )
-def test_a_log_in_without_a_cookie_that_can_be_sent_back_is_no_success(header: bytes) -> None:
+def test_a_log_in_without_a_usable_cookie_is_no_success(header: bytes) -> None:
     found = log_in(answer(b"", headers=header))
     assert found == LogIn("response", 200, None, "a log-in without a cookie that could be sent back")
 

@@ -95,7 +95,7 @@ def test_pieces_have_the_size_that_was_asked_for(size: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7 << 40, (1 << 63) - 1])
-def test_each_file_of_a_trial_has_a_seed_of_its_own_and_the_first_has_the_trials(seed: int) -> None:
+def test_each_file_of_a_trial_has_its_own_seed(seed: int) -> None:
     seeds = [seed_of_file(seed, index) for index in range(16)]
 
     assert seeds[0] == seed and len(set(seeds)) == 16

@@ -205,9 +205,7 @@ def test_folders_are_fresh_at_each_start(machine: LocalMachine, log: Path) -> No
         assert client.authenticate(secret_of(machine)).http_status == 200
 
 
-def test_the_secret_is_nowhere_but_in_its_private_file_and_the_servers_environment(
-    machine: LocalMachine, log: Path, scratch: Path
-) -> None:
+def test_the_secret_is_only_in_its_file_and_the_environment(machine: LocalMachine, log: Path, scratch: Path) -> None:
     started = start(machine, log)
     with Client(PicoShare(), started.base_url) as client:
         client.authenticate(secret_of(machine))

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import MIB, alive, eventually
 
+from picolab.agent.procfs import descendants
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MemoryLimitUnavailable
-from picolab.host.processes import descendants, this_process
+from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish, ProcessSpec
 from picolab.machines.local import machine as local

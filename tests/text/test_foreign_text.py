@@ -10,7 +10,7 @@ from picolab.text.foreign import csv_cell, one_line, visible
 @pytest.mark.parametrize(
     "code", [*range(0x20), 0x7F, 0x85, 0x9B, 0x202E, 0x2066, 0xD800, 0xDFFF, 0xFEFF, 0xFFFE, 0xFFFF]
 )
-def test_each_character_that_is_obeyed_or_forbidden_becomes_an_escape(code: int) -> None:
+def test_each_control_or_forbidden_character_is_escaped(code: int) -> None:
     text = visible(f"a{chr(code)}b")
     if chr(code) in "\t\n":
         assert text == f"a{chr(code)}b"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import eventually, on_a_quiet_moment
 
 from picolab.cli.main import main
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, in_mib
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
@@ -24,7 +24,7 @@ from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement
-from picolab.trial.live_line import in_mib, in_seconds
+from picolab.text.wording import in_seconds
 from picolab.trial.state import RECORD_FILE, repeat_command
 from picolab.trial.trial import Trial
 from picolab.trial.upload_record import upload_record
@@ -136,7 +136,7 @@ def test_results(
     assert not record.outcome.is_fault
 
 
-def test_a_killed_server_is_oom_killed_only_when_the_kernel_did_it(run_trial: Callable[..., Record]) -> None:
+def test_oom_killed_means_that_the_kernel_killed_the_server(run_trial: Callable[..., Record]) -> None:
     def kill_server(trial: Trial) -> None:
         machine = registry.attach("local")
         assert machine is not None
@@ -302,7 +302,7 @@ def test_the_repeat_command_means_the_same_trial(
     assert program == "picolab" and given == [wanted]
 
 
-def test_an_answer_before_the_last_acknowledgement_leaves_the_phases_unknown() -> None:
+def test_an_early_answer_leaves_the_phases_unknown() -> None:
     """The moment is too short to provoke: the measurement is a fake at the boundary."""
     trial = Trial.open(TrialParameters(file_size="1M"))
     measured = UploadMeasurement(

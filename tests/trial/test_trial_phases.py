@@ -182,9 +182,7 @@ def stored_entries() -> list[str]:
         return sorted(name for (name,) in db.execute("SELECT filename FROM entries"))
 
 
-def test_one_failed_upload_hides_no_other_and_the_cell_can_be_run_again(
-    special_server: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_one_failed_upload_hides_no_other(special_server: Callable[[str], str], tmp_path: Path) -> None:
     refused = tmp_path / "refused"
     refused.write_text("payload-3.bin")
     trial = begin(build=special_server(REFUSES), environment={"REFUSED": str(refused)}, parallel_uploads=4)
@@ -244,7 +242,7 @@ def test_limits_and_ends_hold_for_all_uploads(outcome: str, detail: str, paramet
     assert record.upload and len(record.upload.files) == 3
 
 
-def test_the_memory_of_a_file_that_came_back_different_is_no_secret(special_server: Callable[[str], str]) -> None:
+def test_a_corrupted_download_still_has_its_memory(special_server: Callable[[str], str]) -> None:
     change = """
 real = server.Handler._commit
 def commit(self, form, spool, *rest):
@@ -388,7 +386,7 @@ def test_a_server_that_dies_in_the_measured_download() -> None:
     assert record.download.memory.peak_anon_bytes
 
 
-def test_a_probe_that_is_killed_in_the_download_is_a_fault_and_the_cell_can_be_run_again(
+def test_a_probe_killed_in_the_download_is_a_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trial = begin(file_size="10M", direction="download", calibration={"download_mib_s": 10})
@@ -420,7 +418,7 @@ def read_from_disk(samples: Path) -> int:
 
 
 @on_a_quiet_moment
-def test_a_cold_download_reads_from_the_disk_and_a_warm_one_does_not() -> None:
+def test_only_a_cold_download_reads_from_the_disk() -> None:
     read = {}
     for cache in ("cold", "warm"):
         trial = begin(file_size="64M", direction="download", cache=cache, ram_mb=512)
@@ -499,7 +497,7 @@ def test_the_sync_takes_what_the_disk_takes(special_server: Callable[[str], str]
     check_the_sync(special_server(WRITES_MORE))
 
 
-def test_samples_go_on_during_the_sync_which_begins_after_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_continue_during_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = begin(sync="measure", parallel_uploads=2)
     samples = trial.folder / SAMPLES_FILE
     lines: list[int] = []
@@ -547,7 +545,7 @@ def test_data_in_memory_are_never_on_a_disk(tmp_path: Path) -> None:
     assert record.missing["upload.durable_mib_s"].startswith("the data folder lies in memory (tmpfs)")
 
 
-def test_a_record_without_the_newer_fields_has_their_meaning_of_old() -> None:
+def test_an_old_record_lacks_fields_and_keeps_its_meaning() -> None:
     path = Path(__file__).parents[1] / "records" / "before-virtual-machines.json"
     record = validate_record(json.loads(path.read_text()), "a place")
     again = validate_record(json.loads(record.model_dump_json()), "a place")

@@ -1,217 +1,166 @@
-"""Caveats of a comparison: when what a campaign says about builds comes with a warning. The one catalogue of those."""
+"""Caveats of a comparison: when its numbers come with a warning. The catalogue of those, each with its condition."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from picolab.analysis.comparison.pairing import ComparedTrial
-from picolab.analysis.statistics import LEAST_PAIRS, Trend, outcome_test
+from picolab.analysis import statistics
+from picolab.analysis.comparison import drift, independence
 from picolab.record.record import Caveat
+from picolab.text.wording import change_and_interval, listed, listed_few
 
-_SHOWN = 6
+if TYPE_CHECKING:
+    from picolab.analysis.comparison.models import MetricComparison
+    from picolab.analysis.comparison.paired import PairedCampaign
+    from picolab.analysis.comparison.trials import ComparedTrial
+
 _UNEQUAL_P = 0.05
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names in words, the first few when there are many."""
-    shown = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else list(names)
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+def find_caveats(paired: PairedCampaign, metrics: Sequence[MetricComparison]) -> list[Caveat]:
+    """Return every caveat of a comparison, those that matter most first."""
+    comparable = [c for c in metrics if not paired.pairings[c.scenario, c.candidate].not_comparable]
+    return [
+        *_of_time(paired),
+        *_of_self_comparison(paired, metrics),
+        *_of_pairs(comparable),
+        *_of_missing_trials(paired),
+        *_of_missing_builds(paired),
+        *_of_order(comparable),
+        *drift.caveats(paired, comparable),
+        *_of_starts(paired.campaign.busy_starts),
+        *_of_hosts(paired.campaign.trials),
+        *independence.caveats(paired.campaign.trials),
+        *_of_records(paired.campaign.trials, paired.builds),
+    ]
 
 
-def of_time(reasons: Mapping[str, str]) -> list[Caveat]:
-    """Return what it means that builds were not measured near each other.
-
-    Args:
-        reasons: why, by what was to be compared.
-    """
-    if not reasons:
+def _of_time(paired: PairedCampaign) -> list[Caveat]:
+    """Builds were not measured close together."""
+    apart = {
+        f"{candidate} in {scenario}": pairing.not_comparable
+        for (scenario, candidate), pairing in paired.pairings.items()
+        if pairing.not_comparable
+    }
+    if not paired.comparable:
+        apart = {"everything": paired.not_comparable_reason or ""}
+    if not apart:
         return []
-    what = listed([f"{name} ({reason})" for name, reason in reasons.items()])
     return [
         Caveat(
             code="not_comparable_in_time",
-            value=len(reasons),
-            message=f"Not comparable in time, so there is no verdict: {what}.",
+            value=len(apart),
+            message="Not comparable in time, so there is no verdict: "
+            f"{listed_few(f'{name} ({reason})' for name, reason in apart.items())}.",
             advice="Measure the builds in one campaign: `picolab compare` runs them back to back in every block.",
         )
     ]
 
 
-def _largest_change(trends: Mapping[str, Trend]) -> float:
-    largest = max((trend.change for trend in trends.values()), key=abs)
-    return round(largest, 3)
-
-
-def of_drift(trends: Mapping[str, Trend], protected: bool) -> list[Caveat]:
-    """Return what it means that the values of builds have a trend over the campaign.
-
-    Args:
-        trends: the significant ones, by metric and build in words.
-        protected: true when builds are compared in pairs.
-    """
-    if not trends:
+def _of_self_comparison(paired: PairedCampaign, metrics: Sequence[MetricComparison]) -> list[Caveat]:
+    """A build seems to differ from itself."""
+    differences = [
+        f"{c.metric.title} {change_and_interval(c.ratio, c.low, c.high)} in {c.scenario}"
+        for c in metrics
+        # Only the metrics that gate: with every further metric, chance alone finds a difference more often.
+        if c.differs and c.gates and paired.is_same_build(c.scenario, c.candidate)
+    ]
+    if not differences:
         return []
-    changes = [f"{name} {trend.change:+.0%}" for name, trend in trends.items()]
-    meaning = (
-        "The verdicts compare pairs that ran back to back, so a drift that all builds share does not touch them; the "
-        "medians of single builds are worth less."
-        if protected
-        else "Nothing protects a comparison of builds that were measured one after the other from it."
-    )
     return [
         Caveat(
-            code="drift",
-            value=_largest_change(trends),
-            message=f"Values changed over the campaign: {listed(changes)}. {meaning}",
-            advice="Look for what changed on the host (heat, other programs, a disk that fills up) before you quote a "
-            "median of this campaign.",
+            code="differs_from_itself",
+            value=len(differences),
+            message=f"A build was compared with itself and seems to differ: {listed_few(differences)}. "
+            "For each metric, chance alone causes this once in twenty campaigns.",
+            advice="Repeat the campaign. If the difference stays, do not trust comparisons made on this host in its "
+            "current state.",
         )
     ]
 
 
-def of_ratio_drift(trends: Mapping[str, Trend]) -> list[Caveat]:
-    """Return what it means that the ratio of two builds has a trend over the campaign itself.
-
-    Args:
-        trends: the significant ones, by metric and candidate in words.
-    """
-    if not trends:
-        return []
-    changes = [f"{name} {trend.change:+.0%}" for name, trend in trends.items()]
-    return [
-        Caveat(
-            code="ratio_drifts",
-            value=_largest_change(trends),
-            message=f"The ratio of the builds itself changed over the campaign: {listed(changes)}. One number for the "
-            "whole campaign hides that.",
-            advice="Look at the pairs in order of time: something on the host slows one build down more than the "
-            "other. Repeat the campaign when the host is steady.",
-        )
-    ]
-
-
-def of_first_trial(trial_id: str, metric: str, effect: float | None) -> list[Caveat]:
-    """Return what it means that the campaign's first trial lies outside of the others.
-
-    Args:
-        metric: what it is seen in, in words.
-        effect: how far outside, relative; None or above zero when it is not slow.
-    """
-    if effect is None or effect >= 0:
-        return []
-    return [
-        Caveat(
-            code="first_trial_slow",
-            value=round(effect, 3),
-            message=f"The campaign's first trial ({trial_id}) was slower than all others: {metric} {effect:+.0%} "
-            "beyond them. It counts like every other.",
-            advice="Something was cold: caches, the processor's clock, the machine. More blocks make one trial matter "
-            "less.",
-        )
-    ]
-
-
-def of_pairs(few: Mapping[str, int]) -> list[Caveat]:
-    """Return what it means that there are too few pairs.
-
-    Args:
-        few: number of pairs by what was to be compared.
-    """
+def _of_pairs(comparisons: Sequence[MetricComparison]) -> list[Caveat]:
+    """There are too few pairs."""
+    few = {
+        f"{c.metric.title} of {c.candidate} in {c.scenario}": len(c.pairs)
+        for c in comparisons
+        if c.gates and len(c.pairs) < statistics.LEAST_PAIRS
+    }
     if not few:
         return []
     return [
         Caveat(
             code="too_few_pairs",
             value=min(few.values()),
-            message=f"Fewer than {LEAST_PAIRS} pairs give no verdict, since no test could find anything: "
-            f"{listed([f'{name} has {n}' for name, n in few.items()])}.",
-            advice=f"Run at least {LEAST_PAIRS} blocks, better 10: --repeats 10.",
+            message=f"With fewer than {statistics.LEAST_PAIRS} pairs there is no verdict, since no test could find a "
+            f"difference: {listed_few(f'{name} has {n}' for name, n in few.items())}.",
+            advice=f"Run at least {statistics.LEAST_PAIRS} blocks, better 10: --repeats 10.",
         )
     ]
 
 
-def of_order(same: Mapping[str, int]) -> list[Caveat]:
-    """Return what it means that one build always ran first in a pair.
+def _of_missing_trials(paired: PairedCampaign) -> list[Caveat]:
+    """Planned trials have no result."""
+    reasons = Counter(paired.campaign.no_result.values())
+    if not reasons:
+        return []
+    planned = len(paired.campaign.planned)
+    return [
+        Caveat(
+            code="unfinished",
+            value=reasons.total(),
+            message=f"{reasons.total()} of {planned} planned trials have no result: "
+            f"{listed_few(f'{n} {reason}' for reason, n in reasons.most_common())}.",
+            advice="Run `picolab resume`, then compare again. Checking verdicts on the way and stopping at a welcome "
+            "one makes them worthless.",
+        )
+    ]
 
-    Args:
-        same: number of pairs by what was compared.
-    """
+
+def _of_missing_builds(paired: PairedCampaign) -> list[Caveat]:
+    """A scenario lacks the baseline or a candidate."""
+    lone = [
+        f"{scenario} ({listed(builds)} only)"
+        for scenario, builds in paired.measured.items()
+        if set(builds) != set(paired.builds)
+    ]
+    if not lone:
+        return []
+    return [
+        Caveat(
+            code="build_missing",
+            value=len(lone),
+            message=f"Not all builds were measured in every scenario: {listed_few(lone)}.",
+            advice="Measure every build in every scenario, or look these scenarios up in the campaign's report.",
+        )
+    ]
+
+
+def _of_order(comparisons: Sequence[MetricComparison]) -> list[Caveat]:
+    """One build ran first in every pair."""
+    same = {
+        f"{c.baseline if c.pairs[0].baseline_first else c.candidate} before "
+        f"{c.candidate if c.pairs[0].baseline_first else c.baseline} in {c.scenario}": len(c.pairs)
+        for c in comparisons
+        if len(c.pairs) >= statistics.LEAST_PAIRS and len({pair.baseline_first for pair in c.pairs}) == 1
+    }
     if not same:
         return []
     return [
         Caveat(
             code="same_order",
             value=max(same.values()),
-            message=f"The same build ran first in every pair: {listed(list(same))}. What a trial does to the next one "
-            "then looks like a difference of the builds.",
-            advice="Let picolab plan the campaign: it gives each build each place equally often.",
+            message=f"The same build ran first in every pair: {listed_few(same)}. "
+            "The effect of one trial on the next then looks like a difference between the builds.",
+            advice="Let picolab plan the campaign: each build then runs first equally often.",
         )
     ]
 
 
-def of_lone_builds(scenarios: Mapping[str, str]) -> list[Caveat]:
-    """Return what it means that a scenario was measured without the baseline or without a candidate.
-
-    Args:
-        scenarios: the builds that were measured there, in words, by scenario.
-    """
-    if not scenarios:
-        return []
-    return [
-        Caveat(
-            code="build_missing",
-            value=len(scenarios),
-            message="Scenarios that not all builds were measured in: "
-            f"{listed([f'{scenario} ({builds} alone)' for scenario, builds in scenarios.items()])}.",
-            advice="Give every build every scenario, or read these by themselves in the report of the campaign.",
-        )
-    ]
-
-
-def of_hosts(hosts: Sequence[str]) -> list[Caveat]:
-    """Return what it means that trials ran on more than one host or kernel.
-
-    Args:
-        hosts: the different ones, in words.
-    """
-    if len(hosts) < 2:
-        return []
-    return [
-        Caveat(
-            code="mixed_hosts",
-            value=len(hosts),
-            message=f"The trials ran on more than one host or kernel: {listed(hosts)}.",
-            advice="Compare builds on one host with one kernel; start a new campaign after a change.",
-        )
-    ]
-
-
-def of_missing_trials(reasons: Sequence[str], planned: int) -> list[Caveat]:
-    """Return what it means that planned trials have no result.
-
-    Args:
-        reasons: why, for each of them.
-        planned: number of trials in the plan.
-    """
-    if not reasons:
-        return []
-    counts = [f"{n} {reason}" for reason, n in Counter(reasons).most_common()]
-    return [
-        Caveat(
-            code="unfinished",
-            value=len(reasons),
-            message=f"{len(reasons)} of {planned} planned trials have no result: {listed(counts)}.",
-            advice="Go on with `picolab resume`, then compare again. To look at verdicts on the way and stop at one "
-            "that pleases makes them worthless.",
-        )
-    ]
-
-
-def of_starts(busy: Sequence[str]) -> list[Caveat]:
-    """Return what it means that a campaign began although the host was not idle.
-
-    Args:
-        busy: what each such start found, one phrase each.
-    """
+def _of_starts(busy: Sequence[str]) -> list[Caveat]:
+    """A campaign began although the host was not idle."""
     if not busy:
         return []
     return [
@@ -219,71 +168,47 @@ def of_starts(busy: Sequence[str]) -> list[Caveat]:
             code="host_never_idle",
             value=len(busy),
             message=f"The campaign began on a busy host: {busy[0]}.",
-            advice="End what runs beside, and repeat the campaign; `busy_host: refuse` begins on an idle host only.",
+            advice="End other programs and repeat the campaign; `busy_host: refuse` begins on an idle host only.",
         )
     ]
 
 
-def of_boots(scenarios: Sequence[str]) -> list[Caveat]:
-    """Return what it means that all trials of a scenario ran in one boot of a virtual machine.
-
-    Args:
-        scenarios: those of which this is so.
-    """
-    if not scenarios:
+def _of_hosts(trials: Sequence[ComparedTrial]) -> list[Caveat]:
+    """Trials ran on more than one host or kernel."""
+    names = ("hostname", "kernel", "cpu_model")
+    found = dict.fromkeys(tuple(str(trial.record.provenance.host.get(name)) for name in names) for trial in trials)
+    if len(found) < 2:
         return []
+    hosts = [f"{hostname} (kernel {kernel}, {cpu})" for hostname, kernel, cpu in found]
     return [
         Caveat(
-            code="one_boot",
-            value=len(scenarios),
-            message=f"All trials ran in one boot of the virtual machine, so the conclusions hold for that boot: "
-            f"{listed(list(scenarios))}.",
-            advice="Set fresh_machine to per_block, so that each block has a boot of its own.",
+            code="mixed_hosts",
+            value=len(hosts),
+            message=f"The trials ran on more than one host or kernel: {listed_few(hosts)}.",
+            advice="Compare builds on one host with one kernel; start a new campaign after a change.",
         )
     ]
 
 
-def of_self_comparison(findings: Sequence[str]) -> list[Caveat]:
-    """Return what it means that a build seems to differ from itself.
-
-    Args:
-        findings: the verdicts that say so, in words.
-    """
-    if not findings:
-        return []
-    return [
-        Caveat(
-            code="differs_from_itself",
-            value=len(findings),
-            message=f"A build was compared with itself, and a difference was found: {listed(findings)}. For each "
-            "metric this is chance once in twenty such campaigns.",
-            advice="Repeat it. If it stays, trust no comparison that was made on this host in this state.",
-        )
-    ]
-
-
-def of_records(trials: Sequence[ComparedTrial], builds: Sequence[str]) -> list[Caveat]:
-    """Return the caveats of single trials, each once, with the number of trials of each build that have it.
-
-    Args:
-        builds: in the order in which they are named.
-    """
+def _of_records(trials: Sequence[ComparedTrial], builds: Sequence[str]) -> list[Caveat]:
+    """Single trials have caveats: each code once, with the number of trials of each build."""
     first = {caveat.code: caveat for trial in reversed(trials) for caveat in trial.record.caveats}
     totals = Counter(trial.build for trial in trials)
     caveats = []
     for code in sorted(first):
         having = Counter(trial.build for trial in trials if code in {caveat.code for caveat in trial.record.caveats})
-        shares = [f"{having[build]} of {totals[build]} of {build}" for build in builds if totals[build]]
-        words = f"Of the trials, {listed(shares)} have the caveat {code}: {first[code].message}"
+        shares = listed_few(f"{having[build]} of {totals[build]} of {build}" for build in builds if totals[build])
+        message = f"Of the trials, {shares} have the caveat {code}: {first[code].message}"
         if _unequal(having, totals, builds):
-            words += " The builds were not measured under the same conditions."
-        caveats.append(Caveat(code=code, value=listed(shares), message=words, advice=first[code].advice))
+            message += " The builds were not measured under the same conditions."
+        caveats.append(Caveat(code=code, value=shares, message=message, advice=first[code].advice))
     return caveats
 
 
-def _unequal(having: Counter[str], totals: Counter[str], builds: Sequence[str]) -> bool:
-    """Tell whether a build has a caveat significantly more often, or less, than the first."""
+def _unequal(having: Mapping[str, int], totals: Mapping[str, int], builds: Sequence[str]) -> bool:
+    """Tell whether a build has a caveat significantly more often, or less often, than the first."""
     first, *others = [build for build in builds if totals[build]] or [""]
     return any(
-        outcome_test(having[first], totals[first], having[build], totals[build]) < _UNEQUAL_P for build in others
+        statistics.outcome_test(having[first], totals[first], having[build], totals[build]) < _UNEQUAL_P
+        for build in others
     )

@@ -236,7 +236,7 @@ def v2_parent() -> Path | None:
 
 
 def v2_memory_is_on(parent: Path) -> bool:
-    """Tell whether children of a v2 cgroup have the memory controller."""
+    """Return whether children of a v2 cgroup have the memory controller."""
     try:
         return "memory" in (parent / "cgroup.subtree_control").read_text().split()
     except OSError:
@@ -258,7 +258,7 @@ def _runtime_dir() -> Path:
 
 
 def systemd_user_available() -> bool:
-    """Tell whether systemd can delegate a memory cgroup to this user without root."""
+    """Return whether systemd can delegate a memory cgroup to this user without root."""
     uid = os.geteuid()
     mount = _mount_of("cgroup2")
     if uid == 0 or mount is None or shutil.which("systemd-run") is None:

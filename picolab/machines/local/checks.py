@@ -1,4 +1,4 @@
-"""What the doctor looks at for local machines: memory limits, a private network, swap, the memory probe."""
+"""The doctor's checks for local machines: memory limits, a private network, swap, the memory probe."""
 
 import contextlib
 import json
@@ -101,7 +101,7 @@ def private_network() -> list[Finding]:
 
 
 def swap() -> list[Finding]:
-    """Tell whether the server could get into swap."""
+    """Check whether the server could get into swap."""
     swap_mib = facts.memory_info().get("SwapTotal", 0) / MIB
     if not swap_mib:
         return [Finding("swap", "good", "the host has none")]

@@ -37,8 +37,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from picolab.agent.procfs import descendants
 from picolab.errors import MachineError, PicolabError
-from picolab.host.processes import ProcessIdentity, descendants, this_process
+from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, SPEC, worked_before
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, plan_cgroup

@@ -1,4 +1,4 @@
-"""What dead local machines have left beyond their folders: cgroups, network devices, work folders."""
+"""Leftovers of dead local machines outside their folders: cgroups, network devices, work folders."""
 
 import shutil
 import stat
@@ -13,7 +13,7 @@ from picolab.machines.local.cgroup import MemoryCgroup, v1_parent, v2_parent
 
 
 def _place_of_no_machine(name: str) -> bool:
-    """Tell whether this is the place of a local machine of this state folder that does not exist."""
+    """Return whether this is the place of a local machine of this state folder that does not exist."""
     mark = f"-{state_mark(machines_dir())}"
     if not (name.startswith("picolab-") and name.endswith(mark)):
         return False

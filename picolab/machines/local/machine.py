@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.agent import bundle, disk, procfs
+from picolab.agent.procfs import descendants
 from picolab.agent.refusal import Refusal
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.host.facts import disk_of
-from picolab.host.processes import ProcessIdentity, descendants, kill_and_wait
+from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.folders import (
     KEEPER,
@@ -300,7 +301,7 @@ class LocalMachine:
     def free_port(self) -> int:
         # In a network of its own every port is free, but for what is left of this machine's last server.
         with socket.socket() as probe:
-            # Any address, as PicoShare will want it.
+            # Any address, as servers usually want it.
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 

@@ -1,9 +1,9 @@
 """A network of a local machine's own: a namespace for its server that only this host reaches.
 
-PicoShare listens on all interfaces. In a namespace these are its loopback and one end of a pair of virtual Ethernet
-devices, whose other end is on this host. Both ends have an address of a link-local network of four (169.254.x.y/30)
-that nobody else on this host uses, and the namespace has no other route: to a packet from elsewhere, should the host
-forward one, no answer finds its way.
+A server usually listens on all interfaces. In a namespace these are its loopback and one end of a pair of virtual
+Ethernet devices, whose other end is on this host. Both ends have an address of a link-local network of four
+(169.254.x.y/30) that nobody else on this host uses, and the namespace has no other route: to a packet from elsewhere,
+should the host forward one, no answer finds its way.
 
 A namespace lives as long as somebody is in it or holds it open, here the server and its keeper, and the devices end
 with it. Their name is made of the machine's, so that a sweep finds them too.

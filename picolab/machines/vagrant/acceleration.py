@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.errors import ParameterError
 from picolab.files.writing import write_atomically
-from picolab.host.processes import boot_id
 from picolab.machines.vagrant.boxes import PICOLAB_BOX, installed_boxes
 
 Kind = Literal["kvm", "emulation"]

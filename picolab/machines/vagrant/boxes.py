@@ -12,7 +12,7 @@ PICOLAB_BOX = "picolab"
 PUBLIC_BOX = "debian/bookworm64"
 """What is used where picolab's own box was not built."""
 RECIPE_KEY = "picolab_recipe"
-"""The key in a box's metadata.json that tells which recipe made it."""
+"""The key in a box's metadata.json that names the recipe."""
 
 BASE_VOLUME = "_vagrant_box_image_"
 """What is in the name of each base volume: libvirt's copy of a box."""

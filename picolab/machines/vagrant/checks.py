@@ -11,10 +11,10 @@ import re
 import shutil
 from pathlib import Path
 
+from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.host.finding import Check, Finding, as_root
-from picolab.host.processes import boot_id
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
 from picolab.machines.vagrant import boxes, libvirt
 

@@ -29,6 +29,7 @@ from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
 from picolab.machines.vagrant.messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
+from picolab.machines.vagrant.versions import gem_version, plugin_version, virtualbox_version
 
 # Where there is no vagrant, python-vagrant says so on stderr as soon as it is imported.
 logging.getLogger("vagrant").addHandler(logging.NullHandler())
@@ -46,7 +47,6 @@ _RETRIES = 10
 _RETRY_PAUSE_S = 1.0
 _READ_BYTES = 1 << 16
 _TOLD_CHARACTERS = 400
-_GEMS = (Path("/usr/share/rubygems-integration"), Path("/opt/vagrant/embedded/gems"), Path("/var/lib/gems"))
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _LIMITS_S = {
@@ -210,11 +210,11 @@ class VagrantCommand:
 
     def versions(self) -> dict[str, str]:
         """Return the versions of vagrant and of what it uses for the provider, from files wherever they say so."""
-        found = {"vagrant": _gem_version("vagrant") or self._asked_version()}
+        found = {"vagrant": gem_version("vagrant") or self._asked_version()}
         if self._is_libvirt:
-            found["vagrant-libvirt"] = _plugin_version("vagrant-libvirt") or _gem_version("vagrant-libvirt")
+            found["vagrant-libvirt"] = plugin_version("vagrant-libvirt") or gem_version("vagrant-libvirt")
         else:
-            found["virtualbox"] = _virtualbox_version()
+            found["virtualbox"] = virtualbox_version()
         return {what: version or "unknown" for what, version in found.items()}
 
     @property
@@ -482,30 +482,3 @@ def _message_of(call: _Call) -> str:
     """Return its message as one line: its standard error without the places in Ruby's files, or else its last step."""
     lines = [line for line in call.err if not line.startswith("\tfrom ")] or call.out[-1:]
     return " ".join(" ".join(lines).split())[:_TOLD_CHARACTERS] or "it said nothing"
-
-
-def _gem_version(name: str) -> str | None:
-    pattern = re.compile(re.escape(name) + r"-(\d[\w.]*)")
-    for root in _GEMS:
-        for folder in sorted(root.glob(f"**/gems/{name}-[0-9]*"), reverse=True):
-            found = pattern.fullmatch(folder.name)
-            if found:
-                return found[1]
-    return None
-
-
-def _plugin_version(name: str) -> str | None:
-    """Return the version of a plugin that this user has installed with `vagrant plugin install`."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        plugin = json.loads((vagrant_home() / "plugins.json").read_text())["installed"][name]
-        return str(plugin["installed_gem_version"] or plugin["gem_version"] or "") or None
-    return None
-
-
-def _virtualbox_version() -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["VBoxManage", "--version"], capture_output=True, text=True, timeout=_LIMITS_S["--version"], check=True
-        )
-        return done.stdout.strip() or None
-    return None

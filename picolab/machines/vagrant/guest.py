@@ -122,7 +122,7 @@ class Guest:
         return answer
 
     def is_up(self) -> bool:
-        """Tell whether the virtual machine runs: no answer of a guest is worth waiting for when it does not."""
+        """Return whether the virtual machine runs: no answer of a guest is worth waiting for when it does not."""
         return self._state.folder.is_dir() and domain_state(self._state.folder, self._state) == "running"
 
     def to_host(self, guest_s: float | None) -> float | None:

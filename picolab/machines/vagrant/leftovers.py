@@ -1,4 +1,4 @@
-"""What dead virtual machines have left beyond their folders: domains, disks, unfinished boxes."""
+"""Leftovers of dead virtual machines outside their folders: domains, disks, unfinished boxes."""
 
 import os
 import stat

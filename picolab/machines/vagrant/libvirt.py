@@ -1,4 +1,4 @@
-"""libvirt by its own program virsh: what there is of virtual machines, disks and networks, and what can be mended.
+"""libvirt by its own program virsh: what there is of virtual machines, disks and networks, and what can be fixed.
 
 Everything here is bounded in time. A machine's domain and volumes are known by the machine's unique prefix:
 vagrant-libvirt calls them `<prefix>default` and `<prefix>default.img`.
@@ -93,7 +93,7 @@ def _bytes(field: str) -> int:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why libvirt cannot be used, and the command that mends it."""
+    """Why libvirt cannot be used, and the command that fixes it."""
 
     text: str
     remedy: str
@@ -282,10 +282,10 @@ def base_volume(box: str) -> str | None:
 
 
 def base_volume_is_truncated(box: str, image: Path) -> bool:
-    """Tell whether libvirt's copy of a box ends too early: whoever copied it was killed.
+    """Return whether libvirt's copy of a box ends too early: whoever copied it was killed.
 
     Args:
-        image: the image in the box. The copy is never written to, so its file has the same size for ever.
+        image: the image in the box. The copy is never written to, so its file has the same size forever.
     """
     name = base_volume(box)
     return name is not None and volume_bytes(name).physical_bytes < image.stat().st_size
@@ -304,7 +304,7 @@ def _users_of(base: str) -> list[str]:
 
 
 def _stands_still(name: str) -> bool:
-    """Tell whether nobody is copying into a volume at this moment."""
+    """Return whether nobody is copying into a volume at this moment."""
     before = volume_bytes(name)
     deadline = time.monotonic() + _STANDSTILL_S
     while time.monotonic() < deadline:

@@ -70,7 +70,7 @@ def server_of(folder: Path) -> str:
 
 def way_in(folder: Path) -> str:
     """Return the commands with which a person gets into a machine and looks at its server."""
-    return f"ssh -F {shlex.quote(str(folder / 'ssh_config'))} guest   (and there: screen -r picoshare)"
+    return f"ssh -F {shlex.quote(str(folder / 'ssh_config'))} guest   (and there: screen -r server)"
 
 
 class VagrantMachine:

@@ -1,4 +1,4 @@
-"""What vagrant and libvirt say when something is wrong, and what that means in our words."""
+"""Error messages of vagrant and libvirt, and their meaning in picolab's words."""
 
 import re
 from dataclasses import dataclass

@@ -189,7 +189,7 @@ class Reach:
         return f"fresh-{self._state['ram_mb']}mb-{self._state['cpus']}cpu"
 
     def _cleaned(self) -> bool:
-        """Clean the running guest, and tell whether memory, swap and disk are back at what they were after its boot."""
+        """Clean the running guest, and return whether memory, swap and disk are back at their baseline."""
         try:
             self._guest.connected()
             facts = self._guest.ask({"do": "reset"})

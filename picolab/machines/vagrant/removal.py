@@ -49,7 +49,7 @@ def take_down(folder: Path) -> None:
 
 
 def release_if_nobody_holds(folder: Path) -> bool:
-    """Take a machine down if this process is its keeper and nobody holds it; tell whether the keeper may end.
+    """Take a machine down if this process is its keeper and nobody holds it; return whether the keeper may end.
 
     For the keeper: between its looking and its having the lock somebody may have taken the machine over.
     """
@@ -111,12 +111,12 @@ def lost_volumes() -> list[str]:
 
 
 def remove_lost(domain: str) -> bool:
-    """Remove a lost domain with its disks, unless its machine has been made anew; tell whether that was done."""
+    """Remove a lost domain with its disks, unless its machine has been made anew; return whether that was done."""
     return _while_lost(domain, "", libvirt.remove_domain)
 
 
 def remove_lost_volume(name: str) -> bool:
-    """Remove a lost disk, unless its machine has been made anew; tell whether that was done."""
+    """Remove a lost disk, unless its machine has been made anew; return whether that was done."""
     return _while_lost(name, _DISK, libvirt.remove_volume)
 
 

@@ -190,7 +190,7 @@ class Connection:
         _wait(copy(), limit_s, f"machine {self.name!r}: fetching {remote}")
 
     def start(self, command: str) -> "RemoteProgram":
-        """Start a program whose standard input stays open; it is told to end by closing that."""
+        """Start a program whose standard input stays open; it ends when that is closed."""
 
         async def create() -> "asyncssh.SSHClientProcess[bytes]":
             return await self._connection.create_process(command, encoding=None)

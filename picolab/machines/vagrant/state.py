@@ -1,4 +1,4 @@
-"""What is known of a machine, in its `machine.json`: what it is, how far it was made, who holds it."""
+"""The state of a machine in its `machine.json`: its description, how far it was made, its holder."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-// Makes every chart interactive; without JavaScript the picture beside it stays.
+// Makes every chart interactive; without JavaScript the picture next to it stays.
 (() => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const views = (window.picolabViews = []);

@@ -20,7 +20,7 @@ ANSWER = b'{"id":"abcdefghij"}'
 
 
 class Sink:
-    """What is kept between two requests: one buffer, and one file."""
+    """The state between two requests: one buffer, and one file."""
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))

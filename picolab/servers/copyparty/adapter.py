@@ -71,10 +71,13 @@ class Copyparty(Server):
         if answer.status != 201:
             raise Refused
         try:
-            path = urlsplit(json.loads(answer.body)["fileurl"]).path
-        except (ValueError, LookupError, TypeError, RecursionError, AttributeError):
-            raise Refused("an answer without the URL of the file") from None
-        return unquote(path.removeprefix("/"))
+            url = json.loads(answer.body)["fileurl"]
+            entry_id = unquote(urlsplit(url).path.removeprefix("/")) if isinstance(url, str) else ""
+        except (ValueError, LookupError, TypeError, RecursionError):
+            entry_id = ""
+        if not entry_id:
+            raise Refused("an answer without the URL of the file")
+        return entry_id
 
     def download(self, session: str | None, entry_id: str) -> Request:
         return Request("GET", f"/{quote(entry_id)}", _cookie(session))

@@ -33,6 +33,7 @@ class PicoShare(Server):
     heeds = ("calibration", "release_base_url")
     variables = ("PORT", "PS_SHARED_SECRET")
     disk_full_sentences = ("database or disk is full", "no space left on device")
+    spools_from_bytes = 1 << 20
     listen_failed = "http server exit: listen tcp"
     """PicoShare stays alive without a listener when it cannot have its port, so a running process proves nothing, and
     whatever answers on that port is something else."""

@@ -273,9 +273,9 @@ def watch(event, arguments):
         events.append((event, str(arguments[:1])))
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         events.append((event, str(arguments[:2])))
-import picolab.machines.cgroup as cgroup
-from picolab.machines import network
-from picolab.host import disk_of
+import picolab.machines.local.cgroup as cgroup
+from picolab.machines.local import network
+from picolab.host.facts import disk_of
 import pathlib
 sys.addaudithook(watch)
 if sys.argv[1] != "root":

@@ -134,7 +134,7 @@ def test_there_is_no_way_out_and_no_ipv6(make: Make) -> None:
 FORWARDING_HOST = """
 import ctypes, ipaddress, os, socket, subprocess, sys
 from pathlib import Path
-from picolab.machines import network
+from picolab.machines.local import network
 
 def inside(made, *command):
     enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{made.namespace}"]
@@ -184,7 +184,7 @@ def test_no_other_host_reaches_it_even_through_a_host_that_forwards_packets() ->
 @needs_root
 def test_machines_side_by_side_have_networks_of_their_own(scratch: Path) -> None:
     code = (
-        "import sys; from picolab.machines import network\n"
+        "import sys; from picolab.machines.local import network\n"
         "made = network.make(sys.argv[1]); print(made.server_address, flush=True); sys.stdin.read(); made.close()"
     )
     processes = [
@@ -309,7 +309,7 @@ def test_a_kept_machine_is_reached_from_any_process(scratch: Path) -> None:
 def test_an_ordinary_user_is_told_why(scratch: Path) -> None:
     code = (
         "import os; os.setgid(65534); os.setuid(65534)\n"
-        "from picolab.machines import network\n"
+        "from picolab.machines.local import network\n"
         "print(network.why_not()); print(network.try_out())"
     )
     done = subprocess.run(

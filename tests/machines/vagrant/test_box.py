@@ -19,17 +19,16 @@ from conftest import eventually
 
 from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.machines.vagrant import box as box_module
-from picolab.machines.vagrant import boxes
+from picolab.machines.vagrant import box_disk, box_packages, box_tools, boxes
 from picolab.machines.vagrant.acceleration import guest_to_try, prove
 from picolab.machines.vagrant.box import (
-    apt_sources,
-    boot_sector,
     build_box,
-    cpio,
     list_boxes,
     recipe_version,
     remove_box,
 )
+from picolab.machines.vagrant.box_disk import boot_sector, cpio
+from picolab.machines.vagrant.box_packages import apt_sources
 from picolab.machines.vagrant.libvirt import BaseVolume
 
 MIB = 1 << 20
@@ -96,7 +95,7 @@ def test_boot_sector_divides_the_disk_without_overlap() -> None:
     assert len(sector) == SECTOR and sector[510:] == b"\x55\xaa" and sector[:440] == b"\xfa" * 440
     assert (active, kind) == (0x80, 0x0E) and (root_active, root_kind) == (0, 0x83)
     assert begin >= 1 and begin + length <= root_begin
-    assert root_begin + root_length == box_module.DISK_GIB * 1024 * MIB // SECTOR
+    assert root_begin + root_length == box_disk.DISK_GIB * 1024 * MIB // SECTOR
     assert all(part[5] == 0 for part in rest)
 
 
@@ -109,18 +108,16 @@ def test_initrd_holds_busybox_the_modules_in_order_and_init(tmp_path: Path) -> N
     (tmp_path / "busybox").write_bytes(b"busybox")
     for name in ("102-virtio.ko", "101-virtio_ring.ko"):
         (tmp_path / "modules" / name).write_bytes(name.encode())
-    done = subprocess.run(
-        ["gzip", "-dc"], input=box_module.initrd(tmp_path), capture_output=True, check=True, timeout=60
-    )
+    done = subprocess.run(["gzip", "-dc"], input=box_disk.initrd(tmp_path), capture_output=True, check=True, timeout=60)
     found = members(done.stdout)
 
     assert [name for name in found if name.endswith(".ko")] == ["modules/101-virtio_ring.ko", "modules/102-virtio.ko"]
     assert found["bin/busybox"] == (0o100755, b"busybox")
-    assert found["init"] == (0o100755, (box_module.GUEST / "initrd_init.sh").read_bytes())
+    assert found["init"] == (0o100755, (box_disk.GUEST / "initrd_init.sh").read_bytes())
     assert list(found).index("modules") < list(found).index("modules/101-virtio_ring.ko")
 
 
-SCRIPTS = [path for path in box_module.GUEST.rglob("*") if path.is_file() and path.read_text().startswith("#!")]
+SCRIPTS = [path for path in box_disk.GUEST.rglob("*") if path.is_file() and path.read_text().startswith("#!")]
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda path: str(path.name))
@@ -134,7 +131,7 @@ def test_scripts_of_the_guest_are_whole(script: Path) -> None:
 def test_recipe_changes_with_every_file_and_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipe_version()
     copy = tmp_path / "guest"
-    shutil.copytree(box_module.GUEST, copy)
+    shutil.copytree(box_disk.GUEST, copy)
     monkeypatch.setattr(box_module, "GUEST", copy)
     versions = [before]
 
@@ -177,21 +174,21 @@ def test_sources_are_debians_own_and_nothing_else() -> None:
         "deb http://new/debian/ bookworm main",
     ]
 
-    assert box_module.select_sources(host, "bookworm", "bookworm") == lines
-    assert box_module.select_sources(host, "bookworm", "trixie") == [
+    assert box_packages.select_sources(host, "bookworm", "bookworm") == lines
+    assert box_packages.select_sources(host, "bookworm", "trixie") == [
         line.replace("bookworm", "trixie") for line in lines
     ]
 
 
 def test_a_mirror_that_was_named_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module, "_debian_codename", lambda: "bookworm")
+    monkeypatch.setattr(box_packages, "_debian_codename", lambda: "bookworm")
 
     assert apt_sources("http://mirror/debian", "trixie") == ("trixie", ["http://mirror/debian"])
     assert apt_sources("http://mirror/debian", None) == ("bookworm", ["http://mirror/debian"])
 
 
 def test_elsewhere_than_on_debian_the_mirrors_are_mmdebstraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module, "_debian_codename", lambda: None)
+    monkeypatch.setattr(box_packages, "_debian_codename", lambda: None)
 
     assert apt_sources(None, None) == ("bookworm", [])
 
@@ -234,7 +231,7 @@ def test_base_volume_is_named_as_vagrant_libvirt_names_it(home: Path) -> None:
 
 def test_vagrantfile_takes_the_names_that_picolab_knows() -> None:
     text = (ROOT / "Vagrantfile").read_text()
-    box_text = (box_module.GUEST / "box.Vagrantfile").read_text()
+    box_text = (box_disk.GUEST / "box.Vagrantfile").read_text()
 
     for word in (boxes.PICOLAB_BOX, boxes.PUBLIC_BOX, boxes.RECIPE_KEY):
         assert f'"{word}"' in text
@@ -246,7 +243,7 @@ def test_vagrantfile_is_ruby() -> None:
     ruby = shutil.which("ruby")
     if ruby is None:
         pytest.skip("there is no Ruby to check the Vagrantfile with")
-    for file in (ROOT / "Vagrantfile", box_module.GUEST / "box.Vagrantfile"):
+    for file in (ROOT / "Vagrantfile", box_disk.GUEST / "box.Vagrantfile"):
         subprocess.run([ruby, "-c", str(file)], check=True, capture_output=True, timeout=60)
 
 
@@ -272,13 +269,13 @@ def program(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
 @pytest.fixture
 def tools(home: Path, program: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this host look like one on which a box can be built, but nothing is."""
-    for tool in box_module._TOOLS:
+    for tool in box_tools._TOOLS:
         program(tool, "exit 0")
     (tmp_path / "mbr.bin").write_bytes(b"code")
-    monkeypatch.setattr(box_module, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
-    monkeypatch.setattr(box_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(box_module, "apt_sources", lambda mirror, suite: ("bookworm", []))
-    monkeypatch.setattr(box_module, "_apt_settings", lambda: "")
+    monkeypatch.setattr(box_tools, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(box_packages, "apt_sources", lambda mirror, suite: ("bookworm", []))
+    monkeypatch.setattr(box_packages, "_apt_settings", lambda: "")
 
 
 def left_of_builds(scratch: Path) -> list[Path]:
@@ -290,14 +287,14 @@ def nothing(_: str) -> None:
 
 
 def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(box_module.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(box_module, "_SYSTEM_PATH", "")
-    monkeypatch.setattr(box_module, "_MBR_PLACES", ())
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(box_tools.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(box_tools, "_SYSTEM_PATH", "")
+    monkeypatch.setattr(box_tools, "_MBR_PLACES", ())
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(HostUnfit) as refused:
-        box_module.check_tools()
+        box_tools.check_tools()
     command = str(refused.value).rpartition("apt-get install --no-install-recommends ")[2].split()
     assert {"mmdebstrap", "mtools", "syslinux", "syslinux-common", "qemu-utils", "e2fsprogs"} <= set(command)
     assert len(command) == len(set(command)) and "uidmap" not in command
@@ -305,16 +302,16 @@ def test_missing_programs_are_named_with_the_command(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("tools")
 def test_without_root_user_namespaces_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    box_module.check_tools()
-    monkeypatch.setattr(box_module, "_which", lambda tool: None if tool == "newuidmap" else f"/bin/{tool}")
-    monkeypatch.setattr(box_module.os, "geteuid", lambda: 1000)
+    box_tools.check_tools()
+    monkeypatch.setattr(box_tools, "which", lambda tool: None if tool == "newuidmap" else f"/bin/{tool}")
+    monkeypatch.setattr(box_tools.os, "geteuid", lambda: 1000)
 
     with pytest.raises(HostUnfit, match=r"sudo apt-get install --no-install-recommends uidmap$"):
-        box_module.check_tools()
+        box_tools.check_tools()
 
 
 def test_other_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box_module.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "aarch64")
 
     with pytest.raises(HostUnfit, match=r"aarch64.*public"):
         build_box(report=nothing)
@@ -337,7 +334,7 @@ def test_build_that_hangs_is_ended_with_all_that_it_has_started(
     scratch: Path, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("mmdebstrap", "echo 'I: waiting for ever' >&2; sleep 600 & wait")
-    monkeypatch.setattr(box_module, "_INSTALL_LIMIT_S", 5.0)
+    monkeypatch.setattr(box_packages, "_INSTALL_LIMIT_S", 5.0)
 
     with pytest.raises(MachineError, match=r"did not end within .*waiting for ever"):
         build_box("mine", report=nothing)
@@ -365,8 +362,9 @@ def test_interrupted_build_leaves_nothing(
     program("mmdebstrap", f"touch {begun}; sleep 600 & wait")
     # Whoever runs the tests in the background may have had SIGINT ignored.
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    script += "from picolab import box; box.apt_sources = lambda mirror, suite: ('bookworm', []); box._MBR_PLACES = "
-    script += f"({str(tmp_path / 'mbr.bin')!r},); box.build_box('mine', report=print)"
+    script += "from picolab.machines.vagrant import box, box_packages, box_tools; "
+    script += "box_packages.apt_sources = lambda mirror, suite: ('bookworm', []); "
+    script += f"box_tools._MBR_PLACES = ({str(tmp_path / 'mbr.bin')!r},); box.build_box('mine', report=print)"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     eventually(begun.exists, "the build has begun")
     process.send_signal(number)
@@ -522,7 +520,7 @@ def test_real_box_is_current_and_whole(box: str) -> None:
         ["qemu-img", "info", "--output=json", str(image)], capture_output=True, check=True, timeout=60
     )
     info = json.loads(done.stdout)
-    assert (info["format"], info["virtual-size"]) == ("qcow2", box_module.DISK_GIB << 30)
+    assert (info["format"], info["virtual-size"]) == ("qcow2", box_disk.DISK_GIB << 30)
     assert "backing-filename" not in info
 
 
@@ -532,7 +530,7 @@ def test_real_box_holds_no_key_and_nothing_of_its_birthplace(box: str, tmp_path:
     assert image is not None
     disk = tmp_path / "disk.raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", str(image), str(disk)], check=True, timeout=120)
-    root = f"{disk}?offset={box_module._ROOT_BEGIN_MIB * MIB}"
+    root = f"{disk}?offset={box_disk.ROOT_BEGIN_MIB * MIB}"
 
     def names(folder: str) -> set[str]:
         done = subprocess.run(

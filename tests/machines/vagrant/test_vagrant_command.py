@@ -20,6 +20,7 @@ from virsh_stub import install
 from picolab.config.project import project_root
 from picolab.machines.vagrant import command as vagrant_command
 from picolab.machines.vagrant import messages as vagrant_messages
+from picolab.machines.vagrant import versions
 from picolab.machines.vagrant.command import VagrantCommand, VagrantError
 from picolab.machines.vagrant.messages import translate
 
@@ -198,7 +199,7 @@ def test_versions_come_from_files(
     gems = tmp_path / "gems-root" / "all" / "gems"
     for name in ("vagrant-2.3.4", "vagrant-libvirt-0.11.2", "vagrant-2.x-docs"):
         (gems / name).mkdir(parents=True)
-    monkeypatch.setattr(vagrant_command, "_GEMS", (tmp_path / "gems-root",))
+    monkeypatch.setattr(versions, "_GEMS", (tmp_path / "gems-root",))
     monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
     of_libvirt = VagrantCommand(tmp_path / "m", {"VAGRANT_DEFAULT_PROVIDER": "libvirt"})
 
@@ -208,7 +209,7 @@ def test_versions_come_from_files(
     (tmp_path / "home").mkdir()
     plugins = {"installed": {"vagrant-libvirt": {"gem_version": "", "installed_gem_version": "0.12.2"}}}
     (tmp_path / "home" / "plugins.json").write_text(json.dumps(plugins))
-    monkeypatch.setattr(vagrant_command, "_GEMS", ())
+    monkeypatch.setattr(versions, "_GEMS", ())
     assert of_libvirt.versions() == {"vagrant": "2.4.9", "vagrant-libvirt": "0.12.2"}
 
     (tmp_path / "bin" / "VBoxManage").write_text("#!/bin/sh\necho 7.0.20r163906\n")
@@ -501,7 +502,7 @@ def test_calls_for_one_machine_take_turns(program: Program, command: VagrantComm
 _OWNER = """
 import sys
 from pathlib import Path
-from picolab.machines.vagrant_command import VagrantCommand
+from picolab.machines.vagrant.command import VagrantCommand
 VagrantCommand(Path(sys.argv[1]), {}).up("virtualbox")
 """
 

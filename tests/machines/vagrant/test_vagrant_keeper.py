@@ -12,7 +12,7 @@ from conftest import eventually
 
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, folder_of, spec_of, write_spec
-from picolab.machines.vagrant import keeper, machine
+from picolab.machines.vagrant import keeper, removal
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def gone() -> ProcessIdentity:
 def destroyed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would have been destroyed."""
     names: list[str] = []
-    monkeypatch.setattr(machine, "_destroy", lambda folder, spec: names.append(folder.name))
+    monkeypatch.setattr(removal, "destroy", lambda folder, spec: names.append(folder.name))
     monkeypatch.setattr(keeper, "_POLL_S", 0.01)
     return names
 
@@ -54,7 +54,7 @@ def hold(folder: Path, holder: ProcessIdentity, keep: bool) -> None:
 def test_a_dead_holder_means_that_the_machine_goes(folder: Path, gone: ProcessIdentity, destroyed: list[str]) -> None:
     hold(folder, gone, keep=False)
     assert keeper.watch(folder, threading.Event())
-    assert machine.release_if_nobody_holds(folder)
+    assert removal.release_if_nobody_holds(folder)
     assert destroyed == ["vm"] and not folder.exists()
 
 
@@ -64,7 +64,7 @@ def test_a_machine_that_was_taken_over_meanwhile_stays(
     hold(folder, gone, keep=False)
     assert keeper.watch(folder, threading.Event())
     hold(folder, this_process(), keep=False)
-    assert not machine.release_if_nobody_holds(folder)
+    assert not removal.release_if_nobody_holds(folder)
     assert not destroyed and spec_of(folder) is not None
 
 
@@ -99,5 +99,5 @@ def test_a_keeper_without_its_machine_ends_and_touches_nothing(
     hold(folder, gone, keep=False)
     (folder / lost).unlink()
     assert not keeper.watch(folder, threading.Event())
-    assert machine.release_if_nobody_holds(folder)
+    assert removal.release_if_nobody_holds(folder)
     assert not destroyed

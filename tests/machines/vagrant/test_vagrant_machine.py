@@ -118,7 +118,7 @@ def test_a_server_in_the_guest_is_reached_over_the_guests_own_address(machine: V
     stopped = machine.stop_process(10)
     assert not stopped.running and stopped.stop_s is not None
     assert "listening" in (tmp_path / "log").read_text(), "the log comes to the host"
-    assert "picoshare" not in shell(machine, "screen -ls || true"), "no session is left"
+    assert ".server" not in shell(machine, "screen -ls || true"), "no session is left"
 
 
 def test_a_build_is_copied_once(machine: VagrantMachine, tmp_path: Path) -> None:

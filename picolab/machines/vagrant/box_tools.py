@@ -1,0 +1,116 @@
+"""The programs that build the box: whether they are installed, and how they are run."""
+
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from picolab.errors import HostUnfit, MachineError
+from picolab.host.finding import as_root
+
+STEP_LIMIT_S = 120.0
+
+
+_TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "mformat": "mtools",
+    "mcopy": "mtools",
+    "syslinux": "syslinux",
+    "qemu-img": "qemu-utils",
+    "vagrant": "vagrant vagrant-libvirt",
+}
+
+
+_MBR_PLACES = ("/usr/lib/syslinux/mbr/mbr.bin", "/usr/share/syslinux/mbr.bin", "/usr/lib/syslinux/bios/mbr.bin")
+
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_END_PATIENCE_S = 20.0
+
+
+_SAID_LINES = 8
+
+
+def check_tools() -> None:
+    """Do nothing if this host can build the box.
+
+    Raises:
+        HostUnfit: a tool is missing, or the host has another architecture.
+    """
+    if platform.machine() != "x86_64":
+        raise HostUnfit(
+            f"picolab's own box is made for x86_64, not for this host's {platform.machine()}; "
+            f"use a public one instead: set `box` to its name"
+        )
+    packages = [package for tool, package in _TOOLS.items() if which(tool) is None]
+    if boot_code() is None:
+        packages.append("syslinux-common")
+    if os.geteuid() != 0 and which("newuidmap") is None:
+        packages.append("uidmap")
+    if packages:
+        missing = " ".join(dict.fromkeys(packages))
+        raise HostUnfit(
+            f"programs that build the box are missing; install them with: "
+            f"{as_root(f'apt-get install --no-install-recommends {missing}')}"
+        )
+
+
+def boot_code() -> bytes | None:
+    """Return syslinux' code for the first sector of a disk."""
+    return next((Path(place).read_bytes() for place in _MBR_PLACES if Path(place).is_file()), None)
+
+
+def which(tool: str) -> str | None:
+    # A user's PATH often lacks the folders of mke2fs.
+    return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+
+
+def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -> str:
+    """Run a program to its end and return what it printed to stdout.
+
+    Raises:
+        MachineError: it failed, or took longer than `limit_s`; the message holds the last lines that it printed.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}", **environment},
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        said = _end(process)
+        raise MachineError(f"{what} did not end within {limit_s:.0f} s and was ended{_last_lines(said)}") from None
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:
+        raise MachineError(f"{what} ended with exit code {process.returncode}{_last_lines(stderr or stdout)}")
+    return stdout
+
+
+def _end(process: "subprocess.Popen[str]") -> str:
+    """End a program and all that it has started, first so that it can clean up; return what it said."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_END_PATIENCE_S)[1]
+    return ""
+
+
+def _last_lines(said: str) -> str:
+    lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
+    return f"; it said: {' | '.join(lines[-_SAID_LINES:])}" if lines else " and said nothing"

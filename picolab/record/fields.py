@@ -1,0 +1,46 @@
+"""Fields of a record by their path, such as `upload.commit_s`: their value, and the pandas type of their column."""
+
+import enum
+import functools
+import types
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+if TYPE_CHECKING:
+    from picolab.record.record import Record
+
+_PANDAS_TYPES = {int: "Int64", float: "Float64", bool: "boolean"}
+
+
+def value_at(record: "Record", path: str) -> Any:
+    """Return the value of a field; None when it, or a part of the record that it belongs to, is null."""
+    part: Any = record
+    for name in path.split("."):
+        part = getattr(part, name)
+        if part is None:
+            return None
+    return part.value if isinstance(part, enum.Enum) else part
+
+
+@functools.cache
+def pandas_type_at(path: str) -> str:
+    """Return the pandas type of the column that holds a field."""
+    from picolab.record.record import Record
+
+    part: Any = Record
+    for name in path.split("."):
+        part = part.model_fields[name].annotation
+        part = next((one for one in _alternatives(part) if hasattr(one, "model_fields")), part)
+    return pandas_type(part)
+
+
+def pandas_type(annotation: Any) -> str:
+    """Return the pandas type for an annotation: of a number or a truth value its own, `string` for all else."""
+    plain = _alternatives(annotation)
+    return _PANDAS_TYPES.get(plain[0], "string") if len(plain) == 1 else "string"
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types of a union but for None, without what validates them."""
+    plain = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    found = [get_args(one)[0] if hasattr(one, "__metadata__") else one for one in plain]
+    return [one for one in dict.fromkeys(found) if one is not types.NoneType]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picolab.analysis import statistics
+from picolab.analysis import decisions, statistics
 from picolab.config.plan import Plan
 from picolab.record.metric import Metric
 from picolab.record.metrics import compared_metrics
@@ -112,7 +112,7 @@ def _of_ratio(
     reach = None if paired is None else math.sqrt(paired.high / paired.low) - 1
     # What has never given a value never will.
     return Width(
-        scenario, label, metric.name, len(common), reach, not common or statistics.enough_pairs(*values, target)
+        scenario, label, metric.name, len(common), reach, not common or decisions.enough_pairs(*values, target)
     )
 
 

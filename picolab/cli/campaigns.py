@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def matrix(
     parameters: Path, builds: tuple[str, ...], repeats: int | None, **options: Unpack[PlanOptions]
 ) -> ExitCode | None:
-    """Run a campaign: every case of a matrix, several times, in random order.
+    """Run a campaign: all cases of a matrix, in random order.
 
     A trial that fails does not stop it. Ctrl-C stops it after cleaning up; `picolab resume` continues.
 
@@ -67,10 +67,11 @@ def _build(build: str, labels: Container[str]) -> str:
     help="Continue although the plan, a build or the host has changed; the report will name the change.",
 )
 def resume(campaign: str, accept_changes: bool) -> ExitCode:
-    """Continue a campaign that was stopped, without repeating or losing a trial.
+    """Continue a campaign that was stopped.
 
-    Trials that ended in a fault of the instrument run again, and so do trials whose results are gone. Refuses when
-    the plan, a build (SHA-256) or the host has changed since the campaign began, and names each change.
+    No trial is repeated or lost. Trials that ended in a fault of the instrument run again, and so do trials whose
+    results are gone. Refuses when the plan, a build (SHA-256) or the host has changed since the campaign began, and
+    names each change.
 
     \b
     Examples:
@@ -86,7 +87,9 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
 @click.command()
 @click.argument("campaign", required=False)
 def status(campaign: str | None) -> ExitCode | None:
-    """Show the progress and the problems of a campaign, or list all campaigns.
+    """Show a campaign's progress, or list all campaigns.
+
+    Problems with files and results are listed too.
 
     Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read, otherwise with 0.
 
@@ -108,7 +111,9 @@ def status(campaign: str | None) -> ExitCode | None:
 @click.argument("campaign")
 @click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: report.html in the campaign.")
 def report(campaign: str, output: Path | None) -> None:
-    """Write the report of a campaign, finished or not, as one HTML file that needs no network.
+    """Write the report of a campaign as one HTML file.
+
+    The campaign need not be finished, and the file needs no network.
 
     \b
     Examples:
@@ -126,7 +131,7 @@ def report(campaign: str, output: Path | None) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder; default: export/ in the campaign.")
 @click.option("--format", "formats", type=click.Choice(["csv", "parquet"]), multiple=True, help="Default: both.")
 def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None:
-    """Write the trials and samples of a campaign as CSV and Parquet.
+    """Write trials and samples as CSV and Parquet.
 
     \b
     Examples:

@@ -99,7 +99,7 @@ def test_a_trial_measures_the_file_of_the_users_folder(
     assert [record["build"]["sha256"] for record in records(outputs_dir())] == [folders[whose]] * 2
 
 
-def test_a_file_means_its_own_folder_and_the_command_line_the_users(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders: dict[str, str]) -> None:
     file = tmp_path / "there" / "two.yaml"
     file.write_text(
         "builds: {own: {build: ./server-of-a-test}, other: {build: ../home/server-of-a-test}}\n"

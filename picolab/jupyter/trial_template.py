@@ -1,4 +1,4 @@
-"""The trial notebook as a template: papermill must find the one cell that it puts the parameters behind."""
+"""The trial notebook as a template: papermill needs exactly one cell after which it inserts the parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from picolab.files.foreign import read_json
 
 _LARGEST_BYTES = 32 * MIB
 _TAG = "parameters"
-_REMEDY = "put back the notebook that came with picolab (git checkout notebooks/trial.ipynb), or mend that"
+_REMEDY = "put back the notebook that came with picolab (git checkout notebooks/trial.ipynb), or fix it"
 
 
 def trial_notebook() -> Path:

@@ -97,7 +97,7 @@ def notices(data: CampaignData) -> str:
     if len(data.problems):
         parts.append(
             f'<p class="warning">{counted(len(data.problems), "item")} missing or unreadable: '
-            '<a href="#What-could-not-be-read">see the list</a>.</p>'
+            '<a href="#Unreadable-and-missing-files">see the list</a>.</p>'
         )
     return "".join(parts)
 

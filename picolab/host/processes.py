@@ -39,7 +39,7 @@ class ProcessIdentity:
 
     @property
     def command(self) -> str:
-        """What the process is, for a message."""
+        """A description of the process for a message."""
         try:
             words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
@@ -83,7 +83,7 @@ def this_process() -> ProcessIdentity:
 
 
 def is_self_or_ancestor(pid: int) -> bool:
-    """Tell whether `pid` is this process or one that it descends from."""
+    """Return whether `pid` is this process or one that it descends from."""
     current = os.getpid()
     while current > 1:
         if current == pid:

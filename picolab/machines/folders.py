@@ -94,7 +94,7 @@ def exclusive(name: str = "") -> Iterator[None]:
 
 
 def _is_still(path: Path, file: TextIO) -> bool:
-    """Tell whether an open file is the one that a path names: a lock nobody needed may have been removed meanwhile."""
+    """Return whether an open file is the one that a path names: an unused lock may have been removed meanwhile."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def _is_still(path: Path, file: TextIO) -> bool:
 
 @dataclass(frozen=True)
 class WorkedBefore:
-    """Whether something worked for this user since the host was started; a file beside the machines remembers it."""
+    """Whether something worked for this user since the host was started; a file next to the machines remembers it."""
 
     file: Path
 

@@ -47,7 +47,7 @@ def release(run: TrialRun) -> str:
             f"machine {machine.name!r} is kept (keep_machine: {run.state.parameters.keep_machine}). Its server: "
             f"{run.state.base_url}, log: {run.folder / SERVER_LOG_FILE}. "
             + (f"To get in: {machine.way_in}. " if machine.way_in else "")
-            + "Mend the cause and run the cells again from the failing one; to take the machine down: "
+            + "Fix the cause and run the cells again from the failing one; to take the machine down: "
             f"picolab machines remove {machine.name}"
         )
     run.machine = None

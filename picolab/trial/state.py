@@ -1,6 +1,6 @@
-"""What a trial has done and found so far: a draft of its record that survives the kernel.
+"""The progress of a trial: a draft of its record that survives the kernel.
 
-It is written to `state.json` in the trial's folder after every step, so that another kernel can go on.
+It is written to `state.json` in the trial's folder after every step, so that another kernel can continue.
 """
 
 import itertools
@@ -57,7 +57,7 @@ class StageState(BaseModel):
 
 
 class TrialState(BaseModel):
-    """The draft of a record, and what a later kernel must know to go on."""
+    """The draft of a record, and what a later kernel must know to continue."""
 
     parameters: TrialParameters
     identity: TrialIdentity

@@ -50,7 +50,7 @@ class Acceleration:
 
 
 def acceleration() -> Acceleration:
-    """Tell whether machines on this host can use KVM, and how that is known.
+    """Return whether machines on this host can use KVM, and how that is known.
 
     `PICOLAB_DRIVER` wins; then what a guest proves, once a boot of the host; without picolab's box, and so without a
     guest to try, /dev/kvm is believed. Takes up to `PROOF_LIMIT_S`; no root is needed.

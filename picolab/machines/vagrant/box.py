@@ -101,7 +101,7 @@ def recipe_version() -> str:
 
 
 def is_current(name: str = PICOLAB_BOX) -> bool:
-    """Tell whether the box of that name is there and was made by this recipe."""
+    """Return whether the box of that name is there and was made by this recipe."""
     box = installed_box(name)
     return box is not None and box.recipe == recipe_version()
 
@@ -231,7 +231,7 @@ def _work_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, and tell whether that was possible; the kernel frees the lock of a dead process."""
+    """Lock a folder, and return whether that was possible; the kernel frees the lock of a dead process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield try_lock(descriptor)

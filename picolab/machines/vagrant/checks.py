@@ -1,4 +1,4 @@
-"""What the doctor looks at for virtual machines: programs, KVM, libvirt with its network and pool, the box, leftovers.
+"""The doctor's checks for virtual machines: programs, KVM, libvirt with its network and pool, the box, leftovers.
 
 None of it is needed for `machine: local`, so that nothing here is worse than a gap. No machine is booted, and vagrant
 is never asked: that takes seconds.
@@ -28,7 +28,7 @@ _LEAST_FREE_BYTES = 4 << 30
 
 
 def kvm() -> list[Finding]:
-    """Tell whether virtual machines can be fast."""
+    """Check whether virtual machines can be fast."""
     what, slow = "KVM", "virtual machines would be emulated, which makes all times in them long"
     device = Path("/dev/kvm")
     try:

@@ -228,7 +228,7 @@ def _virtual_machine_facts(data: CampaignData) -> list[tuple[str, Html | str]]:
         ("Guest", _same(f"{virtual.operating_system}, kernel {virtual.kernel}" for virtual in machines)),
         ("Software", _same(", ".join(f"{name} {v}" for name, v in virtual.software.items()) for virtual in machines)),
         ("Machine provisioned by", _reached(machines)),
-        ("Mended before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
+        ("Fixed before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
     ]
 
 

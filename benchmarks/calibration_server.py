@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SERVER = Path(__file__).resolve().parent.parent / "picolab" / "servers" / "calibration" / "server.py"
+from picolab.servers.calibration.program import server_path
+
 MIB = 1 << 20
 BLOCK = os.urandom(MIB)
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.bin"\r\n\r\n'
@@ -36,7 +37,7 @@ def running_server(folder: Path, knobs: dict[str, object]) -> Iterator[tuple[int
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         settings = {"PORT": "0", "PS_SHARED_SECRET": "bench", "TMPDIR": fresh}
         process = subprocess.Popen(
-            [sys.executable, SERVER, "-db", f"{fresh}/store.db"],
+            [sys.executable, server_path(), "-db", f"{fresh}/store.db"],
             env=os.environ | settings | {"PICOLAB_CALIBRATION": json.dumps(knobs)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -48,7 +49,7 @@ def running_server(folder: Path, knobs: dict[str, object]) -> Iterator[tuple[int
                 if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", line):
                     break
             else:
-                raise SystemExit(f"{SERVER} did not start")
+                raise SystemExit("the calibration server did not start")
             yield int(found[1]), process.pid
         finally:
             process.kill()

@@ -42,7 +42,7 @@ ROLES = {
     "kernel": "ipykernel_launcher",
     "keeper": "picolab.machines.local.keeper",
     "probe": "probes/memory.py",
-    "server": "calibration/server.py",
+    "server": "calibration-server",
 }
 """Each role, and a word by which its command is known."""
 STAGES = ("beginning", "provision", "start", "authenticate", "upload", "verify", "collect", "release", "filing")

@@ -24,17 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from picolab.analysis.statistics import (
-    SIGNIFICANCE,
-    PairedRatio,
-    enough_pairs,
-    holm,
-    judge,
-    median_interval,
-    narrow_enough,
-    paired_ratio,
-    trend,
-)
+from picolab.analysis.decisions import enough_pairs, judge, narrow_enough
+from picolab.analysis.statistics import SIGNIFICANCE, PairedRatio, holm, median_interval, paired_ratio, trend
 from picolab.config.campaign_parameters import CampaignParameters, Stopping
 from picolab.config.plan import Plan, make_plan
 from picolab.files.writing import write_atomically

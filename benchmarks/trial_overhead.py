@@ -16,9 +16,10 @@ from pathlib import Path
 from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess
+from picolab.jupyter.trial_context import TrialContext
 from picolab.record.outcomes import STAGES
 from picolab.record.record import Record
-from picolab.trial.state import RECORD_FILE, TrialContext
+from picolab.trial.state import RECORD_FILE
 
 MEASURED = ("start", "upload", "verify")
 

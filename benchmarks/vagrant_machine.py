@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root

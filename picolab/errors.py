@@ -1,33 +1,33 @@
 """Every exception that picolab raises on purpose.
 
-    PicolabError                      catch this to catch them all
-    ├── ParameterError                a value, a file or a name that the user gave makes no sense
+    PicolabError                      the base of all others
+    ├── ParameterError                a value, a file or a name from the user is invalid
     │   └── CampaignNotFound          no campaign of that name
-    ├── HostUnfit                     this host cannot do what was asked; the message names the remedy
+    ├── HostUnfit                     this host cannot do what was asked
     │   ├── FileNotWritten            a full or read-only file system, which the message names
     │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
-    ├── BuildError                    the build under test cannot be had or is not what it says it is
+    ├── BuildError                    the build under test is missing, or is not the one that was asked for
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
-    │   ├── MachineBusy               somebody who is alive holds the machine
+    │   ├── MachineBusy               a live process holds the machine
     │   │   └── MachineKept           an earlier trial left it up for debugging
-    │   ├── VagrantError              vagrant failed or hung; in machines/vagrant_command.py
-    │   └── LibvirtError              libvirt failed or does not answer; in machines/libvirt.py
-    ├── StageError                    a stage of a trial cannot run now; the message says which cell to run first
+    │   ├── VagrantError              vagrant failed or hung; see machines/vagrant/
+    │   └── LibvirtError              libvirt failed or does not answer; see machines/vagrant/
+    ├── StageError                    a stage of a trial cannot run yet; the message names the cell to run first
     ├── ProbeError                    the memory probe did not deliver: outcome `invalid`
-    ├── RecordError                   a record or a notebook that cannot be read or is not valid
-    ├── UnreadableFile                a file of a campaign that cannot be read: damaged, too large, or no file
-    ├── UnsafePath                    something would be written or removed outside of its folder
-    ├── CampaignChanged               plan, build or host are not what the campaign began with
+    ├── RecordError                   a record or a notebook is unreadable or invalid
+    ├── UnreadableFile                a file of a campaign is unreadable: damaged, too large, or not a file
+    ├── UnsafePath                    a path would leave its folder
+    ├── CampaignChanged               plan, build or host changed since the campaign began
     └── CampaignBusy                  another process runs this campaign
 
-The message of each is one sentence or two for a person: it names the value, the place and the remedy.
+Each message is one sentence or two: it names the value, the place and the remedy.
 """
 
 from picolab.exit_codes import ExitCode
 
 
 class PicolabError(Exception):
-    """Base of all; `exit_code` is what a command ends with when nobody catches it."""
+    """Base of all; a command that ends with it exits with `exit_code`."""
 
     exit_code = ExitCode.INSTRUMENT_FAULT
 
@@ -45,7 +45,7 @@ class HostUnfit(PicolabError):
 
 
 class FileNotWritten(HostUnfit, OSError):
-    """An OSError as well, so that whoever can do without the file need not know this class."""
+    """An OSError as well, so that callers that can do without the file need not know this class."""
 
     def __str__(self) -> str:
         return str(self.args[0])

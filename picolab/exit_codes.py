@@ -1,4 +1,4 @@
-"""The exit codes of every picolab command: the one place where they are decided."""
+"""The exit codes of every picolab command."""
 
 from enum import IntEnum
 
@@ -6,8 +6,7 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """The exit code of a picolab command.
 
-    When several apply, the larger of 1 and 3 wins: a fault of the instrument hides nothing that was measured,
-    but it says that the campaign is not complete.
+    When both 1 and 3 apply, 3 wins: a fault of the instrument means that the campaign is not complete.
     """
 
     OK = 0
@@ -15,13 +14,13 @@ class ExitCode(IntEnum):
     TRIALS_FAILED = 1
     """The campaign is complete, and some trials found a result other than `ok` (such as `oom_killed`)."""
     REGRESSION = TRIALS_FAILED
-    """The same number of a comparison: a candidate is worse than the baseline, or fails more often."""
+    """The same number in a comparison: a candidate is worse than the baseline, or fails more often."""
     UNDECIDED = 2
     """A comparison was made and cannot exclude a regression beyond the margin."""
     INSTRUMENT_FAULT = 3
-    """A fault of the instrument is left after all retries: something that was asked for was not measured."""
+    """A fault of the instrument remains after all retries: something that was asked for was not measured."""
     BAD_PARAMETERS = 4
-    """The command, a parameter or a file that was named makes no sense. Nothing was started."""
+    """The command, a parameter or a file is invalid. Nothing was started."""
     HOST_UNFIT = 5
     """This host cannot do what was asked (memory limit, disk, RAM). Nothing was started. See `picolab doctor`."""
     INTERRUPTED = 130

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import pytest
@@ -27,7 +26,7 @@ import pytest
 from picolab.agent.procfs import descendants
 from picolab.host.facts import disk_of
 from picolab.host.processes import ProcessIdentity
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 if TYPE_CHECKING:
     from picolab.machines.local.machine import LocalMachine
@@ -65,25 +64,38 @@ def eventually(condition: Callable[[], T], what: str, give_up_s: float = GIVE_UP
     return value
 
 
-P = ParamSpec("P")
+class Delays:
+    """How long programs of this host were kept waiting while the context was open, by the kernel's own counters.
 
-
-def on_a_quiet_moment(test: Callable[P, None]) -> Callable[P, None]:
-    """Run a test of known truth up to three times: one run within the bounds proves the instrument.
-
-    The bounds are a few per cent of seconds. A host that is busy with something else at the wrong moment makes any
-    measurement late, never the instrument better than it is.
+    A program that waits for a processor or for the disk is late through no fault of its own. So a test of known truth
+    allows a small relative error, which is the instrument's, and these seconds. Sources: the totals of /proc/pressure
+    (Documentation/accounting/psi.rst of Linux) and the stolen time of /proc/stat. A total is an average over all
+    processors, so one program may have waited that many times as long. A kernel without them allows nothing.
     """
 
-    @functools.wraps(test)
-    def tried(*args: P.args, **kwargs: P.kwargs) -> None:
-        for _ in range(2):
-            with contextlib.suppress(AssertionError):
-                return test(*args, **kwargs)
-        return test(*args, **kwargs)
+    def __enter__(self) -> Delays:
+        self._begun_s = self._total_s()
+        return self
 
-    marked: Callable[P, None] = pytest.mark.alone(tried)
-    return marked
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._total_s() - self._begun_s
+
+    @staticmethod
+    def _total_s() -> float:
+        waited_us = 0
+        for resource in ("cpu", "io"):
+            with contextlib.suppress(OSError):
+                found = re.search(
+                    r"^some .*\btotal=(\d+)", Path(f"/proc/pressure/{resource}").read_text(), re.MULTILINE
+                )
+                waited_us += int(found[1]) if found else 0
+        stolen_s = int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
+        return (os.cpu_count() or 1) * waited_us / 1e6 + stolen_s
+
+    def check(self, measured_s: float | None, truth_s: float, rel: float) -> None:
+        """Fail unless a time is the truth, but for a share of it and for the delays."""
+        assert measured_s is not None
+        assert measured_s == pytest.approx(truth_s, abs=rel * truth_s + self.seconds), f"delays: {self.seconds:.3f} s"
 
 
 def socket_in_network_of(machine: LocalMachine, address: str = "", port: int = 0) -> socket.socket:
@@ -259,6 +271,33 @@ def tmp_path(scratch: Path) -> Path:
     return folder
 
 
+def loaded_server() -> str:
+    """Return Python code that loads the calibration server without starting it, for builds that change it.
+
+    Its names, of whichever module, are attributes of `server`; setting one sets it in every module that has it.
+    """
+    return f"""
+import importlib, sys
+sys.path.insert(0, {str(server_path())!r})
+
+class Server:
+    modules = [
+        importlib.import_module("picolab.servers.calibration." + name)
+        for name in ("server", "handler", "body", "multipart", "storage", "memory", "pacing", "knobs", "log")
+    ]
+
+    def __getattr__(self, name):
+        return next(getattr(module, name) for module in self.modules if hasattr(module, name))
+
+    def __setattr__(self, name, value):
+        for module in self.modules:
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+server = Server()
+"""
+
+
 @dataclass
 class RunningServer:
     """A calibration server of a test, and where it keeps things."""
@@ -282,7 +321,7 @@ class RunningServer:
 
     @property
     def cookie(self) -> str:
-        from picolab.servers.calibration.server import derive_cookie
+        from picolab.servers.calibration.handler import derive_cookie
 
         return derive_cookie(self.secret).decode()
 
@@ -310,7 +349,7 @@ def calibration_server(scratch: Path) -> Iterator[StartCalibrationServer]:
         }
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SERVER_PATH), "-db", str(folder / "data" / "store.db")],
+                [sys.executable, "-I", "-S", str(server_path()), "-db", str(folder / "data" / "store.db")],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

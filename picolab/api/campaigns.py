@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from picolab.campaign.runner import all_campaigns, find_campaign
 from picolab.config.project import outputs_dir
 from picolab.errors import CampaignNotFound, PicolabError
+from picolab.results.folders import all_campaigns, find_campaign
 from picolab.results.load import CampaignData, read_campaign
 from picolab.results.standing import read_standing
 

@@ -1,1 +1,1 @@
-"""A campaign: runs a plan, one process a trial, and loses nothing that was measured."""
+"""Campaigns: run a plan, one process for each trial, and never lose a measured result."""

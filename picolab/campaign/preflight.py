@@ -1,4 +1,4 @@
-"""What can be refused before anything is started: a plan or a single trial that this host cannot carry out."""
+"""Checks before anything starts: can this host run a plan, or a single trial?"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from picolab.servers.registry import server_of
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse a plan that this host cannot carry out, as far as that can be known before.
+    """Refuse a plan that this host cannot run, as far as that can be known in advance.
 
     Raises:
         ParameterError: a path of the plan does not say where it is.
         HostUnfit: too little disk or RAM, or no way to limit memory.
-        BuildError: a build is not there, or cannot run here.
+        BuildError: a build is missing, or cannot run here.
     """
     _check([trial.parameters for trial in plan.trials], plan.source)
 

@@ -1,98 +1,77 @@
-"""A campaign: runs a plan, one papermill process a trial, and loses nothing that was measured.
+"""The loop of a campaign: one papermill process for each trial of a plan; a measured result is never lost.
 
     outputs/<campaign>/
         plan.json        the plan, frozen
         begun.json       plan, builds and host as they were when it began
-        ledger.jsonl     one line an attempt
-        starts.jsonl     one line a start: how long it waited for an idle host, and whether it found one
+        ledger.jsonl     one line for each attempt
+        starts.jsonl     one line for each start: how long it waited for an idle host, and whether it found one
         stopped.json     after which block `repeats: auto` had enough, and why
-        results.csv      one row a result, added when a trial has ended
+        results.csv      one row for each result, added when a trial ends
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
         faults/          the same for each fault of the instrument, with the attempt's number
-        set-aside/       what was in the way and may be of worth
+        set-aside/       files that were in the way and may still matter
 
-While a trial runs the campaign sleeps: nothing of it may work beside the measured step.
+The campaign sleeps while a trial runs: nothing of it may work during a measured step.
 
-A trial counts when its record is valid; then its files move to `trials/` by renames and the ledger gets a
-line. Whatever the campaign dies of, the next start finishes that for a trial that was already measured, takes
-machines down that nobody holds, and goes on.
+A trial counts when its record is valid. Then its files are renamed into `trials/`, and the ledger gets a line.
+However a campaign dies, the next start files the trials that were already measured, takes down machines that nobody
+holds, and continues.
 """
 
 import itertools
-import json
-import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from picolab.campaign.changes import check_unchanged
+from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.preflight import check_plan
-from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
-from picolab.campaign.stopping import STOPPED_FILE, interval_widths, note_stop, why_enough
+from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.stopping import interval_widths, why_enough
 from picolab.campaign.tally import Tally
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
-    CampaignChanged,
-    CampaignNotFound,
     HostUnfit,
     MachineBusy,
     ParameterError,
-    RecordError,
     UnreadableFile,
-    UnsafePath,
 )
 from picolab.exit_codes import ExitCode
-from picolab.files.foreign import refuse_links, remove_tree_inside
-from picolab.files.set_aside import SET_ASIDE, set_aside
-from picolab.files.writing import append_line
-from picolab.host import conditions
-from picolab.host.locks import try_lock
+from picolab.files.foreign import refuse_links
+from picolab.files.set_aside import SET_ASIDE
+from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
-from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.live_line import last_line
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, TrialProcess
+from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.machines.kinds import kind_of
 from picolab.record.outcomes import Outcome
-from picolab.record.record import Record
 from picolab.results import beginning
+from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result, write_results
 from picolab.results.rows import record_row
-from picolab.results.standing import RESULTS_FILE, Standing, difference_from_plan, read_standing
-from picolab.results.trial_files import read_record, read_side_file
-from picolab.trial.live_line import last_line
+from picolab.results.standing import RESULTS_FILE, Standing, read_standing
+from picolab.results.starts import STARTS_FILE, note_start
+from picolab.results.stop_file import STOPPED_FILE, note_stop
 from picolab.trial.state import (
-    DOWNLOAD_SAMPLES_FILE,
     PROGRESS_FILE,
     RECORD_FILE,
-    SAMPLES_FILE,
-    SERVER_LOG_FILE,
-    VAGRANT_LOG_FILE,
-    TrialContext,
 )
 
-LOCK_FILE = ".lock"
 _WRITTEN = (
-    *("trials", "faults", "running", SET_ASIDE),
-    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, conditions.STARTS_FILE),
+    *(TRIALS, FAULTS, RUNNING, SET_ASIDE),
+    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, STARTS_FILE),
 )
-"""What a campaign writes into its folder: none of it may be a link to another place."""
-_FILES = (
-    (SAMPLES_FILE, ".samples.jsonl"),
-    (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
-    (SERVER_LOG_FILE, ".server.log"),
-    (VAGRANT_LOG_FILE, ".vagrant.log"),
-)
-_FILES_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
-_FILES_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
-"""The files of a trial, and how each is called beside those of other trials, in the order in which they move."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
+"""Everything that a campaign writes into its folder; none of it may be a link to another place."""
 _LIMIT_MARGIN_S = 120.0
 
 
@@ -105,66 +84,6 @@ class _MachineKept(Exception):
 
 
 @dataclass
-class Progress:
-    """How far a campaign is, for whoever shows it.
-
-    Attributes:
-        total: trials in the plan.
-        done: trials with a result.
-        eta_s: seconds until the end by what trials took so far; None before the first one ended.
-        current: the trial that is running.
-        attempt: which attempt at it.
-        line: what that trial says of its upload, when it has said something.
-    """
-
-    total: int
-    done: int
-    eta_s: float | None = None
-    current: PlannedTrial | None = None
-    attempt: int = 1
-    line: str = ""
-
-
-@dataclass
-class Watcher:
-    """What a campaign tells while it runs; each is called from the campaign's own thread."""
-
-    progress: Callable[[Progress], None] = lambda _: None
-    ended: Callable[[LedgerEntry, Progress], None] = lambda _entry, _progress: None
-    waiting: Callable[[str], None] = lambda _line: None
-    note: Callable[[str], None] = lambda _line: None
-    stop_requested: Callable[[], bool] = lambda: False
-    refresh_s: float | None = None
-    """How often `progress` is wanted while a trial runs; None: not at all, since nobody looks."""
-
-
-def campaign_folder(name: str) -> Path:
-    """Return the folder of a campaign that is given by its name or its path."""
-    path = Path(name)
-    return path.resolve() if path.is_dir() and (path / PLAN_FILE).exists() else outputs_dir() / name
-
-
-def all_campaigns() -> list[Path]:
-    """Return the folders of all campaigns, oldest first."""
-    folders = (path.parent for path in outputs_dir().glob(f"*/{PLAN_FILE}"))
-    return sorted(folders, key=lambda folder: (folder / PLAN_FILE).stat().st_mtime)
-
-
-def check_name(name: str) -> str:
-    """Return the name of a campaign if it can be one.
-
-    Raises:
-        ParameterError: it cannot.
-    """
-    if not _NAME.fullmatch(name):
-        raise ParameterError(
-            f"campaign {name!r}: a name has up to 51 letters, digits, dots, dashes and underscores, "
-            f"and begins with a letter or digit; choose another with --campaign"
-        )
-    return name
-
-
-@dataclass
 class Campaign:
     """One execution of a plan."""
 
@@ -174,11 +93,12 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder)
+        self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
 
     @property
     def tally(self) -> Tally:
-        """What is known of the campaign's results, read when it is asked for first."""
+        """The results so far, read on first use."""
         if self._tally is None:
             self._tally = Tally(read_standing(self.folder))
         return self._tally
@@ -198,7 +118,7 @@ class Campaign:
             # An empty folder is nobody's: what was there may have ended before it had a plan.
             if not folder.is_dir() or any(folder.iterdir()):
                 remedy = (
-                    f"go on with `picolab resume {plan.campaign}`"
+                    f"continue with `picolab resume {plan.campaign}`"
                     if (folder / PLAN_FILE).is_file()
                     else "it holds no campaign, remove it"
                 )
@@ -224,10 +144,10 @@ class Campaign:
         return cls(folder, Plan.load(folder), watcher or Watcher())
 
     def run(self, accept_changes: bool = False) -> ExitCode:
-        """Run every trial that has no result yet, and return how the campaign stands then.
+        """Run every trial that has no result yet, and return the state of the campaign.
 
         Args:
-            accept_changes: go on although plan, builds or host are not what the campaign began with; it is noted.
+            accept_changes: continue although plan, builds or host have changed since the campaign began; it is noted.
 
         Raises:
             CampaignBusy: another process runs this campaign.
@@ -243,7 +163,7 @@ class Campaign:
                     f"{standing.ledger_trouble}; put the ledger in order, or move it away: what is filed still counts"
                 )
             self._tally = Tally(standing)
-            self._compare_with_beginning(standing, accept_changes)
+            check_unchanged(self.folder, self.plan, standing, accept_changes, self.watcher.note)
             check_name(self.plan.campaign)
             registry.sweep()
             registry.check_free(self.machine_name)
@@ -265,38 +185,8 @@ class Campaign:
                     self._release_machine()
                 write_results(self.folder, self.tally.rows.values())
                 with suppress(OSError):
-                    (self.folder / "running").rmdir()
+                    (self.folder / RUNNING).rmdir()
         return self.exit_code()
-
-    def _compare_with_beginning(self, standing: Standing, accept: bool) -> None:
-        """Refuse to go on when numbers from now on would not be comparable with those that are there.
-
-        Raises:
-            CampaignChanged: that is so, and nobody has accepted it.
-        """
-        begun = beginning.read_beginning(self.folder)
-        if begun.known is None and not begun.problems:
-            if standing.entries:
-                self.watcher.note(
-                    "An older picolab began this campaign: nobody can tell whether something changed since."
-                )
-            return
-        finished = all(trial.trial_id in self.tally.rows for trial in standing.needed)
-        changes = begun.problems or (begun.plan_changes(self.plan) if finished else begun.changes(self.plan))
-        if not changes:
-            return
-        if not accept:
-            raise CampaignChanged(
-                f"campaign {self.plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
-                f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
-                f"go on all the same, which is noted, with: picolab resume {in_command(self.folder)} --accept-changes"
-            )
-        known = begun.known.accepted if begun.known is not None else []
-        if begun.problems:
-            set_aside(self.folder, self.folder / beginning.BEGUN_FILE)
-        accepted = beginning.Accepted(at=beginning.now(), changes=changes)
-        beginning.write_beginning(self.folder, self.plan, [*known, accepted])
-        self.watcher.note(f"Goes on although it is not what it began with: {beginning.in_short(changes)}.")
 
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
@@ -309,7 +199,7 @@ class Campaign:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with alone(self.folder) as got:
+        with locked(self.folder) as got:
             if not got:
                 raise CampaignBusy(
                     f"campaign {self.plan.campaign!r} is being run by another process; wait for it, or look at it "
@@ -336,20 +226,19 @@ class Campaign:
         """Wait for an idle host, and write down whether there was one.
 
         Raises:
-            HostUnfit: there was none, and the plan does not want to run then.
+            HostUnfit: there was none, and the plan refuses a busy host.
         """
         if not self.plan.idle_limit_s:
             return
-        found = conditions.wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
+        found = wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
         if found.stopped:
             raise _Interrupted
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(found)}
-        append_line(self.folder / conditions.STARTS_FILE, json.dumps(line))
+        note_start(self.folder, found)
         if found.idle:
             return
         if self.plan.busy_host == "refuse":
             raise HostUnfit(
-                f"{found.line}, and busy_host is refuse; end what runs beside, then: "
+                f"{found.line}, and busy_host is refuse; end the other programs, then: "
                 f"picolab resume {in_command(self.folder)}"
             )
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
@@ -362,7 +251,8 @@ class Campaign:
             return
         reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            note_stop(self.folder, block, reason, interval_widths(self.plan, list(rows.values())))
+            widths = interval_widths(self.plan, list(rows.values()))
+            note_stop(self.folder, block, reason, [asdict(width) for width in widths])
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
@@ -388,15 +278,12 @@ class Campaign:
     def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
         if self.watcher.stop_requested():
             raise _Interrupted
-        folder = self.folder / "running" / trial.trial_id
-        if folder.is_symlink():
-            remove_tree_inside(self.folder, folder)
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
         process = TrialProcess(
             parameters,
             TrialContext(
-                folder=folder,
+                folder=self._filing.running_folder(trial),
                 trial_id=trial.trial_id,
                 owner=this_process().to_json(),
                 campaign=self.plan.campaign,
@@ -465,13 +352,14 @@ class Campaign:
             fault: what it was if its own record does not say that it has a result.
             killed: which of its processes a signal has ended, in words.
         """
-        folder = self.folder / "running" / trial.trial_id
-        record, reason = self._valid_record(folder, trial, killed)
+        record, reason = self._filing.read_record(trial, killed)
         if record is not None and (fault is None or not record.outcome.is_fault):
             outcome, detail = record.outcome, record.outcome_detail
         else:
             outcome, detail = fault or (Outcome.INVALID, reason)
-        places = self._move(folder, trial, None if not outcome.is_fault else attempt)
+        places = self._filing.file(trial, attempt if outcome.is_fault else None)
+        if not self._machine_is_kept():
+            self._filing.remove_running_folder(trial)
         entry = LedgerEntry(
             trial_id=trial.trial_id,
             attempt=attempt,
@@ -493,135 +381,19 @@ class Campaign:
         self.watcher.ended(entry, self.progress())
         return entry
 
-    def _valid_record(self, folder: Path, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
-        """Return the record of an ended trial, or why there is none. A notebook without it is made anew."""
-        side_file, notebook = folder / RECORD_FILE, folder / NOTEBOOK_FILE
-        try:
-            record = read_side_file(side_file)
-        except FileNotFoundError:
-            words = killed or last_words(folder)
-            return None, f"the trial's process ended without a record{': ' + words if words else ''}"
-        except (UnreadableFile, RecordError) as error:
-            return None, f"{error}{'; ' + killed if killed else ''}"
-        difference = difference_from_plan(record, trial, self.plan.campaign)
-        if difference:
-            return None, f"the record {difference}"
-        try:
-            whole = read_record(notebook) == record
-        except RecordError:
-            whole = False
-        if not whole:
-            # The notebook was lost on the way (a killed kernel or papermill), the measurement was not.
-            salvage_notebook(folder, record)
-        return record, ""
-
-    def _move(self, folder: Path, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
-        """Move a trial's files to `trials/` or `faults/`; return the new place of each, notebook last."""
-        target = self.folder / ("trials" if fault_attempt is None else "faults")
-        target.mkdir(exist_ok=True)
-        stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
-        troubled = fault_attempt is not None or (folder / LOST_NOTEBOOK_FILE).exists()
-        places = {}
-        for name, suffix in (*_FILES, *(_FILES_OF_TROUBLE if troubled else ()), *_FILES_LAST):
-            if (folder / name).exists():
-                self._put(folder / name, target / f"{stem}{suffix}")
-                places[name] = f"{target.name}/{stem}{suffix}"
-        for extra in folder.glob("*samples.attempt*.jsonl") if folder.is_dir() else ():
-            self._put(extra, target / f"{stem}.{extra.name}")
-        if not self._machine_is_kept():
-            remove_tree_inside(self.folder, folder)
-        return places
-
-    def _put(self, source: Path, target: Path) -> None:
-        """Rename a file; what has its new name already is set aside."""
-        if target.exists() or target.is_symlink():
-            set_aside(self.folder, target)
-        source.rename(target)
-
     def _recover(self, standing: Standing) -> None:
-        """Settle what a campaign that was killed has left: trials that ran, and trials that were being filed.
-
-        Results that the ledger names and that are gone are measured again; what is left of them is set aside.
-        """
-        running = self.folder / "running"
-        named = {entry.trial_id for entry in standing.entries if not entry.outcome.is_fault}
-        for trial in self.needed:
-            folder = running / trial.trial_id
-            if folder.is_symlink():
-                remove_tree_inside(self.folder, folder)
-            measured, listed = trial.trial_id in standing.results, trial.trial_id in named
-            if measured and listed:
-                continue
-            filed = [
-                (self.folder / "trials" / f"{trial.trial_id}{suffix}", name)
-                for name, suffix in (*_FILES, *_FILES_OF_TROUBLE, *_FILES_LAST)
-            ]
-            was_being_filed = not listed and (measured or folder.is_dir())
-            for path, name in filed:
-                if not path.exists() and not path.is_symlink():
-                    continue
-                if was_being_filed and not (folder / name).exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    path.rename(folder / name)
-                else:
-                    set_aside(self.folder, path)
-            if folder.is_dir():
-                fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-                self._settle(trial, self._next_attempt(trial), None, None, fault)
-        for left in sorted(running.iterdir()) if running.is_dir() else ():
-            worth = not left.is_symlink() and any((left / name).exists() for name in (RECORD_FILE, NOTEBOOK_FILE))
-            if worth:
-                set_aside(self.folder, left)
-            else:
-                remove_tree_inside(self.folder, left)
+        """Settle the trials that a killed campaign left: running, or not filed yet."""
+        for trial in self._filing.unfinished(self.needed, standing):
+            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
+            self._settle(trial, self._next_attempt(trial), None, None, fault)
+        self._filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
             self.watcher.note(
                 f"{len(self.tally.lost)} results that the ledger names are gone, and are measured again: {names}"
             )
 
-    # What may be asked
-
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""
         tally = self.tally
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a campaign; yield whether no other process has it."""
-    refuse_links(folder, [LOCK_FILE])
-    # Not `open("w")`: nothing is cut off, and a pipe of that name does not block.
-    descriptor = os.open(
-        folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    with open(descriptor, "rb", buffering=0) as lock:  # noqa: PTH123 (it is open already)
-        yield try_lock(lock)
-
-
-def renew_results(folder: Path) -> None:
-    """Make `results.csv` say what is there, unless the campaign runs now (and does so itself) or is read-only."""
-    with suppress(OSError, UnsafePath), alone(folder) as got:
-        refuse_links(folder, [SET_ASIDE])
-        if got:
-            # Read under the lock: a trial may have ended since somebody else has looked.
-            write_results(folder, map(record_row, read_standing(folder).results.values()))
-
-
-def find_campaign(name: str) -> Path:
-    """Return the folder of a campaign.
-
-    Raises:
-        CampaignNotFound: there is none of that name; the message lists those there are.
-    """
-    try:
-        folder = campaign_folder(name)
-        is_there = (folder / PLAN_FILE).is_file()
-    except OSError:
-        # A name that no file can have.
-        is_there = False
-    if not is_there:
-        names = ", ".join(path.name for path in all_campaigns()) or "none yet"
-        raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
-    return folder

@@ -23,7 +23,7 @@ def salvage_notebook(folder: Path, record: Record) -> None:
     """Write a notebook that holds the scraps of a trial, from its side files.
 
     Args:
-        folder: of the trial; a notebook that is there is kept beside the new one, under another name.
+        folder: of the trial; an existing notebook is kept under another name.
     """
     scraps: dict[str, Any] = {RECORD_SCRAP: json.loads(record.model_dump_json())}
     samples = samples_of(folder / SAMPLES_FILE, record, LARGEST_BYTES)

@@ -1,23 +1,23 @@
 """One trial from the command line: a campaign of one, without a campaign's files."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import RecordError
+from picolab.errors import RecordError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
+from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.record.validation import validate_record
-from picolab.trial.live_line import last_line
-from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialContext, TrialState, claim_folder
+from picolab.results.trial_files import read_side_file
+from picolab.trial.state import PROGRESS_FILE, RECORD_FILE, STATE_FILE, TrialState, claim_folder
 
 _REFRESH_S = 1.0
 _LONG_S = 3600.0
@@ -25,13 +25,13 @@ _LONG_S = 3600.0
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """What a single trial left.
+    """The result of a single trial.
 
     Attributes:
         record: None when the trial's process ended without one.
         reason: why there is none.
         kept_machine: name of the machine that is still up, or None.
-        way_in: how a person gets into that machine, or None when it is this host.
+        way_in: the command to enter that machine; None when it is this host.
     """
 
     folder: Path
@@ -57,8 +57,8 @@ def run_single_trial(
     """Run the trial notebook once, in a folder of its own under `outputs/single-trials/`.
 
     Args:
-        stop_requested: asked when a signal has come.
-        live: gets the trial's line of progress once a second; None: nobody looks, and nothing is done meanwhile.
+        stop_requested: asked after each signal.
+        live: receives the trial's line of progress once a second; None: nobody watches.
 
     Raises:
         BuildError, HostUnfit: known before anything is started.
@@ -94,17 +94,22 @@ def run_single_trial(
             reserve.free(folder)
         if live is not None:
             live("")
-    record, reason = None, ""
+    record, reason = _read_record(folder, context.trial_id, process.ended_by())
+    return FinishedTrial(folder, record, reason, name if kept else None, way_in)
+
+
+def _read_record(folder: Path, trial_id: str, killed: str) -> tuple[Record | None, str]:
+    path = folder / RECORD_FILE
     try:
-        record = validate_record(json.loads((folder / RECORD_FILE).read_text()), str(folder / RECORD_FILE))
-        if record.identity.trial_id != context.trial_id:
-            record, reason = None, f"{folder / RECORD_FILE} is the record of another trial"
-    except (OSError, ValueError):
-        words = process.ended_by() or last_words(folder)
-        reason = (
+        record = read_side_file(path)
+    except FileNotFoundError:
+        words = killed or last_words(folder)
+        return None, (
             f"the trial ended without a record{': ' + words if words else ''}; see {folder / PROCESS_LOG_FILE} and "
             f"{folder / NOTEBOOK_FILE}"
         )
-    except RecordError as error:
-        reason = str(error)
-    return FinishedTrial(folder, record, reason, name if kept else None, way_in)
+    except (UnreadableFile, RecordError) as error:
+        return None, str(error)
+    if record.identity.trial_id != trial_id:
+        return None, f"{path} is the record of another trial"
+    return record, ""

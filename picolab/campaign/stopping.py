@@ -1,26 +1,16 @@
 """When a campaign with `repeats: auto` has enough blocks. It looks at widths of intervals, never at who is ahead."""
 
-import json
 import math
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from picolab.analysis import statistics
+from picolab.analysis import decisions, statistics
 from picolab.config.plan import Plan
-from picolab.config.sizes import MIB
-from picolab.errors import UnreadableFile
-from picolab.files.foreign import read_json
-from picolab.files.writing import write_atomically
 from picolab.record.metric import Metric
 from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
 from picolab.text.wording import listed
-
-STOPPED_FILE = "stopped.json"
-_LARGEST_BYTES = MIB
 
 
 @dataclass(frozen=True)
@@ -37,22 +27,6 @@ class Width:
     """How far the interval reaches from its middle, relative; None when there is none."""
     enough: bool
     """True when the rule needs no more of it: it was narrow often enough, or there is nothing to wait for."""
-
-
-def stopped_after(folder: Path) -> int | None:
-    """Return the block after which the rule ended a campaign; None when it did not, or not yet."""
-    with suppress(FileNotFoundError, UnreadableFile):
-        said = read_json(folder / STOPPED_FILE, _LARGEST_BYTES)
-        block = said.get("after_block") if isinstance(said, dict) else None
-        if isinstance(block, int) and not isinstance(block, bool) and block >= 1:
-            return block
-    return None
-
-
-def note_stop(folder: Path, block: int, reason: str, widths: Sequence[Width] = ()) -> None:
-    """Write that the rule ended a campaign after a block, why, and how wide each interval was that it watched."""
-    noted = {"after_block": block, "reason": reason, "watched": [asdict(width) for width in widths]}
-    write_atomically(folder / STOPPED_FILE, json.dumps(noted, indent=1) + "\n")
 
 
 def watched_metrics(plan: Plan) -> dict[str, list[Metric]]:
@@ -138,7 +112,7 @@ def _of_ratio(
     reach = None if paired is None else math.sqrt(paired.high / paired.low) - 1
     # What has never given a value never will.
     return Width(
-        scenario, label, metric.name, len(common), reach, not common or statistics.enough_pairs(*values, target)
+        scenario, label, metric.name, len(common), reach, not common or decisions.enough_pairs(*values, target)
     )
 
 

@@ -1,4 +1,4 @@
-"""What a running campaign knows of its results: read once, then kept up to date in memory."""
+"""Results, attempts and times of a running campaign: read once, then kept up to date in memory."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class _Timed:
 
 
 class Tally:
-    """Results, attempts and times of a campaign. Whatever is asked is answered in as many steps as there are cases."""
+    """Results, attempts and times of a campaign. Every question takes at most as many steps as there are cases."""
 
     def __init__(self, standing: Standing) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
@@ -40,7 +40,7 @@ class Tally:
             self._add(trial_id, record, durations.get(trial_id))
 
     def need(self, needed: Sequence[PlannedTrial]) -> None:
-        """Say which trials the campaign needs: all of its plan, or those up to a block."""
+        """Set which trials the campaign needs: all of its plan, or those up to a block."""
         self.total = len(needed)
         self.needed = {trial.trial_id for trial in needed}
         self._left = Counter(trial.case for trial in needed if trial.trial_id not in self.rows)
@@ -54,7 +54,7 @@ class Tally:
         return {trial_id: Outcome(row["outcome"]) for trial_id, row in self.rows.items()}
 
     def add(self, entry: LedgerEntry, record: Record | None) -> None:
-        """Take in an attempt that has ended.
+        """Add an attempt that has ended.
 
         Args:
             record: of a result; None for a fault.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def box() -> None:
-    """Build, list or remove the box that virtual machines are made from."""
+    """Build, list or remove the box of virtual machines."""
 
 
 @box.command("build")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def matrix(
     parameters: Path, builds: tuple[str, ...], repeats: int | None, **options: Unpack[PlanOptions]
 ) -> ExitCode | None:
-    """Run a campaign: every case of a matrix, several times, in random order.
+    """Run a campaign: all cases of a matrix, in random order.
 
     A trial that fails does not stop it. Ctrl-C stops it after cleaning up; `picolab resume` continues.
 
@@ -67,17 +67,19 @@ def _build(build: str, labels: Container[str]) -> str:
     help="Continue although the plan, a build or the host has changed; the report will name the change.",
 )
 def resume(campaign: str, accept_changes: bool) -> ExitCode:
-    """Continue a campaign that was stopped, without repeating or losing a trial.
+    """Continue a campaign that was stopped.
 
-    Trials that ended in a fault of the instrument run again, and so do trials whose results are gone. Refuses when
-    the plan, a build (SHA-256) or the host has changed since the campaign began, and names each change.
+    No trial is repeated or lost. Trials that ended in a fault of the instrument run again, and so do trials whose
+    results are gone. Refuses when the plan, a build (SHA-256) or the host has changed since the campaign began, and
+    names each change.
 
     \b
     Examples:
       picolab resume quick-20260101T120000
       picolab resume quick-20260101T120000 --accept-changes
     """
-    from picolab.campaign.runner import Campaign, find_campaign
+    from picolab.campaign.runner import Campaign
+    from picolab.results.folders import find_campaign
 
     return run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)[1]
 
@@ -85,7 +87,9 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
 @click.command()
 @click.argument("campaign", required=False)
 def status(campaign: str | None) -> ExitCode | None:
-    """Show the progress and the problems of a campaign, or list all campaigns.
+    """Show a campaign's progress, or list all campaigns.
+
+    Problems with files and results are listed too.
 
     Exits with 3 when results that the ledger names are gone, with 4 when the plan cannot be read, otherwise with 0.
 
@@ -94,8 +98,8 @@ def status(campaign: str | None) -> ExitCode | None:
       picolab status
       picolab status quick-20260101T120000
     """
-    from picolab.campaign.runner import all_campaigns, find_campaign
     from picolab.cli.campaign_view import print_campaigns, print_status
+    from picolab.results.folders import all_campaigns, find_campaign
 
     if campaign is None:
         print_campaigns(all_campaigns())
@@ -107,15 +111,17 @@ def status(campaign: str | None) -> ExitCode | None:
 @click.argument("campaign")
 @click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: report.html in the campaign.")
 def report(campaign: str, output: Path | None) -> None:
-    """Write the report of a campaign, finished or not, as one HTML file that needs no network.
+    """Write the report of a campaign as one HTML file.
+
+    The campaign need not be finished, and the file needs no network.
 
     \b
     Examples:
       picolab report quick-20260101T120000
       picolab report quick-20260101T120000 --output public/index.html
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.report.render import render_report
+    from picolab.results.folders import find_campaign
 
     click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
@@ -125,15 +131,15 @@ def report(campaign: str, output: Path | None) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder; default: export/ in the campaign.")
 @click.option("--format", "formats", type=click.Choice(["csv", "parquet"]), multiple=True, help="Default: both.")
 def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None:
-    """Write the trials and samples of a campaign as CSV and Parquet.
+    """Write trials and samples as CSV and Parquet.
 
     \b
     Examples:
       picolab export quick-20260101T120000
       picolab export quick-20260101T120000 --format csv
     """
-    from picolab.campaign.runner import find_campaign
     from picolab.results.export import DEFAULT_FOLDER, export_campaign
+    from picolab.results.folders import find_campaign
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):

@@ -31,7 +31,9 @@ def compare(
     margin: float | None,
     **options: Unpack[PlanOptions],
 ) -> ExitCode | None:
-    """Measure builds side by side: which is faster, which needs more memory, or that the data cannot tell.
+    """Measure builds side by side, and compare them.
+
+    Reports which build is faster and which needs more memory, or that the data cannot tell.
 
     A build is a path, a release or a label of the parameter file's `builds`; LABEL=BUILD names it. All builds of a
     scenario run back to back, in balanced random order. Writes compare.html. Exits with 0 when a regression beyond
@@ -86,7 +88,9 @@ def verdict(
     as_markdown: bool,
     output: Path | None,
 ) -> ExitCode:
-    """Compare the builds of a campaign that has run, and write the page of the comparison.
+    """Compare the builds of a campaign that has run.
+
+    Prints the verdicts and writes compare.html, with the exit codes of `picolab compare`.
 
     Builds of several campaigns are listed side by side without a verdict, because they did not run at the same time.
 
@@ -98,9 +102,9 @@ def verdict(
     """
     from picolab.analysis.comparison.compare import compare as compare_builds
     from picolab.analysis.comparison.compare import compare_campaigns
-    from picolab.campaign.runner import find_campaign
     from picolab.cli.terminal import print_lines
     from picolab.report import comparison_json, comparison_lines, comparison_markdown
+    from picolab.results.folders import find_campaign
     from picolab.results.load import read_campaign
 
     if as_json and as_markdown:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 def doctor() -> ExitCode:
-    """Check what this host can do, and show the command that fixes each gap.
+    """Check this host, and show how to fix each gap.
 
     \b
     Example:
@@ -55,8 +55,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
 @click.option("--quick", is_flag=True, help="Small files and few rounds: a quick look, not numbers to rely on.")
 @click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
 def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
-    """Measure picolab itself on this host: the client's ceiling, the probe's cost, errors, and the noise floor.
+    """Measure the limits of picolab itself on this host.
 
+    These are the client's ceiling, the cost of the memory probe, the errors of what it measures, and the noise floor.
     Takes about three minutes. Later records refer to the result, and have a caveat when the client was the limit.
 
     \b
@@ -64,30 +65,31 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
       picolab calibrate
       picolab calibrate --machine vagrant
     """
-    from picolab.cli.terminal import live_line, print_lines
+    from picolab.cli.terminal import print_lines
     from picolab.config.given_paths import absolute_path
-    from picolab.instrument.measure import calibrate as measure
-    from picolab.instrument.measure import lines
+    from picolab.instrument.measure import calibrate_instrument
+    from picolab.instrument.summary import summary_lines
+    from picolab.text.live_line import rewrite_line
 
     stop = StopRequest().install()
-    found = measure(
+    found = calibrate_instrument(
         machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
-        report=live_line,
+        report=rewrite_line,
         stop_requested=lambda: stop.requested,
     )
-    live_line("")
+    rewrite_line("")
     if found is None:
         return ExitCode.INTERRUPTED
-    print_lines(lines(found))
+    print_lines(summary_lines(found))
     return ExitCode.OK
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 def clean(dry_run: bool) -> ExitCode:
-    """Remove what dead processes of this project left on this host.
+    """Remove what dead processes of this project left.
 
     Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, unfinished downloads and
     files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when something could

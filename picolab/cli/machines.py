@@ -10,12 +10,14 @@ from picolab.errors import ParameterError
 
 @click.group()
 def machines() -> None:
-    """List the machines that exist now, or take one down."""
+    """List the machines that exist, or take one down."""
 
 
 @machines.command("list")
 def machines_list() -> None:
-    """List the machines that exist now, and remove the leftovers of dead ones.
+    """List the machines that exist.
+
+    Leftovers of dead machines are removed first.
 
     \b
     Example:
@@ -44,7 +46,9 @@ def print_machines(existing: Sequence[dict[str, Any]]) -> None:
 @machines.command("remove")
 @click.argument("name")
 def machines_remove(name: str) -> None:
-    """Take a machine down, even if a process holds it. Stops its server; a virtual machine is destroyed.
+    """Take a machine down, even if a process holds it.
+
+    Its server is stopped; a virtual machine is destroyed.
 
     \b
     Example:

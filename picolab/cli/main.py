@@ -19,15 +19,15 @@ EXIT_CODE_HELP = "Exit codes: " + ", ".join(f"{int(code)} {code.name.lower().rep
 @click.group(cls=Group, epilog=EXIT_CODE_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Honest, reproducible benchmarks of PicoShare that live in notebooks.
+    """Honest, reproducible benchmarks of a file-sharing server, in notebooks.
 
     \b
     Examples:
       picolab matrix parameters/quick.yaml      run a campaign
-      picolab report quick-20260101T120000      render its report
+      picolab report quick-20260101T120000      write its report
       picolab compare ./old ./new               is the new build faster?
       picolab trial --ram 256 --file-size 100M  one trial by hand
-      picolab doctor                            what this host can do
+      picolab doctor                            check this host
     """
     # Trials run in another folder, where a relative path would mean another place.
     for name in ("PICOLAB_OUTPUTS_DIR", "PICOLAB_STATE_DIR"):

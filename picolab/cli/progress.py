@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from rich.live import Live
 
-from picolab.campaign.runner import Progress, Watcher
+from picolab.campaign.progress import Progress, Watcher
 from picolab.cli.terminal import Text, colour, console
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry

@@ -10,9 +10,10 @@ from picolab.text.foreign import visible
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
 def init(folder: Path) -> None:
-    """Make a project folder: notebooks, parameters, a Vagrantfile and a place for results.
+    """Make a project folder.
 
-    Adds what is missing and overwrites nothing. Without FOLDER it is the current one.
+    It gets notebooks, parameters, a Vagrantfile and a place for results. Adds missing files and overwrites nothing.
+    Without FOLDER it is the current folder.
 
     \b
     Examples:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from picolab.campaign.runner import Campaign, Watcher
+    from picolab.campaign.progress import Watcher
+    from picolab.campaign.runner import Campaign
     from picolab.config.plan import Plan
     from picolab.exit_codes import ExitCode
 
@@ -71,10 +72,10 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
     Raises:
         ParameterError: something does not make sense.
     """
-    from picolab.campaign.runner import check_name
     from picolab.config.campaign_parameters import CampaignParameters
     from picolab.config.invalid_input import validate
     from picolab.config.plan import make_plan
+    from picolab.results.folders import check_name
 
     levels = {"ram_mb": _levels(options["memory_limits"], int), "file_size": _levels(options["file_sizes"], str)}
     wanted["matrix"].update({name: given for name, given in levels.items() if given is not None})

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from picolab.record.outcomes import Outcome
-from picolab.text.foreign import one_line, visible
+from picolab.text.foreign import visible
 
 
 class Text(RichText):
@@ -65,13 +65,6 @@ def colour(outcome: Outcome) -> str:
     if outcome is Outcome.OK:
         return "green"
     return "magenta" if outcome.is_fault else "red"
-
-
-def live_line(text: str) -> None:
-    """Show a line that replaces itself; an empty one clears it."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{one_line(text)}")
-        sys.stderr.flush()
 
 
 def print_lines(lines: Sequence[str]) -> None:

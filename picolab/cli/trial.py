@@ -50,11 +50,11 @@ def trial(
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
     from picolab.campaign.single_trial import run_single_trial
-    from picolab.cli.terminal import live_line
     from picolab.cli.trial_view import print_trial
     from picolab.config.invalid_input import validate
     from picolab.config.trial_parameters import TrialParameters
     from picolab.config.yaml_text import YamlProblem, read_value
+    from picolab.text.live_line import rewrite_line
 
     keep = "always" if keep_machine else None
     given = {
@@ -75,7 +75,7 @@ def trial(
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
     stop = StopRequest().install()
-    live = live_line if sys.stderr.isatty() else None
+    live = rewrite_line if sys.stderr.isatty() else None
     finished = run_single_trial(parameters, lambda: stop.requested, live)
     print_trial(finished)
     return finished.exit_code

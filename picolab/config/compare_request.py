@@ -1,4 +1,4 @@
-"""The arguments of `picolab compare` as the content of a parameter file."""
+"""The builds of `picolab compare`, put into the content of a parameter file."""
 
 import re
 from collections import Counter
@@ -14,16 +14,16 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,39})=(.+)")
 
 
 def requested(wanted: dict[str, Any], words: list[str], twice: str | None, source: str) -> dict[str, Any]:
-    """Put the builds that somebody named into a campaign's parameters.
+    """Return the parameters of a campaign with the builds of the command line.
 
     Args:
-        wanted: what the parameter file says.
+        wanted: the content of the parameter file.
         words: builds, the baseline first: a path, a release, `LABEL=BUILD`, or a label of the file's `builds`.
         twice: a build to compare with itself.
         source: name of the file, for messages.
 
     Raises:
-        ParameterError: too few builds, or two that have one label.
+        ParameterError: fewer than two builds, or two with the same label.
     """
     if twice is not None:
         if words:
@@ -43,7 +43,7 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
     named = [_named(word, wanted["builds"]) for word in words]
     labels = Counter(label for label, _ in named)
     if max(labels.values()) > 1:
-        # Two executables of one name: their folders tell them apart.
+        # Executables with the same file name get their folder into the label.
         named = [
             (_label(_with_folder(build["build"])) if labels[label] > 1 and _is_file(label, build) else label, build)
             for label, build in named
@@ -64,7 +64,7 @@ def _with(wanted: dict[str, Any], builds: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the label of a build and what the parameter file says about it."""
+    """Return the label of a build and its entry in `builds`."""
     if word in known:
         return word, known[word]
     match = _NAMED.fullmatch(word)
@@ -85,7 +85,7 @@ def _label(build: str) -> str:
 
 
 def _is_file(label: str, build: dict[str, Any]) -> bool:
-    """Return whether a build is an executable that is labelled by its own name, which nobody chose."""
+    """Return whether a build is an executable that is labelled by its file name, which nobody chose."""
     return Path(build["build"]).is_absolute() and label == _label(build["build"])
 
 

@@ -37,7 +37,7 @@ def absolute_path(text: str, folder: Path, place: str) -> str:
     try:
         return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
     except (OSError, RuntimeError, ValueError):
-        # A loop of links, or a name too long: whoever opens it will say so.
+        # A loop of links, or a name that is too long: opening the file reports it.
         return str(path)
 
 

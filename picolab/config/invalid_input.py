@@ -13,7 +13,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
-    """Validate `data` into `model`, or say in one sentence what is wrong.
+    """Validate `data` into `model`; the first mistake in it becomes one sentence.
 
     Args:
         place: where the data came from, as the user would name it.
@@ -28,7 +28,7 @@ def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
 
 
 def unknown_name(name: str, known: list[str]) -> str:
-    """Return a sentence about a name that does not exist, with the nearest one that does."""
+    """Return a sentence about a name that does not exist, with the nearest one that does, or all that do."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
     return f"there is no {shown(name)}; {hint}"
@@ -46,18 +46,18 @@ _KINDS = {
     "float_parsing": "a number",
     "finite_number": "a finite number",
 }
-"""pydantic's error types in our words."""
+"""pydantic's error types in plain words."""
 
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
-    # pydantic names the alternative of a union, which says nothing to a user.
+    # pydantic names the alternative of a union, which means nothing to a user.
     where = ".".join(str(part) for part in error["loc"] if part != "constrained-int")
     if error["type"] == "extra_forbidden":
         return unknown_name(str(error["loc"][-1]), sorted(model.model_fields))
     if error["type"] == "missing":
         return f"{where} is missing and has no default"
     if error["type"] == "value_error":
-        # Without a place it is about several parameters at once, and names them itself.
+        # Without a location, the message is about several parameters and names them itself.
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
     if error["type"] == "string_pattern_mismatch" and error["loc"][-1:] == ("[key]",):
         return (

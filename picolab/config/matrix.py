@@ -13,7 +13,13 @@ from picolab.text.foreign import shown
 MOST_TRIALS = 10_000
 """Of a campaign."""
 _MOST_COMPARISONS = 300_000
-_NOT_A_FACTOR = ("machine_name", "seed", "keep_machine", "label")
+SET_BY_CAMPAIGN = {
+    "label": "is a name in `builds`",
+    "seed": "is set by the campaign's own seed",
+    "machine_name": "is set by the campaign: its machine has the campaign's name",
+}
+"""Parameters that a campaign sets for each trial, and how."""
+_NOT_A_FACTOR = {**SET_BY_CAMPAIGN, "keep_machine": "is the same in all trials; set it in `parameters`"}
 
 
 def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
@@ -67,7 +73,7 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
                 raise ParameterError(f"{source}: matrix.exclude: {unknown_name(name, sorted(factors))}")
         place = f"{source}: matrix.exclude"
         if not entry or not any(has(case, entry, place) for case in combinations):
-            raise ParameterError(f"{place}: {shown(entry)} excludes no case; remove or mend it")
+            raise ParameterError(f"{place}: {shown(entry)} excludes no case; remove or fix it")
         combinations = [case for case in combinations if not has(case, entry, place)]
     added: list[dict[str, Any]] = []
     for entry in matrix.include:
@@ -78,7 +84,7 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
         shared = {name: value for name, value in entry.items() if name in factors}
         fitting = [case for case in combinations if has(case, shared, place)]
         if len(shared) == len(entry) and (fitting or not entry):
-            raise ParameterError(f"{place}: {shown(entry)} adds nothing: these cases are there; remove or mend it")
+            raise ParameterError(f"{place}: {shown(entry)} adds nothing: these cases exist already; remove or fix it")
         for case in fitting:
             case.update(entry)
         if not fitting:
@@ -89,6 +95,8 @@ def expand(matrix: Matrix, source: str) -> list[dict[str, Any]]:
 
 
 def _require_parameter(name: str, place: str) -> None:
+    if name in _NOT_A_FACTOR:
+        raise ParameterError(f"{place}: {name} {_NOT_A_FACTOR[name]}; remove it here")
     known = sorted(set(TrialParameters.model_fields) - set(_NOT_A_FACTOR))
     if name not in known:
         raise ParameterError(f"{place}: {unknown_name(name, known)}")

@@ -67,7 +67,7 @@ def case_labels(cases: Sequence[TrialParameters], source: str) -> list[str]:
     one, other = [case for case, its_label in zip(cases, labels, strict=True) if its_label == label][:2]
     names = [name for name in BUILD_PARAMETERS if getattr(one, name) != getattr(other, name)]
     if not names:
-        raise ParameterError(f"{source}: matrix: the case {label} is there twice; remove one of the two")
+        raise ParameterError(f"{source}: matrix: the case {label} appears twice; remove one of the two")
     values = f"{shown(getattr(one, names[0]))} and {shown(getattr(other, names[0]))}"
     raise ParameterError(
         f"{source}: matrix: two cases cannot be told apart by their label {label}: {names[0]} is {values}; "

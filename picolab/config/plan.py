@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix, Stopping
 from picolab.config.invalid_input import unknown_name, validate
-from picolab.config.matrix import MOST_TRIALS, check_level, expand
+from picolab.config.matrix import MOST_TRIALS, SET_BY_CAMPAIGN, check_level, expand
 from picolab.config.names import ScenarioNames, case_labels
 from picolab.config.order import order_in_words, order_of_blocks
 from picolab.config.sizes import MIB
@@ -22,11 +22,6 @@ from picolab.servers.registry import server_of
 from picolab.text.foreign import one_line, shown, visible
 
 PLAN_FILE = "plan.json"
-_SET_BY_CAMPAIGN = {
-    "label": "is a name in `builds`",
-    "seed": "is set by the campaign's own seed",
-    "machine_name": "is set by the campaign: its machine has the campaign's name",
-}
 
 
 FileName = Annotated[str, AfterValidator(file_name)]
@@ -110,7 +105,7 @@ class Plan(BaseModel):
                 why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
             raise ParameterError(
                 f"{path}: is not a plan that this picolab can read ({one_line(why[:300])}); "
-                f"the notebooks beside it are still good, and a new campaign gets a new plan"
+                f"the notebooks next to it are still good; a new campaign gets a new plan"
             ) from None
 
 
@@ -213,17 +208,17 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
     for name in wanted.parameters:
         if name in levels and name in wanted.matrix.factors:
             raise ParameterError(f"{source}: parameters: {name} is a factor of the matrix too; remove one of the two")
-    # Nobody waits beside a campaign, so its machines are taken down unless the file says otherwise.
+    # Nobody watches a campaign, so its machines are taken down unless the file sets keep_machine.
     merged = {"keep_machine": "never", **wanted.parameters, **levels}
     labelled = wanted.builds.get(str(levels.get("build")))
-    for name, why in _SET_BY_CAMPAIGN.items():
+    for name, why in SET_BY_CAMPAIGN.items():
         if name in merged:
             raise ParameterError(f"{source}: parameters: {name} {why}; remove it here")
     if labelled is not None:
-        # What a build sets goes before what all trials have in common.
+        # The settings of a build win over those of all trials.
         own = {name: {**merged.get(name, {}), **getattr(labelled, name)} for name in ("environment", "calibration")}
         merged |= {"label": str(levels["build"]), "build": labelled.build, **own}
-    # Each value has been looked at by now: what is wrong here is that they do not fit each other.
+    # Each value is valid by now; an error here means that two of them contradict each other.
     parameters = validate(TrialParameters, merged, f"{source}: case {shown(levels)}")
     if parameters.keep_machine == "always":
         raise ParameterError(

@@ -268,7 +268,7 @@ class TrialParameters(BaseModel):
             if cls.model_fields[name].annotation is str and isinstance(value, int | float) and name != "file_size":
                 raise ParameterError(
                     f"the parameters cell: {name} = {value} is no text, and may have been written in another way; put "
-                    f"quotes around it, or let papermill leave it as it stands: -r {name} TEXT instead of -p"
+                    f"quotes around it, or have papermill pass it unchanged: -r {name} TEXT instead of -p"
                 )
         given = validate(cls, known, "the parameters cell")
         # In a campaign they come from its plan, where this was done.

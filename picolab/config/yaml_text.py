@@ -1,10 +1,10 @@
-"""YAML read so that no text becomes another one: a number remembers how it was written, a name is always a text.
+"""YAML that changes no text: a number remembers how it was written, and a name is always a text.
 
 A value such as `1.10` is a number to YAML, and 1.1 as a text would be another build. `WrittenInt` and `WrittenFloat`
-are numbers that keep their text, for whoever wants one. Only `true`, `false`, `null` and decimal numbers are more than
-the text that stands there: no dates, no octal or sexagesimal numbers, no yes and no.
+are numbers that keep their text, for fields that need it. Every value but `true`,
+`false`, `null` and decimal numbers is a text: there are no dates, no octal or sexagesimal numbers, no `yes` and `no`.
 
-What a file may cost is bounded: its size, its nesting, and what its aliases stand for.
+Size and nesting of a file are bounded, with its aliases expanded.
 """
 
 import errno
@@ -21,7 +21,7 @@ from picolab.text.foreign import one_line
 
 LARGEST_FILE_BYTES = 256 << 10
 MOST_NODES = 10_000
-"""Values and names in one file, each alias counted with all that it stands for."""
+"""Values and names in one file, with aliases expanded."""
 DEEPEST = 50
 _LONGEST_PROBLEM = 300
 _CORE = "tag:yaml.org,2002:"
@@ -33,16 +33,16 @@ _KINDS = {
     "int": r"[-+]?[0-9]{1,30}",
     "float": r"[-+]?(\.[0-9]{1,50}|[0-9]{1,50}(\.[0-9]{0,50})?)([eE][-+]?[0-9]{1,3})?",
 }
-"""What a scalar without quotes and tag can be besides a text; the first that fits."""
+"""Types of a scalar without quotes or tag, other than a text; the first that matches."""
 
 
 class YamlProblem(ValueError):
-    """Why something is not YAML that picolab reads."""
+    """The reason why a text is not YAML that picolab reads."""
 
 
 def _problem(problem: str, mark: Any = None) -> YamlProblem:
     line = f" in line {mark.line + 1}" if mark is not None else ""
-    return YamlProblem(f"is not valid YAML{line}: {one_line(problem[:_LONGEST_PROBLEM])}; mend it there")
+    return YamlProblem(f"is not valid YAML{line}: {one_line(problem[:_LONGEST_PROBLEM])}; fix it there")
 
 
 class WrittenInt(int):
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
             return None
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _problem(f"the alias *{event.anchor} stands for what it is in itself", event.start_mark)
+                raise _problem(f"the alias *{event.anchor} refers to itself", event.start_mark)
             return node
         children = node.value if isinstance(node, SequenceNode) else []
         if isinstance(node, MappingNode):
@@ -108,7 +108,7 @@ class _Loader(yaml.SafeLoader):
     @staticmethod
     def _refuse_too_much(size: int, depth: int, mark: Any) -> None:
         if size > MOST_NODES:
-            raise _problem(f"it holds more than {MOST_NODES:,} values, with all that its aliases stand for", mark)
+            raise _problem(f"it holds more than {MOST_NODES:,} values, with its aliases expanded", mark)
         if depth > DEEPEST:
             raise _problem(f"it is nested too deeply, more than {DEEPEST} levels", mark)
 
@@ -123,7 +123,7 @@ def _refuse_names(node: MappingNode) -> None:
         if not isinstance(name, ScalarNode):
             raise _problem("a list or a mapping cannot be a name", name.start_mark)
         if name.value in seen:
-            raise _problem(f"the name {name.value[:100]!r} is there twice", name.start_mark)
+            raise _problem(f"the name {name.value[:100]!r} appears twice", name.start_mark)
         seen.add(name.value)
 
 

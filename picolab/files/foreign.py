@@ -152,7 +152,7 @@ def remove_tree_inside(folder: Path, path: Path) -> None:
     try:
         inside, parent = folder.resolve(), path.parent.resolve()
     except (OSError, RuntimeError) as error:
-        raise UnsafePath(f"{path}: nobody can tell where it is ({error}), so it is not removed") from None
+        raise UnsafePath(f"{path}: its place cannot be resolved ({error}), so it is not removed") from None
     place = parent / path.name
     if path.name in ("", ".", "..") or inside not in place.parents:
         raise UnsafePath(f"{path}: is not inside {folder}, so it is not removed; look at it, and remove it by hand")

@@ -1,8 +1,8 @@
-"""Room on the disk for what a trial must still write when its measured step is over, taken before the step begins.
+"""Disk space for what a trial writes after its measured step, reserved before the step begins.
 
-Another program, or a server whose data folder is beside it, may fill the file system in between: what was measured is
-written all the same. A reserve is a hidden file whose blocks exist already. `write` puts the text into it and renames
-it, so that nobody else can take its blocks at any moment.
+Another program, or the server itself, may fill the file system in between; the result is written all the same. A
+reserve is a hidden file whose blocks exist already. `write` puts the text into it and renames it, so that nobody else
+can take its blocks at any moment.
 """
 
 import ctypes
@@ -89,7 +89,7 @@ def give_back(path: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file as `write_atomically` does, into the room that was reserved beside it if there is any left.
+    """Write a file as `write_atomically` does, into reserved space next to it if there is any left.
 
     Raises:
         FileNotWritten: it could not be written.

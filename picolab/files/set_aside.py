@@ -1,4 +1,4 @@
-"""What is in the way of a campaign and may be of worth is put into `set-aside/`, and never removed."""
+"""Files that are in the way of a campaign and may still matter move to `set-aside/`; they are never removed."""
 
 import itertools
 from pathlib import Path

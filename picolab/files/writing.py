@@ -39,16 +39,19 @@ def not_written(path: Path, error: OSError) -> FileNotWritten:
     return found
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part, also after a crash.
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part, also after a crash.
+
+    Args:
+        mode: permissions of the file; the umask applies.
 
     Raises:
         FileNotWritten: it could not be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:  # noqa: PTH123
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

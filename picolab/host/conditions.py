@@ -1,40 +1,29 @@
-"""What the host did beside a measured step: two readings of the kernel's counters, and what lies between them.
+"""Conditions of a measured step: two readings of the kernel's counters of this host, and the difference.
 
-A reading takes a few milliseconds and is made right before and right after the step, never in it. Everything that
-a host does not show is null with a reason.
+A reading takes a few milliseconds, right before and right after the step, never during it. A counter that a host does
+not have is null with a reason.
 """
 
-import json
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from picolab.errors import MachineError, UnreadableFile
-from picolab.files.foreign import read_text, unfit_value
-from picolab.machines.base import Machine
+from picolab.agent.procfs import TICKS_PER_S, Stat, all_stats, children_of, stat_of
+from picolab.errors import MachineError
+from picolab.host.facts import read_file
 from picolab.record.conditions import ConditionsRecord
 
 LEAST_DURATION_S = 0.5
 """The kernel counts CPU time in ticks of about 10 ms, on each processor by itself: in less time than this a few ticks
 at the edges would be several per cent."""
-IDLE_BUSY_SHARE = 0.10
-"""Of the time of all processors: below it a host counts as idle. Its own housekeeping stays far below, and one busy
-process is above it on up to nine processors. With more of them, others are free for the trial."""
-IDLE_READINGS = 3
-"""That must be below, one after the other: a short pause of what keeps the host busy is no idle host."""
-IDLE_READING_S = 1.0
-_STOP_POLL_S = 0.05
 _NAMED_PROCESSORS = 0.05
 """A process that used less of one processor is not worth a name."""
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_STAT_BYTES = 4096
-"""More than /proc/<pid>/stat ever has: 52 numbers and a name of 64 bytes at most."""
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD in the flags of /proc/<pid>/stat (linux/sched.h)."""
-_CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 """Of the first line of /proc/stat; what follows (guest time) is contained in the first two."""
 _TOO_SHORT = f"the step took less than {LEAST_DURATION_S:g} s, too short for the kernel's clock ticks"
 
@@ -47,24 +36,13 @@ class Own:
         alone: these processes, with those of their children that ended meanwhile.
         callers: processes that wait for the trial: they themselves, and nothing that they started.
         trees: these processes and all that descend from them: the machine's keeper with the server, or QEMU.
-        unknown: why own and foreign CPU time cannot be told apart; None when they can.
+        unknown: why own and other CPU time cannot be separated; None when they can.
     """
 
     alone: frozenset[int]
     callers: frozenset[int] = frozenset()
     trees: frozenset[int] = frozenset()
     unknown: str | None = None
-
-
-@dataclass(frozen=True)
-class _Process:
-    name: str
-    parent: int
-    start_ticks: int
-    is_kernel_thread: bool
-    cpu_s: float
-    reaped_s: float
-    """CPU time of children that have ended and were waited for."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ class Reading:
     own_s: float
     kernel_threads_s: float
     own_unknown: str | None
-    others: dict[int, _Process]
+    others: dict[int, Stat]
     load_1min: float
     pressure_us: dict[str, int]
     throttle_count: int | None
@@ -99,7 +77,11 @@ class Reading:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def own_of(machine: Machine, caller: int | None = None) -> Own:
+class _Machine(Protocol):
+    def own_processes(self) -> frozenset[int]: ...
+
+
+def own_of(machine: _Machine, caller: int | None = None) -> Own:
     """Return whose CPU time belongs to a trial that runs in this process and uses a machine.
 
     Args:
@@ -118,12 +100,12 @@ def _between(caller: int | None) -> frozenset[int]:
     if caller is None:
         return frozenset()
     ancestors: list[int] = []
-    process = _process(Path("/proc"), os.getpid())
+    process = stat_of(os.getpid())
     while process is not None and process.parent > 1:
         ancestors.append(process.parent)
         if process.parent == caller:
             return frozenset(ancestors)
-        process = _process(Path("/proc"), process.parent)
+        process = stat_of(process.parent)
     return frozenset()
 
 
@@ -136,21 +118,23 @@ def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:
     """
     proc, sys = root / "proc", root / "sys"
     missing: dict[str, str] = {}
-    processes = _processes(proc)
+    processes = {process.pid: process for process in all_stats(str(proc))}
     own_pids = _with_descendants(own.trees, processes)
-    own_s = sum(processes[pid].cpu_s for pid in own.callers if pid in processes)
-    own_s += sum(processes[pid].cpu_s + processes[pid].reaped_s for pid in own_pids | own.alone if pid in processes)
+    own_ticks = sum(processes[pid].cpu_ticks for pid in own.callers if pid in processes)
+    own_ticks += sum(
+        processes[pid].cpu_ticks + processes[pid].reaped_ticks for pid in own_pids | own.alone if pid in processes
+    )
     known = own_pids | own.alone | own.callers
-    others = {pid: process for pid, process in processes.items() if pid not in known and not process.is_kernel_thread}
-    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(proc / "meminfo") or "", re.MULTILINE))
+    threads = {pid for pid, process in processes.items() if process.flags & _KERNEL_THREAD}
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", read_file(proc / "meminfo") or "", re.MULTILINE))
     return Reading(
         t_s=time.monotonic(),
         cpu_s=_cpu_s(proc),
-        own_s=own_s,
-        kernel_threads_s=sum(process.cpu_s for process in processes.values() if process.is_kernel_thread),
+        own_s=own_ticks / TICKS_PER_S,
+        kernel_threads_s=sum(processes[pid].cpu_ticks for pid in threads) / TICKS_PER_S,
         own_unknown=own.unknown,
-        others=others,
-        load_1min=float((_text(proc / "loadavg") or "0").split()[0]),
+        others={pid: process for pid, process in processes.items() if pid not in known | threads},
+        load_1min=float((read_file(proc / "loadavg") or "0").split()[0]),
         pressure_us=_pressure_us(proc, missing),
         throttle_count=_throttle_count(sys, missing),
         frequency_share=_frequency_share(sys, missing),
@@ -164,10 +148,8 @@ def read(own: Own, disk: Path | None = None, root: Path = Path("/")) -> Reading:
     )
 
 
-def _with_descendants(roots: frozenset[int], processes: dict[int, _Process]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
+def _with_descendants(roots: frozenset[int], processes: dict[int, Stat]) -> set[int]:
+    children = children_of((process.pid, process.parent) for process in processes.values())
     found, queue = set(roots), list(roots)
     while queue:
         new = [pid for pid in children.get(queue.pop(), []) if pid not in found]
@@ -180,7 +162,7 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     """Return the conditions between two readings, and the reason for each null in them, by its field."""
     duration_s = after.t_s - before.t_s
     missing = dict(before.missing) | after.missing
-    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
+    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in CPU_COLUMNS}
     all_s = sum(cpu.values())
     measurable = duration_s >= LEAST_DURATION_S and all_s > 0
     own_s = max(0.0, after.own_s - before.own_s)
@@ -199,7 +181,7 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     record = ConditionsRecord(
         duration_s=duration_s,
         other_busy_share=share(programs_s - own_s - threads_s) if known else None,
-        busiest_other=_busiest(before, after),
+        busiest_other=busiest_process(before, after),
         own_busy_share=share(own_s) if known else None,
         kernel_busy_share=share(cpu["irq"] + cpu["softirq"] + threads_s) if measurable else None,
         steal_share=share(cpu["steal"]) if measurable else None,
@@ -230,13 +212,13 @@ def between(before: Reading, after: Reading) -> tuple[ConditionsRecord, dict[str
     return record, {name: why for name, why in missing.items() if getattr(record, name) is None}
 
 
-def _busiest(before: Reading, after: Reading) -> str | None:
+def busiest_process(before: Reading, after: Reading) -> str | None:
     """Name the process that used most CPU time between two readings and still lives, if it used some."""
     used: dict[int, float] = {}
     for pid, process in after.others.items():
         old = before.others.get(pid)
         same = old is not None and old.start_ticks == process.start_ticks
-        used[pid] = process.cpu_s - (old.cpu_s if old is not None and same else 0.0)
+        used[pid] = (process.cpu_ticks - (old.cpu_ticks if old is not None and same else 0)) / TICKS_PER_S
     duration_s = after.t_s - before.t_s
     if not used or duration_s <= 0:
         return None
@@ -246,132 +228,7 @@ def _busiest(before: Reading, after: Reading) -> str | None:
     return f"{after.others[pid].name} (pid {pid}), {used[pid] / duration_s:.2f} of a processor"
 
 
-# A host that is not idle yet
-
-
-STARTS_FILE = "starts.jsonl"
-"""In a campaign's folder: an `IdleResult` a start, with its moment."""
-_LARGEST_STARTS_BYTES = 4 << 20
-_LONGEST_LINE = 1000
-
-
-@dataclass(frozen=True)
-class IdleResult:
-    """How the wait for an idle host ended.
-
-    Attributes:
-        waited_s: seconds.
-        idle: true when the last readings were all below `IDLE_BUSY_SHARE`.
-        busy_share: of all processors, without this process, in the last reading; None before there was one.
-        busiest: the process that used most, in the last reading, if one stood out.
-        stopped: true when the caller did not want to wait any longer.
-    """
-
-    waited_s: float
-    idle: bool
-    busy_share: float | None
-    busiest: str | None = None
-    stopped: bool = False
-
-    @property
-    def line(self) -> str:
-        """What happened, one sentence without a full stop."""
-        if self.busy_share is None:
-            return "the wait for an idle host was stopped"
-        busy = f"{self.busy_share:.0%} of all processors busy"
-        if self.idle:
-            return f"the host is idle ({busy}), after {self.waited_s:.0f} s"
-        return f"the host was not idle for {self.waited_s:.0f} s: {busy}" + (
-            f", most of it by {self.busiest}" if self.busiest else ""
-        )
-
-
-def read_starts(folder: Path) -> tuple[list[IdleResult], list[str]]:
-    """Return what each start of a campaign found, and a sentence for what cannot be read of it."""
-    try:
-        text = read_text(folder / STARTS_FILE, _LARGEST_STARTS_BYTES)
-    except FileNotFoundError:
-        return [], []
-    except UnreadableFile as error:
-        return [], [str(error)]
-    found, damaged = [], 0
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        try:
-            start = json.loads(line)
-            start.pop("at")
-            result = IdleResult(**start)
-            # Asked for, so that a value that cannot be shown is found here.
-            if unfit_value(start) is None and len(result.line) < _LONGEST_LINE:
-                found.append(result)
-            else:
-                damaged += 1
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
-            damaged += 1
-    return found, [f"{damaged} of its lines are damaged: ignored"] if damaged else []
-
-
-def busy_starts(folder: Path) -> tuple[str, ...]:
-    """Return what each start of a campaign found that waited for an idle host in vain; a torn line is left out."""
-    return tuple(result.line for result in read_starts(folder)[0] if not result.idle)
-
-
-def wait_for_idle(
-    limit_s: float,
-    report: Callable[[str], None] = lambda line: None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> IdleResult:
-    """Wait until the host is idle for a few readings of a second, for a limited time.
-
-    Time that a hypervisor gives to others counts as busy: nobody here can have it.
-
-    Args:
-        limit_s: seconds to wait at most; the readings of a host that is idle take three of them in any case.
-        report: gets a line a reading while the host is busy.
-        stop_requested: ends the wait when it returns true.
-    """
-    own = Own(frozenset({os.getpid()}))
-    begun = time.monotonic()
-    idle_readings, share, busiest = 0, None, None
-    before = read(own)
-    while True:
-        ends_s = before.t_s + IDLE_READING_S
-        while (left_s := ends_s - time.monotonic()) > 0:
-            if stop_requested():
-                return IdleResult(time.monotonic() - begun, False, share, busiest, stopped=True)
-            time.sleep(min(_STOP_POLL_S, left_s))
-        after = read(own)
-        share, busiest = _busy_share(before, after), _busiest(before, after)
-        before = after
-        waited_s = after.t_s - begun
-        idle_readings = idle_readings + 1 if share <= IDLE_BUSY_SHARE else 0
-        if idle_readings >= IDLE_READINGS:
-            return IdleResult(waited_s, True, share, busiest)
-        if waited_s >= limit_s and idle_readings == 0:
-            return IdleResult(waited_s, False, share, busiest)
-        if idle_readings == 0:
-            most = f", most of it by {busiest}" if busiest else ""
-            report(
-                f"waiting for an idle host: {share:.0%} of all processors busy (limit {IDLE_BUSY_SHARE:.0%}){most}; "
-                f"{max(0.0, limit_s - waited_s):.0f} s left"
-            )
-
-
-def _busy_share(before: Reading, after: Reading) -> float:
-    cpu = {name: max(0.0, after.cpu_s[name] - before.cpu_s[name]) for name in _CPU_COLUMNS}
-    busy_s = sum(cpu.values()) - cpu["idle"] - cpu["iowait"] - (after.own_s - before.own_s)
-    return max(0.0, busy_s / sum(cpu.values())) if any(cpu.values()) else 0.0
-
-
 # The files
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None
 
 
 def _number(path: Path) -> int | None:
@@ -381,51 +238,17 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _processes(proc: Path) -> dict[int, _Process]:
-    found = {}
-    for folder in proc.iterdir():
-        if folder.name.isdigit() and (process := _process(proc, int(folder.name))) is not None:
-            found[int(folder.name)] = process
-    return found
-
-
-def _process(proc: Path, pid: int) -> _Process | None:
-    """Read /proc/<pid>/stat (proc(5)): its numbers cover all threads of the process."""
-    try:
-        # A text file object would take longer than the kernel does.
-        file = os.open(f"{proc}/{pid}/stat", os.O_RDONLY)
-        try:
-            text = os.read(file, _STAT_BYTES).decode(errors="replace")
-        finally:
-            os.close(file)
-    except OSError:
-        return None
-    head, _, rest = text.rpartition(")")
-    fields = rest.split()
-    if len(fields) < 20:
-        return None
-    ticks = [int(value) for value in fields[11:15]]
-    return _Process(
-        name=head.partition("(")[2],
-        parent=int(fields[1]),
-        start_ticks=int(fields[19]),
-        is_kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),
-        cpu_s=(ticks[0] + ticks[1]) / _TICKS_PER_S,
-        reaped_s=(ticks[2] + ticks[3]) / _TICKS_PER_S,
-    )
-
-
 def _cpu_s(proc: Path) -> dict[str, float]:
-    first = (_text(proc / "stat") or "cpu").splitlines()[0].split()[1:]
-    values = [int(value) / _TICKS_PER_S for value in first]
-    return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(_CPU_COLUMNS)}
+    first = (read_file(proc / "stat") or "cpu").splitlines()[0].split()[1:]
+    values = [int(value) / TICKS_PER_S for value in first]
+    return {name: values[index] if index < len(values) else 0.0 for index, name in enumerate(CPU_COLUMNS)}
 
 
 def _pressure_us(proc: Path, missing: dict[str, str]) -> dict[str, int]:
     """Return the totals of /proc/pressure (Documentation/accounting/psi.rst of Linux)."""
     found = {}
     for resource in ("cpu", "io", "memory"):
-        line = re.search(r"^some .*\btotal=(\d+)", _text(proc / "pressure" / resource) or "", re.MULTILINE)
+        line = re.search(r"^some .*\btotal=(\d+)", read_file(proc / "pressure" / resource) or "", re.MULTILINE)
         if line:
             found[resource] = int(line[1])
         else:
@@ -472,7 +295,7 @@ def _temperature_c(sys: Path, missing: dict[str, str]) -> float | None:
 
 
 def _governor(sys: Path, missing: dict[str, str]) -> str | None:
-    found = [_text(path) for path in _cpu_files(sys, "cpufreq/scaling_governor")]
+    found = [read_file(path) for path in _cpu_files(sys, "cpufreq/scaling_governor")]
     names = sorted({name for name in found if name})
     if not names:
         missing["governor"] = "this host shows no CPU frequency governor, as most virtual machines"
@@ -481,7 +304,7 @@ def _governor(sys: Path, missing: dict[str, str]) -> str | None:
 
 
 def _swapped_bytes(proc: Path) -> int:
-    pages = re.findall(r"^pswp(?:in|out) (\d+)$", _text(proc / "vmstat") or "", re.MULTILINE)
+    pages = re.findall(r"^pswp(?:in|out) (\d+)$", read_file(proc / "vmstat") or "", re.MULTILINE)
     return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,4 +1,4 @@
-"""What this host is: CPU, kernel, memory, disks, load. Facts for the record and for `picolab doctor`."""
+"""Facts about this host for the record and for `picolab doctor`: CPU, kernel, memory, disks, load."""
 
 import functools
 import json
@@ -15,6 +15,7 @@ from typing import Any
 
 from picolab import __version__
 from picolab.record.conditions import Provenance
+from picolab.record.machine import FILE_SYSTEMS_IN_MEMORY
 
 PACKAGES = [
     "altair",
@@ -39,10 +40,9 @@ PACKAGES = [
 ]
 """The packages whose versions a record keeps."""
 
-FILE_SYSTEMS_IN_MEMORY = ("tmpfs", "ramfs")
 
-
-def _read(path: str | Path) -> str | None:
+def read_file(path: str | Path) -> str | None:
+    """Return the text of a small file such as those in /proc and /sys, stripped; None when it cannot be read."""
     try:
         return Path(path).read_text(errors="replace").strip()
     except OSError:
@@ -51,7 +51,7 @@ def _read(path: str | Path) -> str | None:
 
 def memory_info() -> dict[str, int]:
     """Return /proc/meminfo as bytes."""
-    text = _read("/proc/meminfo") or ""
+    text = read_file("/proc/meminfo") or ""
     return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\S+):\s+(\d+) kB$", text, re.MULTILINE)}
 
 
@@ -95,7 +95,7 @@ def disk_of(folder: Path) -> Disk:
     if block is not None:
         device = block.name
         for place in (block, block.parent):
-            text = _read(place / "queue" / "rotational")
+            text = read_file(place / "queue" / "rotational")
             if text is not None:
                 rotational = text == "1"
                 break
@@ -182,7 +182,7 @@ def mount_of(folder: Path) -> Mount | None:
         return None
     descriptor = os.open(folder, os.O_PATH)
     try:
-        found = re.search(r"^mnt_id:\s*(\d+)$", _read(f"/proc/self/fdinfo/{descriptor}") or "", re.MULTILINE)
+        found = re.search(r"^mnt_id:\s*(\d+)$", read_file(f"/proc/self/fdinfo/{descriptor}") or "", re.MULTILINE)
     finally:
         os.close(descriptor)
     number = _device_number(folder.stat().st_dev)
@@ -191,7 +191,7 @@ def mount_of(folder: Path) -> Mount | None:
 
 def governor() -> str | None:
     """Return the CPU frequency governor, or None when the host shows none (most virtual machines)."""
-    return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return read_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def _virtualisation() -> str | None:
@@ -199,14 +199,14 @@ def _virtualisation() -> str | None:
         done = subprocess.run(["systemd-detect-virt"], capture_output=True, text=True, timeout=10, check=False)
         if done.stdout.strip():
             return done.stdout.strip()
-    if re.search(r"^flags\s*:.*\bhypervisor\b", _read("/proc/cpuinfo") or "", re.MULTILINE):
+    if re.search(r"^flags\s*:.*\bhypervisor\b", read_file("/proc/cpuinfo") or "", re.MULTILINE):
         return "a hypervisor (kind unknown)"
     return None
 
 
 @functools.cache
 def _constant_facts() -> dict[str, Any]:
-    model = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    model = re.search(r"^model name\s*:\s*(.+)$", read_file("/proc/cpuinfo") or "", re.MULTILINE)
     return {
         "hostname": socket.gethostname(),
         "cpu_model": model[1] if model else platform.machine(),
@@ -224,7 +224,7 @@ def _constant_facts() -> dict[str, Any]:
 @functools.cache
 def _commit() -> tuple[str | None, bool | None]:
     root = Path(__file__).resolve().parents[2]
-    built_from = _read(root / "picolab" / "built_from.json")
+    built_from = read_file(root / "picolab" / "built_from.json")
     if built_from is not None:  # a wheel
         found = json.loads(built_from)
         return found["commit"], found["dirty"]
@@ -255,7 +255,7 @@ def _versions() -> dict[str, str]:
 def host_identity() -> dict[str, Any]:
     """Return the facts that make numbers of two hosts not comparable, those that this host knows of itself."""
     names = ("hostname", "cpu_model", "cpu_count", "architecture", "ram_bytes", "kernel")
-    return {name: _constant_facts()[name] for name in names} | {"machine_id": _read("/etc/machine-id") or None}
+    return {name: _constant_facts()[name] for name in names} | {"machine_id": read_file("/etc/machine-id") or None}
 
 
 def provenance() -> Provenance:

@@ -19,8 +19,9 @@ from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError, MemoryLimitUnavailable
 from picolab.host import conditions
+from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
-from picolab.instrument.store import Error, HostIdentity, Instrument, Pairs, Rate, now, save
+from picolab.instrument.store import Error, HostIdentity, InstrumentCalibration, Pairs, Rate, now, save
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
 from picolab.machines.kinds import DEFAULT_KIND
@@ -28,7 +29,7 @@ from picolab.record import caveats
 from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
 from picolab.servers.build import Build
-from picolab.servers.calibration import SINK_PATH
+from picolab.servers.calibration.program import SINK_PATH
 from picolab.servers.client import Client
 from picolab.servers.measurements import Limits, UploadMeasurement
 from picolab.servers.picoshare.adapter import PicoShare
@@ -78,7 +79,7 @@ QUICK = Sizes(rounds=2, file_bytes=8 * MIB, ceiling_bytes=16 * MIB, kept_bytes=8
 
 
 class _Stopped(Exception):
-    """The caller does not want to wait any longer."""
+    """The caller ended the calibration."""
 
 
 @dataclass
@@ -95,7 +96,7 @@ class _Measured:
     """Peak of a server with ballast less that of one without."""
 
 
-def calibrate(
+def calibrate_instrument(
     machine: str = DEFAULT_KIND,
     *,
     quick: bool = False,
@@ -105,7 +106,7 @@ def calibrate(
     box: str = "",
     provider: Literal["libvirt", "virtualbox"] = "libvirt",
     work_dir: str = "",
-) -> Instrument | None:
+) -> InstrumentCalibration | None:
     """Measure the instrument on a machine of its own, take the machine down, store the result and return it.
 
     Args:
@@ -127,7 +128,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="picolab-calibrate-") as name:
         folder = Path(name)
         if not quick:
-            waited = conditions.wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
+            waited = wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
             if waited.stopped:
                 return None
         wish = MachineWish(
@@ -335,7 +336,7 @@ def _uploaded(sent: UploadMeasurement) -> _Upload:
     """Return the times of an upload.
 
     Raises:
-        MachineError: it was not answered with success, or its phases could not be told apart.
+        MachineError: it was not answered with success, or its phases could not be separated.
     """
     if sent.entry_id is None or sent.first_byte_s is None or sent.last_byte_s is None or sent.response_s is None:
         said = sent.server_message or sent.ending_detail
@@ -354,14 +355,14 @@ def _rate(size_bytes: int, duration_s: float) -> float:
 
 def _instrument(
     measured: _Measured, sizes: Sizes, machine: str, quick: bool, took_s: float, warnings: list[Caveat]
-) -> Instrument:
+) -> InstrumentCalibration:
     errors = {
         "transfer": _error(measured.transfer, TRANSFER_MIB_S, "MiB/s"),
         "commit": _error(measured.commit, COMMIT_MIB_S, "MiB/s"),
         "download": _error(measured.download, DOWNLOAD_MIB_S, "MiB/s"),
         "peak_memory": _error(measured.ballast_mib, BALLAST_MIB, "MiB"),
     }
-    return Instrument(
+    return InstrumentCalibration(
         measured_at=now(),
         took_s=round(took_s, 1),
         host=HostIdentity.now(),
@@ -406,45 +407,4 @@ def _pairs(baseline: Sequence[float], candidate: Sequence[float]) -> Pairs:
         coverage=paired.coverage,
         spread=paired.spread,
         minimum_detectable=paired.minimum_detectable,
-    )
-
-
-# Words
-
-
-def lines(instrument: Instrument) -> list[str]:
-    """Return what a calibration found, for a terminal."""
-    probe, noise = instrument.probe, instrument.noise
-    found = [
-        f"client's ceiling  upload {_in_words(instrument.upload_ceiling_mib_s)}, "
-        f"download {_in_words(instrument.download_ceiling_mib_s)}",
-        f"memory probe      throughput with it is {probe.ratio:.1%} of that without "
-        f"({probe.low:.1%} to {probe.high:.1%}, {probe.n} pairs)",
-        *(
-            f"error             {name.replace('_', ' ')}: median {error.median:+.2%}, worst {error.worst:+.2%} "
-            f"(truth {error.truth:g} {error.unit}, n = {error.n})"
-            for name, error in instrument.errors.items()
-        ),
-        f"noise floor       {_noise_in_words(noise)}",
-        *(f"caveat            {caveat.message} {caveat.advice}" for caveat in instrument.caveats),
-    ]
-    if instrument.quick:
-        found.append(
-            "note              quick: small files and few rounds; run picolab calibrate for numbers to rely on"
-        )
-    return found
-
-
-def _in_words(rate: Rate) -> str:
-    if rate.low is None or rate.high is None:
-        return f"{rate.median:,.0f} MiB/s (n = {rate.n})"
-    return f"{rate.median:,.0f} MiB/s ({rate.low:,.0f} to {rate.high:,.0f}, n = {rate.n})"
-
-
-def _noise_in_words(noise: Pairs) -> str:
-    if noise.spread is None or noise.minimum_detectable is None:
-        return f"the same server twice: {noise.n} pairs are too few to tell"
-    return (
-        f"the same server twice differs by {noise.spread:.1%} (spread of {noise.n} pairs); so many pairs find a change "
-        f"of {noise.minimum_detectable:.1%} or more"
     )

@@ -1,4 +1,4 @@
-"""The calibration of the instrument: what `picolab calibrate` measured on this host, stored and found again.
+"""The stored calibration of the instrument, as `picolab calibrate` measured it on this host.
 
 `instrument.json` in the state folder holds one calibration for each kind of machine. Records refer to it, so that a
 reader knows how far the instrument itself can be trusted.
@@ -105,7 +105,7 @@ class Pairs(_Model):
     )
 
 
-class Instrument(_Model):
+class InstrumentCalibration(_Model):
     """One calibration."""
 
     measured_at: str = Field(description="wall clock time of its end, ISO 8601, UTC")
@@ -127,11 +127,11 @@ def instrument_file() -> Path:
     return state_dir() / INSTRUMENT_FILE
 
 
-def read(machine: MachineName = DEFAULT_KIND) -> tuple[Instrument | None, str]:
+def read(machine: MachineName = DEFAULT_KIND) -> tuple[InstrumentCalibration | None, str]:
     """Return the stored calibration for a kind of machine; or None, and one sentence why there is none."""
     try:
         stored = _stored()[machine]
-        return Instrument.model_validate(stored), ""
+        return InstrumentCalibration.model_validate(stored), ""
     except (FileNotFoundError, NotADirectoryError, KeyError):
         return None, NOT_CALIBRATED
     except (OSError, ValueError, ValidationError, TypeError, AttributeError) as error:
@@ -139,7 +139,7 @@ def read(machine: MachineName = DEFAULT_KIND) -> tuple[Instrument | None, str]:
         return None, f"{instrument_file()} cannot be read ({what}); run picolab calibrate to measure it anew"
 
 
-def load(machine: MachineName = DEFAULT_KIND) -> Instrument | None:
+def load(machine: MachineName = DEFAULT_KIND) -> InstrumentCalibration | None:
     """Return the stored calibration for a kind of machine, or None when there is none that can be read."""
     return read(machine)[0]
 
@@ -159,8 +159,8 @@ def _stored() -> dict[str, Any]:
     return dict(content["machines"])
 
 
-def save(instrument: Instrument) -> Path:
-    """Store a calibration beside that of the other kind of machine, and return the file."""
+def save(instrument: InstrumentCalibration) -> Path:
+    """Store a calibration next to those of other kinds of machine, and return the file."""
     try:
         machines = _stored()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The private folder of a kernel, and what is left of kernels whose owner is gone.
+"""The private folder of a kernel, and the remains of kernels whose owner is gone.
 
 A kernel's sockets and its connection file, which holds the key that lets others run code in it, lie in one folder that
 only this user can enter. Its name says which process answers for it, and that process keeps it locked: so whoever
@@ -83,7 +83,7 @@ def _is_short_enough(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a kernel's folder; tell whether it is gone. A file that no kernel makes stays, and the folder with it."""
+    """Remove a kernel's folder; return whether it is gone. Files that no kernel makes stay, and so does it."""
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
             if _CONTENT.fullmatch(entry.name):
@@ -133,7 +133,7 @@ def _is_dead(folder: Path) -> bool:
 
 
 def _owner_lives(name: str) -> bool:
-    """Tell whether the process that a name tells is alive."""
+    """Return whether the process that a folder's name contains is alive."""
     named = _NAME.fullmatch(name)
     owner = ProcessIdentity.of(int(named["pid"])) if named else None
     if named is None or owner is None:
@@ -193,12 +193,12 @@ def dead_notes() -> dict[Path, Path | None]:
             found[note] = None
     for note in sorted(_notes_dir().glob("kernel-*.json")):
         try:
-            told = json.loads(note.read_text())
-            file, digest = Path(str(told["connection_file"])), str(told["sha256"])
-            if any(ProcessIdentity.from_json(process).alive for process in told["processes"]):
+            noted = json.loads(note.read_text())
+            file, digest = Path(str(noted["connection_file"])), str(noted["sha256"])
+            if any(ProcessIdentity.from_json(process).alive for process in noted["processes"]):
                 continue
         except (OSError, ValueError, TypeError, KeyError):
-            # It tells nothing that could be acted upon.
+            # The note is of no use.
             found[note] = None
             continue
         found[note] = None

@@ -23,9 +23,9 @@ from picolab.files.writing import not_written, write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
+from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.jupyter.trial_template import trial_notebook
 from picolab.slow_imports import decline_slow_imports
-from picolab.trial.state import CONTEXT_VARIABLE, TrialContext
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
@@ -61,7 +61,7 @@ def ipc_kernel() -> Iterator[Any]:
 class _Signals:
     """Makes a wait end when a signal handler of this process has run, also when that was just before the wait.
 
-    Without it Python goes on waiting after the handler. In another thread than the main one, which gets no signals,
+    Without it Python continues to wait after the handler. In other threads than the main one, which get no signals,
     nothing happens.
     """
 
@@ -93,7 +93,7 @@ class TrialProcess:
 
     Args:
         parameters: of the trial.
-        context: says where the trial's files go and who answers for its machine.
+        context: where the trial's files go, and who answers for its machine.
     """
 
     def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
@@ -133,7 +133,7 @@ class TrialProcess:
             )
 
     def wait(self, limit_s: float) -> bool:
-        """Sleep until the process has ended, at most `limit_s` seconds; tell whether it has ended.
+        """Sleep until the process has ended, at most `limit_s` seconds; return whether it has ended.
 
         Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
         to stop), and after 24 days. Nothing is done while it waits.
@@ -225,7 +225,7 @@ def last_words(folder: Path) -> str:
 
 
 def _kernel_manager() -> tuple[type, list[int]]:
-    """Return a kernel manager that remembers with which code its kernels ended when nobody had told them to end."""
+    """Return a kernel manager, and the exit codes of those of its kernels that ended without being asked to."""
     from jupyter_client.manager import AsyncKernelManager
 
     ends: list[int] = []
@@ -241,7 +241,7 @@ def _kernel_manager() -> tuple[type, list[int]]:
 
 
 def _write_notebooks_patiently() -> None:
-    """Have papermill go on when it cannot save the notebook: the trial in it writes its record itself.
+    """Let papermill continue when it cannot save the notebook: the trial writes its record itself.
 
     What was saved before stays as it is.
     """

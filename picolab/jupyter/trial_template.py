@@ -1,4 +1,4 @@
-"""The trial notebook as a template: papermill must find the one cell that it puts the parameters behind."""
+"""The trial notebook as a template: papermill needs exactly one cell after which it inserts the parameters."""
 
 from pathlib import Path
 from typing import Any

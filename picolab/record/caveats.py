@@ -4,9 +4,14 @@ import os
 
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
-from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
 from picolab.record.conditions import ConditionsRecord, InstrumentReference
-from picolab.record.machine import BuildUnderTest, MachineRecord, NetworkRecord, VirtualMachineRecord
+from picolab.record.machine import (
+    FILE_SYSTEMS_IN_MEMORY,
+    BuildUnderTest,
+    MachineRecord,
+    NetworkRecord,
+    VirtualMachineRecord,
+)
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord

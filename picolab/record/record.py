@@ -34,7 +34,7 @@ class Caveat(Part):
 
 
 def _moment(text: str) -> str:
-    """Return a text that names a moment, whoever reads it where."""
+    """Return a text that names a moment in every time zone."""
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError(f"{text!r} names no time zone")
     return text

@@ -1,4 +1,4 @@
-"""The output of the memory probe: read, summed up for the record, and shaped into the samples scrap."""
+"""Samples of the memory probe: read, summarised for the record, and made into the samples scrap."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ class Samples:
         columns: names in the order of a row; the first is `t_s` on the host's monotonic clock.
         rows: a list of values a sample, None where the kernel had none.
         missing: column -> why it has no value at all.
-        end: what the probe said of itself when it ended; None when it was killed.
+        end: the probe's own CPU time and life time; None when it was killed.
     """
 
     columns: list[str]
@@ -46,7 +46,7 @@ class Samples:
         return int(max(values)) if values else None
 
     def growth(self, name: str) -> int | None:
-        """Return by how much a counter grew; what it had counted before is not of this step."""
+        """Return by how much a counter grew during the step."""
         values = [value for value in self.column(name) if value is not None]
         return int(max(values) - values[0]) if values else None
 
@@ -56,7 +56,7 @@ class Samples:
 
 
 def read_samples(path: Path, most_bytes: int = LARGEST_BYTES) -> Samples:
-    """Read a samples file, also one whose last line is torn because the probe was killed.
+    """Read a samples file; a last line that is incomplete, because the probe was killed, is left out.
 
     Raises:
         ProbeError: there is no file or it has no head: the probe did not start.
@@ -81,7 +81,7 @@ def read_samples(path: Path, most_bytes: int = LARGEST_BYTES) -> Samples:
 
 
 def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[MemoryRecord, dict[str, str]]:
-    """Return the record of a probe's samples and the reasons for what is missing in it.
+    """Return the record of a probe's samples, and the reason for each value that it lacks.
 
     Args:
         interval_s: seconds between two samples that were asked for.

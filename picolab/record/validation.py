@@ -140,7 +140,7 @@ def _contradiction(record: Record) -> str | None:
             return f"machine.kind is {machine.kind} and parameters.machine is {record.parameters.machine}"
         kind = kind_of(machine.kind)
         if kind.is_virtual != (machine.virtual_machine is not None):
-            found = "is null" if kind.is_virtual else "is there"
+            found = "is null" if kind.is_virtual else "is not null"
             return f"machine.kind is {machine.kind}, and machine.virtual_machine {found}"
         if machine.memory_limit.method not in kind.memory_limit_methods:
             return f"machine.kind is {machine.kind}, and memory_limit.method is {machine.memory_limit.method}"
@@ -156,7 +156,7 @@ def _contradiction(record: Record) -> str | None:
                 f"and {len(record.upload.files)} files"
             )
     if record.download is not None and record.parameters.direction == "upload":
-        return "direction is upload, and download is there"
+        return "direction is upload, and download is not null"
     if record.outcome is Outcome.OK:
         if record.upload is None or record.upload.duration_s is None or record.memory is None:
             return "outcome is ok, and upload or memory is not complete"

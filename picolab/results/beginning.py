@@ -1,7 +1,7 @@
-"""What a campaign began with: its plan, the builds' executables and the host, so that a change is noticed.
+"""`begun.json`: the plan, the builds and the host that a campaign began with, so that a change is noticed.
 
-Numbers that were measured before and after such a change are not comparable. `begun.json` is written when the first
-trial is about to run; `picolab resume` compares it with what is there now.
+Numbers from before and after such a change are not comparable. The file is written right before the first trial;
+`picolab resume` compares it with the present.
 """
 
 import json
@@ -40,7 +40,7 @@ _SHOWN = 5
 
 
 class Accepted(BaseModel):
-    """Changes with which somebody chose to go on."""
+    """Changes that somebody accepted when continuing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +62,7 @@ class _File(BaseModel):
 
 @dataclass
 class Beginning:
-    """What is known of a campaign's beginning.
+    """The beginning of a campaign, as far as it is known.
 
     Attributes:
         known: None when there is no such file, or it cannot be read (then `problems` says so).
@@ -73,7 +73,7 @@ class Beginning:
 
     @property
     def accepted(self) -> list[str]:
-        """What somebody went on with although it had changed, one sentence a time."""
+        """The changes that somebody accepted, one sentence for each time."""
         found = self.known.accepted if self.known is not None else []
         return [f"resumed at {entry.at} although this had changed: {in_short(entry.changes)}" for entry in found]
 
@@ -118,11 +118,11 @@ def read_beginning(folder: Path) -> Beginning:
         return Beginning()
     except (UnreadableFile, ValidationError) as error:
         why = str(error).removeprefix(f"{path}: ") if isinstance(error, UnreadableFile) else "is damaged"
-        return Beginning(None, [f"{why}: nobody can tell what changed since the campaign began"])
+        return Beginning(None, [f"{why}: it is not known what changed since the campaign began"])
 
 
 def write_beginning(folder: Path, plan: Plan, accepted: Sequence[Accepted] = ()) -> None:
-    """Freeze what a campaign begins with, or goes on with.
+    """Write what a campaign begins or continues with.
 
     Raises:
         BuildError: a build is not there.

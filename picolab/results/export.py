@@ -1,16 +1,21 @@
 """Export of a campaign for other programs: CSV and Parquet."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
-from picolab.campaign.runner import renew_results
 from picolab.config.invalid_input import unknown_name
-from picolab.errors import ParameterError
+from picolab.errors import ParameterError, UnsafePath
 from picolab.files.foreign import refuse_links
+from picolab.files.set_aside import SET_ASIDE
 from picolab.files.writing import not_written
+from picolab.results.folders import locked
 from picolab.results.load import read_campaign
+from picolab.results.results_csv import write_results
+from picolab.results.rows import record_row
+from picolab.results.standing import read_standing
 from picolab.text.foreign import csv_cell
 
 FORMATS = ("csv", "parquet")
@@ -70,3 +75,12 @@ def _write(frame: pd.DataFrame, target: Path, kind: str) -> None:
         raise not_written(target, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def renew_results(folder: Path) -> None:
+    """Rewrite `results.csv` from the results, unless the campaign is running (it does so itself) or is read-only."""
+    with suppress(OSError, UnsafePath), locked(folder) as got:
+        refuse_links(folder, [SET_ASIDE])
+        if got:
+            # Read under the lock: a trial may have ended since an earlier reading.
+            write_results(folder, map(record_row, read_standing(folder).results.values()))

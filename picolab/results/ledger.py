@@ -1,4 +1,4 @@
-"""The ledger of a campaign: one line of JSON an attempt, appended and synced, never rewritten."""
+"""The ledger of a campaign: one line of JSON for each attempt, appended and synced, never rewritten."""
 
 import io
 import json
@@ -98,9 +98,9 @@ def _why(error: ValueError) -> str:
 
 
 class Ledger:
-    """What was attempted in a campaign, kept in memory and on disk.
+    """All attempts of a campaign, kept in memory and on disk.
 
-    Whether the result that an entry names is really there is told by `picolab.results.standing` alone.
+    Only `picolab.results.standing` decides whether the result that an entry names exists.
     """
 
     def __init__(self, folder: Path) -> None:

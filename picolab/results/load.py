@@ -23,7 +23,7 @@ class CampaignData:
 
     folder: Path
     plan: dict[str, Any]
-    """What `plan.json` says; empty when it cannot be read (then `problems` says so)."""
+    """The content of `plan.json`; empty when it cannot be read (then it is listed in `problems`)."""
     trials: pd.DataFrame
     """One row a trial whose outcome is a result, columns `row_columns()`."""
     faults: pd.DataFrame
@@ -31,17 +31,17 @@ class CampaignData:
     samples: pd.DataFrame
     """One row a sample of the trials above: `trial_id`, `CASE_COLUMNS`, `picolab.agent.memory_probe.COLUMNS`."""
     problems: pd.DataFrame
-    """Everything that could not be read or is not there: `path` (relative to the folder) and `problem`."""
+    """Everything that is missing or could not be read: `path` (relative to the folder) and `problem`."""
     records: dict[str, Record] = field(default_factory=dict)
     """The records behind `trials`, by trial_id."""
     lost: dict[str, str] = field(default_factory=dict)
     """By trial_id, the results that the ledger names and that are not there any more."""
     accepted: list[str] = field(default_factory=list)
-    """Changes of plan, build or host since the campaign began with which somebody chose to go on, a sentence each."""
+    """Accepted changes of plan, build or host since the campaign began, a sentence each."""
 
 
 def read_campaign(folder: Path) -> CampaignData:
-    """Read everything that a campaign left, as `picolab.results.standing` finds it, as frames.
+    """Read a campaign, as `picolab.results.standing` finds it, into frames.
 
     Raises:
         CampaignNotFound: no such folder, or one without a campaign in it.

@@ -1,9 +1,9 @@
-"""How a campaign stands: for each planned trial its result, or why there is none. The one place that decides this.
+"""The state of a campaign: for each planned trial its result, or why it has none. Only this module decides it.
 
-`status`, `resume`, `export`, `results.csv`, the console and the reports all take their answer from here. A trial has a
-result when a valid record of its own is there, in its side file or else in its notebook, made with the plan's
-parameters. The ledger adds only what left no file: faults, and results that are gone (`lost`). What cannot be read, or
-contradicts, is a row of `problems` and never a count.
+`status`, `resume`, `export`, `results.csv`, the console and the reports all use it. A trial has a result when it has a
+valid record of its own, in its side file or else in its notebook, made with the plan's parameters. The ledger only adds
+what left no file: faults, and results that are gone (`lost`). Files that cannot be read, and contradictions, are rows
+of `problems` and never counted.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from picolab.campaign.stopping import STOPPED_FILE, stopped_after
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
 from picolab.files.foreign import read_text
-from picolab.host import conditions
 from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS
+from picolab.results.starts import STARTS_FILE, read_starts
+from picolab.results.stop_file import STOPPED_FILE, stopped_after
 from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
@@ -40,7 +40,7 @@ _LONGEST_SENTENCE = 600
 
 
 class Problem(NamedTuple):
-    """Something that cannot be read, is not there, or contradicts; `path` is relative to the campaign's folder."""
+    """Something unreadable, missing or contradictory; `path` is relative to the campaign's folder."""
 
     path: str
     problem: str
@@ -48,17 +48,17 @@ class Problem(NamedTuple):
 
 @dataclass
 class Standing:
-    """How a campaign stands.
+    """The state of a campaign.
 
     Attributes:
-        plan: None when it cannot be read; then every record in `trials/` counts, and nobody knows what is missing.
+        plan: None when it cannot be read; then every record in `trials/` counts, and missing trials are not known.
         needed: the trials of the plan, without those after the block in which `repeats: auto` had enough.
         results: records of trials that have a result, by trial_id, in the order of the plan.
         lost: trials for which the ledger names a result that is not there any more, and which result that was.
         entries: the lines of the ledger that can be believed.
         faults: attempts that ended in a fault of the instrument, rows of `FAULT_COLUMNS`.
         samples: columns of the samples scraps by trial_id, if they were asked for.
-        accepted: changes since the beginning with which somebody chose to go on.
+        accepted: changes since the beginning that somebody accepted.
         ledger_trouble: why the ledger cannot be read as a whole; empty when it can.
     """
 
@@ -80,13 +80,13 @@ class Standing:
 
     def last_attempts(self) -> dict[str, int]:
         """Return the highest number of an attempt at each trial that has been filed."""
-        told = [(entry.trial_id, entry.attempt) for entry in self.entries]
-        told += [(str(row["trial_id"]), int(row["attempt"])) for row in self.faults]
-        return dict(sorted(told))
+        known = [(entry.trial_id, entry.attempt) for entry in self.entries]
+        known += [(str(row["trial_id"]), int(row["attempt"])) for row in self.faults]
+        return dict(sorted(known))
 
 
 def read_standing(folder: Path, with_samples: bool = False) -> Standing:
-    """Read how a campaign stands.
+    """Read the state of a campaign.
 
     Args:
         with_samples: read every notebook too, for its samples; else only where there is no valid side file.
@@ -151,8 +151,8 @@ class _Reader:
             if entry.trial_id in order or found.plan is None
         }
         found.faults = self._faults(records)
-        self._tell_what_is_missing()
-        self._look_at_small_files()
+        self._list_missing()
+        self._check_small_files()
         return found
 
     def _problem(self, path: Path, sentence: str) -> None:
@@ -218,7 +218,7 @@ class _Reader:
         for trial_id in unplanned:
             self._problem(path, f"names {trial_id}, which is not in the plan: not counted")
         for trial_id, attempt in repeated:
-            self._problem(path, f"tells twice of attempt {attempt} at {trial_id}: only the first line counts")
+            self._problem(path, f"has two lines for attempt {attempt} at {trial_id}: only the first line counts")
 
     def _read_trials(self) -> dict[str, Record]:
         place = self.folder / "trials"
@@ -333,18 +333,18 @@ class _Reader:
         return [rows[key] for key in sorted(rows)]
 
     def _fault_in(self, path: Path) -> dict[str, Any]:
-        """What a faulty attempt's notebook knows, when the ledger does not tell of it."""
+        """Return the columns of a fault that only its notebook records."""
         try:
             return _fault_row(read_record(path))
         except RecordError as error:
             return {"outcome_detail": one_line(str(error).removeprefix(f"{path}: "))[:_LONGEST_SENTENCE]}
 
-    def _tell_what_is_missing(self) -> None:
+    def _list_missing(self) -> None:
         found = self.found
-        told = {problem.path for problem in found.problems}
+        named = {problem.path for problem in found.problems}
         for trial_id in dict.fromkeys([*(trial.trial_id for trial in found.needed), *found.lost]):
             path = self.folder / "trials" / f"{trial_id}.ipynb"
-            if trial_id in found.results or str(path.relative_to(self.folder)) in told:
+            if trial_id in found.results or str(path.relative_to(self.folder)) in named:
                 continue
             attempts = [str(row.get("outcome")) for row in found.faults if row["trial_id"] == trial_id]
             if trial_id in found.lost:
@@ -354,9 +354,9 @@ class _Reader:
             else:
                 self._problem(path, "no result yet: planned and not run")
 
-    def _look_at_small_files(self) -> None:
-        for sentence in conditions.read_starts(self.folder)[1]:
-            self._problem(self.folder / conditions.STARTS_FILE, sentence)
+    def _check_small_files(self) -> None:
+        for sentence in read_starts(self.folder)[1]:
+            self._problem(self.folder / STARTS_FILE, sentence)
         path = self.folder / RESULTS_FILE
         try:
             file = io.StringIO(read_text(path, LARGEST_RESULTS_BYTES), newline="")

@@ -1,8 +1,8 @@
-"""What a trial left: the scraps of its executed notebook, its record, its samples; read with tolerance.
+"""The files of a trial, read with tolerance: scraps of the executed notebook, record, samples.
 
 The wire format is scrapbook's (github.com/nteract/scrapbook): a cell output whose data has the mime type
 `application/scrapbook.scrap.<encoder>+json` and the payload `{"name", "data", "encoder", "version"}`.
-scrapbook's own reader gives up on the first notebook that it cannot read; this one says which and goes on.
+scrapbook's own reader gives up on the first notebook that it cannot read; this one reports it and continues.
 """
 
 import json

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import StageError
 from picolab.host.processes import this_process
+from picolab.jupyter.live_line import LiveLine
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
 from picolab.machines.kinds import kind_of
@@ -18,8 +20,7 @@ from picolab.servers.client import Client
 from picolab.servers.registry import server_of
 from picolab.servers.start import SECRET_FILE
 from picolab.text.foreign import visible
-from picolab.trial.live_line import LiveLine
-from picolab.trial.state import PROGRESS_FILE, VAGRANT_LOG_FILE, TrialContext, TrialState
+from picolab.trial.state import PROGRESS_FILE, VAGRANT_LOG_FILE, TrialState
 
 SESSION_FILE = "cookie"
 STOP_GRACE_S = 10.0

@@ -5,14 +5,13 @@ It is written to `state.json` in the trial's folder after every step, so that an
 
 import itertools
 import json
-import os
 import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
@@ -21,7 +20,7 @@ from picolab.errors import RecordError
 from picolab.files import reserve
 from picolab.files.writing import not_written
 from picolab.host.facts import provenance
-from picolab.host.processes import ProcessIdentity
+from picolab.jupyter.trial_context import TrialContext
 from picolab.record.conditions import ConditionsRecord, InstrumentReference, Provenance
 from picolab.record.machine import BuildUnderTest, MachineRecord, ServerRecord
 from picolab.record.outcomes import STAGES, Outcome, Stage
@@ -29,7 +28,6 @@ from picolab.record.record import NOT_VERIFIED, Caveat, Record, StageTime, Trial
 from picolab.record.steps import DownloadRecord, MemoryRecord, UploadRecord, VerifyRecord
 from picolab.record.validation import NEWER_PARTS, null_paths, nulls_without_reason
 
-CONTEXT_VARIABLE = "PICOLAB_TRIAL"
 STATE_FILE = "state.json"
 RECORD_FILE = "record.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -48,30 +46,6 @@ _RESULTS: tuple[tuple[Stage, str], ...] = (
     ("verify", "download"),
 )
 """Which part of the record each stage fills."""
-
-
-class TrialContext(BaseModel):
-    """Who asked for a trial. A campaign and the command line pass it in the environment, not as a parameter:
-    a notebook that somebody opens and runs again later must not write into the campaign's files."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    folder: Path
-    trial_id: str
-    owner: dict[str, Any] = Field(description="the process that answers for the machine, as ProcessIdentity")
-    campaign: str | None = None
-    block: int | None = None
-    position: int | None = None
-    attempt: int = 1
-
-    @classmethod
-    def from_environment(cls) -> "TrialContext | None":
-        text = os.environ.get(CONTEXT_VARIABLE)
-        return cls.model_validate_json(text) if text else None
-
-    @property
-    def owner_process(self) -> ProcessIdentity:
-        return ProcessIdentity.from_json(self.owner)
 
 
 class StageState(BaseModel):

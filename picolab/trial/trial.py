@@ -13,13 +13,14 @@ from typing import Any
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.jupyter import kernel_folders
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.trial import collect, notebook, provision, start, upload, verify
 from picolab.trial.engine import run_stage
 from picolab.trial.run import TrialRun, machine_name
-from picolab.trial.state import TrialContext, TrialState, claim_folder
+from picolab.trial.state import TrialState, claim_folder
 
 
 class Trial:

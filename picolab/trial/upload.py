@@ -2,6 +2,7 @@
 
 from picolab.config.sizes import MIB, in_mib
 from picolab.files import reserve
+from picolab.jupyter.live_line import LiveLine
 from picolab.machines.base import Machine
 from picolab.machines.kinds import kind_of
 from picolab.record import caveats
@@ -11,7 +12,6 @@ from picolab.servers.client import DELETE_LIMIT_S
 from picolab.servers.measurements import Limits, TransferProgress, UploadMeasurement, UploadsMeasurement
 from picolab.text.wording import in_seconds
 from picolab.trial.endings import require_running, server_ended, settled_status, was_oom_killed
-from picolab.trial.live_line import LiveLine
 from picolab.trial.measured_step import (
     conditions_now,
     conditions_since,

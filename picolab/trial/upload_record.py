@@ -1,7 +1,7 @@
 """An upload's part of the record, made from its measurement."""
 
 from picolab.config.sizes import MIB
-from picolab.host.facts import FILE_SYSTEMS_IN_MEMORY
+from picolab.record.machine import FILE_SYSTEMS_IN_MEMORY
 from picolab.record.record import NOT_ASKED_FOR
 from picolab.record.steps import LimitDuringStep, PageCache, Progress, UploadedFile, UploadRecord
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement, peak_rss_bytes

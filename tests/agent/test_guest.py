@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, SECRET, alive, eventually, on_a_quiet_moment
+from conftest import MIB, SECRET, alive, eventually
 from throttled_disk import throttled
 
 from picolab.agent import __main__ as agent_main
@@ -27,7 +27,7 @@ from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of, memory_info
 from picolab.host.processes import ProcessIdentity
 from picolab.machines.local.cgroup import find_method, plan_cgroup
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 NOBODY = "nobody"
@@ -535,7 +535,7 @@ def test_the_calibration_server(agent: RunningAgent) -> None:
     port = agent.ask("free_port")["port"]
     assert agent.ask("listener", port=port) == {"listener": "nobody"}
     environment = {"PORT": str(port), "PS_SHARED_SECRET": SECRET, "TMPDIR": str(agent.home / "tmp")}
-    argv = [sys.executable, "-I", "-S", str(SERVER_PATH), "-db", f"{data}/store.db"]
+    argv = [sys.executable, "-I", "-S", str(server_path()), "-db", f"{data}/store.db"]
     assert agent.ask("anon_bytes") == {"anon_bytes": None}
     pid = agent.launch(*argv, env=environment)["pid"]
     eventually(lambda: agent.ask("listener", port=port)["listener"] == "server", "it listens")
@@ -610,16 +610,18 @@ def test_the_servers_files_leave_the_page_cache(agent: RunningAgent) -> None:
     assert agent.ask("status")["running"], "the server is left alone"
 
 
-@on_a_quiet_moment
 def check_the_time_of_a_sync(agent: RunningAgent) -> None:
     rate = 16 * MIB
     store = Path(agent.ask("fresh_folders")["data"]) / "store.db"
     store.write_bytes(os.urandom(24 * MIB))
     with throttled(agent.home, rate, agent.process.pid):
+        begun_s = time.monotonic()
         took_s = agent.ask("sync_data")["sync_s"]
+        elapsed_s = time.monotonic() - begun_s
         again_s = agent.ask("sync_data")["sync_s"]
-    assert took_s == pytest.approx(24 * MIB / rate, rel=0.08)
-    assert again_s < took_s / 10, "all of it was on the disk before"
+    # A busy host makes it longer and never shorter; the kernel's throttle lets 0.1 s of its rate pass at once.
+    assert 0.92 * 24 * MIB / rate <= took_s <= elapsed_s
+    assert again_s < took_s / 2, "all of it was on the disk before"
 
 
 @pytest.mark.alone

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from picolab.analysis.statistics import (
-    LEAST_PAIRS,
+from picolab.analysis.decisions import (
     LEAST_PAIRS_TO_STOP,
     LOOKS_TO_STOP,
-    Interval,
-    PairedRatio,
     enough_pairs,
-    first_effect,
-    holm,
     judge,
-    median,
-    median_interval,
     narrow_enough,
     no_regression,
+)
+from picolab.analysis.statistics import (
+    LEAST_PAIRS,
+    Interval,
+    PairedRatio,
+    first_effect,
+    holm,
+    median,
+    median_interval,
     order_statistic_coverage,
     outcome_test,
     paired_ratio,

@@ -13,7 +13,8 @@ from conftest import eventually
 
 from picolab.agent.procfs import descendants
 from picolab.campaign.preflight import check_plan
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir
@@ -34,7 +35,7 @@ from picolab.machines.local import machine as local
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import read_campaign, read_record
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 
 SLOW = {"transfer_mib_s": 4}
 """Slow enough to catch an upload of 8 MiB in the act."""
@@ -238,7 +239,7 @@ def test_a_killed_campaign_leaves_nothing_and_resumes(
 
 
 @pytest.mark.parametrize("sign", ["request.json", "papermill.log", "state.json", "server.log"])
-def test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes(
+def test_a_campaign_killed_at_a_trials_start_resumes(
     command: Callable[..., subprocess.Popen[str]], parameters_file: Path, sign: str
 ) -> None:
     process = command("matrix", str(parameters_file), "--campaign", "slow", "--repeats", "1")
@@ -272,7 +273,7 @@ def test_a_killed_part_costs_one_attempt(
 def test_a_killed_server_is_a_result(command: Callable[..., subprocess.Popen[str]], parameters_file: Path) -> None:
     process = command("matrix", str(parameters_file), "--campaign", "slow")
     eventually(lambda: uploading(done=1), "the second upload runs")
-    server = find(process.pid, "calibration/server.py") or find(process.pid, "-I -S")
+    server = find(process.pid, "calibration-server") or find(process.pid, "-I -S")
     assert server is not None
     server.signal(signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
@@ -319,7 +320,7 @@ def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None
     build = tmp_path / "dies-after-its-answer"
     build.write_text(
         DIES_AFTER_ITS_ANSWER.format(
-            python=sys.executable, server=SERVER_PATH, samples=outputs_dir() / "test-*/running/*/samples.jsonl"
+            python=sys.executable, server=server_path(), samples=outputs_dir() / "test-*/running/*/samples.jsonl"
         )
     )
     build.chmod(0o755)
@@ -433,6 +434,6 @@ def test_no_memory_limit_is_refused_with_remedies(monkeypatch: pytest.MonkeyPatc
 
 def test_a_campaign_is_never_overwritten() -> None:
     Campaign.create(plan_of({}), Watcher())
-    with pytest.raises(ParameterError, match="is already there; go on with `picolab resume test`"):
+    with pytest.raises(ParameterError, match="is already there; continue with `picolab resume test`"):
         Campaign.create(plan_of({}), Watcher())
     assert [path.name for path in outputs_dir().iterdir()] == ["test"]

@@ -10,19 +10,20 @@ import pytest
 from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
 
 from picolab.campaign import runner as campaign_module
-from picolab.campaign.runner import Campaign, Progress, Watcher
+from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.tally import Tally
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.jupyter.live_line import LiveLine
+from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
 from picolab.record.outcomes import Outcome
 from picolab.results.beginning import write_beginning
 from picolab.results.standing import read_standing
-from picolab.trial.live_line import LiveLine
-from picolab.trial.state import TrialContext
 
 DONE = [FakeTrial(ram_mb=64, file_size="4M", block=block) for block in (1, 2, 3)]
 LEFT = [FakeTrial(ram_mb=ram, file_size="4M", block=4) for ram in (64, 128)]
@@ -103,9 +104,7 @@ def test_nothing_is_opened_while_a_trial_runs(resting: Path, monkeypatch: pytest
     assert FakeProcess.opened == []
 
 
-def test_a_terminal_gets_one_line_a_second_and_reads_that_line_alone(
-    resting: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_gets_one_line_a_second_and_reads_only_it(resting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeProcess, "wakes", 3)
     shown: list[Progress] = []
     Campaign.load(resting, Watcher(progress=shown.append, refresh_s=1.0)).run()
@@ -358,7 +357,7 @@ def test_the_own_notebook_is_taken() -> None:
     check_trial_notebook()
 
 
-def test_no_campaign_begins_and_none_goes_on_with_such_a_notebook(
+def test_no_campaign_begins_or_resumes_with_such_a_notebook(
     resting: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     notebook = json.loads(trial_notebook().read_text())

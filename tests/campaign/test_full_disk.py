@@ -19,7 +19,8 @@ from conftest import GIVE_UP_S, eventually
 from trial_steps import begin, finish
 
 from picolab.agent import bundle
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import run_single_trial
 from picolab.cli.main import main
 from picolab.config.campaign_parameters import CampaignParameters
@@ -30,6 +31,7 @@ from picolab.errors import FileNotWritten, HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
+from picolab.jupyter.live_line import LiveLine, last_line
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
@@ -37,7 +39,6 @@ from picolab.record.samples import read_samples
 from picolab.record.validation import validate_record
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign
-from picolab.trial.live_line import LiveLine, last_line
 from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -129,7 +130,7 @@ def read(path: Path) -> Record:
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_a_single_trials_result_survives_a_disk_that_fills_up_in_its_upload(
+def test_a_single_trial_survives_a_disk_full_in_its_upload(
     mount: Mount, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = mount(kind, 48)
@@ -156,9 +157,7 @@ def plan_of_two() -> dict[str, object]:
     }
 
 
-def test_a_campaign_goes_on_with_what_was_measured_before_its_disk_was_full(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_campaign_resumes_after_its_disk_was_full(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = mount("ext4", 48)
     monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(outputs))
     plan = make_plan(CampaignParameters.model_validate(plan_of_two()), "test", "test.yaml")
@@ -196,7 +195,7 @@ def test_without_room_for_the_result_the_upload_does_not_begin(mount: Mount, mon
 
 
 @pytest.mark.parametrize("missing", ["room for the result", "room for the samples"])
-def test_an_upload_that_was_measured_survives_a_disk_without_room_for_the_download(
+def test_an_upload_survives_a_disk_too_full_for_the_download(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     outputs = mount("tmpfs", 48)
@@ -232,9 +231,7 @@ def test_outputs_that_are_read_only_are_named(mount: Mount, monkeypatch: pytest.
     assert len(done.output.strip().splitlines()) == 1
 
 
-def test_a_full_state_folder_is_named_before_anything_is_measured(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_state_folder_is_named_before_measuring(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     state = mount("tmpfs", 1)
     monkeypatch.setenv("PICOLAB_STATE_DIR", str(state))
     (state / "rest").write_bytes(b"x" * MIB)
@@ -244,9 +241,7 @@ def test_a_full_state_folder_is_named_before_anything_is_measured(
     assert f"mounted at {state} is full (0.0 MiB free)" in str(refused.value)
 
 
-def test_a_servers_full_disk_is_still_a_result_when_results_go_to_the_same_disk(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_servers_full_disk_is_a_result_on_the_results_disk_too(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server itself fills the disk; the record has its room on it."""
     small = mount("ext4", 32)
     monkeypatch.setenv("PICOLAB_OUTPUTS_DIR", str(small / "outputs"))
@@ -346,7 +341,7 @@ def _writes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/io").read_text().split("syscw: ")[1].split()[0])
 
 
-def test_a_full_state_folder_does_not_lose_an_upload_that_was_measured(
+def test_a_full_state_folder_loses_no_measured_upload(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     state = mount("tmpfs", 4)

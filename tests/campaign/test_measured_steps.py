@@ -19,7 +19,8 @@ import pytest
 from conftest import eventually
 from trial_steps import begin, codes, finish, measure, server_process
 
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.cli import trial_view
 from picolab.cli.outcome_table import outcome_table
@@ -67,7 +68,7 @@ def steps(record: Record) -> tuple[Outcome | None, Outcome | None]:
     return step_outcome(record, "upload"), step_outcome(record, "download")
 
 
-def test_a_download_that_nobody_measures_does_not_decide_about_the_upload() -> None:
+def test_an_unmeasured_download_does_not_decide_the_upload() -> None:
     record = measure(**HUNGRY_DOWNLOAD)
 
     assert record.outcome is Outcome.OK, record.outcome_detail
@@ -83,7 +84,7 @@ def test_a_download_that_nobody_measures_does_not_decide_about_the_upload() -> N
 
 
 @pytest.mark.parametrize("direction", ["both", "download"])
-def test_a_measured_download_runs_under_the_limit_and_has_its_own_outcome(direction: str) -> None:
+def test_a_measured_download_has_the_limit_and_an_outcome(direction: str) -> None:
     record = measure(**HUNGRY_DOWNLOAD, direction=direction)
 
     assert (record.outcome, record.outcome_stage) == (Outcome.OOM_KILLED, "verify"), record.outcome_detail
@@ -116,7 +117,7 @@ def test_an_upload_runs_under_the_limit_when_it_is_measured(direction: str, unde
         assert "without the memory limit" in record.missing["download.memory.vm_hwm_bytes"]
 
 
-def test_a_server_that_keeps_more_than_the_limit_is_judged_under_the_limit() -> None:
+def test_a_server_keeping_more_than_the_limit_is_judged_by_it() -> None:
     """What it holds for good cannot be taken away: the upload is done again, by a new server under the limit."""
     record = measure(ram_mb=64, file_size="4M", direction="download", calibration={"ballast_mib": 150})
 
@@ -141,7 +142,7 @@ def test_a_server_that_keeps_more_than_the_limit_is_judged_under_the_limit() -> 
         ("download", {}, "ok", None, "ok"),
     ],
 )
-def test_the_trials_outcome_is_that_of_its_first_step_which_is_not_ok(
+def test_the_trials_outcome_is_that_of_its_first_failed_step(
     direction: str, calibration: dict[str, Any], trial: str, upload: str | None, download: str | None
 ) -> None:
     record = measure(direction=direction, calibration=calibration)
@@ -172,7 +173,7 @@ OLD = Path(__file__).parents[1] / "records" / "before-virtual-machines.json"
         ("both", "interrupted", "verify", "interrupted", "interrupted"),
     ],
 )
-def test_an_old_record_is_judged_by_the_trials_outcome_and_its_stage(
+def test_an_old_record_is_judged_by_outcome_and_stage(
     direction: str, outcome: str, stage: str | None, upload: str | None, download: str | None
 ) -> None:
     data = json.loads(OLD.read_text()) | {"outcome": outcome, "outcome_stage": stage}
@@ -268,7 +269,7 @@ def test_a_single_trial_shows_each_step_with_its_peak(
 # ---- what a verification that nobody measures cannot find out --------------------------------------
 
 
-def test_a_server_killed_in_the_verification_leaves_the_upload_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_in_the_verification_leaves_the_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a virtual machine, whose limit cannot be lifted: the refusal is a fake, the OOM kill is the kernel's."""
     monkeypatch.setattr(local.LocalMachine, "lift_memory_limit", lambda _: "the limit is the RAM")
     record = measure(**HUNGRY_DOWNLOAD)
@@ -286,9 +287,7 @@ def test_a_server_killed_in_the_verification_leaves_the_upload_as_it_was(monkeyp
 
 @pytest.mark.skipif(find_method_or_none() != "cgroup_v1", reason="the file that is written is that of cgroup v1")
 @pytest.mark.parametrize("direction", ["upload", "download"])
-def test_whoever_is_killed_while_the_limit_is_lifted_was_not_at_that_limit(
-    direction: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_the_limit_is_lifted_is_not_of_the_limit(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the host's own memory, or that of its container, is used up; here the test limits it by itself."""
     lift = local.LocalMachine.lift_memory_limit
 
@@ -319,7 +318,7 @@ def kill_server() -> None:
     eventually(lambda: not machine.process_status().running, "the keeper knows that the server has ended")
 
 
-def test_a_server_that_ends_between_upload_and_verification_leaves_the_upload_as_it_was() -> None:
+def test_a_server_ended_before_verification_leaves_the_upload() -> None:
     trial = begin()
     trial.upload()
     kill_server()
@@ -347,7 +346,7 @@ def test_a_server_that_ends_before_the_download(direction: str) -> None:
     )
 
 
-def test_a_verification_that_takes_too_long_is_no_result_of_the_upload() -> None:
+def test_a_late_verification_is_no_result_of_the_upload() -> None:
     record = measure(file_size="8M", calibration={"download_mib_s": 2}, total_limit_s=1.5)
 
     assert record.outcome is Outcome.OK and "not_verified" in codes(record), record.outcome_detail
@@ -391,7 +390,7 @@ def charged(machine: local.LocalMachine) -> int:
     return int((Path(status["cgroup"]) / "memory.usage_in_bytes").read_text())
 
 
-def test_the_limit_is_put_back_and_page_cache_beyond_it_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_put_back_below_the_page_cache_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = begin(**big_page_cache())
     machine, pid = server_process()
     trial.upload()
@@ -418,7 +417,7 @@ def test_the_limit_is_put_back_and_page_cache_beyond_it_kills_nobody(monkeypatch
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MachineError])
-def test_the_limit_is_put_back_when_the_cell_fails_and_the_cell_can_be_run_again(
+def test_a_failed_cell_puts_the_limit_back_and_can_run_again(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = begin()
@@ -467,7 +466,7 @@ for stage in (trial.provision, trial.start, trial.authenticate, trial.upload, tr
 """
 
 
-def test_when_the_kernel_is_killed_meanwhile_the_keeper_puts_it_back_and_another_kernel_goes_on() -> None:
+def test_the_keeper_puts_the_limit_back_for_a_killed_kernel() -> None:
     wanted = begin(keep_machine="always", file_size="8M")
     parameters = wanted.state.parameters
     machine, _ = server_process()
@@ -498,7 +497,7 @@ def test_when_the_kernel_is_killed_meanwhile_the_keeper_puts_it_back_and_another
     assert record.outcome is Outcome.OK and record.verify and record.verify.memory_limit == "lifted"
 
 
-def test_no_measured_step_runs_while_the_limit_cannot_be_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_is_measured_without_the_limit_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = begin()
     monkeypatch.setattr(local.LocalMachine, "restore_memory_limit", lambda _: "the server holds 900 MiB")
 
@@ -532,7 +531,7 @@ def test_the_keeper_of_an_older_picolab_keeps_the_limit() -> None:
     trial.release()
 
 
-def test_the_keeper_of_a_picolab_that_knew_no_networks_is_no_dead_end() -> None:
+def test_a_keeper_of_an_older_picolab_is_no_dead_end() -> None:
     trial = begin(keep_machine="always")
     machine, _ = server_process()
     state = machine.folder / KEEPER
@@ -545,7 +544,7 @@ def test_the_keeper_of_a_picolab_that_knew_no_networks_is_no_dead_end() -> None:
     assert registry.release_by_name("local") and registry.attach("local") is None
 
 
-def test_v2_takes_the_limit_away_and_never_lowers_it_below_what_is_used(tmp_path: Path) -> None:
+def test_v2_lifts_the_limit_and_never_lowers_it_below_use(tmp_path: Path) -> None:
     """The hierarchy is a plain folder: what is written, and when nothing is."""
     group = MemoryCgroup("cgroup_v2", tmp_path)
 

@@ -266,7 +266,7 @@ def test_a_link_is_not_followed(dead: ProcessIdentity, scratch: Path, tmp_path: 
     link.unlink()
 
 
-def test_a_folder_that_a_process_in_another_container_holds_survives(dead: ProcessIdentity, scratch: Path) -> None:
+def test_a_folder_held_from_another_container_survives(dead: ProcessIdentity, scratch: Path) -> None:
     """Its pid means nothing here, but its lock does."""
     folder = scratch / "tmp" / name_of(dead)
     folder.mkdir()
@@ -287,9 +287,7 @@ def note(processes: list[ProcessIdentity], file: Path, digest: str) -> Path:
     return place / "kernel-1-2.json"
 
 
-def test_a_connection_file_survives_while_its_kernel_may_be_started_again(
-    dead: ProcessIdentity, tmp_path: Path
-) -> None:
+def test_a_connection_file_survives_while_its_kernel_may_restart(dead: ProcessIdentity, tmp_path: Path) -> None:
     file = tmp_path / "kernel.json"
     file.write_text("{}")
     noted = note([dead, this_process()], file, kernel_folders._digest(file))

@@ -3,25 +3,19 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from picolab.campaign.stopping import (
-    STOPPED_FILE,
-    interval_widths,
-    note_stop,
-    stopped_after,
-    watched_in_words,
-    watched_metrics,
-    why_enough,
-)
+from picolab.campaign.stopping import interval_widths, watched_in_words, watched_metrics, why_enough
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.sizes import MIB
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import Outcome
+from picolab.results.stop_file import STOPPED_FILE, note_stop, stopped_after
 
 Row = dict[str, Any]
 RULE = {"target_percent": 3, "least_blocks": 10, "most_blocks": 20}
@@ -178,7 +172,7 @@ def test_every_metric_that_decides_must_be_known_and_no_other(direction: str, la
         assert bool(why_enough(plan, unsteady(rows, name), 20, 60.0)) is (name not in deciding), name
 
 
-def test_memory_that_needs_more_pairs_makes_the_campaign_go_on_until_it_is_known() -> None:
+def test_memory_that_needs_more_pairs_continues_the_campaign() -> None:
     plan = plan_of(["old", "new"], ["8M"])
     rows = rows_of(plan, 20)
     for row in rows:
@@ -211,7 +205,7 @@ def test_an_upload_counts_although_its_download_failed() -> None:
 def test_each_width_is_written_down(tmp_path: Path) -> None:
     plan = plan_of(["old", "new", "newer"], ["8M", "4M"])
     widths = interval_widths(plan, rows_of(plan, 14))
-    note_stop(tmp_path, 14, "reason", widths)
+    note_stop(tmp_path, 14, "reason", [asdict(width) for width in widths])
 
     watched = json.loads((tmp_path / STOPPED_FILE).read_text())["watched"]
     assert len(watched) == 2 * 2 * 2, "scenarios, candidates, metrics"

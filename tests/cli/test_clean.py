@@ -280,9 +280,7 @@ def test_virtual_machines_and_disks_of_no_machine(no_libvirt: virsh_stub.VirshSt
     assert f"picolab_{mark}_c_default.img.bak" in left and f"picolab_{mark}_c_default.img" not in left
 
 
-def test_a_libvirt_that_does_not_answer_is_said_and_the_rest_is_done(
-    no_libvirt: virsh_stub.VirshStub, scratch: Path
-) -> None:
+def test_a_libvirt_that_does_not_answer_is_reported(no_libvirt: virsh_stub.VirshStub, scratch: Path) -> None:
     no_libvirt.set(error="Failed to connect socket to '/var/run/libvirt/libvirt-sock'")
     download = state_dir() / "builds" / ".new-x1"
     download.mkdir(parents=True)

@@ -198,7 +198,7 @@ def test_a_full_disk_behind_the_output_is_one_sentence(words: str) -> None:
     assert done.stderr.startswith("Error: No space left on device") and done.stderr.count("\n") == 1
 
 
-def test_a_file_of_a_campaign_never_takes_the_place_of_a_closed_stream() -> None:
+def test_no_file_of_a_campaign_replaces_a_closed_stream() -> None:
     fewer = ("--file-sizes", "1M", "--memory-limits", "64", "--repeats", "1", "--idle-limit", "0", "--campaign", "c")
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m picolab matrix {QUICK} {' '.join(fewer)} <&- >&- 2>&-"],
@@ -314,7 +314,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(
     assert "a-file" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_two_trials_of_one_case_in_one_second_have_folders_of_their_own() -> None:
+def test_two_trials_of_one_second_have_folders_of_their_own() -> None:
     first = TrialState.begin(TrialParameters(), None)
     second = first.model_copy(deep=True)
 

@@ -14,7 +14,8 @@ from campaign_factory import quick_matrix, write_campaign
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picolab.campaign.runner import Campaign, Progress
+from picolab.campaign.progress import Progress
+from picolab.campaign.runner import Campaign
 from picolab.campaign.single_trial import FinishedTrial
 from picolab.cli import campaign_view, progress, trial_view
 from picolab.cli import terminal as console
@@ -29,6 +30,7 @@ from picolab.record.outcomes import Outcome
 from picolab.record.record import Caveat
 from picolab.results.ledger import LedgerEntry
 from picolab.text.foreign import one_line, visible
+from picolab.text.live_line import rewrite_line
 
 SENTENCES = [
     "[main] panic at [store.db]",
@@ -180,7 +182,7 @@ def test_a_live_line_is_one_line(words: str, terminal_there: bool, monkeypatch: 
     stream = io.StringIO()
     stream.isatty = lambda: terminal_there  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", stream)
-    console.live_line(words)
+    rewrite_line(words)
     assert stream.getvalue() == (f"\r\x1b[K{one_line(words)}" if terminal_there else "")
 
 

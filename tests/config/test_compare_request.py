@@ -140,6 +140,6 @@ def test_one_file_twice_is_refused(here: Path) -> None:
         requested(wanted(), ["v1/server", "./v1/server"], None, "file.yaml")
 
 
-def test_a_label_of_the_file_keeps_its_name_beside_a_file_of_that_name(here: Path) -> None:
+def test_a_label_wins_over_a_file_of_the_same_name(here: Path) -> None:
     server = executable(here / "v2" / "old")
     assert builds(["old", "v2/old"], builds={"old": {"build": "1.4.4"}}) == {"old": "1.4.4", "v2-old": str(server)}

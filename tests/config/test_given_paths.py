@@ -24,7 +24,7 @@ from picolab.config.project import outputs_dir, project_root
 from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import read_yaml
 from picolab.errors import ParameterError
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 from picolab.trial.state import repeat_command
 
 
@@ -32,7 +32,7 @@ def make_server(path: Path, mark: str) -> str:
     """Make an executable that is the calibration server, different by its mark; return its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f'#!/bin/sh\n# {mark}\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(SERVER_PATH))} "$@"\n'
+        f'#!/bin/sh\n# {mark}\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(server_path()))} "$@"\n'
     )
     path.chmod(0o755)
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -99,7 +99,7 @@ def test_a_trial_measures_the_file_of_the_users_folder(
     assert [record["build"]["sha256"] for record in records(outputs_dir())] == [folders[whose]] * 2
 
 
-def test_a_file_means_its_own_folder_and_the_command_line_the_users(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders: dict[str, str]) -> None:
     file = tmp_path / "there" / "two.yaml"
     file.write_text(
         "builds: {own: {build: ./server-of-a-test}, other: {build: ../home/server-of-a-test}}\n"

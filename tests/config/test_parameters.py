@@ -117,7 +117,7 @@ def test_numbers_may_come_as_text() -> None:
     assert trial(ram_mb="256", seed="7") == trial(ram_mb=256, seed=7)
 
 
-def test_virtual_machine_may_be_as_small_as_one_that_was_seen_to_boot() -> None:
+def test_virtual_machine_may_have_96_mib() -> None:
     parameters = trial(machine="vagrant", ram_mb=96, fresh_machine="per_trial", cpus=2, box="debian/bookworm64")
 
     assert parameters.case_label == "vagrant-96mb-100M-calibration"
@@ -275,8 +275,8 @@ def test_merge_keys_of_yaml_still_work(tmp_path: Path) -> None:
             "in line 1: the tag 'tag:yaml.org,2002:python/object/",
         ),
         ("matrix: *nobody", "is not valid YAML in line 1: found undefined alias"),
-        ("matrix:\n  ram_mb: [512]\n  ram_mb: [256]", "in line 3: the name 'ram_mb' is there twice"),
-        (SMALLEST + SMALLEST, "in line 2: the name 'matrix' is there twice"),
+        ("matrix:\n  ram_mb: [512]\n  ram_mb: [256]", "in line 3: the name 'ram_mb' appears twice"),
+        (SMALLEST + SMALLEST, "in line 2: the name 'matrix' appears twice"),
         ("matrix: " + "[" * 3000, "is not valid YAML in line 1: it is nested too deeply"),
         ("repeats: 3", "matrix is missing"),
         ("matrix:", "matrix = None should be a mapping"),

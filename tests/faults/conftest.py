@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
+from conftest import eventually, loaded_server
 
 from picolab.agent.procfs import descendants
 from picolab.campaign.runner import Campaign
@@ -27,7 +27,6 @@ from picolab.machines.base import Machine
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.results.ledger import LedgerEntry
-from picolab.servers.calibration import SERVER_PATH
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial
 
@@ -96,13 +95,13 @@ def kill_server(*_: object, number: signal.Signals = signal.SIGKILL) -> None:
 def server_that(tmp_path: Path) -> MisbehavingServer:
     """Make a build that is the calibration server with a change: `server_that(code, transfer_mib_s=4)`.
 
-    The code runs after the server's module was loaded as `server` and before its main(); further arguments are knobs.
+    The code runs after the server was loaded as `server` and before its main(); further arguments are knobs.
     What the code can use beside the module is in _SERVER below. Returns the path, for the parameter `build`.
     """
 
     def make(code: str = "", **knobs: Any) -> str:
         path = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}"
-        filled = {"python": sys.executable, "server": str(SERVER_PATH), "knobs": json.dumps(knobs), "code": code}
+        filled = {"python": sys.executable, "loaded": loaded_server(), "knobs": json.dumps(knobs), "code": code}
         path.write_text(_SERVER.format(**filled))
         path.chmod(0o755)
         return str(path)
@@ -111,11 +110,8 @@ def server_that(tmp_path: Path) -> MisbehavingServer:
 
 
 _SERVER = """#!{python} -IS
-import importlib.util, os, signal, socket, struct, sys, threading, time
-spec = importlib.util.spec_from_file_location("server", {server!r})
-server = importlib.util.module_from_spec(spec)
-sys.modules["server"] = server
-spec.loader.exec_module(server)
+import os, signal, socket, struct, sys, threading, time
+{loaded}
 os.environ["PICOLAB_CALIBRATION"] = {knobs!r}
 # In a network of the machine's own nobody else can reach it, and nobody at all by its loopback.
 private = any(name == "picolab" for _, name in socket.if_nameindex())

@@ -228,14 +228,14 @@ for test, name, outcome, see, do in (
         "Check the named file.",
     ),
     (
-        "results/test_load.py::test_a_lost_notebook_is_listed_and_the_trial_counts_by_its_own_files",
+        "results/test_load.py::test_a_trial_with_a_lost_notebook_counts_by_its_own_files",
         "notebook of a result lost",
         "ok",
         "The report lists it; the trial counts by its record file.",
         "None.",
     ),
     (
-        "results/test_load.py::test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count",
+        "results/test_load.py::test_a_notebook_run_again_by_hand_is_listed_not_counted",
         "notebook of a result run again by hand",
         "ok",
         "The report lists it; it does not count.",
@@ -307,14 +307,14 @@ for test, name, see, do in (
 
 for test, name, outcome, see, do in (
     (
-        "campaign/test_full_disk.py::test_a_single_trials_result_survives_a_disk_that_fills_up_in_its_upload",
+        "campaign/test_full_disk.py::test_a_single_trial_survives_a_disk_full_in_its_upload",
         "disk of the outputs fills up in the upload",
         "ok",
         "The record is written to reserved space; the notebook or the samples may be missing, with a reason.",
         "Free some space; the measurement is complete.",
     ),
     (
-        "campaign/test_full_disk.py::test_a_campaign_goes_on_with_what_was_measured_before_its_disk_was_full",
+        "campaign/test_full_disk.py::test_a_campaign_resumes_after_its_disk_was_full",
         "disk of the outputs fills up in a campaign",
         "ok",
         "One sentence with file and file system; the campaign ends.",
@@ -328,7 +328,7 @@ for test, name, outcome, see, do in (
         "Free some space, then `picolab resume CAMPAIGN`.",
     ),
     (
-        "campaign/test_full_disk.py::test_a_full_state_folder_is_named_before_anything_is_measured",
+        "campaign/test_full_disk.py::test_a_full_state_folder_is_named_before_measuring",
         "disk of the state folder is full",
         "refused",
         "One sentence with the full file system.",
@@ -388,7 +388,7 @@ for test, name, outcome, see, do in (
         "Undo the change, or start a new campaign.",
     ),
     (
-        "results/test_standing.py::test_another_executable_is_refused_and_accepted_for_the_record",
+        "results/test_standing.py::test_another_executable_is_refused_or_accepted_on_record",
         "build replaced in the middle of a campaign",
         "refused",
         "The old and the new sha256.",

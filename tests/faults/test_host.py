@@ -295,7 +295,7 @@ proved_by(
     do=RESUME,
 )
 proved_by(
-    "campaign/test_campaign.py::test_a_campaign_killed_while_a_trial_starts_leaves_nothing_and_resumes",
+    "campaign/test_campaign.py::test_a_campaign_killed_at_a_trials_start_resumes",
     "campaign killed while a trial starts",
     group="host",
     outcome="interrupted",

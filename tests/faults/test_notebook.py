@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from picolab.campaign import runner as campaigns
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import project_root

@@ -603,8 +603,7 @@ def test_server_gives_back_less_than_it_was_given(
     run_trial: RunTrial, server_that: MisbehavingServer, proof: Proof
 ) -> None:
     build = server_that(
-        "find = server.Store.find\n"
-        "server.Store.find = lambda *words: server.Entry(**{**vars(find(*words)), 'size_bytes': 1000})"
+        "find = server.Store.find\nserver.Store.find = lambda *words: find(*words)._replace(size_bytes=1000)"
     )
     proof.record(run_trial(build=build), "verify")
 
@@ -623,9 +622,10 @@ def test_server_gives_back_more_than_it_was_given(
         "def read(store, entry_id, start, end, read=server.Store.read):\n"
         "    yield from read(store, entry_id, start, end - 9)\n"
         "    yield memoryview(b'x' * 9)\n"
-        "find = server.Store.find\n"
-        "server.Store.find = lambda *words: server.Entry("
-        "**{**vars(find(*words)), 'size_bytes': find(*words).size_bytes + 9})\n"
+        "def longer(*words, find=server.Store.find):\n"
+        "    entry = find(*words)\n"
+        "    return entry._replace(size_bytes=entry.size_bytes + 9)\n"
+        "server.Store.find = longer\n"
         "server.Store.read = read"
     )
     proof.record(run_trial(build=build), "verify")

@@ -15,8 +15,9 @@ from conftest import eventually
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import MachineError
-from picolab.host import conditions
-from picolab.host.conditions import IDLE_BUSY_SHARE, IDLE_READINGS, Own, Reading, between, own_of, read, wait_for_idle
+from picolab.host import conditions, idleness
+from picolab.host.conditions import Own, Reading, between, own_of, read
+from picolab.host.idleness import IDLE_BUSY_SHARE, IDLE_READINGS, wait_for_idle
 from picolab.machines import registry
 from picolab.machines.base import Machine
 from picolab.record import caveats
@@ -83,7 +84,7 @@ def test_programs_beside_a_trial_are_seen_and_named(burners: list[subprocess.Pop
     assert caveat.value == found.other_busy_share
 
 
-def test_own_processes_and_what_they_started_do_not_count_as_others(burners: list[subprocess.Popen[bytes]]) -> None:
+def test_own_processes_and_their_children_are_no_others(burners: list[subprocess.Popen[bytes]]) -> None:
     script = f"{sys.executable} -c '{BURN}' & echo $!; wait"
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
@@ -233,8 +234,8 @@ def test_host_is_idle_after_some_quiet_readings(
     monkeypatch: pytest.MonkeyPatch, shares: list[float], idle: bool, reported: int
 ) -> None:
     left = iter(shares)
-    monkeypatch.setattr(conditions, "IDLE_READING_S", 0.01)
-    monkeypatch.setattr(conditions, "_busy_share", lambda *_: next(left))
+    monkeypatch.setattr(idleness, "IDLE_READING_S", 0.01)
+    monkeypatch.setattr(idleness, "_busy_share", lambda *_: next(left))
     said: list[str] = []
     result = wait_for_idle(1e9, said.append)
 
@@ -245,8 +246,8 @@ def test_host_is_idle_after_some_quiet_readings(
 
 def test_quiet_readings_that_have_begun_are_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter([0.05, 0.05, 0.05])
-    monkeypatch.setattr(conditions, "IDLE_READING_S", 0.01)
-    monkeypatch.setattr(conditions, "_busy_share", lambda *_: next(left))
+    monkeypatch.setattr(idleness, "IDLE_READING_S", 0.01)
+    monkeypatch.setattr(idleness, "_busy_share", lambda *_: next(left))
 
     assert wait_for_idle(0.0).idle
 

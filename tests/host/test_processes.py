@@ -45,7 +45,7 @@ def test_a_process_is_alive_until_it_ends_and_a_zombie_is_not(sleeper: subproces
     assert not identity.alive and identity.command == "gone"
 
 
-def test_the_same_pid_with_another_start_or_boot_is_somebody_else(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_pid_with_another_start_or_boot_is_somebody_else(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identity_of(sleeper.pid)
     for other in (
         dataclasses.replace(identity, start_ticks=identity.start_ticks - 1),

@@ -8,7 +8,7 @@ import pytest
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.instrument import store
-from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, Instrument, instrument_file
+from picolab.instrument.store import NOT_CALIBRATED, HostIdentity, InstrumentCalibration, instrument_file
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
@@ -22,7 +22,7 @@ def rate(median: float) -> dict[str, Any]:
     return {"n": 10, "median": median, "low": 0.9 * median, "high": 1.1 * median, "coverage": 0.97}
 
 
-def calibration(**values: Any) -> Instrument:
+def calibration(**values: Any) -> InstrumentCalibration:
     error = {"n": 20, "truth": 40.0, "unit": "MiB/s", "median": -0.003, "worst": -0.01}
     data = {
         "measured_at": "2026-11-22T10:00:00+00:00",
@@ -38,10 +38,10 @@ def calibration(**values: Any) -> Instrument:
         "noise": PAIRS,
         "caveats": [],
     }
-    return Instrument.model_validate(data | values)
+    return InstrumentCalibration.model_validate(data | values)
 
 
-def test_calibration_is_found_again_beside_that_of_the_other_machine() -> None:
+def test_calibrations_of_two_machines_are_kept_side_by_side() -> None:
     assert store.read() == (None, NOT_CALIBRATED)
     local, vagrant = calibration(), calibration(machine="vagrant", took_s=200.0)
     path = store.save(local)
@@ -154,7 +154,7 @@ def test_record_says_that_nothing_was_calibrated() -> None:
     assert "client_bound" not in codes(record)
 
 
-def test_record_names_the_calibration_and_a_client_that_was_fast_enough() -> None:
+def test_record_names_calibration_and_a_fast_enough_client() -> None:
     store.save(calibration())
     record = measure(direction="both")
 
@@ -181,7 +181,7 @@ def test_measured_rate_near_the_ceiling_is_a_caveat(ceilings: dict[str, Any], wo
     assert caveat.value == pytest.approx(rates[word.split()[1]] / 12.0, abs=0.001)
 
 
-def test_warm_download_of_more_than_the_page_cache_holds_is_a_caveat() -> None:
+def test_a_warm_download_larger_than_the_cache_is_a_caveat() -> None:
     too_large = measure(direction="download", ram_mb=64, file_size="64M")
     small = measure(direction="download", ram_mb=128, file_size="16M")
 

@@ -14,8 +14,9 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
 from picolab.jupyter.notebook_process import TrialProcess, last_words
+from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
-from picolab.trial.state import PROGRESS_FILE, TrialContext
+from picolab.trial.state import PROGRESS_FILE
 
 SLOW = {"transfer_mib_s": 1}
 

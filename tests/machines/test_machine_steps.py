@@ -8,11 +8,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, eventually, on_a_quiet_moment
+from conftest import MIB, eventually
 from throttled_disk import throttled
 
 from picolab.agent import disk
@@ -129,7 +130,6 @@ def test_how_much_of_a_file_is_cached(tmp_path: Path) -> None:
 # ---- the disk ------------------------------------------------------------------------------------
 
 
-@on_a_quiet_moment
 def check_the_time_of_a_sync(machine: LocalMachine, scratch: Path) -> None:
     rate = 16 * MIB
     data, tmp = (Path(folder) for folder in machine.fresh_folders())
@@ -138,11 +138,14 @@ def check_the_time_of_a_sync(machine: LocalMachine, scratch: Path) -> None:
     words = (str(tmp / "spool"), "32", str(data / "store.db"), "24", str(data / "below" / "store.db-wal"), "8")
     run(machine, scratch, WRITE, *words)
     with throttled(data, rate, os.getpid()):
+        begun_s = time.monotonic()
         took_s = machine.sync_data()
+        elapsed_s = time.monotonic() - begun_s
         again_s = machine.sync_data()
     machine.stop_process(0)
-    assert took_s == pytest.approx(32 * MIB / rate, rel=0.06)
-    assert again_s < took_s / 10, "all of it was on the disk before"
+    # A busy host makes it longer and never shorter; the kernel's throttle lets 0.1 s of its rate pass at once.
+    assert 0.94 * 32 * MIB / rate <= took_s <= elapsed_s
+    assert again_s < took_s / 2, "all of it was on the disk before"
 
 
 @pytest.mark.alone

@@ -50,7 +50,7 @@ def test_record_of_each_outcome_survives_json(outcome: Outcome, machine: str) ->
     assert again == record and again.outcome is outcome
 
 
-def test_record_that_was_made_before_there_were_virtual_machines_still_counts() -> None:
+def test_record_older_than_virtual_machines_is_valid() -> None:
     data = json.loads((Path(__file__).parents[1] / "records" / "before-virtual-machines.json").read_text())
     record = validate_record(data, "a place")
 
@@ -88,11 +88,11 @@ def test_record_that_was_made_before_there_were_virtual_machines_still_counts() 
         (
             "local",
             lambda r: r["machine"].update(virtual_machine=good(machine="vagrant")["machine"]["virtual_machine"]),
-            "kind is local, and machine.virtual_machine is there",
+            "kind is local, and machine.virtual_machine is not null",
         ),
     ],
 )
-def test_record_of_a_virtual_machine_describes_it_and_no_other_does(machine: str, spoil: Spoil, words: str) -> None:
+def test_only_a_record_of_a_virtual_machine_describes_one(machine: str, spoil: Spoil, words: str) -> None:
     assert words in complaint(spoil, machine=machine)
 
 
@@ -222,7 +222,7 @@ def test_fields_that_may_be_null_exist() -> None:
             lambda r: (r["parameters"].update(direction="both"), r["missing"].update(download="lost")),
             "outcome is ok, and download is not complete",
         ),
-        (Outcome.OK, lambda r: r.update(download=download_of(r)), "direction is upload, and download is there"),
+        (Outcome.OK, lambda r: r.update(download=download_of(r)), "direction is upload, and download is not null"),
     ],
 )
 def test_contradiction_does_not_count(outcome: Outcome, spoil: Spoil, words: str) -> None:

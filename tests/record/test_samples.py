@@ -51,7 +51,7 @@ def test_a_torn_last_line_is_left_out(scratch: Path, tail: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "\n", "Traceback (most recent call last):\n", '{"columns": ["t_'])
-def test_a_file_without_a_head_means_that_the_probe_did_not_start(scratch: Path, text: str | None) -> None:
+def test_no_head_means_that_the_probe_did_not_start(scratch: Path, text: str | None) -> None:
     if text is not None:
         (scratch / "s").write_text(text)
     with pytest.raises(ProbeError, match="it did not start or was killed"):
@@ -84,7 +84,7 @@ def test_summary() -> None:
     assert missing == {"memory.peak_cgroup_bytes": "the server runs in no memory cgroup"}
 
 
-def test_gaps_are_more_than_three_intervals_and_the_longest_come_first() -> None:
+def test_gaps_exceed_three_intervals_longest_first() -> None:
     times = [0.0, 0.1, 0.2, 0.45, 0.55, 1.55, 1.65, 1.9, 2.5]
     record, _ = summarise(samples_of(*(row(10 + t) for t in times)), 0.1, 10.0)
     assert record.gap_count == 2

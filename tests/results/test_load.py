@@ -319,7 +319,7 @@ def test_a_damaged_line_and_a_damaged_plan_are_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count(tmp_path: Path) -> None:
+def test_a_notebook_run_again_by_hand_is_listed_not_counted(tmp_path: Path) -> None:
     trial = FakeTrial(outcome=Outcome.HTTP_ERROR)
     folder = write_campaign(tmp_path / "c", [trial])
     path = broken(folder, 0)
@@ -335,7 +335,7 @@ def test_a_notebook_that_was_run_again_by_hand_is_listed_and_does_not_count(tmp_
     )
 
 
-def test_a_lost_notebook_is_listed_and_the_trial_counts_by_its_own_files(tmp_path: Path) -> None:
+def test_a_trial_with_a_lost_notebook_counts_by_its_own_files(tmp_path: Path) -> None:
     folder = write_campaign(tmp_path / "c", [FakeTrial()])
     path = broken(folder, 0)
     record = make_record(FakeTrial(), 1)

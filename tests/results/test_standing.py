@@ -375,7 +375,7 @@ def test_the_notebook_counts_where_the_side_file_is_damaged(campaign: Path) -> N
     assert "cut off or damaged" in found.problems[0].problem
 
 
-def test_samples_with_numbers_that_no_column_holds_cost_only_themselves(campaign: Path) -> None:
+def test_samples_that_no_column_holds_cost_only_themselves(campaign: Path) -> None:
     samples = make_samples(TRIALS[0], 1)
     samples["columns"]["anon_bytes"][3] = 10**400
     path = notebook(campaign, 0)
@@ -452,9 +452,7 @@ def test_a_little_more_ram_is_the_same_host(campaign: Path, monkeypatch: pytest.
     check_resume(campaign, set(trial_ids(campaign)[:3]), monkeypatch)
 
 
-def test_another_executable_is_refused_and_accepted_for_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_executable_is_refused_or_accepted_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = tmp_path / "server"
     build.write_text("#!/bin/sh\nexit 1\n")
     build.chmod(0o755)
@@ -509,7 +507,7 @@ def test_there_is_a_number_for_the_next_attempt(campaign: Path, attempt: int, pl
     assert any(str(attempt) in f"{one.path} {one.problem}" for one in read_standing(campaign).problems)
 
 
-def test_a_name_of_any_length_that_a_plan_may_have_fits_into_the_ledger() -> None:
+def test_the_longest_name_of_a_plan_fits_into_the_ledger() -> None:
     name = "x" * 200
     entry = LedgerEntry(
         trial_id=name,
@@ -571,9 +569,7 @@ def test_export_follows_no_link_out_of_a_campaign(campaign: Path, tmp_path: Path
     export_campaign(campaign, tmp_path / "mine", ("csv",))
 
 
-def test_a_result_that_came_while_an_export_read_stays_in_the_table(
-    campaign: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_filed_during_an_export_stays_in_the_table(campaign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_and_go_on(folder: Path) -> CampaignData:
         data = read_campaign(folder)
         moved.rename(side_file(folder, 2))
@@ -594,7 +590,7 @@ def test_a_campaign_of_an_older_picolab_goes_on_with_a_note(campaign: Path, monk
     resumed = Campaign.load(campaign)
     resumed.watcher.note = notes.append
     resumed.run()
-    assert notes == ["An older picolab began this campaign: nobody can tell whether something changed since."]
+    assert notes == ["An older picolab began this campaign: it is not known whether something changed since."]
     assert (campaign / BEGUN_FILE).exists()
     edited(campaign / "plan.json", lambda data: data.update(seed=1))
     assert "seed was 42 and is 1" in refusal(campaign)
@@ -605,7 +601,7 @@ def test_a_damaged_beginning_is_refused_and_set_aside(
     campaign: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (campaign / BEGUN_FILE).write_text(content)
-    assert "nobody can tell what changed since the campaign began" in refusal(campaign)
+    assert "it is not known what changed since the campaign began" in refusal(campaign)
     monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
     Campaign.load(campaign).run(accept_changes=True)
     assert (campaign / "set-aside" / BEGUN_FILE).read_text() == content
@@ -709,5 +705,5 @@ def test_resume_names_the_option_that_goes_on(
     code, said = command(capsys, "resume", str(campaign))
     assert code == ExitCode.BAD_PARAMETERS and "ram_mb was 128 and is 256" in said
     code, said = command(capsys, "resume", str(campaign), "--accept-changes")
-    assert code == ExitCode.INSTRUMENT_FAULT and "Goes on although" in said
+    assert code == ExitCode.INSTRUMENT_FAULT and "Continues although" in said
     assert command(capsys, "resume", str(campaign))[0] == ExitCode.INSTRUMENT_FAULT

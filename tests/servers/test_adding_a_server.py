@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from picolab.record.models import Outcome, Record, validate_record
 
 from picolab.config.sizes import MIB
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.record.validation import validate_record
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adding-a-server.md").read_text()

@@ -17,7 +17,7 @@ import pytest
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
 from picolab.servers.build import sha256_of
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare import builds as build_module
 from picolab.servers.picoshare.builds import find_build
 
@@ -117,10 +117,10 @@ def refused() -> Callable[..., str]:
 
 def test_calibration() -> None:
     build = find_build("calibration", "my label", "")
-    assert build.path == SERVER_PATH.resolve()
+    assert build.path == server_path().resolve()
     assert (build.identity.kind, build.identity.label, build.identity.version) == ("calibration", "my label", None)
-    assert build.identity.sha256 == hashlib.sha256(SERVER_PATH.read_bytes()).hexdigest()
-    assert build.identity.size_bytes == SERVER_PATH.stat().st_size
+    assert build.identity.sha256 == hashlib.sha256(server_path().read_bytes()).hexdigest()
+    assert build.identity.size_bytes == server_path().stat().st_size
 
 
 def test_an_executable(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import MIB, SECRET, RunningServer, StartCalibrationServer, eventually, on_a_quiet_moment
+from conftest import MIB, SECRET, Delays, RunningServer, StartCalibrationServer, eventually
 
 from picolab.servers.client import Client, LogIn
 from picolab.servers.measurements import (
@@ -63,44 +63,42 @@ def logged_s(server: RunningServer, word: str) -> float:
     return float(found[1])
 
 
-def assert_truth(measured_s: float, promised_s: float, server: RunningServer, word: str, knob: str) -> None:
-    """Compare with what the server promised, or, when a busy host kept it from that, with what it did."""
-    truth_s = logged_s(server, word) if f"{knob}: this truth is not met" in server.log else promised_s
-    assert measured_s == pytest.approx(truth_s, rel=0.02)
+TOLERANCE = 0.02
+"""Of a phase's time: its edges are a few milliseconds wide (a paced server acts every 2 ms, the client's last byte is
+the moment when the kernel has no unacknowledged byte left), and the shortest phase takes 0.5 s."""
 
 
 # ---- known truth ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(8, 12), (50, 80), (200, 320)])
-@on_a_quiet_moment
 def test_transfer_rate_is_the_servers(
     calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int
 ) -> None:
     server = calibration_server(transfer_mib_s=rate_mib_s)
-    measured = upload(server, size_mib * MIB)
+    with Delays() as delays:
+        measured = upload(server, size_mib * MIB)
     assert measured.entry_id is not None
-    assert_truth(transfer_s(measured), size_mib / rate_mib_s, server, "received", "transfer_mib_s")
+    delays.check(transfer_s(measured), size_mib / rate_mib_s, TOLERANCE)
 
 
 @pytest.mark.parametrize(("rate_mib_s", "size_mib"), [(20, 32), (100, 160)])
-@on_a_quiet_moment
 def test_commit_rate_is_the_servers(calibration_server: StartCalibrationServer, rate_mib_s: int, size_mib: int) -> None:
     server = calibration_server(commit_mib_s=rate_mib_s)
-    measured = upload(server, size_mib * MIB)
+    with Delays() as delays:
+        measured = upload(server, size_mib * MIB)
     assert measured.entry_id is not None
-    assert_truth(commit_s(measured), size_mib / rate_mib_s, server, "committed", "commit_mib_s")
+    delays.check(commit_s(measured), size_mib / rate_mib_s, TOLERANCE)
 
 
-@on_a_quiet_moment
 def test_both_phases_at_once_are_told_apart(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(transfer_mib_s=40, commit_mib_s=20)
-    measured = upload(server, 32 * MIB)
-    assert_truth(transfer_s(measured), 32 / 40, server, "received", "transfer_mib_s")
-    assert_truth(commit_s(measured), 32 / 20, server, "committed", "commit_mib_s")
+    with Delays() as delays:
+        measured = upload(server, 32 * MIB)
+    delays.check(transfer_s(measured), 32 / 40, TOLERANCE)
+    delays.check(commit_s(measured), 32 / 20, TOLERANCE)
 
 
-@on_a_quiet_moment
 def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
     waits = []
 
@@ -122,26 +120,24 @@ def test_the_wait_for_the_first_byte_of_a_download_is_told_apart() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with Delays() as delays, Client(PicoShare(), f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
             measured = client.download(ID, 1, 2_000_000, PATIENT)
         thread.join()
     assert measured.matched and measured.sent_request_s is not None and measured.first_byte_s is not None
-    assert measured.first_byte_s - measured.sent_request_s == pytest.approx(waits[0], rel=0.03)
+    # Two threads of this process take turns at both edges: up to 5 ms each (sys.getswitchinterval).
+    delays.check(measured.first_byte_s - measured.sent_request_s, waits[0], 0.03)
     assert measured.download_s is not None and measured.download_s >= waits[0]
 
 
-@on_a_quiet_moment
 def test_download_rate_is_the_servers(calibration_server: StartCalibrationServer) -> None:
     server = calibration_server(download_mib_s=30)
     entry = upload(server, 48 * MIB).entry_id
     assert entry is not None
-    measured = download(server, entry, 48 * MIB)
+    with Delays() as delays:
+        measured = download(server, entry, 48 * MIB)
     assert measured.matched is True
     assert measured.received_bytes == 48 * MIB
-    assert measured.download_s is not None
-    # The client cannot see what waits in its own receive buffer, and is done when the server is.
-    if "this truth is not met" not in server.log:
-        assert measured.download_s == pytest.approx(48 / 30, rel=0.02)
+    delays.check(measured.download_s, 48 / 30, TOLERANCE)
 
 
 def test_progress_grows_up_to_the_size_of_the_file(
@@ -174,29 +170,29 @@ def upload_all(
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@on_a_quiet_moment
 def test_uploads_at_the_same_time_have_a_pace_of_their_own_each(
     calibration_server: StartCalibrationServer, count: int
 ) -> None:
     server = calibration_server(transfer_mib_s=10, commit_mib_s=20)
     reports: list[TransferProgress] = []
-    measured = upload_all(server, payload_files(1, 10 * MIB, count), report=reports.append)
+    with Delays() as delays:
+        measured = upload_all(server, payload_files(1, 10 * MIB, count), report=reports.append)
 
     assert measured.succeeded and not measured.failed and len({one.entry_id for one in measured.files}) == count
     assert measured.first_byte_s is not None and measured.last_byte_s is not None and measured.response_s is not None
     for one in measured.files:
-        assert transfer_s(one) == pytest.approx(1, rel=0.02)
-        assert commit_s(one) == pytest.approx(0.5, rel=0.03)
+        delays.check(transfer_s(one), 1, TOLERANCE)
+        delays.check(commit_s(one), 0.5, 2 * TOLERANCE)
     # The whole begins with the first and ends with the last, and they are at it at the same time.
-    assert measured.last_byte_s - measured.first_byte_s == pytest.approx(1, rel=0.04)
-    assert measured.response_s - measured.first_byte_s == pytest.approx(1.5, rel=0.04)
+    delays.check(measured.last_byte_s - measured.first_byte_s, 1, 2 * TOLERANCE)
+    delays.check(measured.response_s - measured.first_byte_s, 1.5, 2 * TOLERANCE)
     # A person who waits sees the sum.
     assert {report.phase for report in reports} == {"transfer", "commit"}
     assert {report.size_bytes for report in reports} == {count * 10 * MIB}
     delivered = [bytes_ for _, bytes_ in measured.progress]
     assert delivered == sorted(delivered) and delivered[-1] == measured.delivered_bytes == count * 10 * MIB
     for t, bytes_ in measured.progress:
-        assert bytes_ <= ((t - measured.first_byte_s) * 10 + 1) * count * MIB
+        assert bytes_ <= ((t - measured.first_byte_s + delays.seconds) * 10 + 1) * count * MIB
 
 
 def test_each_of_several_uploads_is_what_its_seed_says(calibration_server: StartCalibrationServer) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from picolab.record.models import Outcome, Record
 
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import BuildError
 from picolab.machines import registry
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.servers.base import Refused
 from picolab.servers.build import sha256_of, sha256_of_folder
 from picolab.servers.client import Client

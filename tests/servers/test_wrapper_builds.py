@@ -25,7 +25,7 @@ from picolab.machines.local.cgroup import find_method
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.adapter import PicoShare
 from picolab.servers.picoshare.builds import find_build
 from picolab.servers.start import start_server
@@ -56,7 +56,7 @@ def wrapper(scratch: Path) -> Callable[..., str]:
 
     def make(kind: str, **knobs: object) -> str:
         settings = f"PICOLAB_CALIBRATION='{json.dumps(knobs)}' PICOLAB_CALIBRATION_HOST=0.0.0.0"
-        command = f"{sys.executable} -I -S {SERVER_PATH}"
+        command = f"{sys.executable} -I -S {server_path()}"
         path = scratch / f"{kind}.sh"
         path.write_text(f"#!/bin/sh\nexport {settings}\n" + FORKING[kind].format(command=command))
         path.chmod(0o755)

@@ -9,16 +9,18 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually, on_a_quiet_moment
+from conftest import Delays, eventually, loaded_server
 from throttled_disk import throttled
 from trial_steps import begin, codes, finish, measure, server_process
 
-from picolab.campaign.runner import Campaign, Watcher
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.sizes import MIB
@@ -33,11 +35,14 @@ from picolab.record.steps import UploadRecord
 from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
-from picolab.servers.calibration import SERVER_PATH
 from picolab.trial.state import DOWNLOAD_SAMPLES_FILE, SAMPLES_FILE
 from picolab.trial.trial import Trial
 
 pytestmark = pytest.mark.alone
+
+
+TOLERANCE = 0.02
+"""Of a phase's time: its edges are a few milliseconds wide, and each phase here takes 1.5 s."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +57,7 @@ def special_server(tmp_path: Path) -> Callable[[str], str]:
 
     def make(change: str) -> str:
         program = tmp_path / "special-server"
-        program.write_text(
-            f"#!{sys.executable} -BIS\n"
-            f"import sys\nsys.path.insert(0, {str(SERVER_PATH.parent)!r})\n"
-            f"import os, server\n{change}\nserver.main()\n"
-        )
+        program.write_text(f"#!{sys.executable} -BIS\n{loaded_server()}\nimport os\n{change}\nserver.main()\n")
         program.chmod(0o755)
         return str(program)
 
@@ -116,30 +117,32 @@ def test_the_environment_never_replaces_picolabs_own() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@on_a_quiet_moment
+@pytest.mark.alone
 def test_uploads_at_once_are_as_fast_as_each_is_allowed_to_be(count: int) -> None:
-    record = measure(
-        parallel_uploads=count,
-        file_size="12M",
-        calibration={"transfer_mib_s": 8, "commit_mib_s": 8},
-        direction="both",
-    )
+    with Delays() as delays:
+        record = measure(
+            parallel_uploads=count,
+            file_size="12M",
+            calibration={"transfer_mib_s": 8, "commit_mib_s": 8},
+            direction="both",
+        )
     assert record.outcome is Outcome.OK and record.verify and record.download
     upload = record.upload
     assert upload and upload.transfer_s and upload.commit_s and upload.parallel_uploads == count == len(upload.files)
 
     # Each has a schedule of its own: together they take the time of one.
-    assert upload.transfer_mib_s == pytest.approx(count * 8, rel=0.02)
-    assert upload.commit_mib_s == pytest.approx(count * 8, rel=0.02)
-    assert upload.throughput_mib_s == pytest.approx(count * 4, rel=0.02)
+    delays.check(upload.transfer_s, 1.5, TOLERANCE)
+    delays.check(upload.commit_s, 1.5, TOLERANCE)
+    assert upload.transfer_mib_s == pytest.approx(count * 12 / upload.transfer_s)
+    assert upload.throughput_mib_s == pytest.approx(count * 12 / (upload.duration_s or 0))
     assert upload.duration_s == pytest.approx(upload.transfer_s + upload.commit_s, abs=1e-9)
     for file in upload.files:
-        assert file.transfer_s == pytest.approx(1.5, rel=0.02)
-        assert file.commit_s == pytest.approx(1.5, rel=0.02)
-        assert file.throughput_mib_s == pytest.approx(4, rel=0.02)
+        delays.check(file.transfer_s, 1.5, TOLERANCE)
+        delays.check(file.commit_s, 1.5, TOLERANCE)
+        assert file.throughput_mib_s == pytest.approx(12 / ((file.transfer_s or 0) + (file.commit_s or 0)))
         assert (file.http_status, file.ending, file.ending_detail) == (200, "response", "")
         assert file.delivered_bytes == 12 * MIB and file.first_byte_s is not None
-        assert 0 <= file.first_byte_s < 0.1 * upload.transfer_s
+        assert 0 <= file.first_byte_s < 0.1 * upload.transfer_s + delays.seconds
     assert min(file.first_byte_s or 0 for file in upload.files) == 0
     assert upload.delivered_bytes == upload.progress.delivered_bytes[-1] == count * 12 * MIB
     assert upload.progress.t_s[-1] == pytest.approx(upload.transfer_s, abs=1e-3)
@@ -147,7 +150,7 @@ def test_uploads_at_once_are_as_fast_as_each_is_allowed_to_be(count: int) -> Non
     assert len({file.seed for file in upload.files}) == count and upload.files[0].seed == record.parameters.seed
 
 
-@on_a_quiet_moment
+@pytest.mark.alone
 def test_the_memory_of_all_uploads_at_once_is_seen() -> None:
     case: dict[str, Any] = {"parallel_uploads": 4, "file_size": "20M", "ram_mb": 512}
     paced = {"transfer_mib_s": 20, "commit_mib_s": 40}
@@ -291,12 +294,13 @@ server.UploadBody = Body
 # ---- the measured download -----------------------------------------------------------------------
 
 
-@on_a_quiet_moment
+@pytest.mark.alone
 def test_the_download_is_measured_with_its_memory() -> None:
     case: dict[str, Any] = {"file_size": "45M", "direction": "download"}
     paced = {"download_mib_s": 30}
-    without = measure(**case, calibration=paced)
-    ballast = measure(**case, calibration=paced | {"download_ballast_mib": 100})
+    with Delays() as delays:
+        without = measure(**case, calibration=paced)
+        ballast = measure(**case, calibration=paced | {"download_ballast_mib": 100})
 
     for record in (without, ballast):
         assert record.outcome is Outcome.OK and record.verify and record.upload
@@ -304,7 +308,7 @@ def test_the_download_is_measured_with_its_memory() -> None:
         assert record.download.received_bytes == 45 * MIB
         assert record.download.first_byte_wait_s
         # The pace is from the first byte on: what the server does before it (here: taking memory) is the wait.
-        assert record.download.duration_s - record.download.first_byte_wait_s == pytest.approx(1.5, rel=0.02)
+        delays.check(record.download.duration_s - record.download.first_byte_wait_s, 1.5, TOLERANCE)
         assert record.download.throughput_mib_s == pytest.approx(45 / record.download.duration_s)
         assert (record.verify.download_s, record.verify.download_mib_s) == (
             record.download.duration_s,
@@ -312,7 +316,6 @@ def test_the_download_is_measured_with_its_memory() -> None:
         )
         assert (record.upload.cache, record.download.cache) == ("warm", "warm")
     assert without.download and ballast.download and without.memory and ballast.memory
-    assert without.download.throughput_mib_s == pytest.approx(30, rel=0.02)
     peaks = [record.download.memory.peak_anon_bytes or 0 for record in (without, ballast)]
     assert peaks[1] - peaks[0] == pytest.approx(100 * MIB, rel=0.03)
     # The upload's memory is that of the upload alone.
@@ -323,13 +326,14 @@ def test_the_download_is_measured_with_its_memory() -> None:
     assert row["scenario"] == ballast.parameters.scenario
 
 
-@on_a_quiet_moment
+@pytest.mark.alone
 def test_several_files_are_downloaded_one_after_another() -> None:
-    record = measure(parallel_uploads=3, file_size="10M", direction="both", calibration={"download_mib_s": 20})
+    with Delays() as delays:
+        record = measure(parallel_uploads=3, file_size="10M", direction="both", calibration={"download_mib_s": 20})
 
-    assert record.outcome is Outcome.OK and record.download
-    assert record.download.throughput_mib_s == pytest.approx(20, rel=0.02)
-    assert record.download.duration_s == pytest.approx(1.5, rel=0.02)
+    assert record.outcome is Outcome.OK and record.download and record.download.duration_s
+    delays.check(record.download.duration_s, 1.5, TOLERANCE)
+    assert record.download.throughput_mib_s == pytest.approx(30 / record.download.duration_s)
 
 
 def test_without_the_direction_there_is_no_measured_download() -> None:
@@ -417,7 +421,7 @@ def read_from_disk(samples: Path) -> int:
     return read_samples(samples).growth("disk_read_bytes") or 0
 
 
-@on_a_quiet_moment
+@pytest.mark.alone
 def test_only_a_cold_download_reads_from_the_disk() -> None:
     read = {}
     for cache in ("cold", "warm"):
@@ -476,23 +480,25 @@ server.Handler._commit = commit
 """Leave so much of unwritten data behind that what the database leaves does not matter."""
 
 
-@on_a_quiet_moment
 def check_the_sync(build: str) -> None:
     trial = begin(build=build, file_size="64K", sync="measure", environment={"MORE_MIB": "48"})
+    begun_s = time.monotonic()
     with throttled(trial.folder, 16 * MIB, os.getpid()):
         trial.upload()
+    elapsed_s = time.monotonic() - begun_s
     trial.verify()
     record = finish(trial)
     upload = record.upload
 
     assert record.outcome is Outcome.OK and upload and upload.sync_s and upload.duration_s
-    # The kernel's throttle lets 0.1 s of its rate pass at once.
-    assert upload.sync_s == pytest.approx(48 / 16, rel=0.06)
+    # A busy host makes it longer and never shorter; the kernel's throttle lets 0.1 s of its rate pass at once.
+    assert 0.94 * 48 / 16 <= upload.sync_s <= elapsed_s
     assert upload.durable_mib_s == pytest.approx(1 / 16 / (upload.duration_s + upload.sync_s))
     row = record_row(record)
     assert (row["sync_s"], row["durable_mib_s"], row["sync"]) == (upload.sync_s, upload.durable_mib_s, "measure")
 
 
+@pytest.mark.alone
 def test_the_sync_takes_what_the_disk_takes(special_server: Callable[[str], str]) -> None:
     check_the_sync(special_server(WRITES_MORE))
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from picolab.analysis import statistics
+from picolab.analysis import decisions, statistics
 from picolab.analysis.comparison.models import UNDECIDED, UNSTABLE, MetricComparison, Pair
 from picolab.text.wording import counted
 
@@ -112,7 +112,7 @@ def _with_verdict(
     draft: MetricComparison, ratio: statistics.PairedRatio, adjusted_p: float, family: int, margin: float
 ) -> MetricComparison:
     metric = draft.metric
-    judgement, reason = statistics.judge(ratio, adjusted_p, margin)
+    judgement, reason = decisions.judge(ratio, adjusted_p, margin)
     words = {
         "higher": metric.better if metric.higher_is_better else metric.worse,
         "lower": metric.worse if metric.higher_is_better else metric.better,
@@ -125,7 +125,7 @@ def _with_verdict(
         adjusted_p_value=adjusted_p,
         verdict=verdict,
         reason=reason,
-        no_regression=statistics.no_regression(ratio, margin, metric.higher_is_better),
+        no_regression=decisions.no_regression(ratio, margin, metric.higher_is_better),
     )
 
 

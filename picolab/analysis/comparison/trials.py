@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from picolab.config.invalid_input import validate
+from picolab.config.names import ScenarioNames
 from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
-from picolab.host import conditions
+from picolab.record.factors import machine_facts
+from picolab.results.labels import level_words
 from picolab.results.rows import plain_rows, step_ok
+from picolab.results.starts import busy_starts
 
 if TYPE_CHECKING:
     from picolab.record.metric import Metric
@@ -117,9 +120,10 @@ def _size_order(parameters: TrialParameters) -> tuple[int, int]:
 def read_trials(data: CampaignData) -> ComparedCampaign:
     """Return a campaign's trials, each under the name of its build."""
     plan = _read_plan(data.plan)
-    names = _BuildNames([entry.parameters for entry in plan.values()] + [r.parameters for r in data.records.values()])
-    trials = sorted(_measured(data, names), key=lambda trial: (trial.started, trial.position))
-    planned = _planned(plan, trials, names)
+    parameters = [entry.parameters for entry in plan.values()] + [r.parameters for r in data.records.values()]
+    names, scenarios = _BuildNames(parameters), ScenarioNames(parameters)
+    trials = sorted(_measured(data, names, scenarios), key=lambda trial: (trial.started, trial.position))
+    planned = _planned(plan, trials, names, scenarios)
     ended = {trial.trial_id for trial in trials}
     faults: dict[str, list[str]] = defaultdict(list)
     for trial_id, outcome in zip(data.faults["trial_id"], data.faults["outcome"], strict=True):
@@ -133,7 +137,7 @@ def read_trials(data: CampaignData) -> ComparedCampaign:
     named = data.plan.get("baseline")
     # The plan knows a label; two executables, or two ways to start one, have a longer name each.
     baseline = next((name for name in builds if name == named or (named and name.startswith(f"{named} "))), None)
-    busy = conditions.busy_starts(data.folder)
+    busy = busy_starts(data.folder)
     return ComparedCampaign(data.folder.name, tuple(trials), tuple(planned), no_result, builds, baseline, busy)
 
 
@@ -147,7 +151,12 @@ def side_by_side(campaigns: Sequence[ComparedCampaign]) -> ComparedCampaign:
     def renamed(build: str, campaign: ComparedCampaign) -> str:
         return f"{build} ({campaign.name})" if len(measured_in[build]) > 1 else build
 
-    trials = [replace(trial, build=renamed(trial.build, one)) for one in campaigns for trial in one.trials]
+    scenarios = ScenarioNames(trial.record.parameters for campaign in campaigns for trial in campaign.trials)
+    trials = [
+        replace(trial, build=renamed(trial.build, campaign), scenario=scenarios.of(trial.record.parameters))
+        for campaign in campaigns
+        for trial in campaign.trials
+    ]
     first = campaigns[0]
     return ComparedCampaign(
         name=", ".join(campaign.name for campaign in campaigns),
@@ -201,14 +210,18 @@ def way_of_starting(parameters: TrialParameters) -> str:
     return json.dumps([parameters.environment, parameters.calibration], sort_keys=True, default=str)
 
 
-def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
+def _measured(data: CampaignData, names: _BuildNames, scenarios: ScenarioNames) -> list[ComparedTrial]:
     trials = []
-    for row in plain_rows(data.trials):
+    rows = plain_rows(data.trials)
+    of_trial = _with_facts(
+        {str(row["trial_id"]): scenarios.of(data.records[str(row["trial_id"])].parameters) for row in rows}, rows
+    )
+    for row in rows:
         record = data.records[str(row["trial_id"])]
         trials.append(
             ComparedTrial(
                 trial_id=str(row["trial_id"]),
-                scenario=record.parameters.scenario,
+                scenario=of_trial[str(row["trial_id"])],
                 build=names.of(str(row["build"]), record.parameters),
                 block=int(row["block"] or 0),
                 position=int(row["position"] or 0),
@@ -221,7 +234,28 @@ def _measured(data: CampaignData, names: _BuildNames) -> list[ComparedTrial]:
     return trials
 
 
-def _planned(plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _BuildNames) -> list[PlannedTrial]:
+def _with_facts(scenarios: dict[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the scenario of each trial, by trial_id, with the facts of its machine that differ in that scenario."""
+    same: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        same[scenarios[str(row["trial_id"])]].append(row)
+    found = {}
+    for scenario, together in same.items():
+        # A trial that failed early may not have all facts.
+        differing = [name for name in machine_facts() if len({row[name] for row in together} - {None}) > 1]
+        for row in together:
+            words = [level_words(name, row[name]) for name in differing]
+            found[str(row["trial_id"])] = " · ".join([scenario, *words])
+    return found
+
+
+def _distance_to(position: int) -> Callable[[ComparedTrial], int]:
+    return lambda trial: abs(trial.position - position)
+
+
+def _planned(
+    plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _BuildNames, scenarios: ScenarioNames
+) -> list[PlannedTrial]:
     """Return the trials of the plan; the build of one that ran comes from its record."""
     ran = {trial.trial_id: trial for trial in trials}
     if not plan:
@@ -229,11 +263,17 @@ def _planned(plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _B
     of_label: dict[str, str] = {}
     for trial in trials:
         of_label.setdefault(names.of(trial.record.parameters.build_label, trial.record.parameters), trial.build)
+    same: dict[str, list[ComparedTrial]] = defaultdict(list)
+    for trial in trials:
+        same[scenarios.of(trial.record.parameters)].append(trial)
     planned = []
     for entry in plan.values():
         name = names.of(entry.parameters.build_label, entry.parameters)
         build = ran[entry.trial_id].build if entry.trial_id in ran else of_label.get(name, name)
-        scenario, direction = entry.parameters.scenario, entry.parameters.direction
+        scenario, direction = scenarios.of(entry.parameters), entry.parameters.direction
+        if same[scenario]:
+            # Its machine has the facts of the trial that ran next to it; a trial that ran is the nearest to itself.
+            scenario = min(same[scenario], key=_distance_to(entry.position)).scenario
         planned.append(PlannedTrial(entry.trial_id, scenario, build, entry.block, entry.position, direction))
     return sorted(planned, key=lambda trial: trial.position)
 

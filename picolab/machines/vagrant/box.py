@@ -49,7 +49,6 @@ __all__ = [
     "remove_box",
 ]
 
-_MIB = 1 << 20
 
 _ADD_LIMIT_S = 300.0
 

@@ -6,13 +6,13 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from picolab.config.sizes import MIB
 from picolab.machines.vagrant.box_tools import STEP_LIMIT_S, boot_code, run
 
 GUEST = Path(__file__).resolve().parent / "box_guest"
 DISK_GIB = 16
 BOOT_BEGIN_MIB, BOOT_MIB = 1, 31
 ROOT_BEGIN_MIB = BOOT_BEGIN_MIB + BOOT_MIB
-_MIB = 1 << 20
 _SECTOR = 512
 _FAT16, _LINUX, _BOOTABLE = 0x0E, 0x83, 0x80
 
@@ -20,7 +20,7 @@ _FAT16, _LINUX, _BOOTABLE = 0x0E, 0x83, 0x80
 def make_sparse(disk: Path) -> None:
     """Make an empty disk of `DISK_GIB` that takes no space, and that mmdebstrap's processes may write."""
     with disk.open("wb") as file:
-        file.truncate(DISK_GIB * 1024 * _MIB)
+        file.truncate(DISK_GIB * 1024 * MIB)
     disk.chmod(0o666)
 
 
@@ -55,9 +55,9 @@ def fill_boot_partition(disk: Path, boot: Path) -> None:
     """Write the partition table, and a file system with boot loader, kernel and initrd in front of the root's."""
     with disk.open("r+b") as file:
         file.write(boot_sector(boot_code() or b""))
-    offset = BOOT_BEGIN_MIB * _MIB
+    offset = BOOT_BEGIN_MIB * MIB
     target = f"{disk}@@{offset}"
-    sectors = BOOT_MIB * _MIB // _SECTOR
+    sectors = BOOT_MIB * MIB // _SECTOR
     geometry = ("-h", "255", "-s", "63", "-H", str(offset // _SECTOR), "-T", str(sectors))
     run(["mformat", "-i", target, *geometry, "-v", "PICOLAB", "::"], "mformat", STEP_LIMIT_S)
     files = [boot / "vmlinuz", boot / "initrd", GUEST / "syslinux.cfg"]
@@ -76,4 +76,4 @@ def boot_sector(code: bytes) -> bytes:
 
 
 def _sectors(begin_mib: int, size_mib: int) -> tuple[int, int]:
-    return begin_mib * _MIB // _SECTOR, size_mib * _MIB // _SECTOR
+    return begin_mib * MIB // _SECTOR, size_mib * MIB // _SECTOR

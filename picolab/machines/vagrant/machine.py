@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.agent import bundle
+from picolab.config.sizes import MIB
 from picolab.errors import HostUnfit, MachineError
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.folders import (
@@ -35,7 +36,6 @@ from picolab.record.machine import MachineRecord, MemoryLimit, VirtualMachineRec
 
 VAGRANT_LOG = "vagrant.log"
 _LOG_TAIL_BYTES = 1 << 16
-_MIB = 1 << 20
 
 
 def check_host(provider: str) -> None:
@@ -174,7 +174,7 @@ class VagrantMachine:
                 acceleration=spec["acceleration"],
                 acceleration_reason=spec["acceleration_reason"],
                 cpus=facts["cpu_count"],
-                nominal_ram_bytes=spec["ram_mb"] * _MIB,
+                nominal_ram_bytes=spec["ram_mb"] * MIB,
                 usable_ram_bytes=facts["ram_bytes"],
                 available_ram_bytes=facts["mem_available_bytes"],
                 kernel=facts["kernel"],

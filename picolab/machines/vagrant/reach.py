@@ -8,6 +8,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
 from picolab.machines.vagrant import boxes, libvirt
@@ -16,10 +17,9 @@ from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.state import State
 
 _SYNC_LIMIT_S = 30.0
-_MIB = 1 << 20
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
 _MEMORY_TOLERANCE = 0.06
-_DISK_TOLERANCE_BYTES = 32 * _MIB
+_DISK_TOLERANCE_BYTES = 32 * MIB
 
 
 class Reach:
@@ -122,7 +122,7 @@ class Reach:
         lost = expected - self._state["facts"]["free_disk_bytes"]
         if lost <= _DISK_TOLERANCE_BYTES:
             return ""
-        return f"the guest's disk held {lost / _MIB:.0f} MiB that no build explains"
+        return f"the guest's disk held {lost / MIB:.0f} MiB that no build explains"
 
     def _check_memory(self) -> None:
         """Raise MachineError if the machine has another memory than the wanted one, whatever Vagrant says."""
@@ -130,9 +130,9 @@ class Reach:
             return
         for name in libvirt.domains(self._state["prefix"]):
             found = libvirt.domain_memory(name)
-            if found != self._state["ram_mb"] * _MIB:
+            if found != self._state["ram_mb"] * MIB:
                 raise MachineError(
-                    f"the machine {self._state['name']!r} has {found / _MIB:.0f} MiB of memory and not "
+                    f"the machine {self._state['name']!r} has {found / MIB:.0f} MiB of memory and not "
                     f"{self._state['ram_mb']}; take it away with: picolab machines remove {self._state['name']}"
                 )
 
@@ -202,7 +202,7 @@ class Reach:
             "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
         }
         allowed = {"memory": _MEMORY_TOLERANCE * before["ram_bytes"], "swap": 0}
-        short = [f"{lost[what] / _MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
+        short = [f"{lost[what] / MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
         if short:
             self._state.note_fixed(f"after cleaning up the guest still lacked {', '.join(short)}, so it was put back")
             return False

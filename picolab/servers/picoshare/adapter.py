@@ -52,7 +52,7 @@ class PicoShare(Server):
                 f"calibration = {str(knobs)[:200]} needs build: calibration, but build is {parameters.build!r}; "
                 f"remove one of the two"
             )
-        from picolab.servers.calibration.server import Knobs
+        from picolab.servers.calibration.knobs import Knobs
 
         try:
             Knobs.parse(json.dumps(knobs, default=str))

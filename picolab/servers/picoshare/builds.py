@@ -16,8 +16,8 @@ import httpx
 from picolab.config.given_paths import RELEASE
 from picolab.config.project import state_dir
 from picolab.errors import BuildError
-from picolab.servers import calibration
 from picolab.servers.build import Build, check_program, checked_file, file_build, identified, sha256_of, unreadable
+from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.adapter import CALIBRATION
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
@@ -40,7 +40,7 @@ def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool
         BuildError: there is no such build, or it cannot be executed.
     """
     if wanted == CALIBRATION:
-        return identified(calibration.SERVER_PATH, label, "calibration")
+        return identified(server_path(), label, "calibration")
     if RELEASE.fullmatch(wanted):
         version = wanted.removeprefix("v")
         path = _released(version, release_base_url)

@@ -28,7 +28,7 @@ from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
-from picolab.servers.calibration import SERVER_PATH
+from picolab.servers.calibration.program import server_path
 from picolab.servers.client import Client
 from picolab.servers.measurements import Limits
 from picolab.servers.picoshare.adapter import PicoShare
@@ -694,7 +694,7 @@ def test_ports_and_who_listens_on_them(obtain: Obtain, kind: str, monkeypatch: p
 
 
 def test_install_leaves_an_executable_where_it_is(obtain: Obtain) -> None:
-    assert obtain().install(SERVER_PATH) == str(SERVER_PATH.resolve())
+    assert obtain().install(server_path()) == str(server_path().resolve())
 
 
 def test_the_log_is_the_present_servers_and_its_end(obtain: Obtain) -> None:

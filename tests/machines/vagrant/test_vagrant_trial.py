@@ -13,13 +13,13 @@ import yaml
 from conftest import MIB, eventually
 from virtual_machines import domains
 
-from picolab.campaign.runner import find_campaign
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.machines import registry
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.report.render import render_report
+from picolab.results.folders import find_campaign
 from picolab.results.load import read_campaign, read_record
 
 pytestmark = pytest.mark.vm

@@ -1,8 +1,7 @@
-"""A line that is renewed in place: in a notebook's cell, on a terminal, and in a file for whoever else waits."""
+"""A trial's progress in one line: in the notebook's cell or on the terminal, and in a file for other processes."""
 
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json
-from picolab.trial.state import CONTEXT_VARIABLE
+from picolab.jupyter.trial_context import CONTEXT_VARIABLE
+from picolab.text.live_line import rewrite_line
 
 _FILE_INTERVAL_S = 1.0
 _LARGEST_BYTES = 1 << 16
@@ -31,7 +31,7 @@ class LiveLine:
         self._handle: Any = None
 
     def __enter__(self) -> "LiveLine":
-        # Of a trial that papermill runs nobody sees the cells, and every update would be work beside the measured step.
+        # Nobody sees the cells of a trial that papermill runs, and updates would compete with the measured step.
         if "JPY_PARENT_PID" in os.environ and CONTEXT_VARIABLE not in os.environ:
             from IPython import display
 
@@ -44,12 +44,11 @@ class LiveLine:
         """Replace the line."""
         if self._handle is not None:
             self._handle.update({"text/plain": f"{self._what} {line}"}, raw=True)
-        elif sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{self._what} {line}")
-            sys.stderr.flush()
+        else:
+            rewrite_line(f"{self._what} {line}")
         if time.monotonic() - self._written_s >= _FILE_INTERVAL_S:
             self._written_s = time.monotonic()
-            # A full disk: then nobody sees the line, and what it is about goes on.
+            # On a full disk nobody sees the line; the step itself continues.
             temporary = self._file.with_suffix(".new")
             with suppress(OSError):
                 try:
@@ -59,8 +58,8 @@ class LiveLine:
                     temporary.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is None and sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
+        if self._handle is None:
+            rewrite_line("")
 
 
 def last_line(file: Path) -> str:

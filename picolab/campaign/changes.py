@@ -1,0 +1,44 @@
+"""Whether a campaign may continue although its plan, a build or the host has changed since it began."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from picolab.config.plan import Plan
+from picolab.config.project import in_command
+from picolab.errors import CampaignChanged
+from picolab.files.set_aside import set_aside
+from picolab.results import beginning
+from picolab.results.standing import Standing
+
+
+def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, note: Callable[[str], None]) -> None:
+    """Refuse a campaign whose further numbers would not be comparable with those that it has.
+
+    Args:
+        accept: continue all the same, and note the changes in `begun.json`.
+        note: receives a sentence for the user.
+
+    Raises:
+        CampaignChanged: something has changed, and `accept` is false.
+    """
+    begun = beginning.read_beginning(folder)
+    if begun.known is None and not begun.problems:
+        if standing.entries:
+            note("An older picolab began this campaign: it is not known whether something changed since.")
+        return
+    finished = all(trial.trial_id in standing.results for trial in standing.needed)
+    changes = begun.problems or (begun.plan_changes(plan) if finished else begun.changes(plan))
+    if not changes:
+        return
+    if not accept:
+        raise CampaignChanged(
+            f"campaign {plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
+            f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
+            f"continue all the same, which is noted, with: picolab resume {in_command(folder)} --accept-changes"
+        )
+    known = begun.known.accepted if begun.known is not None else []
+    if begun.problems:
+        set_aside(folder, folder / beginning.BEGUN_FILE)
+    accepted = beginning.Accepted(at=beginning.now(), changes=changes)
+    beginning.write_beginning(folder, plan, [*known, accepted])
+    note(f"Continues although it is not what it began with: {beginning.in_short(changes)}.")

@@ -1,0 +1,137 @@
+"""Where the files of a trial go when it has ended, and what a killed campaign left of them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
+from picolab.config.plan import PlannedTrial
+from picolab.errors import RecordError, UnreadableFile
+from picolab.files.foreign import remove_tree_inside
+from picolab.files.set_aside import set_aside
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, last_words
+from picolab.record.record import Record
+from picolab.results.standing import Standing, difference_from_plan
+from picolab.results.trial_files import read_record, read_side_file
+from picolab.trial.state import (
+    DOWNLOAD_SAMPLES_FILE,
+    RECORD_FILE,
+    SAMPLES_FILE,
+    SERVER_LOG_FILE,
+    VAGRANT_LOG_FILE,
+)
+
+RUNNING, TRIALS, FAULTS = "running", "trials", "faults"
+_FIRST = (
+    (SAMPLES_FILE, ".samples.jsonl"),
+    (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
+    (SERVER_LOG_FILE, ".server.log"),
+    (VAGRANT_LOG_FILE, ".vagrant.log"),
+)
+_OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
+_LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
+"""The files of a trial and their suffixes next to those of other trials, in the order in which they move."""
+
+
+class Filing:
+    """The files of a campaign's trials.
+
+    Args:
+        folder: of the campaign.
+        campaign: its name.
+    """
+
+    def __init__(self, folder: Path, campaign: str) -> None:
+        self._folder = folder
+        self._campaign = campaign
+        self._running = folder / RUNNING
+
+    def running_folder(self, trial: PlannedTrial) -> Path:
+        """Return the folder in which a trial runs; a link in its place is removed."""
+        folder = self._running / trial.trial_id
+        if folder.is_symlink():
+            remove_tree_inside(self._folder, folder)
+        return folder
+
+    def read_record(self, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
+        """Return the record of an ended trial, or why it has none. A lost notebook is written again.
+
+        Args:
+            killed: which of the trial's processes a signal has ended, in words.
+        """
+        folder = self._running / trial.trial_id
+        try:
+            record = read_side_file(folder / RECORD_FILE)
+        except FileNotFoundError:
+            words = killed or last_words(folder)
+            return None, f"the trial's process ended without a record{': ' + words if words else ''}"
+        except (UnreadableFile, RecordError) as error:
+            return None, f"{error}{'; ' + killed if killed else ''}"
+        difference = difference_from_plan(record, trial, self._campaign)
+        if difference:
+            return None, f"the record {difference}"
+        try:
+            whole = read_record(folder / NOTEBOOK_FILE) == record
+        except RecordError:
+            whole = False
+        if not whole:
+            # The kernel or papermill was killed after the measurement.
+            salvage_notebook(folder, record)
+        return record, ""
+
+    def file(self, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
+        """Move a trial's files to `trials/`, or those of a fault to `faults/`; return the new place of each."""
+        folder = self._running / trial.trial_id
+        target = self._folder / (TRIALS if fault_attempt is None else FAULTS)
+        target.mkdir(exist_ok=True)
+        stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
+        troubled = fault_attempt is not None or (folder / LOST_NOTEBOOK_FILE).exists()
+        places = {}
+        for name, suffix in (*_FIRST, *(_OF_TROUBLE if troubled else ()), *_LAST):
+            if (folder / name).exists():
+                self._put(folder / name, target / f"{stem}{suffix}")
+                places[name] = f"{target.name}/{stem}{suffix}"
+        for extra in folder.glob("*samples.attempt*.jsonl") if folder.is_dir() else ():
+            self._put(extra, target / f"{stem}.{extra.name}")
+        return places
+
+    def remove_running_folder(self, trial: PlannedTrial) -> None:
+        """Remove the folder in which a trial ran, with what was not filed."""
+        remove_tree_inside(self._folder, self._running / trial.trial_id)
+
+    def _put(self, source: Path, target: Path) -> None:
+        """Rename a file; an older one of that name is set aside."""
+        if target.exists() or target.is_symlink():
+            set_aside(self._folder, target)
+        source.rename(target)
+
+    def unfinished(self, needed: Iterable[PlannedTrial], standing: Standing) -> Iterator[PlannedTrial]:
+        """Yield the trials that a killed campaign left running or half filed, their files back in one folder.
+
+        What is left of a result that the ledger names and that is gone is set aside.
+        """
+        named = {entry.trial_id for entry in standing.entries if not entry.outcome.is_fault}
+        for trial in needed:
+            folder = self.running_folder(trial)
+            measured, listed = trial.trial_id in standing.results, trial.trial_id in named
+            if measured and listed:
+                continue
+            was_being_filed = not listed and (measured or folder.is_dir())
+            for name, suffix in (*_FIRST, *_OF_TROUBLE, *_LAST):
+                path = self._folder / TRIALS / f"{trial.trial_id}{suffix}"
+                if not path.exists() and not path.is_symlink():
+                    continue
+                if was_being_filed and not (folder / name).exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path.rename(folder / name)
+                else:
+                    set_aside(self._folder, path)
+            if folder.is_dir():
+                yield trial
+
+    def clear_running(self) -> None:
+        """Empty `running/`: a folder with a record or a notebook is set aside, any other is removed."""
+        for left in sorted(self._running.iterdir()) if self._running.is_dir() else ():
+            if not left.is_symlink() and any((left / name).exists() for name in (RECORD_FILE, NOTEBOOK_FILE)):
+                set_aside(self._folder, left)
+            else:
+                remove_tree_inside(self._folder, left)

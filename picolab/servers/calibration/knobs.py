@@ -1,0 +1,143 @@
+"""Knobs of the calibration server: the truths that it can be given."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "a number above 0": lambda value: _is_number(value) and value > 0,
+    "a number, 0 or above": lambda value: _is_number(value) and value >= 0,
+    "a number from 0 to 100": lambda value: _is_number(value) and 0 <= value <= 100,
+    "an integer": _is_integer,
+    "an integer from 0 to 255": lambda value: _is_integer(value) and 0 <= value <= 255,
+    "an integer from 200 to 599": lambda value: _is_integer(value) and 200 <= value <= 599,
+    "true or false": lambda value: isinstance(value, bool),
+    "text": lambda value: isinstance(value, str),
+}
+
+
+# No dataclasses in this package: they import `inspect`, which takes a sixth of the server's start.
+class Knob(NamedTuple):
+    """A knob: which values it takes, the truth that it promises, and its value when it is not given."""
+
+    kind: str
+    truth: str
+    default: object
+
+
+def _knob(kind: str, truth: str, default: object = None) -> Any:
+    return Knob(kind, truth, default)
+
+
+class Knobs:
+    """The known truth: what each knob promises. Without a knob: PicoShare's own behaviour, at full speed."""
+
+    transfer_mib_s: float | None = _knob(
+        "a number above 0",
+        "From the first to the last byte of an upload's body takes size / rate, each byte on schedule.",
+    )
+    commit_mib_s: float | None = _knob(
+        "a number above 0", "From the last byte of the body to the response takes file size / rate."
+    )
+    startup_delay_s: float = _knob("a number, 0 or above", "Listens this much later.", 0)
+    ballast_mib: float = _knob(
+        "a number, 0 or above", "The first upload's first byte adds this much anonymous memory, for good.", 0
+    )
+    ballast_mib_per_mib: float = _knob(
+        "a number, 0 or above",
+        "Anonymous memory grows by this much with every MiB of body received, until the upload is answered.",
+        0,
+    )
+    oom_after_mib: float | None = _knob(
+        "a number, 0 or above", "After this much of the body, touches new memory until the kernel kills it."
+    )
+    oom_ceiling_mib: float = _knob(
+        "a number above 0", "Where oom_after_mib gives up (logged, exit code 1) if no limit stops it.", 4096
+    )
+    exit_after_mib: float | None = _knob(
+        "a number, 0 or above", "After this much of the body, the process ends at once, cleaning up nothing."
+    )
+    exit_code: int = _knob("an integer from 0 to 255", "The exit code of exit_after_mib.", 3)
+    stall_after_mib: float | None = _knob(
+        "a number, 0 or above", "After this much of the body, reads no more and holds the connection open."
+    )
+    stall_in_commit: bool = _knob("true or false", "Never answers once the whole body has arrived.", False)
+    corrupt_byte: int | None = _knob(
+        "an integer", "The stored file's byte at this offset is flipped; a negative one counts from the end."
+    )
+    status: int | None = _knob(
+        "an integer from 200 to 599", "Answers this instead of storing, after the whole body has been read."
+    )
+    status_message: str | None = _knob("text", "The sentence that goes with status.")
+    disk_quota_mib: float | None = _knob(
+        "a number, 0 or above", "Temp files and database together may take this much; then the disk is full."
+    )
+    ignore_sigterm: bool = _knob("true or false", "SIGTERM does nothing.", False)
+    occupy_port_without_listening: bool = _knob(
+        "true or false", "Holds the port, says that it is taken, and lives on without a listener.", False
+    )
+    download_mib_s: float | None = _knob(
+        "a number above 0", "From the first to the last byte of a download takes size / rate, each byte on schedule."
+    )
+    download_ballast_mib: float = _knob(
+        "a number, 0 or above",
+        "Each download adds this much anonymous memory, from before its first byte to its end.",
+        0,
+    )
+    drift_per_minute: float = _knob(
+        "a number, 0 or above",
+        "Every rate is divided by 1 + this x minutes since drift_since, as it is when an upload or download begins.",
+        0,
+    )
+    drift_since: float | None = _knob(
+        "a number, 0 or above", "When the drift begins: wall-clock seconds since the epoch (1970)."
+    )
+    noise_percent: float = _knob(
+        "a number from 0 to 100",
+        "Every upload and download multiplies its rates by a random factor of its own: lognormal, median 1, with this "
+        "standard deviation of its natural logarithm in per cent.",
+        0,
+    )
+
+    def __init__(self, **given: object) -> None:
+        for name, knob in KNOBS.items():
+            setattr(self, name, given.get(name, knob.default))
+
+    @classmethod
+    def parse(cls, text: str) -> Knobs:
+        """Read knobs from a JSON object. Raises ValueError with a sentence that lists the valid names."""
+        valid = f"valid names: {', '.join(KNOBS)}"
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"PICOLAB_CALIBRATION is not JSON ({error}); {valid}") from None
+        if not isinstance(given, dict):
+            raise ValueError(f"PICOLAB_CALIBRATION must be a JSON object of knobs; {valid}")
+        for name, value in given.items():
+            if name not in KNOBS:
+                raise ValueError(f"PICOLAB_CALIBRATION has no knob {name!r}; {valid}")
+            kind = KNOBS[name].kind
+            if not KINDS[kind](value):
+                wrong = f"{name} must be {kind}, not {json.dumps(value)}"
+                raise ValueError(f"PICOLAB_CALIBRATION: {wrong}; {valid}")
+        if given.get("drift_per_minute") and "drift_since" not in given:
+            raise ValueError(
+                "PICOLAB_CALIBRATION: drift_per_minute needs drift_since, the seconds since the epoch at which the "
+                f"drift begins; {valid}"
+            )
+        return cls(**given)
+
+
+KNOBS: dict[str, Knob] = {name: knob for name, knob in vars(Knobs).items() if isinstance(knob, Knob)}

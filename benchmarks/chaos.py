@@ -41,7 +41,7 @@ ROLES = {
     "papermill": "picolab.jupyter.notebook_process",
     "kernel": "ipykernel_launcher",
     "keeper": "picolab.machines.local.keeper",
-    "probe": "probes/memory.py",
+    "probe": "agent.memory_probe",
     "server": "calibration-server",
 }
 """Each role, and a word by which its command is known."""

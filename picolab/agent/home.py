@@ -37,7 +37,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def remove_tree(folder: str) -> None:
-    """Remove a folder if it is there; a link to a folder is removed and not followed."""
+    """Remove a folder if it exists; a link to a folder is removed and not followed."""
     for parent, folders, files in os.walk(folder, topdown=False):
         for name in files:
             os.unlink(f"{parent}/{name}")

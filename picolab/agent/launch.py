@@ -60,13 +60,13 @@ class Launch:
     """The last launch of a server: which it was, and what is known of its processes.
 
     Args:
-        told: the contents of launch.json.
+        note: the contents of launch.json.
     """
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.told = told
-        self.folder: str = told["folder"]
-        self.launcher: str = told["launcher"]
+    def __init__(self, note: dict[str, Any]) -> None:
+        self.note = note
+        self.folder: str = note["folder"]
+        self.launcher: str = note["launcher"]
 
     def _processes(self, name: str) -> list[Process]:
         text = read_text(f"{self.folder}/{name}") or ""
@@ -132,6 +132,6 @@ class Launch:
         if server is None:
             return None
         killed = re.compile(rf"\bKilled process {server.pid}\b")
-        since = self.told["kernel_log_number"]
+        since = self.note["kernel_log_number"]
         lines = (line for number, line in kernel_log() if number > since and killed.search(line))
         return next(lines, None)

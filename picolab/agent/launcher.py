@@ -51,7 +51,7 @@ class Launcher:
         """Return the last launch, or None when there was none since the guest booted."""
         text = read_text(f"{self.home.path}/launch.json")
         launch = Launch(json.loads(text)) if text else None
-        return launch if launch is not None and launch.told["boot_id"] == boot_id() else None
+        return launch if launch is not None and launch.note["boot_id"] == boot_id() else None
 
     def choose(self, wanted: Any) -> str:
         has = {"screen": program("screen") is not None, "systemd": has_systemd() and os.geteuid() == 0}
@@ -90,7 +90,7 @@ class Launcher:
         ]
         self.home.write(f"{folder}/start", "\n".join(lines) + "\n")
         self.home.write(log)
-        told = {
+        note = {
             "folder": folder,
             "launcher": launcher,
             "unit": f"picolab-server-{mark}" if has_systemd() and os.geteuid() == 0 else None,
@@ -98,15 +98,15 @@ class Launcher:
             "oom_kills": oom_kills(),
             "kernel_log_number": max((number for number, _ in kernel_log()), default=-1),
         }
-        write_text(f"{self.home.path}/launch.json", json.dumps(told))
-        return Launch(told)
+        write_text(f"{self.home.path}/launch.json", json.dumps(note))
+        return Launch(note)
 
     def begin(self, launch: Launch) -> None:
         """Have the launcher run the wrapper; return when the server runs or has already ended."""
         wrapper = ["/usr/bin/env", "-i", "/bin/sh", f"{launch.folder}/wrapper.sh", launch.folder]
         wrapper.append(f"{self.home.path}/server.log")
         command = [*self._screen("-dmS", SESSION), *wrapper] if launch.launcher == "screen" else wrapper
-        unit = launch.told["unit"]
+        unit = launch.note["unit"]
         if unit is not None:
             command = [*self._in_unit(unit, launch.launcher), *command]
         child = self._run(command, f"{launch.folder}/launcher", as_user=unit is None)
@@ -272,8 +272,8 @@ class Launcher:
             # Somebody has opened another window in it.
             command = self._screen("-S", f"{screen.pid}.{SESSION}", "-X", "quit")
             self._reap(self._run(command, output, as_user=True))
-        if launch.told["unit"] is not None:
-            command = [program("systemctl") or "", "--quiet", "stop", f"{launch.told['unit']}.service"]
+        if launch.note["unit"] is not None:
+            command = [program("systemctl") or "", "--quiet", "stop", f"{launch.note['unit']}.service"]
             self._reap(self._run(command, output, as_user=False))
         if screen is not None and not screen.wait(NOTE_LIMIT_S):
             screen.signal(signal.SIGKILL)

@@ -277,7 +277,7 @@ class Sampler:
         """Bring `others` up to date: the processes of the server other than the named one."""
         if self.members is not None:
             try:
-                # Opened anew: with an open file a kernel with cgroup v1 goes on showing who was in it at first.
+                # Opened anew: with an open file a kernel with cgroup v1 keeps showing its first members.
                 with open(self.members, encoding="ascii") as file:  # noqa: PTH123
                     found = {int(line) for line in file.read().split()}
             except OSError:

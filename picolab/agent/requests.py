@@ -186,7 +186,7 @@ class Agent:
             return {"port": probe.getsockname()[1]}
 
     def listener(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Tell who listens on a port."""
+        """Return who listens on a port."""
         sockets = listening_sockets(int(request["port"]))
         if not sockets:
             return {"listener": "nobody"}
@@ -211,7 +211,7 @@ class Agent:
             launch.await_note()
         stopped = json.loads(read_text(f"{launch.folder}/stopped") or "{}")
         exit_code, exit_signal = launch.exit()
-        before, now = launch.told["oom_kills"], oom_kills()
+        before, now = launch.note["oom_kills"], oom_kills()
         return {
             "pid": server.pid if server else None,
             "running": running,

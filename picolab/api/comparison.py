@@ -22,7 +22,7 @@ _NOT_COMPLETE = {ExitCode.INSTRUMENT_FAULT: "incomplete", ExitCode.BAD_PARAMETER
 
 
 class ComparisonResults:
-    """What a campaign says about its builds against each other. Made by `pl.compare()`."""
+    """The builds of a campaign compared with each other. Made by `pl.compare()`."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison

@@ -164,7 +164,7 @@ def _changes_at_the_right(rows: list[dict[str, Any]], lines: list[str], scale: a
 
 
 def pairs_in_time(comparison: Comparison) -> list[alt.LayerChart]:
-    """Show the values of every pair in order of time, and beside it their ratio; two panels a scenario and metric."""
+    """Show the values of every pair in order of time, and next to it their ratio; two panels a scenario and metric."""
     names, _ = short_scenarios(comparison.scenarios)
     panels = []
     for metric in pair_metrics(comparison)[0]:

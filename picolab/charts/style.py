@@ -1,4 +1,4 @@
-"""What all charts have in common: words and colours of outcomes and levels, axes, tooltips."""
+"""The common style of all charts: words and colours of outcomes and levels, axes, tooltips."""
 
 import json
 import math

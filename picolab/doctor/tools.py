@@ -18,17 +18,17 @@ def jupyter_kernel() -> list[Finding]:
     """Check whether the kernel `python3` is picolab's own interpreter."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    what, mend = "Jupyter kernel", f"{sys.executable} -m ipykernel install --sys-prefix"
+    what, fix = "Jupyter kernel", f"{sys.executable} -m ipykernel install --sys-prefix"
     try:
         program = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        return [Finding(what, "bad", "there is no kernel `python3`, so no notebook can run", mend, blocks=True)]
+        return [Finding(what, "bad", "there is no kernel `python3`, so no notebook can run", fix, blocks=True)]
     # jupyter_client starts its own interpreter for these names.
     own = {"python", f"python{sys.version_info[0]}", f"python{sys.version_info[0]}.{sys.version_info[1]}"}
     if program in own or Path(program) == Path(sys.executable):
         return [Finding(what, "good", f"python3 is {sys.executable}")]
     text = f"python3 is {program}, another interpreter than picolab's {sys.executable}: notebooks may lack packages"
-    return [Finding(what, "bad", text, mend)]
+    return [Finding(what, "bad", text, fix)]
 
 
 def notebooks() -> list[Finding]:
@@ -38,9 +38,9 @@ def notebooks() -> list[Finding]:
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            mend = restoring_command(folder / name)
+            fix = restoring_command(folder / name)
             text = f"{folder / name} cannot be used ({type(error).__name__}: {error})"
-            return [Finding(what, "bad", text, mend, blocks=True)]
+            return [Finding(what, "bad", text, fix, blocks=True)]
     return [Finding(what, "good", f"trial.ipynb, analysis.ipynb and compare.ipynb are in {folder}")]
 
 

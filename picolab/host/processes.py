@@ -39,7 +39,7 @@ class ProcessIdentity:
 
     @property
     def command(self) -> str:
-        """What the process is, for a message."""
+        """Its command line, shortened for a message."""
         try:
             words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
@@ -83,7 +83,7 @@ def this_process() -> ProcessIdentity:
 
 
 def is_self_or_ancestor(pid: int) -> bool:
-    """Tell whether `pid` is this process or one that it descends from."""
+    """Return True if `pid` is this process or one of its ancestors."""
     current = os.getpid()
     while current > 1:
         if current == pid:

@@ -22,7 +22,7 @@ class MachineWish:
         name: the machine's name, unique among machines that exist at the same time.
         ram_mb: memory in MiB.
         memory_limit: `enforced`, or `none` for an unlimited run.
-        work_dir: folder for data folder and TMPDIR; empty: beside the machine's state. `local` only.
+        work_dir: folder for data folder and TMPDIR; empty: next to the machine's state. `local` only.
         kind: a name in `KINDS`; the rest is for a virtual machine only.
         cpus: processors.
         box: the image that it is made of; empty: picolab's own where it was built, else a public one.
@@ -103,7 +103,7 @@ class ProcessStatus:
 
 
 class Stream(Protocol):
-    """A program that runs in the machine beside the server and writes lines to a file on the host.
+    """A program that runs in the machine next to the server and writes lines to a file on the host.
 
     It ends when its standard input is closed, which also happens when the process that started it is killed.
     """
@@ -160,7 +160,7 @@ class Machine(Protocol):
         """Return a port that nobody listens on at this moment."""
 
     def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
-        """Tell who listens on a port: nobody, the server or a process that it has started, or something else.
+        """Return who listens on a port: nobody, the server or a process that it has started, or something else.
 
         `loopback` is a server that listens on loopback alone in a network of its own: this host does not reach it.
         """

@@ -38,7 +38,7 @@ def machines_dir() -> Path:
 
 
 def state_mark(machines: Path) -> str:
-    """Return what tells the machines of one state folder from those of another, which may have the same names.
+    """Return a mark that separates the machines of one state folder from equally named ones of another.
 
     Cgroups, work folders and virtual machines lie in places that all checkouts on a host share: without it, two
     of them would take down each other's machines.
@@ -94,7 +94,7 @@ def exclusive(name: str = "") -> Iterator[None]:
 
 
 def _is_still(path: Path, file: TextIO) -> bool:
-    """Tell whether an open file is the one that a path names: a lock nobody needed may have been removed meanwhile."""
+    """Return True if a path still names an open file: an unneeded lock may have been removed meanwhile."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def _is_still(path: Path, file: TextIO) -> bool:
 
 @dataclass(frozen=True)
 class WorkedBefore:
-    """Whether something worked for this user since the host was started; a file beside the machines remembers it."""
+    """Whether something worked for this user since the host was started; a file next to the machines records it."""
 
     file: Path
 

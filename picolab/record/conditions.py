@@ -44,7 +44,7 @@ class ConditionsRecord(Part):
     swapped_bytes: int = Field(description="moved to and from the host's swap meanwhile")
     cached_bytes_before: int | None = Field(description="page cache of the host before the step")
     dirty_bytes_before: int | None = Field(
-        description="of it, what still waited to be written: work that the disk does beside the step"
+        description="of it, data not yet written to disk: work for the disk during the step"
     )
 
 

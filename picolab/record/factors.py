@@ -69,8 +69,8 @@ class Factor:
     shown: Literal["place", "build", "label", "words"] = "words"
     """Where its level is seen. `place`: every table and chart has a place for it. `build`: in the name of the build, if
     each name stands for one level. `label`: the same, if every trial has a label. `words`: in words, if it varies."""
-    machines: Literal["all", "local", "virtual"] = "all"
-    """The kinds of machines that heed it."""
+    machines: Literal["all", "host", "virtual"] = "all"
+    """The machines that heed it: all, those that share this host's kernel and disk, or virtual ones."""
     encode: Callable[[Any], str] | None = None
     """Makes the text in its column of a mapping; None: JSON."""
     decode: Callable[[str], dict[str, Any]] = json.loads
@@ -132,7 +132,7 @@ _DECLARED = (
     Factor("label", "label", words="labelled", shown="build"),
     Factor("calibration", "calibration", shown="label"),
     Factor("environment", "environment", shown="label", encode=_shell_words, decode=_of_shell_words),
-    Factor("work_dir", "work_dir", machines="local"),
+    Factor("work_dir", "work_dir", machines="host"),
     Factor("fresh_machine", "fresh_machine", machines="virtual"),
     Factor("cpus_wanted", "cpus", machines="virtual"),
     Factor("box_wanted", "box", words="box wanted", machines="virtual"),
@@ -147,7 +147,7 @@ _FACTS = (
     Factor("box", source="machine.virtual_machine.box", machines="virtual"),
     Factor("box_version", source="machine.virtual_machine.box_version", machines="virtual"),
     Factor("route", source="machine.virtual_machine.route", machines="virtual"),
-    Factor("network", source="machine.network.kind", machines="local"),
+    Factor("network", source="machine.network.kind", machines="host"),
 )
 """Facts that make trials incomparable although they were asked for the same."""
 

@@ -73,7 +73,7 @@ class VirtualMachineRecord(Part):
     )
     reached_by: ReachedBy = Field(description="how the state that the trial needed was reached, see below")
     reached_s: float = Field(description="seconds that reaching it took")
-    mended: list[str] = Field(description="stale states that were found and mended before, one sentence each")
+    mended: list[str] = Field(description="stale states that were found and fixed, one sentence each")
     clock_uncertainty_s: float = Field(
         description="half the round trip in which the guest's clock was mapped to the host's: the guest's times may be "
         "wrong by this"

@@ -134,7 +134,7 @@ def record_row(record: Record) -> dict[str, Any]:
 
 
 def step_ok(row: Mapping[str, Any], step: Step | None) -> bool:
-    """Tell whether the numbers of a step count: it ended ok, and every byte came back.
+    """Return whether the numbers of a step count: it ended ok, and every byte came back.
 
     A download that proves an upload and is not measured itself counts when the upload does. Without a step it is about
     numbers of the whole trial, which count when its outcome is ok.

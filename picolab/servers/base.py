@@ -3,7 +3,7 @@
 An adapter subclasses `Server` and says how a build is found and started, which requests log in, upload, download and
 delete, and how the answers are read. It never sends anything: the HTTP client, the exact timing of a transfer and the
 limits are shared (`picolab/servers/client.py`). An adapter module is imported with the registry, so it imports nothing
-heavy; what it needs for a build is imported where it is used.
+heavy; modules for builds are imported where they are used.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Refused(Exception):
     """The server did not do what it was asked to.
 
     Args:
-        why: what is wrong with an answer of success, such as "an answer without an id"; empty when the answer itself
+        why: the flaw in an answer of success, such as "an answer without an id"; empty when the answer itself
             is an error, whose sentence then explains it.
     """
 

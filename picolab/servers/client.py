@@ -94,7 +94,7 @@ class Client:
         return sentence(text, [*hidden, *(known for known in (self._session, self._secret) if known is not None)])
 
     def _sentence(self, answer: Answer) -> str:
-        """Return the error in an answer, and what is odd about the way it was sent."""
+        """Return the error in an answer, with a note when its encoding is odd."""
         odd = "" if answer.encoding == "identity" else f"(encoded as {answer.encoding!r}, which nobody asked for) "
         return self._said(odd + self._server.sentence(answer), *answer.cookies.values())
 

@@ -1,6 +1,6 @@
 """One request to a server that nobody vouches for, and its answer.
 
-Whatever the server does, an exchange ends when it shall, and costs little memory. Its limit is kept by another thread,
+Whatever the server does, an exchange ends in time and costs little memory. Its limit is kept by another thread,
 which shuts the connection down wherever it hangs. Of an answer that is read into memory at most ANSWER_LIMIT_BYTES are
 taken; the library stops at a head of 100 KiB. Each exchange has a connection of its own, so that nothing which is left
 of one answer can be taken for another. No redirect is followed, no body decompressed, no cookie kept.
@@ -24,11 +24,11 @@ _NET_S = 60.0
 _SHORTEST_LIMIT_S = 0.001
 _SHORTEST_HIDDEN = 8
 _CLOSED = ("disconnected", "closed connection")
-"""Words of the libraries for an answer that ended too early. All other complaints are about what the answer holds."""
+"""Words of the libraries for an answer that ended too early. All others are about the content of the answer."""
 
 _HEADERS = {
     "Accept": "*/*",
-    # What is stored is what is measured and compared, so nobody shall compress it on the way.
+    # The stored bytes are measured and compared, so they must not be compressed on the way.
     "Accept-Encoding": "identity",
     "Connection": "keep-alive",
     "User-Agent": "picolab",
@@ -44,7 +44,7 @@ class Unanswered(Exception):
     Attributes:
         ending: how it ended instead.
         detail: in the words of the libraries, which may quote the server.
-        not_http: the server said something, and that is not HTTP.
+        not_http: the server answered, but not in HTTP.
     """
 
     def __init__(self, ending: Ending, detail: str, not_http: bool = False) -> None:
@@ -61,7 +61,7 @@ class Answer:
     Attributes:
         body: as it came, cut after ANSWER_LIMIT_BYTES.
         whole: it was not cut.
-        encoding: of the body, which is none when the server keeps to what it was asked for.
+        encoding: of the body; `identity` when the server respects the request.
         cookies: by name, as they came; of a name that is there twice the last.
     """
 
@@ -73,7 +73,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as PicoShare means it, whatever it is said to be."""
+        """The body as UTF-8, whatever its header claims."""
         return self.body.decode("utf-8", "replace")
 
 
@@ -156,7 +156,7 @@ class Exchange:
         Args:
             path: escaped as it has to be in a URL.
             quiet_s: seconds without a byte of the answer after which it has stalled; None: as long as it takes.
-            limit_s: what whoever watches it allows for the whole, if it has no limit of its own.
+            limit_s: seconds for the whole that the watching thread allows, if the exchange has no limit of its own.
 
         Raises:
             Unanswered: there is no head.
@@ -245,7 +245,7 @@ class Exchange:
 
 
 def _cookies(response: httpx.Response) -> dict[str, str]:
-    """Return what the server wants to be kept, without its attributes."""
+    """Return the cookies of an answer by name, without their attributes."""
     found = {}
     for name, value in response.headers.raw:
         if name.lower() == b"set-cookie":
@@ -255,7 +255,7 @@ def _cookies(response: httpx.Response) -> dict[str, str]:
 
 
 def sentence(text: str, hidden: Iterable[str]) -> str:
-    """Return what a server said, fit to be kept: without secrets, and not too long."""
+    """Return a server's sentence for the record: without secrets, and cut to SENTENCE_CHARACTERS."""
     return redacted(text, hidden).strip()[:SENTENCE_CHARACTERS] or "(an empty answer)"
 
 
@@ -263,7 +263,7 @@ def redacted(text: str, hidden: Iterable[str]) -> str:
     """Return a text without secrets.
 
     Args:
-        hidden: what nobody shall read, such as the secret of the log-in, also when it is escaped for a URL, for JSON or
+        hidden: texts to remove, such as the secret of the log-in, also when it is escaped for a URL, for JSON or
             for HTML.
     """
     forms = [_any_form(secret) for secret in hidden if len(secret) >= _SHORTEST_HIDDEN]

@@ -113,7 +113,7 @@ class UploadsMeasurement:
 
     @property
     def progress(self) -> list[tuple[float, int]]:
-        """Bytes delivered of all files over time: at each moment what was last known of every file."""
+        """Bytes delivered of all files over time: at each moment the sum of the last known counts."""
         moments = sorted((t, index, count) for index, m in enumerate(self.files) for t, count in m.progress)
         known = [0] * len(self.files)
         summed: list[tuple[float, int]] = []

@@ -1,9 +1,9 @@
 """The measured upload of files at the same time: when their bytes are sent, and the limits on that.
 
 When is a byte sent? Not when `send` returns: megabytes may still lie in this host's socket buffer. So the send
-buffer is bounded, and the kernel is asked what the other side has acknowledged (SIOCOUTQ of tcp(7) for the end of the
-transfer, `tcpi_bytes_acked` of `struct tcp_info` for the progress). Bytes that the receiving kernel has acknowledged
-but the server has not read yet cannot be seen from here.
+buffer is bounded, and the kernel is asked how much the other side has acknowledged (SIOCOUTQ of tcp(7) for the end of
+the transfer, `tcpi_bytes_acked` of `struct tcp_info` for the progress). Bytes that the receiving kernel has
+acknowledged but the server has not read yet cannot be seen from here.
 
 Files that are uploaded at the same time have a connection and a thread each. The slow work in a thread (making the
 payload, sending it) leaves Python's lock to the others.
@@ -106,7 +106,7 @@ class Body:
         with contextlib.suppress(OSError), self.exchange.lock:
             delivered = self._acked() - self._acked_before - len(self.request.before)
             self._delivered_bytes = max(self._delivered_bytes, min(self.size_bytes, delivered))
-        # When the socket is gone, what was last known still holds.
+        # When the socket is gone, the last known count still holds.
         return self._delivered_bytes
 
     def look(self, now: float, stall_limit_s: float) -> None:
@@ -138,7 +138,7 @@ def _watch(
     report: Callable[[TransferProgress], None] | None,
     over: threading.Event,
 ) -> None:
-    """Look at the bodies, return how far they are together, and enforce the limits, until `over`."""
+    """Follow the bodies, report their common progress, and enforce the limits, until `over`."""
     size_bytes = sum(body.size_bytes for body in bodies)
     reported_s = time.monotonic()
     while not over.wait(_WATCH_INTERVAL_S):
@@ -170,7 +170,7 @@ def transfer(
     """Send bodies at the same time within the limits. However one ends, each is measured.
 
     Args:
-        bodies: one or more, each with a connection of its own: what that acknowledges is then this body alone.
+        bodies: one or more, each with a connection of its own, so that its acknowledgements count this body alone.
         send: sends one body and reads its answer; raises nothing.
         report: called a few times a second from another thread.
     """

@@ -9,6 +9,7 @@ from picolab.trial.state import PROGRESS_FILE, SERVER_LOG_FILE
 
 
 def collect(run: TrialRun) -> str:
+    """Stop the server unless it is kept, and complete the state; return a line for the reader."""
     missing_stages = [stage for stage in STAGES[:5] if not run.state.stages[stage].done]
     if run.state.outcome is None and missing_stages:
         raise StageError(f"there is nothing to collect yet; run the {missing_stages[0]} cell first")
@@ -38,6 +39,7 @@ def collect(run: TrialRun) -> str:
 
 
 def release(run: TrialRun) -> str:
+    """Take the machine down, give it back to the campaign, or keep it; return a line for the reader."""
     machine = run.machine or registry.attach(run.machine_name)
     if machine is None:
         return "the machine is already gone"
@@ -47,7 +49,7 @@ def release(run: TrialRun) -> str:
             f"machine {machine.name!r} is kept (keep_machine: {run.state.parameters.keep_machine}). Its server: "
             f"{run.state.base_url}, log: {run.folder / SERVER_LOG_FILE}. "
             + (f"To get in: {machine.way_in}. " if machine.way_in else "")
-            + "Mend the cause and run the cells again from the failing one; to take the machine down: "
+            + "Fix the cause and run the cells again from the failing one; to take the machine down: "
             f"picolab machines remove {machine.name}"
         )
     run.machine = None

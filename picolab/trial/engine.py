@@ -101,7 +101,7 @@ def _note_fault(run: TrialRun, outcome: Outcome, stage: Stage, detail: str, begu
     """Keep everything found before a fault, in the notebook and on disk; the caller raises."""
     run.state.stages[stage].duration_s += time.monotonic() - begun
     if stage == "release" and run.state.outcome is not None:
-        # The measurement is complete and published: what goes wrong now does not change what was found.
+        # The measurement is complete and published: a fault from now on does not change the result.
         run.state.save(run.folder)
         return
     run.state.found(outcome, stage, detail)

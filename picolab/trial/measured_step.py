@@ -64,7 +64,7 @@ def limit_lifted(run: TrialRun, machine: Machine, not_restored: list[str]) -> It
         lifted = machine.lift_memory_limit() is None
         yield "lifted" if lifted else "kept"
     finally:
-        # Without its keeper there is no limit any more, and whoever asks for the server's status is told so.
+        # Without its keeper there is no limit any more, and the next look at the server's status reports that.
         with suppress(MachineError):
             why_not = machine.restore_memory_limit() if lifted else None
             not_restored += [why_not] if why_not else []
@@ -115,7 +115,7 @@ def memory_of(run: TrialRun, samples_file: str, zero_s: float) -> tuple[MemoryRe
         zero_s: the moment that counts as zero, on the host's monotonic clock.
 
     Returns:
-        the record; the reasons for what is missing in it; whether the probe ran to its end.
+        the record; why values are missing in it, by path; whether the probe ran to its end.
     """
     samples = read_samples(run.folder / samples_file)
     memory, missing = summarise(samples, run.state.parameters.sample_interval_s, zero_s)

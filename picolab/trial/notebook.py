@@ -16,7 +16,7 @@ from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 def publish(run: TrialRun, record: Record) -> None:
     """Write the record next to the samples, and glue both when this is a notebook."""
     reserve.write(run.folder / RECORD_FILE, record.model_dump_json(indent=1))
-    # The record is safe: what was kept for the notebook is for the notebook now.
+    # The record is safe: the room that was reserved for the notebook is free for it now.
     reserve.free(run.folder, notebook_only=True)
     if in_notebook():
         decline_slow_imports()

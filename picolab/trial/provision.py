@@ -17,6 +17,11 @@ from picolab.trial.run import TrialRun
 
 
 def provision(run: TrialRun) -> str:
+    """Find the build and reach the machine; return a line for the reader.
+
+    Raises:
+        ParameterError, BuildError, HostUnfit, MachineBusy: the trial cannot run here like this.
+    """
     parameters = run.state.parameters
     run.add_caveats(caveats.of_parameters(parameters))
     why_unfit = run.server.why_unfit(parameters)
@@ -63,7 +68,7 @@ def _check_guest_disk(machine: MachineRecord, parameters: TrialParameters) -> No
 
 
 def _in_words(machine: MachineRecord) -> str:
-    """Return what the provision cell says about the machine."""
+    """Return the machine in words, for the provision cell."""
     limit, virtual = machine.memory_limit, machine.virtual_machine
     if virtual is not None:
         return (

@@ -1,6 +1,6 @@
-"""What a trial has done and found so far: a draft of its record that survives the kernel.
+"""The state of a trial: a draft of its record that survives the kernel.
 
-It is written to `state.json` in the trial's folder after every step, so that another kernel can go on.
+It is written to `state.json` in the trial's folder after every step, so that another kernel can continue.
 """
 
 import itertools
@@ -57,7 +57,7 @@ class StageState(BaseModel):
 
 
 class TrialState(BaseModel):
-    """The draft of a record, and what a later kernel must know to go on."""
+    """The draft of a record, and everything that a later kernel needs to continue."""
 
     parameters: TrialParameters
     identity: TrialIdentity
@@ -127,7 +127,7 @@ class TrialState(BaseModel):
         self.missing = {path: why for path, why in self.missing.items() if path.split(".")[0] not in forgotten}
 
     def record(self) -> Record:
-        """Return the record of what was found so far; a stage that has not run is null with a reason.
+        """Return the record of the results so far; a stage that has not run is null with a reason.
 
         Raises:
             RecordError: there is no outcome yet.

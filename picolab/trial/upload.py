@@ -106,7 +106,7 @@ def _upload_under(run: TrialRun, machine: Machine, limit: LimitDuringStep) -> st
 
 
 def _judge_upload(run: TrialRun, measured: UploadsMeasurement) -> None:
-    """Note what the upload found, and raise it unless every file was answered with success.
+    """Note the result of the upload, and raise it unless every file was answered with success.
 
     Of several that failed the first counts.
     """
@@ -124,7 +124,7 @@ def _judge_upload(run: TrialRun, measured: UploadsMeasurement) -> None:
 
 
 def _failed_upload(run: TrialRun, failed: list[UploadMeasurement], delivered_bytes: int) -> NotOk:
-    """Return what the first of the failed uploads means.
+    """Return the result that the first of the failed uploads means.
 
     Args:
         delivered_bytes: of all files.

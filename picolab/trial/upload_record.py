@@ -66,7 +66,7 @@ def upload_record(
 
 
 def _uploaded_file(run: TrialRun, index: int, measured: UploadMeasurement, zero_s: float | None) -> UploadedFile:
-    """Return what the record says about one file; `zero_s` is when the first byte of any was sent."""
+    """Return the part of the record about one file; `zero_s` is when the first byte of any file was sent."""
     parameters = run.state.parameters
     first_s = measured.first_byte_s
     times, why = _times(measured)

@@ -193,7 +193,7 @@ def _verify_record(run: TrialRun, downloads: list[DownloadMeasurement], limit: L
 def _failed_downloads(
     run: TrialRun, downloads: list[DownloadMeasurement], only: list[DownloadMeasurement] | None = None
 ) -> NotOk | None:
-    """Return what was found unless every byte of every file came back; of several that failed the first counts.
+    """Return the result unless every byte of every file came back; of several failed downloads the first counts.
 
     Args:
         only: when there are any of these, they alone count.

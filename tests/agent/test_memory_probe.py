@@ -222,7 +222,7 @@ def test_the_whole_machine_and_its_oom_kills(
     assert record.oom_kills is not None and record.oom_kills >= 1 and "memory.oom_kills" not in missing
 
 
-def test_in_a_whole_machine_the_oom_killer_shall_not_take_the_probe(probe: StartProbe) -> None:
+def test_in_a_virtual_machine_the_oom_killer_spares_the_probe(probe: StartProbe) -> None:
     def score(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 

@@ -293,7 +293,7 @@ def test_a_kill_while_the_limit_is_lifted_is_not_of_the_limit(direction: str, mo
 
     def lift_but(machine: local.LocalMachine) -> str | None:
         why_not = lift(machine)
-        (Path(local._ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes").write_text(
+        (Path(local.ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes").write_text(
             str(64 * MIB)
         )
         return why_not
@@ -386,7 +386,7 @@ def big_page_cache() -> dict[str, Any]:
 
 
 def charged(machine: local.LocalMachine) -> int:
-    status = local._ask(machine.folder, {"do": "status"})
+    status = local.ask(machine.folder, {"do": "status"})
     return int((Path(status["cgroup"]) / "memory.usage_in_bytes").read_text())
 
 
@@ -482,7 +482,7 @@ def test_the_keeper_puts_the_limit_back_for_a_killed_kernel() -> None:
         while "lifted" not in (line := kernel.stdout.readline()):
             assert line, "it ended"
         machine, pid = server_process()
-        limit = Path(local._ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes"
+        limit = Path(local.ask(machine.folder, {"do": "status"})["cgroup"]) / "memory.limit_in_bytes"
         assert int(limit.read_text()) > UNLIMITED
     finally:
         kernel.kill()
@@ -517,7 +517,7 @@ def test_the_keeper_of_an_older_picolab_keeps_the_limit() -> None:
     """A machine that was kept over an update has a keeper that knows no such request."""
     trial = begin(keep_machine="always")
     machine, _ = server_process()
-    real = local._ask
+    real = local.ask
 
     def older(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "lift_limit":
@@ -525,7 +525,7 @@ def test_the_keeper_of_an_older_picolab_keeps_the_limit() -> None:
         return real(folder, request)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(local, "_ask", older)
+        patched.setattr(local, "ask", older)
         assert machine.lift_memory_limit() == "the keeper knows no request 'lift_limit'"
     assert machine.restore_memory_limit() is None
     trial.release()

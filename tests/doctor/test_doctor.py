@@ -13,6 +13,7 @@ import pytest
 
 from picolab.agent import bundle
 from picolab.cli.main import main
+from picolab.config.project import MARKER
 from picolab.doctor import diagnosis, tools
 from picolab.doctor import host as doctor_host
 from picolab.doctor.diagnosis import Finding, examine
@@ -42,13 +43,13 @@ def test_everything_is_looked_at() -> None:
         "memory limit",
         "private network",
         "swap",
+        "memory probe",
+        "memory pressure (PSI)",
         "RAM",
         "work disk",
         "outputs",
         "processors",
         "CPU governor",
-        "memory probe",
-        "memory pressure (PSI)",
         "Jupyter kernel",
         "notebooks",
         "machines",
@@ -262,13 +263,16 @@ def test_notebook_that_cannot_be_used_blocks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:
     shutil.copytree(Path(tools.__file__).parents[2] / "notebooks", tmp_path / "notebooks")
-    (tmp_path / "picolab").mkdir()
     analysis = tmp_path / "notebooks" / "analysis.ipynb"
     if content is None:
         analysis.unlink()
     else:
         analysis.write_text(content)
-    monkeypatch.setattr(tools, "__file__", str(tmp_path / "picolab" / "doctor" / "tools.py"))
+    # As a checkout.
+    (tmp_path / MARKER).touch()
+    (tmp_path / "picolab").mkdir()
+    (tmp_path / "picolab" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
     finding = the(tools.notebooks())
 
     assert finding.blocks and str(analysis) in finding.text

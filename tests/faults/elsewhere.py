@@ -25,7 +25,7 @@ for test, name, outcome, see, do in (
         AGAIN,
     ),
     (
-        "machines/local/test_local_machine.py::test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest",
+        "machines/local/test_local_machine.py::test_a_killed_keeper_ends_its_server_and_a_sweep_cleans_up",
         "killed keeper leaves cgroup and folders",
         "ok",
         "None, or the folder of a dead machine in `picolab doctor`.",
@@ -67,7 +67,7 @@ for test, name, outcome, see, do in (
         "Wait, or choose another `machine_name`.",
     ),
     (
-        "machines/local/test_local_machine.py::test_a_work_dir_that_cannot_be_used_is_refused_in_one_sentence",
+        "machines/local/test_local_machine.py::test_an_unusable_work_dir_is_refused_in_one_sentence",
         "work_dir that cannot be used",
         "refused",
         "One sentence with the folder and the reason.",
@@ -103,7 +103,7 @@ for test, name, outcome, see, do in (
         "Raise `boot_limit_s`; `picolab doctor` checks acceleration, network and base volume.",
     ),
     (
-        "agent/test_guest.py::test_a_full_disk_does_not_hide_how_the_server_ended",
+        "agent/test_agent.py::test_a_full_disk_does_not_hide_how_the_server_ended",
         "disk of the guest is full",
         "disk_full",
         "The server's message, or its exit status.",
@@ -194,14 +194,14 @@ for test, name, outcome, see, do in (
         AGAIN,
     ),
     (
-        "agent/test_guest.py::test_a_launch_whose_agent_is_killed_leaves_one_server_or_none",
+        "agent/test_agent.py::test_a_launch_of_a_killed_agent_leaves_one_server_or_none",
         "agent in the guest killed while starting a server",
         "machine_failed",
         "`the agent in the guest has ended`",
         AGAIN,
     ),
     (
-        "agent/test_guest.py::test_a_server_of_another_boot_is_none",
+        "agent/test_agent.py::test_a_server_of_another_boot_is_none",
         "guest rebooted under a server",
         "server_died",
         "The server of that boot is gone.",

@@ -36,8 +36,6 @@ QUAINT = {
     r"spoil(t|ed)": "damaged",
     r"the which|wherefore|thereof|herein|hitherto": "(archaic)",
     r"nobody knows": "is unknown",
-    r"(is|are) there (already|any more)": "exists",
-    r"(is|are) already there": "already exists",
 }
 """Phrases that are always wrong here, and the usual words in their place. Text in backticks is not prose."""
 

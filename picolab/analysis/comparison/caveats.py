@@ -206,7 +206,7 @@ def _of_records(trials: Sequence[ComparedTrial], builds: Sequence[str]) -> list[
 
 
 def _unequal(having: Mapping[str, int], totals: Mapping[str, int], builds: Sequence[str]) -> bool:
-    """Tell whether a build has a caveat significantly more often, or less often, than the first."""
+    """Return whether a build has a caveat significantly more often, or less often, than the first."""
     first, *others = [build for build in builds if totals[build]] or [""]
     return any(
         statistics.outcome_test(having[first], totals[first], having[build], totals[build]) < _UNEQUAL_P

@@ -30,7 +30,7 @@ def compare_outcomes(paired: PairedCampaign) -> list[OutcomeComparison]:
 
 
 def failed_more(outcome: OutcomeComparison) -> bool:
-    """Tell whether the candidate failed in a larger share of its trials, significantly or not."""
+    """Return whether the candidate failed in a larger share of its trials, significantly or not."""
     old, new = outcome.baseline_outcomes, outcome.candidate_outcomes
     return bool(old and new) and _failures(new) / sum(new.values()) > _failures(old) / sum(old.values())
 

@@ -74,14 +74,14 @@ class PairedCampaign:
         return Series(tuple(trial for trial, _ in having), tuple(value for _, value in having))
 
     def gates(self, scenario: str, metric: Metric) -> bool:
-        """Tell whether the gate depends on a metric: where its step is measured, and where it can get worse."""
+        """Return whether the gate depends on a metric: where its step is measured, and where it can get worse."""
         if not self.campaign.directions(scenario) & metric.gates:
             return False
         baseline = self.campaign.of(scenario, self.baseline)
         return len(baseline) < statistics.LEAST_PAIRS or any(trial.step_ok(metric) for trial in baseline)
 
     def is_same_build(self, scenario: str, candidate: str) -> bool:
-        """Tell whether a candidate is the baseline's executable, started in the same way."""
+        """Return whether a candidate is the baseline's executable, started in the same way."""
         ways = [
             {(trial.row["build_sha256"], way_of_starting(trial.record.parameters)) for trial in trials}
             for trials in (self.campaign.of(scenario, self.baseline), self.campaign.of(scenario, candidate))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from picolab.config.invalid_input import validate
 from picolab.config.names import ScenarioNames
 from picolab.config.trial_parameters import TrialParameters, short
 from picolab.errors import ParameterError
+from picolab.record.factors import machine_facts
+from picolab.results.labels import level_words
 from picolab.results.rows import plain_rows, step_ok
 from picolab.results.starts import busy_starts
 
@@ -210,12 +212,16 @@ def way_of_starting(parameters: TrialParameters) -> str:
 
 def _measured(data: CampaignData, names: _BuildNames, scenarios: ScenarioNames) -> list[ComparedTrial]:
     trials = []
-    for row in plain_rows(data.trials):
+    rows = plain_rows(data.trials)
+    of_trial = _with_facts(
+        {str(row["trial_id"]): scenarios.of(data.records[str(row["trial_id"])].parameters) for row in rows}, rows
+    )
+    for row in rows:
         record = data.records[str(row["trial_id"])]
         trials.append(
             ComparedTrial(
                 trial_id=str(row["trial_id"]),
-                scenario=scenarios.of(record.parameters),
+                scenario=of_trial[str(row["trial_id"])],
                 build=names.of(str(row["build"]), record.parameters),
                 block=int(row["block"] or 0),
                 position=int(row["position"] or 0),
@@ -228,6 +234,25 @@ def _measured(data: CampaignData, names: _BuildNames, scenarios: ScenarioNames) 
     return trials
 
 
+def _with_facts(scenarios: dict[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the scenario of each trial, by trial_id, with the facts of its machine that differ in that scenario."""
+    same: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        same[scenarios[str(row["trial_id"])]].append(row)
+    found = {}
+    for scenario, together in same.items():
+        # A trial that failed early may not have all facts.
+        differing = [name for name in machine_facts() if len({row[name] for row in together} - {None}) > 1]
+        for row in together:
+            words = [level_words(name, row[name]) for name in differing]
+            found[str(row["trial_id"])] = " · ".join([scenario, *words])
+    return found
+
+
+def _distance_to(position: int) -> Callable[[ComparedTrial], int]:
+    return lambda trial: abs(trial.position - position)
+
+
 def _planned(
     plan: dict[str, _PlanEntry], trials: list[ComparedTrial], names: _BuildNames, scenarios: ScenarioNames
 ) -> list[PlannedTrial]:
@@ -238,11 +263,17 @@ def _planned(
     of_label: dict[str, str] = {}
     for trial in trials:
         of_label.setdefault(names.of(trial.record.parameters.build_label, trial.record.parameters), trial.build)
+    same: dict[str, list[ComparedTrial]] = defaultdict(list)
+    for trial in trials:
+        same[scenarios.of(trial.record.parameters)].append(trial)
     planned = []
     for entry in plan.values():
         name = names.of(entry.parameters.build_label, entry.parameters)
         build = ran[entry.trial_id].build if entry.trial_id in ran else of_label.get(name, name)
         scenario, direction = scenarios.of(entry.parameters), entry.parameters.direction
+        if same[scenario]:
+            # Its machine has the facts of the trial that ran next to it; a trial that ran is the nearest to itself.
+            scenario = min(same[scenario], key=_distance_to(entry.position)).scenario
         planned.append(PlannedTrial(entry.trial_id, scenario, build, entry.block, entry.position, direction))
     return sorted(planned, key=lambda trial: trial.position)
 

@@ -83,7 +83,7 @@ def memory_limit() -> list[Finding]:
                 return [Finding(what, "good", text)]
             return [Finding(what, "bad", f"the kernel set {limit} instead of {_TINY_LIMIT_BYTES} bytes: {unlimited}")]
     except (MemoryLimitUnavailable, MachineError) as error:
-        # As root, or with a systemd that refused, no single command mends it: the sentence names what may.
+        # As root, or with a systemd that refused, no single command fixes it: the sentence names what may.
         remedy = "" if os.geteuid() == 0 else f"sudo {Path(sys.executable).with_name('picolab')} doctor"
         return [Finding(what, "bad", f"{error}; {unlimited}", remedy)]
 

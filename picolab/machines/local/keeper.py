@@ -4,7 +4,7 @@ It makes the memory cgroup, the private network and the work folder, starts the 
 everything down again. A notebook's kernel cannot do that: it may be killed at any moment and then runs no clean-up.
 
 The keeper lives as long as its machine. It ends, and leaves nothing behind,
-- when it is told to (`release`),
+- when it is asked to (`release`),
 - when its holder is gone and the machine was not meant to be kept,
 - when the machine was kept and nobody came back for `KEEP_LEASE_S`.
 If the keeper itself is killed, the kernel kills the server with it, and the next start sweeps the rest.
@@ -215,7 +215,7 @@ class Keeper:
         return self._status()
 
     def _restore_limit(self) -> bool:
-        """Put a lifted memory limit back; tell whether it holds."""
+        """Put a lifted memory limit back; return whether it holds."""
         if self.limit_is_lifted and self.cgroup is not None:
             self.limit_is_lifted = not self.cgroup.limit_again(self.spec["limit_bytes"])
         return not self.limit_is_lifted

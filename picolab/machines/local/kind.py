@@ -73,18 +73,18 @@ class LocalKind(MachineKind):
         return not self.is_abandoned(folder)
 
     def server_of(self, folder: Path) -> str:
-        from picolab.machines.local import machine
+        from picolab.machines.local import request
 
-        pid = machine.server_of(folder)
+        pid = request.server_of(folder)
         return f"pid {pid}" if pid is not None else "none"
 
     def way_in(self, folder: Path) -> str | None:
         return None
 
     def release(self, folder: Path) -> None:
-        from picolab.machines.local import machine
+        from picolab.machines.local import removal
 
-        machine.release(folder)
+        removal.release(folder)
 
     def is_abandoned(self, folder: Path) -> bool:
         from picolab.machines.folders import keeper_of
@@ -92,9 +92,9 @@ class LocalKind(MachineKind):
         return keeper_of(folder) is None
 
     def sweep(self, folder: Path) -> bool:
-        from picolab.machines.local import machine
+        from picolab.machines.local import removal
 
-        return machine.sweep_if_abandoned(folder)
+        return removal.sweep_if_abandoned(folder)
 
     def leftovers(self) -> tuple[LeftoverKind, ...]:
         from picolab.machines.local.leftovers import LEFTOVERS

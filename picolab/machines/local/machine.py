@@ -1,15 +1,12 @@
 """The local machine: the server as a process of this host in a memory cgroup, watched by a keeper."""
 
 import contextlib
-import ipaddress
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +17,8 @@ from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.host.facts import disk_of
-from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatus, Stream
 from picolab.machines.folders import (
-    KEEPER,
-    end_keeper,
     exclusive,
     folder_of,
     keeper_of,
@@ -38,128 +32,17 @@ from picolab.machines.folders import (
 )
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, in_systemd_scope
-from picolab.machines.local.keeper import SOCKET
 from picolab.machines.local.kind import LocalKind
+from picolab.machines.local.removal import TMP, release, sweep_folder, take_down
+from picolab.machines.local.request import ask, network_of
+from picolab.machines.local.sockets import is_loopback, listening_sockets
 from picolab.record.machine import MachineRecord, MemoryLimit, NetworkRecord
 
-_REQUEST_TIMEOUT_S = 60.0
-_TMP = "tmp"
 _LOG_TAIL_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 10.0
 _RESTORE_LIMIT_S, _HELD_PATIENCE_S = 120.0, 3.0
 """Page cache may first have to be written to a slow disk; what the server holds it may give up at once or never."""
 _RESTORE_POLL_S = 0.1
-
-
-def _ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one request to the keeper of a machine and return its answer.
-
-    Raises:
-        MachineError: the keeper is gone, or it says what went wrong.
-    """
-    try:
-        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    except OSError:
-        raise MachineError(f"the machine {folder.name!r} does not exist (any more)") from None
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_REQUEST_TIMEOUT_S)
-            # Through /proc, because the path of a unix socket may not be longer than 107 bytes.
-            connection.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile(encoding="utf-8") as stream:
-                answer = json.loads(stream.readline())
-    except (OSError, ValueError) as error:
-        raise MachineError(f"the keeper of the machine {folder.name!r} does not answer ({error})") from None
-    finally:
-        os.close(directory)
-    if not answer.pop("ok"):
-        raise MachineError(answer["error"])
-    return dict(answer)
-
-
-def sweep_folder(folder: Path) -> None:
-    """Remove what a machine whose keeper was killed has left: processes in its cgroup or network, both, folders."""
-    spec = spec_of(folder)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        keeper = json.loads((folder / KEEPER).read_text())
-        cgroup = keeper["cgroup"]
-        if cgroup is not None and spec is not None and Path(cgroup).name == spec["place"]:
-            MemoryCgroup(spec["method"], Path(cgroup)).remove()
-        if spec is not None:
-            network.sweep(spec["place"], keeper.get("network", {}).get("namespace"))
-    if spec is not None and Path(spec["work"]).name == spec["place"]:
-        if spec.get("method") == "none":
-            # No cgroup says who they are, and the kernel ended the server alone, not what it had started.
-            kill_and_wait(_with_temporary_files_in(Path(spec["work"])))
-        shutil.rmtree(spec["work"], ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep_if_abandoned(folder: Path) -> bool:
-    """Remove a machine without a keeper; return False when it has one, or has been made anew as another kind."""
-    with exclusive():
-        if not folder.is_dir() or keeper_of(folder) is not None:
-            return False
-        if (spec_of(folder) or {}).get("kind", LocalKind.name) != LocalKind.name:
-            return False
-        sweep_folder(folder)
-        return True
-
-
-def _with_temporary_files_in(work: Path) -> Iterator[ProcessIdentity]:
-    """Yield this user's processes whose environment was made for a work folder."""
-    mark = b"TMPDIR=" + os.fsencode(work / _TMP)
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                process = ProcessIdentity.of(int(entry.name))
-                if process is not None:
-                    yield process
-
-
-def _network_of(folder: Path) -> dict[str, Any]:
-    """Return what the keeper says about the network of its machine.
-
-    Raises:
-        MachineError: the keeper has not made one: the machine is gone, or just being made, or of an older picolab.
-    """
-    try:
-        return dict(json.loads((folder / KEEPER).read_text())["network"])
-    except KeyError:
-        raise MachineError(
-            f"the machine {folder.name!r} is just being made, or an older picolab made it; try again, or take it away "
-            f"with: picolab machines remove {folder.name}"
-        ) from None
-    except (OSError, ValueError):
-        raise MachineError(f"the machine {folder.name!r} does not exist (any more)") from None
-
-
-def server_of(folder: Path) -> int | None:
-    """Return the pid of a machine's server, None when none runs.
-
-    Raises:
-        MachineError: the machine's keeper does not answer.
-    """
-    status = _ask(folder, {"do": "status"})
-    return int(status["pid"]) if status["running"] else None
-
-
-def release(folder: Path) -> None:
-    """Take a machine down, whoever holds it."""
-    with exclusive():
-        take_down(folder)
-    reap_own_keepers()
-
-
-def take_down(folder: Path) -> None:
-    """Have the keeper take its machine down; when it is gone or does not, end it and do so from here."""
-    if keeper_of(folder) is not None:
-        with contextlib.suppress(MachineError):
-            _ask(folder, {"do": "release"})
-    if folder.is_dir():
-        end_keeper(folder)
-        sweep_folder(folder)
 
 
 class LocalMachine:
@@ -178,7 +61,7 @@ class LocalMachine:
         self.name: str = spec["name"]
         self._spec = spec
         self._work = Path(spec["work"])
-        self._own_network = _network_of(folder)
+        self._own_network = network_of(folder)
         self.listen_address: str = self._own_network["address"]
 
     @classmethod
@@ -248,7 +131,7 @@ class LocalMachine:
             raise MachineError(f"the machine {spec['name']!r} could not be made: {said or 'its keeper ended'}")
 
     def describe(self) -> MachineRecord:
-        status = _ask(self.folder, {"do": "status"})
+        status = ask(self.folder, {"do": "status"})
         where = disk_of(self._work)
         method = self._spec["method"]
         return MachineRecord(
@@ -291,7 +174,7 @@ class LocalMachine:
         return str(executable.resolve())
 
     def fresh_folders(self) -> tuple[str, str]:
-        folders = self._data, self._work / _TMP
+        folders = self._data, self._work / TMP
         for folder in folders:
             if folder.exists():
                 shutil.rmtree(folder)
@@ -315,11 +198,11 @@ class LocalMachine:
 
     def listener(self, port: int) -> Literal["nobody", "server", "loopback", "other"]:
         processes = self._processes()
-        sockets = _listening_sockets(port, self._seen_from(processes))
+        sockets = listening_sockets(port, self._seen_from(processes))
         if not sockets:
             return "nobody"
         own = {inode for pid in processes for inode in procfs.sockets_of(pid)} & sockets.keys()
-        if own and self._network["kind"] == "private" and all(_is_loopback(sockets[inode]) for inode in own):
+        if own and self._network["kind"] == "private" and all(is_loopback(sockets[inode]) for inode in own):
             return "loopback"
         return "server" if own else "other"
 
@@ -327,13 +210,13 @@ class LocalMachine:
         if self._network["kind"] == "private":
             return []
         processes = self._processes()
-        sockets = _listening_sockets(port, self._seen_from(processes))
+        sockets = listening_sockets(port, self._seen_from(processes))
         own = {inode for pid in processes for inode in procfs.sockets_of(pid)}
         addresses = {address for inode, address in sockets.items() if inode in own}
         return [
             f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
             for address in sorted(addresses, key=lambda address: (address.version, address))
-            if not _is_loopback(address)
+            if not is_loopback(address)
         ]
 
     def _seen_from(self, processes: list[int]) -> list[int]:
@@ -342,7 +225,7 @@ class LocalMachine:
 
     def _processes(self) -> list[int]:
         """Return the pids of the server and of all that it has started; none when it does not run."""
-        status = _ask(self.folder, {"do": "status"})
+        status = ask(self.folder, {"do": "status"})
         if not status["running"]:
             return []
         if status["cgroup"]:
@@ -386,7 +269,7 @@ class LocalMachine:
         return self._status({"do": "stop", "grace_s": grace_s})
 
     def _status(self, request: dict[str, Any]) -> ProcessStatus:
-        answer = _ask(self.folder, request)
+        answer = ask(self.folder, request)
         return ProcessStatus(**{name: answer[name] for name in ProcessStatus.__dataclass_fields__})
 
     @property
@@ -398,14 +281,14 @@ class LocalMachine:
 
     def lift_memory_limit(self) -> str | None:
         try:
-            _ask(self.folder, {"do": "lift_limit"})
+            ask(self.folder, {"do": "lift_limit"})
         except MachineError as error:
             return str(error)
         return None
 
     def restore_memory_limit(self) -> str | None:
         begun = time.monotonic()
-        while not _ask(self.folder, {"do": "restore_limit"})["restored"]:
+        while not ask(self.folder, {"do": "restore_limit"})["restored"]:
             held = self.process_anon_bytes()
             hopeless = held is not None and held > self._spec["limit_bytes"]
             if time.monotonic() - begun > (_HELD_PATIENCE_S if hopeless else _RESTORE_LIMIT_S):
@@ -428,7 +311,7 @@ class LocalMachine:
             raise MachineError(f"machine {self.name!r}: {refusal}") from None
 
     def probe(self, interval_s: float, output: Path) -> Stream:
-        status = _ask(self.folder, {"do": "status"})
+        status = ask(self.folder, {"do": "status"})
         device = disk_of(self._work).device
         command = [
             *(sys.executable, *bundle.words("memory_probe")),
@@ -446,7 +329,7 @@ class LocalMachine:
         return _LocalStream(process)
 
     def hold(self, holder: Holder) -> None:
-        _ask(self.folder, {"do": "hold", "holder": holder.process.to_json(), "keep": holder.keep})
+        ask(self.folder, {"do": "hold", "holder": holder.process.to_json(), "keep": holder.keep})
         self._write_spec(holder=holder.process.to_json(), keep=holder.keep)
 
     def _write_spec(self, **changes: Any) -> None:
@@ -472,29 +355,3 @@ class _LocalStream(Stream):
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _listening_sockets(port: int, processes: list[int]) -> dict[str, _Address]:
-    """Return {inode: address} of the sockets that listen on a TCP port.
-
-    Args:
-        processes: whose network is looked at: that of the first which lives.
-    """
-    for pid in processes:
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            return {inode: _address(text) for inode, text in procfs.listening_sockets(port, pid).items()}
-    return {}
-
-
-def _address(text: str) -> _Address:
-    """Return an address as /proc shows it: words of the network's byte order, each printed as a number of this host."""
-    words = (text[start : start + 8] for start in range(0, len(text), 8))
-    return ipaddress.ip_address(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
-
-
-def _is_loopback(address: _Address) -> bool:
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)

@@ -99,7 +99,7 @@ def interface_of(place: str) -> str:
 
 
 def why_not() -> str | None:
-    """Tell why this process can make no private network; None when it may. Nothing is changed."""
+    """Return why this process cannot make a private network, or None. Nothing is changed."""
     if not Path(_OWN_NAMESPACE).exists():
         return "this kernel has no network namespaces"
     if _limit_of_namespaces() == 0:
@@ -125,7 +125,7 @@ def _limit_of_namespaces() -> int | None:
 
 
 def _may_unshare() -> bool:
-    """Tell whether this process has CAP_SYS_ADMIN (bit 21 of capabilities(7))."""
+    """Return True if this process has CAP_SYS_ADMIN (bit 21 of capabilities(7))."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 21 & 1)
@@ -257,7 +257,7 @@ def _prove(namespace: int, address: ipaddress.IPv4Address) -> None:
 
 
 def try_out() -> str | None:
-    """Tell why no private network can be made; None when it can. A pair of devices is made where nobody sees it."""
+    """Return why no private network can be made, or None. A pair of devices is made where nobody sees it."""
     reason = why_not()
     if reason is not None:
         return reason

@@ -50,7 +50,7 @@ class Acceleration:
 
 
 def acceleration() -> Acceleration:
-    """Tell whether machines on this host can use KVM, and how that is known.
+    """Return whether machines on this host can use KVM, and how that is known.
 
     `PICOLAB_DRIVER` wins; then what a guest proves, once a boot of the host; without picolab's box, and so without a
     guest to try, /dev/kvm is believed. Takes up to `PROOF_LIMIT_S`; no root is needed.
@@ -123,7 +123,7 @@ def _qemu() -> str | None:
 
 
 def _once(guest: tuple[Path, Path], qemu: str) -> Acceleration:
-    """Return the proof of this boot of the host for this guest, from the state folder if it is there."""
+    """Return the proof of this boot of the host for this guest, from the state folder, if there is one."""
     cache = state_dir() / "acceleration.json"
     tried = [boot_id(), qemu, *(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in guest)]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -101,7 +101,7 @@ def recipe_version() -> str:
 
 
 def is_current(name: str = PICOLAB_BOX) -> bool:
-    """Tell whether the box of that name is there and was made by this recipe."""
+    """Return True if the box of that name exists and was made by this recipe."""
     box = installed_box(name)
     return box is not None and box.recipe == recipe_version()
 

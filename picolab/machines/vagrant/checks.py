@@ -28,7 +28,7 @@ _LEAST_FREE_BYTES = 4 << 30
 
 
 def kvm() -> list[Finding]:
-    """Tell whether virtual machines can be fast."""
+    """Check whether virtual machines can use KVM."""
     what, slow = "KVM", "virtual machines would be emulated, which makes all times in them long"
     device = Path("/dev/kvm")
     try:

@@ -251,7 +251,7 @@ class VagrantCommand:
             if not trouble.passes or call.ended or time.monotonic() + _RETRY_PAUSE_S > deadline:
                 break
             if attempt < _RETRIES:
-                # Nobody tells when the other one is done.
+                # Nothing reports when the other one is done.
                 time.sleep(_RETRY_PAUSE_S)
         raise VagrantError(self._sentence(call, trouble, limit_s), trouble, said, call.exit_code)
 

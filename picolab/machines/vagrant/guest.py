@@ -130,7 +130,7 @@ class Guest:
         return None if guest_s is None else guest_s - self.clock.ahead_s
 
     def read_clock(self) -> "Clock":
-        """Map the guest's clock to the host's: the reading with the shortest round trip tells most."""
+        """Map the guest's clock to the host's: the reading with the shortest round trip is the most exact."""
         best = None
         for _ in range(_CLOCK_READINGS):
             before = time.monotonic()
@@ -142,7 +142,7 @@ class Guest:
         return best
 
     def install_agent(self) -> None:
-        """Bring the agent into the guest, unless this version of it is there.
+        """Bring the agent into the guest, unless it has this version already.
 
         Raises:
             MachineError: the box lacks sudo without a password, or a usable Python.

@@ -318,7 +318,7 @@ def _stands_still(name: str) -> bool:
 # Stale state
 
 
-def mend(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -> list[str]:
+def fix_stale(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -> list[str]:
     """Remove what would make the machine's `up` fail, or hang, and is provably ours; return a sentence for each.
 
     Call it within `first_up_lock`, when the machine is to be created.
@@ -331,18 +331,18 @@ def mend(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -> lis
     Raises:
         MachineError: a truncated base volume is used by machines that are not this one, or something failed.
     """
-    mended = []
+    fixed = []
     known = _ids_in(dotfile_folder)
     for name, state in domains(prefix).items():
         if _virsh("domuuid", name).strip() not in known:
             remove_domain(name)
-            mended.append(f"removed the domain {name} ({state}): vagrant's notes of it were lost")
+            fixed.append(f"removed the domain {name} ({state}): vagrant's notes of it were lost")
     for name in leftovers(prefix):
         remove_volume(name)
-        mended.append(f"removed the volume {name}: its domain was gone")
+        fixed.append(f"removed the volume {name}: its domain was gone")
     if image is not None and base_volume_is_truncated(box, image):
-        mended += _mend_base_volume(box, image)
-    return mended
+        fixed += _fix_base_volume(box, image)
+    return fixed
 
 
 def _ids_in(dotfile_folder: Path) -> set[str]:
@@ -350,7 +350,7 @@ def _ids_in(dotfile_folder: Path) -> set[str]:
     return {path.read_text().strip() for path in dotfile_folder.glob("machines/*/libvirt/id")}
 
 
-def _mend_base_volume(box: str, image: Path) -> list[str]:
+def _fix_base_volume(box: str, image: Path) -> list[str]:
     name = base_volume(box)
     deadline = time.monotonic() + _FIRST_UP_LIMIT_S
     while name is not None and base_volume_is_truncated(box, image) and not _stands_still(name):

@@ -155,7 +155,7 @@ def translate(said: str, *, ended: bool = False) -> Trouble:
 
     Args:
         said: all that it printed.
-        ended: it was ended at its time limit, so that there is no message, and how far it came tells most.
+        ended: it was ended at its time limit, so that there is no message, and how far it came is the best hint.
     """
     for pattern, trouble in _KNOWN:
         if re.search(pattern, said):

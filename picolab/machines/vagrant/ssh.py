@@ -235,7 +235,7 @@ async def _connect(address: Address) -> asyncssh.SSHClientConnection:
         preferred_auth="publickey",
         keepalive_interval=_KEEPALIVE_S,
         keepalive_count_max=_KEEPALIVE_COUNT,
-        # The samples travel beside the measured upload: no time for compression.
+        # The samples travel during the measured upload: no time for compression.
         compression_algs=None,
     )
 

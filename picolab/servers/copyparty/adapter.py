@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _SESSION = re.compile(r"[A-Za-z0-9_-]{2,200}")
 _FORM = "picolab-log-in"
 _START = (
-    'umask 077; mkdir "$HOME/files"; printf "[accounts]\\n  picolab: %s\\n" "$PICOLAB_SECRET" > "$HOME/accounts.conf"; '
-    'exec "$0" "$@"'
+    'umask 077; mkdir "$HOME/files"; '
+    'printf "[accounts]\\n  picolab: %s\\n" "$COPYPARTY_PASSWORD" > "$HOME/accounts.conf"; exec "$0" "$@"'
 )
-"""copyparty reads an account from a file or its command line, which everybody can read: so a shell writes the file."""
+"""copyparty takes an account from a file or from its command line, which everybody can read: so a shell writes it."""
 
 
 class Copyparty(Server):
@@ -30,6 +30,7 @@ class Copyparty(Server):
     name = "copyparty"
     title = "copyparty"
     default_build = "copyparty"
+    variables = ("COPYPARTY_PASSWORD",)
 
     def find_build(self, parameters: TrialParameters, *, in_guest: bool) -> Build:
         """Find the executable; the build `copyparty` is the package that is installed next to picolab.
@@ -47,7 +48,7 @@ class Copyparty(Server):
     def launch(self, place: Place) -> Launch:
         options = ["-c", f"{place.data}/accounts.conf", "-v", f"{place.data}/files::rwd,picolab", "-q", "--no-crt"]
         argv = ["/bin/sh", "-c", _START, place.executable, "-i", place.address, "-p", str(place.port), *options]
-        return Launch(argv, {"PICOLAB_SECRET": place.secret})
+        return Launch(argv, {"COPYPARTY_PASSWORD": place.secret})
 
     def log_in(self, secret: str) -> Request:
         fields = "".join(

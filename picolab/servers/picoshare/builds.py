@@ -68,7 +68,7 @@ def _cache() -> Iterator[Path]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether an unpacked build is there and is what it was when it was unpacked."""
+    """Return whether an unpacked build exists and still has its checksum."""
     executable, checksum = folder / _EXECUTABLE, folder / _CHECKSUM
     return executable.is_file() and checksum.is_file() and checksum.read_text() == sha256_of(executable)
 

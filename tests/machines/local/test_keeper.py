@@ -106,7 +106,7 @@ def test_release_answers_when_everything_is_gone(keeper: RunningKeeper) -> None:
     assert keeper.process.wait(60) == 0
 
 
-def test_release_has_no_patience_with_a_server_that_ignores_sigterm(keeper: RunningKeeper) -> None:
+def test_release_kills_a_server_that_ignores_sigterm_at_once(keeper: RunningKeeper) -> None:
     server = keeper.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done")["pid"]
     eventually(lambda: "up" in (keeper.folder / "log").read_text(), "the trap is set")
     keeper.ask(do="release")
@@ -229,9 +229,7 @@ def test_the_lease_of_a_kept_machine(scratch: Path, monkeypatch: pytest.MonkeyPa
     assert keeper.released
 
 
-def test_a_keeper_that_was_released_leaves_the_next_machine_alone(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_released_keeper_leaves_the_next_machine_alone(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its answer and its end somebody may make a new machine, of the same name and in the same places."""
     monkeypatch.chdir(scratch)
     folder, work = scratch / "keeper", scratch / "picolab-work"

@@ -24,7 +24,7 @@ from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatu
 from picolab.machines.local import cgroup as cgroup_module
 from picolab.machines.local import checks as local_checks
 from picolab.machines.local import machine as local
-from picolab.machines.local import network
+from picolab.machines.local import network, request
 from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup, systemd_user_available, v2_parent
 from picolab.machines.local.machine import LocalMachine
 from picolab.record.samples import read_samples
@@ -117,7 +117,7 @@ def work_of(machine: LocalMachine) -> Path:
 
 
 @needs_a_limit
-def test_who_takes_more_than_the_limit_is_killed_by_the_kernel_and_that_is_counted(obtain: Obtain) -> None:
+def test_a_server_over_its_limit_is_oom_killed_and_counted(obtain: Obtain) -> None:
     machine = obtain(ram_mb=64)
     run(machine, sys.executable, "-c", ALLOCATE, "256")
     eventually(lambda: not machine.process_status().running, "the kernel ends it")
@@ -317,7 +317,7 @@ def test_a_delegated_systemd_scope_on_a_fake_hierarchy(scratch: Path, monkeypatc
 # ---- who has the machine -------------------------------------------------------------------------
 
 
-def test_a_machine_that_fits_is_used_again_and_another_size_is_made_anew(obtain: Obtain) -> None:
+def test_a_fitting_machine_is_reused_another_size_is_made_anew(obtain: Obtain) -> None:
     first = obtain(ram_mb=64)
     server = run(first, "sleep", "1000").pid
     second = obtain(ram_mb=64)
@@ -499,7 +499,7 @@ def test_machines_of_two_state_folders_do_not_disturb_each_other(obtain: Obtain,
 # ---- taking down ---------------------------------------------------------------------------------
 
 
-def test_a_killed_keeper_takes_the_server_with_it_and_a_sweep_removes_the_rest(obtain: Obtain) -> None:
+def test_a_killed_keeper_ends_its_server_and_a_sweep_cleans_up(obtain: Obtain) -> None:
     machine = obtain()
     server = run(machine, "sleep", "1000").pid
     assert server is not None
@@ -534,7 +534,7 @@ def test_a_keeper_that_hangs_is_ended(obtain: Obtain, monkeypatch: pytest.Monkey
     server = run(machine, "sleep", "1000").pid
     keeper = keeper_of(machine)
     keeper.signal(signal.SIGSTOP)
-    monkeypatch.setattr(local, "_REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(request, "_REQUEST_TIMEOUT_S", 0.5)
     machine.release()
     assert not keeper.alive and not machine.folder.exists()
     assert server is not None
@@ -631,7 +631,7 @@ def test_work_dir_is_used_and_only_what_is_ours_is_removed(obtain: Obtain, scrat
     assert [path.name for path in mine.iterdir()] == ["precious"]
 
 
-def test_a_work_dir_that_cannot_be_used_is_refused_in_one_sentence(obtain: Obtain, scratch: Path) -> None:
+def test_an_unusable_work_dir_is_refused_in_one_sentence(obtain: Obtain, scratch: Path) -> None:
     (scratch / "file").write_text("x")
     with pytest.raises(MachineError) as caught:
         obtain(work_dir=scratch / "file")
@@ -711,7 +711,7 @@ def test_the_log_is_the_present_servers_and_its_end(obtain: Obtain) -> None:
     assert len(machine.process_log()) == 1 << 16 and machine.process_log().endswith("xend\n")
 
 
-def test_a_program_that_cannot_be_started_leaves_the_machine_usable(obtain: Obtain, scratch: Path) -> None:
+def test_a_failed_start_leaves_the_machine_usable(obtain: Obtain, scratch: Path) -> None:
     machine = obtain()
     run(machine, "true")
     eventually(lambda: not machine.process_status().running, "it ends")

@@ -100,7 +100,7 @@ def listener_in(made: PrivateNetwork) -> socket.socket:
 
 
 @needs_root
-def test_this_host_reaches_a_server_that_listens_on_all_interfaces(machine: LocalMachine) -> None:
+def test_this_host_reaches_a_server_on_all_interfaces(machine: LocalMachine) -> None:
     port = machine.free_port()
     pid = run(machine, sys.executable, "-c", LISTENER.format(port=port))
     eventually(machine.process_log, "it listens")
@@ -176,7 +176,7 @@ print(answers)
 
 @needs_root
 @pytest.mark.skipif(not (shutil.which("ip") and shutil.which("nsenter")), reason="ip and nsenter make the other hosts")
-def test_no_other_host_reaches_it_even_through_a_host_that_forwards_packets() -> None:
+def test_no_other_host_reaches_it_even_with_ip_forwarding() -> None:
     done = subprocess.run([sys.executable, "-c", FORWARDING_HOST], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[False, False, False]", done.stderr
 
@@ -333,9 +333,7 @@ def test_a_machine_without_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         machine.release()
 
 
-def test_a_network_that_fails_midway_is_a_fault_and_not_silently_the_hosts(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_that_fails_midway_is_a_fault(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scratch)
 
     def fails(place: str) -> PrivateNetwork:
@@ -388,7 +386,7 @@ def test_a_network_that_fails_midway_is_a_fault_and_not_silently_the_hosts(
 
 
 @needs_root
-def test_the_doctor_proves_it_and_changes_nothing_of_this_hosts_network() -> None:
+def test_the_doctor_leaves_the_hosts_network_unchanged() -> None:
     ours = (namespace_of("self"), network.why_not())
     (finding,) = local_checks.private_network()
     assert finding.state == "good", finding
@@ -403,7 +401,7 @@ def test_the_doctor_names_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_root
-def test_a_device_whose_machine_is_forgotten_is_found_and_removed(scratch: Path) -> None:
+def test_a_device_of_a_forgotten_machine_is_found_and_removed(scratch: Path) -> None:
     place = f"picolab-local-{folders.state_mark(folders.machines_dir())}"
     strangers = f"picolab-local-{folders.state_mark(scratch)}"
     ours, other = network.make(place), network.make(strangers)

@@ -318,7 +318,7 @@ def test_other_architectures_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("tools")
-def test_failed_build_says_what_its_program_said_and_leaves_nothing(
+def test_a_failed_build_names_the_cause_and_leaves_nothing(
     scratch: Path, home: Path, program: Callable[[str, str], Path]
 ) -> None:
     program("mmdebstrap", "echo some progress >&2; echo 'E: the mirror is on fire' >&2; exit 25")
@@ -374,7 +374,7 @@ def test_interrupted_build_leaves_nothing(
 
 
 @pytest.mark.usefixtures("tools")
-def test_what_killed_builds_have_left_is_removed_and_running_ones_are_not(
+def test_what_killed_builds_left_is_removed_running_ones_stay(
     scratch: Path, program: Callable[[str, str], Path]
 ) -> None:
     killed, running = (scratch / "tmp" / f"picolab-box-{os.geteuid()}-{name}" for name in ("killed", "running"))

@@ -136,23 +136,23 @@ def test_power_is_cut_once(virsh: VirshStub) -> None:
 # What is mended
 
 
-def test_domain_whose_notes_are_lost_is_removed_and_a_known_one_stays(virsh: VirshStub, tmp_path: Path) -> None:
+def test_a_domain_without_notes_is_removed_a_known_one_stays(virsh: VirshStub, tmp_path: Path) -> None:
     name = f"{PREFIX}default"
     virsh.set(domains={name: domain(uuid="u-1")}, volumes={f"{name}.img": {"physical": 1}})
     notes = tmp_path / "vagrant" / "machines" / "default" / "libvirt"
     notes.mkdir(parents=True)
     (notes / "id").write_text("u-1")
-    assert libvirt.mend(PREFIX, "picolab", None, tmp_path / "vagrant") == []
+    assert libvirt.fix_stale(PREFIX, "picolab", None, tmp_path / "vagrant") == []
 
     (notes / "id").unlink()
-    (mended,) = libvirt.mend(PREFIX, "picolab", None, tmp_path / "vagrant")
+    (mended,) = libvirt.fix_stale(PREFIX, "picolab", None, tmp_path / "vagrant")
     assert mended == f"removed the domain {name} (running): vagrant's notes of it were lost"
     assert not virsh.state["domains"] and not virsh.state["volumes"]
 
 
 def test_volume_without_a_domain_is_removed(virsh: VirshStub, tmp_path: Path) -> None:
     virsh.set(volumes={f"{PREFIX}default.img": {"physical": 1}, "other_default.img": {"physical": 1}})
-    (mended,) = libvirt.mend(PREFIX, "picolab", None, tmp_path)
+    (mended,) = libvirt.fix_stale(PREFIX, "picolab", None, tmp_path)
 
     assert mended == f"removed the volume {PREFIX}default.img: its domain was gone"
     assert virsh.state["volumes"].keys() == {"other_default.img"}
@@ -173,11 +173,11 @@ def test_truncated_base_volume_is_removed(
 
     virsh.set(volumes={base_volume(): {"physical": 1000}})
     assert libvirt.base_volume("picolab") == base_volume()
-    assert libvirt.mend(PREFIX, "picolab", image, tmp_path) == []
+    assert libvirt.fix_stale(PREFIX, "picolab", image, tmp_path) == []
 
     virsh.set(volumes={base_volume(): {"physical": 999}})
     assert libvirt.base_volume_is_truncated("picolab", image)
-    (mended,) = libvirt.mend(PREFIX, "picolab", image, tmp_path)
+    (mended,) = libvirt.fix_stale(PREFIX, "picolab", image, tmp_path)
     assert f"{base_volume()}, which was truncated (999 of 1000 bytes)" in mended
     assert not virsh.state["volumes"]
 
@@ -190,7 +190,7 @@ def test_truncated_base_volume_that_somebody_uses_stays(
     virsh.set(volumes={base_volume(): {"physical": 9}, "other_default.img": {"physical": 1, "base": base_volume()}})
 
     with pytest.raises(MachineError, match=r"9 of 1000 bytes.* still used by other_default.img: .*vol-delete"):
-        libvirt.mend(PREFIX, "picolab", image, tmp_path)
+        libvirt.fix_stale(PREFIX, "picolab", image, tmp_path)
     assert len(virsh.state["volumes"]) == 2
 
 
@@ -201,7 +201,7 @@ def test_base_volume_that_somebody_is_copying_is_waited_for(
     image = add_box(home, image_bytes=1000)
     virsh.set(volumes={base_volume(): {"physical": 994, "grows": True}})
 
-    assert libvirt.mend(PREFIX, "picolab", image, tmp_path) == []
+    assert libvirt.fix_stale(PREFIX, "picolab", image, tmp_path) == []
     assert base_volume() in virsh.state["volumes"]
 
 
@@ -339,7 +339,7 @@ def test_stale_state_of_the_real_libvirt_is_seen_and_mended(
         assert libvirt.domain_memory(name) == 64 << 20
         _real("snapshot-create-as", name, "fresh")
 
-        domain, volume = libvirt.mend(prefix, box, image, tmp_path / "vagrant")
+        domain, volume = libvirt.fix_stale(prefix, box, image, tmp_path / "vagrant")
         assert domain == f"removed the domain {name} (running): vagrant's notes of it were lost"
         assert f"{base}, which was truncated (524288 of 1048576 bytes)" in volume
         assert libvirt.domains(prefix) == {} and libvirt.leftovers(prefix) == []

@@ -95,7 +95,7 @@ def test_a_read_from_a_socket_that_times_out_for_real(turns: list[bool]) -> None
     assert turns[-1] and len(turns) < 10
 
 
-def test_the_limit_of_the_wait_is_an_error_and_the_work_is_cancelled(turns: list[bool]) -> None:
+def test_a_wait_beyond_its_limit_fails_and_cancels_the_work(turns: list[bool]) -> None:
     cancelled = threading.Event()
 
     async def endless() -> None:

@@ -379,7 +379,7 @@ def test_at_its_limit_it_may_clean_up(program: Program, command: VagrantCommand,
     assert re.search(r"-- exit code 1 after \d+\.\d\d s at its time limit\n$", text(command.log))
 
 
-def test_one_that_takes_no_hint_is_killed_with_all_that_it_started(
+def test_a_deaf_vagrant_is_killed_with_its_children(
     program: Program, command: VagrantCommand, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(vagrant_command, "_PATIENCE_S", 0.3)
@@ -529,9 +529,7 @@ def test_turn_is_not_waited_for_for_ever(
         owner.wait()
 
 
-def test_when_picolab_is_killed_vagrant_cleans_up_and_the_next_one_waits_for_that(
-    program: Program, command: VagrantCommand
-) -> None:
+def test_the_next_call_waits_for_vagrant_of_a_killed_picolab(program: Program, command: VagrantCommand) -> None:
     there = program("""
         def clean(*_):
             time.sleep(0.3)

@@ -33,7 +33,7 @@ def make_elsewhere(box: str, keep: bool) -> subprocess.Popen[str]:
     return process
 
 
-def test_when_its_holder_is_killed_the_keeper_takes_the_machine_down(box: str) -> None:
+def test_the_keeper_takes_the_machine_of_a_killed_holder_down(box: str) -> None:
     with make_elsewhere(box, keep=False) as process:
         assert list(domains().values()) == ["running"]
         process.kill()

@@ -81,7 +81,7 @@ def test_a_person_gets_in_with_plain_ssh(machine: VagrantMachine, tmp_path: Path
     start_calibration(machine, tmp_path / "log")
     config = ["ssh", "-F", str(machine.folder / "ssh_config"), "-o", "BatchMode=yes", "guest"]
     done = subprocess.run([*config, "screen -ls; hostname"], capture_output=True, text=True, timeout=60)
-    assert "picoshare" in done.stdout, done.stdout + done.stderr
+    assert ".server" in done.stdout, done.stdout + done.stderr
     assert machine.way_in is not None and "ssh_config" in machine.way_in
 
 
@@ -106,7 +106,7 @@ def test_another_host_key_is_refused(machine: VagrantMachine) -> None:
             path.unlink()
 
 
-def test_a_server_in_the_guest_is_reached_over_the_guests_own_address(machine: VagrantMachine, tmp_path: Path) -> None:
+def test_a_server_is_reached_at_the_guests_own_address(machine: VagrantMachine, tmp_path: Path) -> None:
     started = start_calibration(machine, tmp_path / "log")
     assert started.ready_s is not None and started.ready_s > 0
     assert started.base_url.startswith("http://192.168.") and httpx.get(started.base_url).status_code == 200
@@ -173,7 +173,7 @@ def test_samples_are_on_the_hosts_clock(machine: VagrantMachine, tmp_path: Path)
 def test_a_killed_probe_has_no_last_line(machine: VagrantMachine, tmp_path: Path) -> None:
     run_python(machine, "import time; time.sleep(86399)", tmp_path / "log")
     stream = machine.probe(0.05, tmp_path / "samples.jsonl")
-    shell(machine, "sudo pkill -KILL -f '^/usr/bin/python3 .*[m]emory.pyc'")
+    shell(machine, "sudo pkill -KILL -f '^/usr/bin/python3 .*[m]emory_probe'")
     assert stream.finish() != 0
     assert read_samples(tmp_path / "samples.jsonl").end is None
 
@@ -222,7 +222,7 @@ def test_the_page_cache_and_the_disk_are_the_guests(machine: VagrantMachine, tmp
     assert read_from_disk() >= size
 
 
-def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
+def test_a_guest_without_an_address_is_reached_through_ssh(
     machine: VagrantMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VagrantMachine, "_is_forwarded", True)
@@ -235,9 +235,7 @@ def test_without_an_address_of_its_own_the_guest_is_reached_through_ssh(
     assert httpx.get(started.base_url).status_code == 200, "the same address is good after a reconnect"
 
 
-def test_a_clean_guest_is_reset_and_one_with_a_dirty_disk_made_anew(
-    box: str, machine: VagrantMachine, tmp_path: Path
-) -> None:
+def test_a_clean_guest_is_reset_a_dirty_disk_is_made_anew(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
     start_calibration(machine, tmp_path / "log")
     shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 status=none")
     machine.hand_back()

@@ -38,7 +38,7 @@ def the_only_record() -> tuple[Record, Path]:
     return validate_record(json.loads(path.read_text()), str(path)), path.parent
 
 
-def test_a_trial_by_hand_keeps_the_machine_and_a_new_kernel_goes_on(box: str) -> None:
+def test_a_new_kernel_resumes_with_the_kept_machine(box: str) -> None:
     done = picolab(
         "trial", "--machine", "vagrant", "--ram", "512", "--file-size", "20M", "-p", "box", box, "--keep-machine"
     )
@@ -95,7 +95,7 @@ def campaign_file(folder: Path, box: str, **more: object) -> Path:
     return path
 
 
-def test_a_matrix_runs_in_one_machine_and_changes_its_memory_once(box: str, tmp_path: Path) -> None:
+def test_a_matrix_changes_one_machines_memory_once(box: str, tmp_path: Path) -> None:
     done = picolab("matrix", str(campaign_file(tmp_path, box)), "--campaign", "vms")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not domains(), "the campaign takes its machine down"

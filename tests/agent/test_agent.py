@@ -379,7 +379,7 @@ def test_a_person_who_closes_the_screen_does_not_end_the_server(agent: RunningAg
 
 
 @needs_screen
-def test_stop_ends_a_session_in_which_a_person_has_opened_a_window(agent: RunningAgent) -> None:
+def test_stop_ends_a_session_with_a_persons_own_window(agent: RunningAgent) -> None:
     agent.launch("/bin/sleep", "1000")
     session = agent.noted("wrapper", 1)
     screen("-S", f"{session}.server", "-X", "screen", "sleep", "1001")
@@ -465,7 +465,7 @@ def test_one_server_at_a_time(agent: RunningAgent) -> None:
 
 
 @needs_screen
-def test_a_launch_whose_agent_is_killed_leaves_one_server_or_none(start_agent: StartAgent, tmp_path: Path) -> None:
+def test_a_launch_of_a_killed_agent_leaves_one_server_or_none(start_agent: StartAgent, tmp_path: Path) -> None:
     for _ in range(4):
         doomed = start_agent()
         assert doomed.process.stdin is not None
@@ -665,7 +665,7 @@ def test_an_oom_kill_has_evidence(agent: RunningAgent) -> None:
 
 
 @needs_screen
-def test_a_server_that_was_killed_by_somebody_else_has_no_evidence(agent: RunningAgent) -> None:
+def test_a_server_killed_by_somebody_else_has_no_evidence(agent: RunningAgent) -> None:
     os.kill(agent.launch("/bin/sleep", "1000")["pid"], signal.SIGKILL)
     status = agent.ended()
     assert status["exit_signal"] == "SIGKILL" and status["oom_evidence"] is None

@@ -47,7 +47,7 @@ def judge(paired: PairedRatio, adjusted_p: float, margin: float) -> tuple[Judgem
 
 
 def no_regression(paired: PairedRatio, margin: float, higher_is_better: bool) -> bool:
-    """Tell whether the interval excludes a change for the worse beyond the margin; never with too few pairs.
+    """Return whether the interval excludes a change for the worse beyond the margin; never with too few pairs.
 
     Args:
         margin: relative change that does not matter, such as 0.05.
@@ -59,7 +59,7 @@ def no_regression(paired: PairedRatio, margin: float, higher_is_better: bool) ->
 
 
 def narrow_enough(paired: PairedRatio, target: float) -> bool:
-    """Tell whether an interval is narrow enough to stop at: one look of `repeats: auto`.
+    """Return whether an interval is narrow enough to stop at: one look of `repeats: auto`.
 
     Looks at the width of the interval alone, never at where it lies: who stops when the result is welcome finds
     something in the end, whatever there is. Never with fewer than `LEAST_PAIRS_TO_STOP` pairs.
@@ -71,7 +71,7 @@ def narrow_enough(paired: PairedRatio, target: float) -> bool:
 
 
 def enough_pairs(baseline: Sequence[float], candidate: Sequence[float], target: float) -> bool:
-    """Tell whether a campaign with `repeats: auto` has enough pairs of this case: the stopping rule.
+    """Return whether a campaign with `repeats: auto` has enough pairs of this case: the stopping rule.
 
     The interval must have been narrow enough at each of the last `LOOKS_TO_STOP` looks, one after each pair. A single
     look would stop when the pairs happen to agree too well, and then the interval is too narrow: benchmarks/power.py

@@ -1,7 +1,7 @@
 """Statistics as pure functions on plain numbers: one build, two builds, and what may be said about them.
 
 Values are compared by their ratios, so most functions work on logarithms and need positive values. Nothing is ever
-dropped: an outlier, a tie and a zero difference all count. docs/statistics.md tells why these methods and no others.
+dropped: an outlier, a tie and a zero difference all count. docs/statistics.md explains why these methods and no others.
 """
 
 import math
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Trend:
-    """What happened to a series over time."""
+    """The trend of a series."""
 
     change: float
     """Relative change from the first to the last value along the robust line: 2.4 means 3.4 times as much."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # charts take longer to import than everything else together
 
 
 class CampaignResults:
-    """What a campaign has measured. Made by `pl.load()`.
+    """The measurements of a campaign. Made by `pl.load()`.
 
     Example:
         >>> import picolab as pl

@@ -10,7 +10,10 @@ from picolab.files.foreign import read_json
 
 _LARGEST_BYTES = 32 * MIB
 _TAG = "parameters"
-_REMEDY = "put back the notebook that came with picolab (git checkout notebooks/trial.ipynb), or fix it"
+_REMEDY = (
+    "put back the notebook that came with picolab (delete this one and run `picolab init` in the project; in a "
+    "checkout: git checkout notebooks/trial.ipynb), or fix it"
+)
 
 
 def trial_notebook() -> Path:

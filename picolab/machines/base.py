@@ -1,4 +1,4 @@
-"""What every machine can do: the protocol between a trial and the place where its server runs.
+"""The protocol between a trial and the machine in which its server runs.
 
 A machine knows nothing about the server under test: it runs an executable with limited memory, reports its state, and
 takes everything down again. Paths in `ProcessSpec` are paths inside the machine.

@@ -47,7 +47,7 @@ def of_parameters(parameters: TrialParameters) -> list[Caveat]:
                 value=None,
                 message=f"The memory limit of {parameters.ram_mb} MiB was not enforced: the server could use "
                 "all of the host's memory.",
-                advice="Set memory_limit to enforced; `picolab doctor` tells what this host needs for it.",
+                advice="Set memory_limit to enforced; `picolab doctor` lists what this host needs for it.",
             )
         )
     if parameters.file_size_bytes < server_of(parameters.server).spools_from_bytes:
@@ -140,7 +140,7 @@ def _of_virtual_machine(virtual: VirtualMachineRecord) -> list[Caveat]:
                 value=virtual.acceleration_reason,
                 message="The virtual machine's processor was emulated by software: rates and times say little about a "
                 "real machine; peaks of memory may differ too where they depend on how fast the server works.",
-                advice="Measure rates on a host with a usable /dev/kvm; `picolab doctor` tells what is missing here.",
+                advice="Measure rates on a host with a usable /dev/kvm; `picolab doctor` lists what is missing here.",
             )
         )
     if virtual.acceleration == "unknown":
@@ -237,7 +237,7 @@ def of_cache(why_not: str | None) -> list[Caveat]:
         Caveat(
             code="cache_not_dropped",
             value=why_not,
-            message="The page cache was to be cold and could not be dropped, so nobody knows what of the data was in "
+            message="The page cache was to be cold and could not be dropped, so it is unknown which data was in "
             "memory already.",
             advice="Run as root, or set cache to warm.",
         )
@@ -258,7 +258,7 @@ def of_page_cache(data_bytes: int, room_bytes: int) -> list[Caveat]:
             code="page_cache_unknown",
             value=room_bytes,
             message=f"The page cache had room for {room_bytes / MIB:,.0f} of the {data_bytes / MIB:,.0f} MiB, so "
-            "nobody knows how much of the download came from memory and how much from the disk.",
+            "it is unknown how much of the download came from memory and how much from the disk.",
             advice="Set cache to cold, or give the machine more RAM than the files need.",
         )
     ]
@@ -335,7 +335,7 @@ def of_instrument(
     """Return a caveat if a rate is near the highest rate of the client itself.
 
     Args:
-        instrument: None: nobody knows what the client can do.
+        instrument: None: it is unknown what the client can do.
         upload_mib_s: rate of the measured transfer; None when it was not measured.
         download_mib_s: of the measured download; None when it was not measured.
     """

@@ -97,7 +97,7 @@ def notices(data: CampaignData) -> str:
     if len(data.problems):
         parts.append(
             f'<p class="warning">{counted(len(data.problems), "item")} missing or unreadable: '
-            '<a href="#What-could-not-be-read">see the list</a>.</p>'
+            '<a href="#Unreadable-and-missing-files">see the list</a>.</p>'
         )
     return "".join(parts)
 
@@ -228,7 +228,7 @@ def _virtual_machine_facts(data: CampaignData) -> list[tuple[str, Html | str]]:
         ("Guest", _same(f"{virtual.operating_system}, kernel {virtual.kernel}" for virtual in machines)),
         ("Software", _same(", ".join(f"{name} {v}" for name, v in virtual.software.items()) for virtual in machines)),
         ("Machine provisioned by", _reached(machines)),
-        ("Mended before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
+        ("Fixed before", "; ".join(dict.fromkeys(words for virtual in machines for words in virtual.mended))),
     ]
 
 

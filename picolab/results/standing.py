@@ -169,7 +169,7 @@ class _Reader:
         except PicolabError as error:
             why = str(error).removeprefix(f"{path}: is not a plan that this picolab can read (").split("); the note")[0]
             why = "it is not there" if isinstance(error, CampaignNotFound) else why
-            self._problem(path, f"the plan is damaged ({why}): nobody can tell what is not done yet")
+            self._problem(path, f"the plan is damaged ({why}): it is unknown which trials are missing")
             return
         found.plan, found.needed, self.campaign = plan, list(plan.trials), plan.campaign
         self.planned = {trial.trial_id: trial for trial in plan.trials}

@@ -11,12 +11,13 @@ from comparison_campaigns import SHA, around, killed, paired_trials, read
 
 from picolab.analysis.comparison.compare import compare, compare_campaigns
 from picolab.analysis.comparison.models import Comparison, MetricComparison
+from picolab.charts.verdicts import shown_rows
 from picolab.config.sizes import MIB
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import Outcome
-from picolab.report import comparison_page
+from picolab.report import comparison_page, comparison_tables
 from picolab.report.comparison_json import as_json
 from picolab.report.comparison_lines import as_lines
 from picolab.report.comparison_words import gate_line
@@ -546,7 +547,7 @@ def test_the_upload_counts_where_the_download_fails(tmp_path: Path) -> None:
     assert "new against old in local-512mb-100M-direction_both (download): more failures" in lines
     assert [entry["step"] for entry in as_json(comparison)["outcomes"]] == ["upload", "download"]
     page = comparison_page.outcomes(comparison).markup + comparison_page.verdicts(comparison).markup
-    matrix = comparison_page._verdict_matrix(comparison, comparison_page.shown(comparison)).markup
+    matrix = comparison_tables._verdict_matrix(comparison, shown_rows(comparison)).markup
     assert "more failures</span> (download)" in matrix
     assert "<strong>outcome (download)</strong>" in page and "<strong>outcome (upload)</strong>" not in page
 

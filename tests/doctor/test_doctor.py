@@ -13,7 +13,7 @@ import pytest
 
 from picolab.agent import bundle
 from picolab.cli.main import main
-from picolab.config.project import MARKER
+from picolab.config.new_project import make_project
 from picolab.doctor import diagnosis, tools
 from picolab.doctor import host as doctor_host
 from picolab.doctor.diagnosis import Finding, examine
@@ -262,21 +262,17 @@ def test_no_jupyter_kernel_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_notebook_that_cannot_be_used_blocks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:
-    shutil.copytree(Path(tools.__file__).parents[2] / "notebooks", tmp_path / "notebooks")
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
     analysis = tmp_path / "notebooks" / "analysis.ipynb"
     if content is None:
         analysis.unlink()
     else:
         analysis.write_text(content)
-    # As a checkout.
-    (tmp_path / MARKER).touch()
-    (tmp_path / "picolab").mkdir()
-    (tmp_path / "picolab" / "__init__.py").touch()
-    monkeypatch.chdir(tmp_path)
     finding = the(tools.notebooks())
 
     assert finding.blocks and str(analysis) in finding.text
-    assert finding.remedy == f"git -C {tmp_path} checkout -- notebooks/analysis.ipynb"
+    assert finding.remedy == f"rm -f {analysis} && picolab init {tmp_path}"
 
 
 def test_machine_that_is_held_and_one_that_nobody_holds() -> None:

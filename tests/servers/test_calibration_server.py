@@ -27,6 +27,7 @@ import httpx
 import pytest
 from conftest import Delays
 
+from picolab.servers.calibration.handler import LINGER_S
 from picolab.servers.calibration.knobs import KNOBS, Knobs
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
@@ -613,15 +614,15 @@ def test_401_is_readable_after_a_broken_pipe(start: StartServer) -> None:
 
 def test_a_refused_client_has_time_to_read_before_the_reset(start: StartServer) -> None:
     server = start()
-    for _ in range(5):  # half a second is short for a busy host
-        with server.raw_upload(100 * MIB, cookie=False) as connection, suppress(ConnectionError):
-            connection.sendall(bytes(512 << 10))
-            assert b"Authentication required" in read_all(connection)
-            with server.client(log_in=False) as client:
-                assert client.get("/").status_code == 200
-            connection.sendall(b"more")  # breaks if the server has closed already
-            return
-    pytest.fail("the connection was reset at once every time")
+    in_time = False
+    with Delays() as delays, server.raw_upload(100 * MIB, cookie=False) as connection, suppress(ConnectionError):
+        connection.sendall(bytes(512 << 10))
+        assert b"Authentication required" in read_all(connection)
+        with server.client(log_in=False) as client:
+            assert client.get("/").status_code == 200
+        connection.sendall(b"more")  # breaks if the server has closed already
+        in_time = True
+    assert in_time or delays.seconds > LINGER_S / 2, "the connection was reset at once"
 
 
 def test_a_refused_small_body_leaves_the_connection_usable(start: StartServer) -> None:
@@ -874,38 +875,35 @@ def test_each_byte_of_a_download_is_on_schedule(start: StartServer) -> None:
     rate, size = 16 * MIB, 12 * MIB
     server = start({"download_mib_s": 16})
     path = f"/-{server.upload(content_of(size)).json()['id']}"
-    for _ in range(5):
+    late_s = []
+    received = 0
+    with Delays() as delays:
         start_s = time.monotonic()
-        late_s = []
-        received = 0
         with download(server, path) as connection:
             while count := len(connection.recv(1 << 20)):
                 received += count
                 late_s.append(time.monotonic() - start_s - received / rate)
-        assert received == size
-        assert min(late_s) > 0, "a byte came early"
-        if max(late_s) < 0.05 * size / rate:
-            return
-    pytest.fail("in five downloads bytes were late by more than 5 % of the whole")
+    assert received == size
+    assert min(late_s) > 0, "a byte came early"
+    # Five per cent of the whole are 38 ms, in which the request is made and its head read.
+    assert max(late_s) < 0.05 * size / rate + delays.seconds
 
 
 def test_a_client_that_pauses_in_a_download_catches_up(start: StartServer) -> None:
     rate, size = 32 * MIB, 32 * MIB
     server = start({"download_mib_s": 32})
     path = f"/-{server.upload(content_of(size)).json()['id']}"
-    for _ in range(5):
-        with download(server, path) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-            received = len(connection.recv(65536))
-            time.sleep(0.4)  # what is measured, not what is waited for
-            while count := len(connection.recv(65536)):
-                received += count
-            assert received == size
+    with Delays() as delays, download(server, path) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        received = len(connection.recv(65536))
+        time.sleep(0.4)  # what is measured, not what is waited for
+        while count := len(connection.recv(65536)):
+            received += count
+        assert received == size
         took_s = eventual_seconds(server, "sent")
-        assert took_s > size / rate - 0.0002
-        if took_s < 1.05 * size / rate:
-            return
-    pytest.fail(f"the pause was added to the download's time: {server.logged_seconds('sent')}")
+    assert took_s > size / rate - 0.0002
+    # The pause would be 40 per cent of it; the last pieces before the end of a download are sent as fast as they can.
+    delays.check(took_s, size / rate, 0.05)
 
 
 def eventual_seconds(server: Running, word: str) -> float:
@@ -929,18 +927,17 @@ def test_uploads_at_once_have_a_schedule_each(start: StartServer) -> None:
     server = start({"transfer_mib_s": 8, "commit_mib_s": 8})
     content = content_of(4 * MIB)
     promised_s = 4 / 8
-    for _ in range(5):
+    with Delays() as delays:
         start_s = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
             assert [answer.status_code for answer in pool.map(server.upload, [content] * 4)] == [200] * 4
         took_s = time.monotonic() - start_s
-        phases_s = [seconds for word in ("received", "committed") for seconds in server.logged_seconds(word)[-4:]]
-        assert min(phases_s) > promised_s - 0.0002
-        if max(phases_s) < 1.05 * promised_s:
-            # All four together took no longer than two of their eight phases would, one after the other.
-            assert took_s < 2 * 2 * promised_s
-            return
-    pytest.fail(f"four uploads at once are later than 5 % of {promised_s} s: {phases_s}")
+    phases_s = [seconds for word in ("received", "committed") for seconds in server.logged_seconds(word)]
+    assert len(phases_s) == 8 and min(phases_s) > promised_s - 0.0002
+    # Four threads of one Python take turns of 5 ms each (sys.getswitchinterval).
+    assert max(phases_s) < 1.05 * promised_s + delays.seconds
+    # All four together took no longer than two of their eight phases would, one after the other.
+    assert took_s < 2 * 2 * promised_s + delays.seconds
 
 
 FACTOR = re.compile(r"(\w+): rates times ([\d.]+) \(drift ([\d.]+), noise ([\d.]+)\)")
@@ -984,17 +981,14 @@ def test_noise_changes_both_phases_by_the_factor_in_the_log(start: StartServer) 
     server = start({"transfer_mib_s": 32, "commit_mib_s": 32, "noise_percent": 20})
     content = content_of(8 * MIB)
     for _ in range(3):
+        with Delays() as delays:
+            assert server.upload(content).status_code == 200
+        _, factor, drift, noise = factors(server)[-1]
+        assert drift == 1 and noise == factor
         for word in ("received", "committed"):
-            for _ in range(5):
-                assert server.upload(content).status_code == 200
-                _, factor, drift, noise = factors(server)[-1]
-                assert drift == 1 and noise == factor
-                promised_s, took_s = 8 / (32 * factor), server.logged_seconds(word)[-1]
-                assert took_s > promised_s - 0.0002
-                if took_s < 1.05 * promised_s:
-                    break
-            else:
-                pytest.fail(f"{word}: the factor of the log is not that of the phase")
+            promised_s, took_s = 8 / (32 * factor), server.logged_seconds(word)[-1]
+            assert took_s > promised_s - 0.0002
+            delays.check(took_s, promised_s, 0.02)
     drawn = [noise for _, _, _, noise in factors(server)]
     assert len(set(drawn)) == len(drawn)
 

@@ -58,7 +58,7 @@ class ComparedTrial:
         return self.outcome if step is None else self.row[f"{step}_outcome"]
 
     def step_ok(self, metric: Metric) -> bool:
-        """Tell whether the numbers of a metric's step count, regardless of the other step."""
+        """Return whether the numbers of a metric's step count, regardless of the other step."""
         return step_ok(self.row, metric.step)
 
     def value(self, metric: Metric) -> float | None:

@@ -122,7 +122,7 @@ class Keeper:
                 if before.worked:
                     raise MachineError(
                         f"there is no private network for the server any more, and trials that had one cannot be "
-                        f"compared with others: {error}; mend that, or remove {before.file} to go on without"
+                        f"compared with others: {error}; fix that, or remove {before.file} to continue without it"
                     ) from None
                 reason = str(error)
             else:

@@ -231,7 +231,7 @@ def _work_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, and tell whether that was possible; the kernel frees the lock of a dead process."""
+    """Lock a folder, and return whether that was possible; the kernel frees the lock of a dead process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield try_lock(descriptor)

@@ -1,4 +1,4 @@
-"""What the doctor looks at for virtual machines: programs, KVM, libvirt with its network and pool, the box, leftovers.
+"""The doctor's checks for virtual machines: programs, KVM, libvirt with its network and pool, the box, leftovers.
 
 None of it is needed for `machine: local`, so that nothing here is worse than a gap. No machine is booted, and vagrant
 is never asked: that takes seconds.

@@ -172,7 +172,7 @@ class VagrantCommand:
     def halt(self, *, limit_s: float | None = None) -> None:
         """Have the machine not run any more; have the guest write what shall not be lost before.
 
-        With libvirt the power is cut: vagrant-libvirt waits for ever for the answer of a guest that has shut down
+        With libvirt the power is cut: vagrant-libvirt waits forever for the answer of a guest that has shut down
         faster than it could answer, and fails after a minute with one that does not hear the power button.
         """
         if self._is_libvirt:

@@ -29,7 +29,7 @@ TIME_LIMIT = Trouble("time limit", "vagrant did not end in time and was ended", 
 NO_ADDRESS = Trouble(
     "no address",
     "the guest has got no IP address in time",
-    "a slow host needs a larger boot_limit_s; picolab doctor tells whether network and base volume are whole",
+    "a slow host needs a larger boot_limit_s; picolab doctor checks network and base volume",
 )
 NO_SSH = Trouble(
     "no ssh",

@@ -110,7 +110,7 @@ class Spool:
 
 
 class Entry(NamedTuple):
-    """What is known of a stored file."""
+    """A stored file."""
 
     id: str
     filename: str

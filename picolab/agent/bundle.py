@@ -6,31 +6,21 @@ memory that a small guest does not have.
 
 import functools
 import hashlib
-import io
-import zipfile
 from pathlib import Path
+
+from picolab.files import zipapp as archive
 
 PACKAGE = "picolab.agent"
 _FOLDER = Path(__file__).parent
 _HERE = Path(__file__).name
 _ROOT = Path(__file__).parents[2]
-_START = f"from {PACKAGE}.__main__ import main\n\nmain()\n"
-_DATE = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can hold: the same sources always make the same bytes."""
 
 
 @functools.cache
 def zipapp() -> bytes:
     """Return the package as a zipapp, a zip file that Python runs (PEP 441); the same bytes for the same sources."""
-    files = {"__main__.py": _START.encode(), "picolab/__init__.py": b""}
-    for path in _FOLDER.glob("*.py"):
-        if path.name != _HERE:
-            files[f"picolab/agent/{path.name}"] = path.read_bytes()
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name, _DATE), files[name])
-    return packed.getvalue()
+    names = [path.stem for path in _FOLDER.glob("*.py") if path.name not in (_HERE, "__init__.py")]
+    return archive.zipapp(f"{PACKAGE}.__main__", [f"{PACKAGE}.{name}" for name in names])
 
 
 def version() -> str:

@@ -20,7 +20,8 @@
     ├── CampaignChanged               plan, build or host changed since the campaign began
     └── CampaignBusy                  another process runs this campaign
 
-Each message is one sentence or two: it names the value, the place and the remedy.
+Each message is one sentence or two: it names the value, the place and the remedy. In a notebook, an error that the user
+can fix is shown without a traceback.
 """
 
 from picolab.exit_codes import ExitCode
@@ -32,7 +33,15 @@ class PicolabError(Exception):
     exit_code = ExitCode.INSTRUMENT_FAULT
 
 
-class ParameterError(PicolabError):
+class _WithoutTraceback:
+    """An error that the user can fix without reading picolab's code."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.BAD_PARAMETERS
 
 
@@ -40,7 +49,7 @@ class CampaignNotFound(ParameterError):
     pass
 
 
-class HostUnfit(PicolabError):
+class HostUnfit(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.HOST_UNFIT
 
 
@@ -55,7 +64,7 @@ class MemoryLimitUnavailable(HostUnfit):
     pass
 
 
-class BuildError(PicolabError):
+class BuildError(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.BAD_PARAMETERS
 
 
@@ -63,7 +72,7 @@ class MachineError(PicolabError):
     pass
 
 
-class MachineBusy(MachineError):
+class MachineBusy(_WithoutTraceback, MachineError):
     exit_code = ExitCode.HOST_UNFIT
 
 
@@ -71,7 +80,7 @@ class MachineKept(MachineBusy):
     pass
 
 
-class StageError(PicolabError):
+class StageError(_WithoutTraceback, PicolabError):
     pass
 
 
@@ -83,11 +92,11 @@ class RecordError(PicolabError):
     pass
 
 
-class UnreadableFile(PicolabError):
+class UnreadableFile(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.BAD_PARAMETERS
 
 
-class UnsafePath(PicolabError):
+class UnsafePath(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.BAD_PARAMETERS
 
 

@@ -127,7 +127,7 @@ def load(campaign: str | Path = "") -> CampaignResults:
         folder = find_campaign(str(campaign))
     except CampaignNotFound:
         # Without its plan a campaign can still be read, by its path.
-        folder = Path(campaign)
+        folder = Path(str(campaign))
         if not (folder / "trials").is_dir():
             raise
     return CampaignResults(read_campaign(folder))

@@ -24,7 +24,9 @@ def box() -> None:
 @click.option("--mirror", help="Debian mirror; default: this host's own package sources.")
 @click.option("--suite", help="Debian release; default: bookworm.")
 def box_build(name: str, mirror: str | None, suite: str | None) -> None:
-    """Build a small box from Debian packages in about a minute, and add it to Vagrant.
+    """Build a small box, and add it to Vagrant.
+
+    It is made from Debian packages in about a minute.
 
     \b
     Examples:
@@ -39,7 +41,9 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
 
 @box.command("list")
 def box_list() -> None:
-    """List the boxes that Vagrant has, with libvirt's copies of them (base volumes).
+    """List Vagrant's boxes and libvirt's copies.
+
+    libvirt calls the copies base volumes.
 
     \b
     Example:
@@ -73,7 +77,9 @@ def print_boxes(boxes: Sequence[ListedBox]) -> None:
 @box.command("remove")
 @click.argument("name")
 def box_remove(name: str) -> None:
-    """Remove a box, and libvirt's copy of it, which Vagrant leaves behind.
+    """Remove a box and libvirt's copy of it.
+
+    Vagrant alone leaves that copy behind.
 
     \b
     Example:

@@ -25,11 +25,12 @@ def init(folder: Path) -> None:
     made, kept = make_project(folder)
     for name in kept:
         click.echo(f"Kept {name}: it exists already")
-    where = visible(str(folder))
+    is_here = folder.resolve() == Path.cwd()
+    where = "this folder" if is_here else visible(str(folder))
     if not made:
-        click.echo(f"{where} has every file of a project; nothing was changed")
+        click.echo(f"{where.capitalize() if is_here else where} has every file of a project; nothing was changed")
         return
     click.echo(f"Made {len(made)} files in {where}. Next:")
-    if folder.resolve() != Path.cwd():
+    if not is_here:
         click.echo(visible(f"  cd {folder}"))
     click.echo("  picolab matrix parameters/quick.yaml")

@@ -1,5 +1,7 @@
 """A new project folder: the notebooks, parameters and Vagrantfile that came with picolab, and a place for results."""
 
+import errno
+import os
 from pathlib import Path
 
 from picolab.config.project import MARKER, shipped_files
@@ -16,7 +18,7 @@ This folder is a picolab project: campaigns go to outputs/, the state of machine
 README = """\
 # {name}
 
-A folder of benchmarks, made by `picolab init`. Run these commands anywhere in it:
+A folder of benchmarks, made by `picolab init`. Run these commands in it:
 
     picolab doctor                             # can this host run trials?
     picolab matrix parameters/quick.yaml       # run a campaign
@@ -48,7 +50,7 @@ def make_project(folder: Path) -> tuple[list[str], list[str]]:
 
     Raises:
         ParameterError: the folder cannot be made.
-        FileNotWritten: a file cannot be written.
+        FileNotWritten: the disk is full.
     """
     source = shipped_files()
     names = [*FILES, *(f"{part}/{path.name}" for part in FOLDERS for path in sorted((source / part).glob("*.*")))]
@@ -64,11 +66,12 @@ def make_project(folder: Path) -> tuple[list[str], list[str]]:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, texts.get(name) or (source / name).read_text(encoding="utf-8"))
             made.append(name)
-    except FileNotWritten:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotWritten) and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        reason = os.strerror(error.errno) if error.errno else error
         raise ParameterError(
-            f"{error.filename or folder}: no project can be made here ({error.strerror or error}); name a folder that "
-            "you can write to: picolab init FOLDER"
+            f"{error.filename or folder}: no project can be made here ({reason}); name a folder that you can write to: "
+            "picolab init FOLDER"
         ) from None
     return sorted(made), sorted(kept)

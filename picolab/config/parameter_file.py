@@ -1,10 +1,12 @@
 """Reading a file of `parameters/`."""
 
+import os
 from pathlib import Path
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.given_paths import all_located, located
 from picolab.config.invalid_input import validate
+from picolab.config.project import find_project
 from picolab.config.yaml_text import YamlProblem, read_yaml_file
 from picolab.errors import ParameterError
 
@@ -18,14 +20,22 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
     try:
         data = read_yaml_file(path)
     except OSError as error:
-        raise ParameterError(
-            f"{path}: cannot be read ({error.strerror}); name a file such as parameters/quick.yaml"
-        ) from None
+        raise ParameterError(f"{path}: cannot be read ({error.strerror}); {_remedy(path)}") from None
     except YamlProblem as problem:
         raise ParameterError(f"{path}: {problem}") from None
     if not isinstance(data, dict):
         raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
     return _with_paths_from_the_root(validate(CampaignParameters, data, str(path)), path)
+
+
+def _remedy(path: Path) -> str:
+    """Return where the file is, when the current folder is not the project's."""
+    project = find_project()
+    if project is None:
+        return "this folder is in no project: make one with `picolab init`, or name another file"
+    if not path.is_absolute() and (project / path).is_file():
+        return f"paths are relative to the current folder; did you mean {os.path.relpath(project / path)}?"
+    return "name a file such as parameters/quick.yaml"
 
 
 def _with_paths_from_the_root(wanted: CampaignParameters, path: Path) -> CampaignParameters:

@@ -54,6 +54,11 @@ def find_campaign(name: str) -> Path:
         exists = False
     if not exists:
         names = ", ".join(path.name for path in all_campaigns()) or "none yet"
+        if (outputs_dir() / name / "trials").is_dir():
+            raise CampaignNotFound(
+                f"campaign {name!r}: {outputs_dir() / name} has no {PLAN_FILE}; its trials can still be read in a "
+                "notebook, by pl.load() with this path"
+            )
         raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
     return folder
 

@@ -1,15 +1,18 @@
 """The public API: what it offers, that it is lazy, and that its examples work."""
 
 import doctest
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from campaign_factory import quick_matrix, write_campaign
 from comparison_campaigns import around, paired_trials, read
+from IPython.core.interactiveshell import InteractiveShell
 
 import picolab as pl
 from picolab.config.project import outputs_dir
@@ -39,6 +42,24 @@ def test_public_names() -> None:
         assert value.__doc__ and value.__name__ == name and name in dir(pl)
     with pytest.raises(AttributeError, match="no attribute 'lod'; public are CampaignResults"):
         pl.lod  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_mistakes_in_a_notebook_show_no_traceback() -> None:
+    shell = InteractiveShell()
+    for cell in ('pl.load("dmeo")', "pl.load(5)", "pl.open_trial(ram=5)", 'pl.compare("dmeo")'):
+        shown = io.StringIO()
+        with redirect_stdout(shown):
+            result = shell.run_cell(f"import picolab as pl; {cell}")
+        assert isinstance(result.error_in_exec, ParameterError)
+        assert shown.getvalue().strip() == f"{type(result.error_in_exec).__name__}: {result.error_in_exec}"
+
+
+def test_campaign_without_a_plan_is_no_missing_campaign() -> None:
+    (outputs_dir() / "old" / "trials").mkdir(parents=True)
+    with pytest.raises(CampaignNotFound, match=r"'old': .*/old has no plan\.json"):
+        pl.load("old")
+
+    assert pl.load(outputs_dir() / "old").trials.empty
 
 
 def test_no_public_name_hides_a_room() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.invalid_input import unknown_name, validate
+from picolab.config.new_project import make_project
 from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.project import project_root
 from picolab.config.sizes import LARGEST_FILE_BYTES, MIB, format_size, parse_size
@@ -309,3 +310,17 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(ParameterError) as caught:
             load_campaign_parameters(path)
         assert str(caught.value) == f"{path}: cannot be read ({why}); name a file such as parameters/quick.yaml"
+
+
+def test_missing_file_of_the_project_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    with pytest.raises(ParameterError, match=r"did you mean \.\./\.\./parameters/quick\.yaml\?"):
+        load_campaign_parameters(Path("parameters/quick.yaml"))
+
+
+def test_missing_file_outside_of_a_project_suggests_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picolab.config.parameter_file.find_project", lambda: None)
+    with pytest.raises(ParameterError, match="make one with `picolab init`"):
+        load_campaign_parameters(tmp_path / "quick.yaml")

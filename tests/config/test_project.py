@@ -1,5 +1,6 @@
 """Which project is used, where its folders are, and how a new one is made."""
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from picolab.config.project import (
     working_dir,
 )
 from picolab.errors import FileNotWritten, ParameterError
+from picolab.files.writing import not_written
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,6 +147,22 @@ def test_init_leaves_no_part_of_a_file_on_a_full_disk(tmp_path: Path, monkeypatc
     with pytest.raises(FileNotWritten):
         make_project(tmp_path / "bench")
     assert not [path for path in (tmp_path / "bench").rglob("*") if path.is_file()]
+
+
+def test_init_without_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, text: str) -> None:
+        raise not_written(path, PermissionError(errno.EACCES, "Permission denied"))
+
+    monkeypatch.setattr("picolab.config.new_project.write_atomically", refused)
+    with pytest.raises(ParameterError, match=r"no project can be made here \(Permission denied\); name a folder"):
+        make_project(tmp_path)
+
+
+def test_init_names_the_current_folder_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert "files in this folder. Next:\n  picolab matrix" in CliRunner().invoke(main, ["init"]).output
+    assert "\nThis folder has every file of a project" in CliRunner().invoke(main, ["init", "."]).output
 
 
 def test_the_command_that_restores_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

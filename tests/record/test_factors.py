@@ -73,8 +73,6 @@ def test_every_parameter_is_a_factor_or_named_as_none() -> None:
 def test_the_column_of_a_factor_holds_its_level(data: st.DataObject) -> None:
     kept = {name: levels for name, levels in LEVELS.items() if name not in ALONE}
     case = {name: data.draw(st.sampled_from(levels), label=name) for name, levels in kept.items()}
-        name: data.draw(st.sampled_from(levels), label=name) for name, levels in LEVELS.items() if name not in ALONE
-    }
     record = make_record(FakeTrial(), 1)
     record["parameters"] |= case
     row = record_row(Record.model_validate(record))

@@ -276,7 +276,7 @@ def test_a_plan_with_a_path_for_a_name_touches_nothing(resting: Path, made: str)
     for change in (lambda: plan["trials"][3].update(trial_id=names[made]), lambda: plan.update(campaign=names[made])):
         change()
         (resting / "plan.json").write_text(json.dumps(plan))
-        with pytest.raises(campaign_module.ParameterError) as caught:
+        with pytest.raises(ParameterError) as caught:
             Campaign.load(resting)
         assert "is not a plan" in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(resting.rglob("*")) == before

@@ -145,7 +145,11 @@ _KNOWN: tuple[tuple[str, Trouble], ...] = (
     ),
     (
         r"error loading a Vagrantfile|syntax error in the following Vagrantfile|Vagrant environment or target machine",
-        Trouble("Vagrantfile", "the Vagrantfile cannot be used", "bring it back with: git checkout -- Vagrantfile"),
+        Trouble(
+            "Vagrantfile",
+            "the Vagrantfile cannot be used",
+            "delete it and run `picolab init` in the project (in a checkout: git checkout -- Vagrantfile)",
+        ),
     ),
 )
 

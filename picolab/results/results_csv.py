@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from picolab.results.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Make the file hold these rows and no others, in the order of the plan.
 
-    A file that holds something else is set aside: it may be all that is left of a trial.
+    A file that holds something else is set aside: it may be all that is left of a trial. A file of an older version
+    holds the same rows with fewer columns at the end, and is replaced.
     """
     ordered = sorted(rows, key=lambda row: (row["position"] or 0, row["trial_id"]))
     path, text = folder / RESULTS_FILE, _text(ordered, heading=True)
@@ -32,7 +34,7 @@ def write_results(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
         old = ""
     if old == text and not path.is_symlink():
         return
-    if old is not None and (path.is_symlink() or not old or set(old.splitlines()) - set(text.splitlines())):
+    if old is not None and (path.is_symlink() or not old or not _contains(text, old)):
         set_aside(folder, path)
     write_atomically(path, text)
 
@@ -51,6 +53,18 @@ def append_result(folder: Path, row: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise not_written(path, error) from None
+
+
+def _contains(text: str, old: str) -> bool:
+    """Report whether each line of the old text is a line of the new one, or begins one that has further columns."""
+    lines = sorted(set(text.splitlines()))
+
+    def is_kept(line: str, beginning: str) -> bool:
+        first = bisect_left(lines, beginning)
+        return line in known or (first < len(lines) and lines[first].startswith(beginning))
+
+    known = set(lines)
+    return all(is_kept(line, f"{line},") for line in set(old.splitlines()))
 
 
 def _text(rows: Iterable[dict[str, Any]], heading: bool) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import eventually
+from conftest import eventually, loaded_server
 
 from picolab.agent.procfs import descendants
 from picolab.campaign.preflight import check_plan
@@ -35,7 +35,6 @@ from picolab.machines.local import machine as local
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import read_campaign, read_record
-from picolab.servers.calibration.program import server_path
 
 SLOW = {"transfer_mib_s": 4}
 """Slow enough to catch an upload of 8 MiB in the act."""
@@ -320,7 +319,7 @@ def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None
     build = tmp_path / "dies-after-its-answer"
     build.write_text(
         DIES_AFTER_ITS_ANSWER.format(
-            python=sys.executable, server=server_path(), samples=outputs_dir() / "test-*/running/*/samples.jsonl"
+            python=sys.executable, loaded=loaded_server(), samples=outputs_dir() / "test-*/running/*/samples.jsonl"
         )
     )
     build.chmod(0o755)
@@ -338,11 +337,8 @@ def test_a_server_that_dies_after_its_answer_is_a_result(tmp_path: Path) -> None
 
 
 DIES_AFTER_ITS_ANSWER = """#!{python} -S
-import glob, importlib.util, os, sys, threading, time
-spec = importlib.util.spec_from_file_location("server", "{server}")
-server = importlib.util.module_from_spec(spec)
-sys.modules["server"] = server
-spec.loader.exec_module(server)
+import glob, os, threading, time
+{loaded}
 def die_when_the_upload_is_over():
     while not any(b'"end"' in open(path, "rb").read() for path in glob.glob("{samples}")):
         time.sleep(0.001)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
 
+from picolab.campaign import filing
 from picolab.campaign import runner as campaign_module
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
@@ -16,7 +17,7 @@ from picolab.campaign.tally import Tally
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import ParameterError
+from picolab.errors import ParameterError, UnsafePath
 from picolab.exit_codes import ExitCode
 from picolab.jupyter.live_line import LiveLine
 from picolab.jupyter.trial_context import TrialContext
@@ -115,8 +116,8 @@ def test_a_terminal_gets_one_line_a_second_and_reads_only_it(resting: Path, monk
 
 def test_after_a_trial_only_its_own_record_is_looked_at(resting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    real = campaign_module.read_side_file
-    monkeypatch.setattr(campaign_module, "read_side_file", lambda path: (read.append(path), real(path))[1])
+    real = filing.read_side_file
+    monkeypatch.setattr(filing, "read_side_file", lambda path: (read.append(path), real(path))[1])
     campaign = Campaign.load(resting)
     readings: list[Path] = []
     reading = campaign_module.read_standing
@@ -248,7 +249,7 @@ def test_a_link_out_of_the_campaign_is_never_followed(resting: Path, place: str)
     path.symlink_to(precious / "deep" / "file" if "." in place else precious)
     try:
         code: ExitCode | None = Campaign.load(resting).run()
-    except campaign_module.UnsafePath as error:
+    except UnsafePath as error:
         code = None
         assert "is a link to another place" in str(error)
     assert (code is ExitCode.OK) is (place == "running/trial")
@@ -275,7 +276,7 @@ def test_a_plan_with_a_path_for_a_name_touches_nothing(resting: Path, made: str)
     for change in (lambda: plan["trials"][3].update(trial_id=names[made]), lambda: plan.update(campaign=names[made])):
         change()
         (resting / "plan.json").write_text(json.dumps(plan))
-        with pytest.raises(campaign_module.ParameterError) as caught:
+        with pytest.raises(ParameterError) as caught:
             Campaign.load(resting)
         assert "is not a plan" in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(resting.rglob("*")) == before

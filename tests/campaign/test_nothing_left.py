@@ -87,7 +87,9 @@ def left_over(scratch: Path, home: Path) -> list[str]:
     left = [*(scratch / "tmp").rglob("*"), *(home / ".local/share/jupyter/runtime").glob("*")]
     left += [path for path in (scratch / "state").rglob("*") if path.is_file() and path.suffix != ".lock"]
     left += [path for path in (scratch / "state").glob("*/*") if path.is_dir()]
-    return sorted(str(path.relative_to(scratch)) for path in left if path.name not in STAYS)
+    # Builds are kept for the next campaign, as a downloaded release is.
+    builds = scratch / "state" / "builds"
+    return sorted(str(path.relative_to(scratch)) for path in left if path.name not in STAYS and path.parent != builds)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -98,8 +98,8 @@ def test_outputs_on_a_read_only_file_system(picolab: StartPicolab, proof: Proof,
     "state folder on a read-only file system",
     group="host",
     outcome="refused",
-    see="`nothing can be written into ... set work_dir to another`",
-    do="Set PICOLAB_STATE_DIR, or `work_dir`, to a writable folder. `picolab doctor` checks it.",
+    see="`could not be written ... is mounted read-only ... PICOLAB_STATE_DIR`",
+    do="Mount it writable, or set PICOLAB_STATE_DIR to another folder. `picolab doctor` checks it.",
 )
 def test_state_folder_on_a_read_only_file_system(picolab: StartPicolab, proof: Proof, file_system: Mount) -> None:
     file_system("state", "ro")

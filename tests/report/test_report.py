@@ -160,7 +160,7 @@ def test_emulation_is_named_before_and_next_to_all_numbers(emulated_report: Path
         (warning,) = [text for text in page.locator(".warning").all_inner_texts() if "emulated" in text]
         assert warning.startswith("11 of 12 trials ran in a virtual machine that was emulated by software")
         loud = page.locator(".caveat.loud").all_inner_texts()
-        assert "rates and times say little about a real machine" in loud[1]
+        assert "rates and times do not carry over to a real machine" in loud[1]
         assert "emulated · 11 of 12 trials" in loud[1]
         for figure in page.locator("figure").all():
             # A long title is broken into lines.

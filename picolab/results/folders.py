@@ -49,17 +49,11 @@ def find_campaign(name: str) -> Path:
         path = Path(name)
         folder = path.resolve() if path.is_dir() and (path / PLAN_FILE).exists() else outputs_dir() / name
         exists = (folder / PLAN_FILE).is_file()
-        only_the_plan_is_missing = not exists and (folder / "trials").is_dir()
     except OSError:
         # A name that no file can have.
-        exists = only_the_plan_is_missing = False
+        exists = False
     if not exists:
         names = ", ".join(path.name for path in all_campaigns()) or "none yet"
-        if only_the_plan_is_missing:
-            raise CampaignNotFound(
-                f"campaign {name!r}: {folder} has no {PLAN_FILE}; its trials can still be read in a "
-                "notebook, by pl.load() with this path"
-            )
         raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
     return folder
 

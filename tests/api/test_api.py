@@ -54,14 +54,6 @@ def test_mistakes_in_a_notebook_show_no_traceback() -> None:
         assert shown.getvalue().strip() == f"{type(result.error_in_exec).__name__}: {result.error_in_exec}"
 
 
-def test_campaign_without_a_plan_is_no_missing_campaign() -> None:
-    (outputs_dir() / "old" / "trials").mkdir(parents=True)
-    with pytest.raises(CampaignNotFound, match=r"'old': .*/old has no plan\.json"):
-        pl.load("old")
-
-    assert pl.load(outputs_dir() / "old").trials.empty
-
-
 def test_no_public_name_hides_a_room() -> None:
     assert not set(pl.__all__) & {path.stem for path in PACKAGE.iterdir()}
 

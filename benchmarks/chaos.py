@@ -243,8 +243,9 @@ class Chaos:
         if role == "campaign":
             return ProcessIdentity.of(self._process.pid) if self._process is not None else None
         for identity in self._processes():
-            if ROLES[role] in identity.command:
-                return identity
+            with contextlib.suppress(OSError):
+                if os.fsencode(ROLES[role]) in Path(f"/proc/{identity.pid}/cmdline").read_bytes():
+                    return identity
         return None
 
     def _processes(self) -> list[ProcessIdentity]:

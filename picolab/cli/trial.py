@@ -73,7 +73,13 @@ def trial(
             values[name] = read_value(text)
         except YamlProblem as problem:
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
-    parameters = validate(TrialParameters, values, "picolab trial").located(Path.cwd(), "picolab trial")
+    parameters = validate(TrialParameters, values, "picolab trial")
+    if "build" in values and parameters.build != str(values["build"]):
+        raise ParameterError(
+            f"picolab trial: build {shown(values['build'])} is no build of server {parameters.server!r}; leave it out "
+            f"for {parameters.build!r}, or give the path of an executable"
+        )
+    parameters = parameters.located(Path.cwd(), "picolab trial")
     stop = StopRequest().install()
     live = rewrite_line if sys.stderr.isatty() else None
     finished = run_single_trial(parameters, lambda: stop.requested, live)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from picolab.cli.main import main
 from picolab.config.trial_parameters import TrialParameters
+from picolab.exit_codes import ExitCode
 from picolab.record import factors
 from picolab.servers.registry import SERVERS, default_builds, reserved_variables, settings_of_one_server
 
@@ -75,3 +76,11 @@ def test_a_word_may_not_be_a_file_too(scratch: Path, monkeypatch: pytest.MonkeyP
     shown = CliRunner().invoke(main, ["trial", "--server", "copyparty"]).output
 
     assert "build 'copyparty' is the default build of server copyparty, and there is a file of that name" in shown
+
+
+@pytest.mark.parametrize("words", [["--build", "calibration"], ["-p", "build", "calibration"]], ids=" ".join)
+def test_the_default_build_of_another_server_is_refused(words: list[str]) -> None:
+    refused = CliRunner().invoke(main, ["trial", "--server", "copyparty", *words])
+
+    assert refused.exit_code == ExitCode.BAD_PARAMETERS
+    assert "build 'calibration' is no build of server 'copyparty'" in refused.output

@@ -10,7 +10,7 @@ from picolab.cli.running import StopRequest
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.machines.kinds import KINDS
-from picolab.servers.registry import SERVERS
+from picolab.servers.registry import SERVERS, default_builds
 from picolab.text.foreign import shown
 
 
@@ -74,7 +74,7 @@ def trial(
         except YamlProblem as problem:
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     parameters = validate(TrialParameters, values, "picolab trial")
-    if "build" in values and parameters.build != str(values["build"]):
+    if values.get("build") in default_builds() and parameters.build != values["build"]:
         raise ParameterError(
             f"picolab trial: build {shown(values['build'])} is no build of server {parameters.server!r}; leave it out "
             f"for {parameters.build!r}, or give the path of an executable"

@@ -53,32 +53,27 @@ class Filing:
         return folder
 
     def read_record(self, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
-        """Return the record of an ended trial, or why it has none.
-
-        The record in the trial's own file counts, else that in its notebook. A lost notebook is written again.
+        """Return the record of an ended trial, or why it has none. A lost notebook is written again.
 
         Args:
             killed: which of the trial's processes a signal has ended, in words.
         """
         folder = self._running / trial.trial_id
         try:
-            in_notebook: Record | None = read_record(folder / NOTEBOOK_FILE)
-        except RecordError:
-            in_notebook = None
-        try:
             record = read_side_file(folder / RECORD_FILE)
-            difference = difference_from_plan(record, trial, self._campaign)
-            why = f"the record {difference}" if difference else ""
         except FileNotFoundError:
             words = killed or last_words(folder)
-            why = f"the trial's process ended without a record{': ' + words if words else ''}"
+            return None, f"the trial's process ended without a record{': ' + words if words else ''}"
         except (UnreadableFile, RecordError) as error:
-            why = f"{error}{'; ' + killed if killed else ''}"
-        if why:
-            if in_notebook is None or difference_from_plan(in_notebook, trial, self._campaign):
-                return None, why
-            return in_notebook, ""
-        if in_notebook != record:
+            return None, f"{error}{'; ' + killed if killed else ''}"
+        difference = difference_from_plan(record, trial, self._campaign)
+        if difference:
+            return None, f"the record {difference}"
+        try:
+            whole = read_record(folder / NOTEBOOK_FILE) == record
+        except RecordError:
+            whole = False
+        if not whole:
             # The kernel or papermill was killed after the measurement.
             salvage_notebook(folder, record)
         return record, ""

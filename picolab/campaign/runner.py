@@ -54,6 +54,7 @@ from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.machines.kinds import kind_of
 from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
 from picolab.results import beginning
 from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
@@ -344,6 +345,7 @@ class Campaign:
         duration_s: float | None,
         fault: tuple[Outcome, str] | None,
         killed: str = "",
+        known: Record | None = None,
     ) -> LedgerEntry:
         """Decide what an ended attempt was, put its files in their place and write the ledger.
 
@@ -351,8 +353,10 @@ class Campaign:
             started_at, duration_s: None for an attempt of a campaign that was killed: nobody timed it.
             fault: what it was if its own record does not say that it has a result.
             killed: which of its processes a signal has ended, in words.
+            known: its valid record, if the campaign had it before; its own file may be damaged and its notebook whole.
         """
         record, reason = self._filing.read_record(trial, killed)
+        record = record or known
         if record is not None and (fault is None or not record.outcome.is_fault):
             outcome, detail = record.outcome, record.outcome_detail
         else:
@@ -385,7 +389,9 @@ class Campaign:
         """Settle the trials that a killed campaign left: running, or not filed yet."""
         for trial in self._filing.unfinished(self.needed, standing):
             fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-            self._settle(trial, self._next_attempt(trial), None, None, fault)
+            self._settle(
+                trial, self._next_attempt(trial), None, None, fault, known=standing.results.get(trial.trial_id)
+            )
         self._filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")

@@ -48,7 +48,7 @@ def test_two_scenarios_never_share_a_name(boxes: list[str]) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in by_name)
 
 
-def test_builds_of_different_boxes_are_never_one_scenario_of_a_plan() -> None:
+def test_builds_of_different_boxes_are_never_one_scenario() -> None:
     content = {
         "matrix": {
             "include": [

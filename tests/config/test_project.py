@@ -59,7 +59,7 @@ def test_a_checkout_is_used_from_anywhere_else(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("installed")
-def test_without_a_project_results_are_here_and_state_is_the_users(
+def test_without_a_project_results_go_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -366,7 +366,7 @@ def parameters_cell() -> str:
     return str(cell.source)
 
 
-def test_parameters_cell_has_all_parameters_with_defaults_and_descriptions() -> None:
+def test_parameters_cell_has_defaults_and_descriptions() -> None:
     source = parameters_cell()
     values = {}
     for node in ast.parse(source).body:

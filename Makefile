@@ -50,11 +50,8 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
 	@$(RUN)/picolab report $(CAMPAIGN)
 
-# Guests boot while other tests run; a shell starts a background process with SIGINT ignored, which the tests need.
 test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
-	@env --default-signal=INT,QUIT $(RUN)/python -m pytest -m vm >$(VENV)/vm.log 2>&1 & vm=$$!; \
-	  $(RUN)/python -m pytest -m "not alone and not vm" -n $(WORKERS); others=$$?; \
-	  wait $$vm; machines=$$?; cat $(VENV)/vm.log; $(RUN)/python -m pytest -m alone && exit $$((others + machines))
+	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; $(RUN)/python -m pytest -m alone && exit $$others
 
 lint: $(VENV)/installed-dev ## check formatting and types
 	@$(RUN)/ruff format --check .

@@ -218,7 +218,8 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
         "matrix": {"ram_mb": [256, 64], "file_size": ["4M"], "direction": ["both"]},
         "repeats": 1,
         "idle_limit_s": 0,
-        "parameters": {"calibration": {"download_ballast_mib": 100, "ballast_mib": 20}},
+        # The download takes half a second, so that samples see all of its memory.
+        "parameters": {"calibration": {"download_ballast_mib": 100, "ballast_mib": 20, "download_mib_s": 8}},
     }
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     code = campaign.run()
@@ -238,7 +239,7 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
     ]
     of = {("256mb" in str(row[0])): [str(cell) for cell in row] for row in cells}
     assert of[True][1] == "1 ok" and of[False][1] == "1 upload ok but download oom_killed"
-    assert float(of[True][7]) > 100 > float(of[True][6]) > 20, "the download's peak is not the upload's"
+    assert float(of[True][7]) > 120 > float(of[True][6]) > 20, "the download's peak is not the upload's"
     assert float(of[False][2].replace(",", "")) > 0 and of[False][5] == "-"
 
 

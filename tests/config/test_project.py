@@ -59,9 +59,7 @@ def test_a_checkout_is_used_from_anywhere_else(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("installed")
-def test_without_a_project_results_go_to_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_project_results_go_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert find_project() is None

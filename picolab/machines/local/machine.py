@@ -324,7 +324,7 @@ class LocalMachine:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, start_new_session=True)
         # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
         deadline = time.monotonic() + _PROBE_START_LIMIT_S
-        while output.stat().st_size == before and process.poll() is None and time.monotonic() < deadline:
+        while not _has_sample(output, before) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         return _LocalStream(process)
 
@@ -340,6 +340,13 @@ class LocalMachine:
 
     def release(self) -> None:
         release(self.folder)
+
+
+def _has_sample(output: Path, before: int) -> bool:
+    """Return whether a probe has written its first line, which names the columns, and a sample."""
+    with output.open("rb") as file:
+        file.seek(before)
+        return file.read(1 << 16).count(b"\n") >= 2
 
 
 class _LocalStream(Stream):

@@ -208,23 +208,12 @@ def test_a_notebook_by_hand_that_ends_leaves_nothing(
 # What is no leftover
 
 
-@pytest.fixture
-def dead() -> ProcessIdentity:
-    """A process that is gone."""
-    process = subprocess.Popen(["sleep", "600"])
-    identity = ProcessIdentity.of(process.pid)
-    process.kill()
-    process.wait()
-    assert identity is not None
-    return identity
-
-
 def name_of(identity: ProcessIdentity, end: str = "0123abcd") -> str:
     return f"picolab-kernel-{identity.pid}-{identity.start_ticks}-{identity.boot_id[:8]}-{end}"
 
 
-def test_a_folder_of_a_dead_process_is_swept(dead: ProcessIdentity, scratch: Path) -> None:
-    folder = scratch / "tmp" / name_of(dead)
+def test_a_folder_of_a_dead_process_is_swept(gone: ProcessIdentity, scratch: Path) -> None:
+    folder = scratch / "tmp" / name_of(gone)
     folder.mkdir(mode=0o700)
     (folder / "connection.json").write_text("{}")
     (folder / "s-1").touch()
@@ -236,18 +225,18 @@ def test_a_folder_of_a_dead_process_is_swept(dead: ProcessIdentity, scratch: Pat
 @pytest.mark.parametrize(
     "make",
     [
-        lambda dead, tmp: (tmp / name_of(this_process())).mkdir(),
-        lambda dead, tmp: (tmp / "picolab-kernel-mine").mkdir(),
-        lambda dead, tmp: (tmp / f"{name_of(dead)}.bak").mkdir(),
-        lambda dead, tmp: (tmp / name_of(dead)).write_text("a file"),
-        lambda dead, tmp: (tmp / f"picolab-kernel-{'9' * 40}-1-{boot_id()[:8]}-00000000").write_text("a file"),
+        lambda gone, tmp: (tmp / name_of(this_process())).mkdir(),
+        lambda gone, tmp: (tmp / "picolab-kernel-mine").mkdir(),
+        lambda gone, tmp: (tmp / f"{name_of(gone)}.bak").mkdir(),
+        lambda gone, tmp: (tmp / name_of(gone)).write_text("a file"),
+        lambda gone, tmp: (tmp / f"picolab-kernel-{'9' * 40}-1-{boot_id()[:8]}-00000000").write_text("a file"),
     ],
     ids=["alive", "other name", "longer name", "a file", "no such pid"],
 )
 def test_lookalikes_survive(
-    make: Callable[[ProcessIdentity, Path], object], dead: ProcessIdentity, scratch: Path
+    make: Callable[[ProcessIdentity, Path], object], gone: ProcessIdentity, scratch: Path
 ) -> None:
-    make(dead, scratch / "tmp")
+    make(gone, scratch / "tmp")
     before = sorted((scratch / "tmp").rglob("*"))
 
     assert kernel_folders.sweep() == []
@@ -256,8 +245,8 @@ def test_lookalikes_survive(
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_what_somebody_put_into_a_dead_folder_survives(dead: ProcessIdentity, scratch: Path) -> None:
-    folder = scratch / "tmp" / name_of(dead)
+def test_what_somebody_put_into_a_dead_folder_survives(gone: ProcessIdentity, scratch: Path) -> None:
+    folder = scratch / "tmp" / name_of(gone)
     (folder / "results").mkdir(parents=True)
     (folder / "connection.json").write_text("{}")
     try:
@@ -268,9 +257,9 @@ def test_what_somebody_put_into_a_dead_folder_survives(dead: ProcessIdentity, sc
         folder.rmdir()
 
 
-def test_a_link_is_not_followed(dead: ProcessIdentity, scratch: Path, tmp_path: Path) -> None:
+def test_a_link_is_not_followed(gone: ProcessIdentity, scratch: Path, tmp_path: Path) -> None:
     (tmp_path / "connection.json").write_text("somebody's")
-    link = scratch / "tmp" / name_of(dead)
+    link = scratch / "tmp" / name_of(gone)
     link.symlink_to(tmp_path)
 
     assert kernel_folders.sweep() == []
@@ -278,9 +267,9 @@ def test_a_link_is_not_followed(dead: ProcessIdentity, scratch: Path, tmp_path: 
     link.unlink()
 
 
-def test_a_folder_held_from_another_container_survives(dead: ProcessIdentity, scratch: Path) -> None:
+def test_a_folder_held_from_another_container_survives(gone: ProcessIdentity, scratch: Path) -> None:
     """Its pid means nothing here, but its lock does."""
-    folder = scratch / "tmp" / name_of(dead)
+    folder = scratch / "tmp" / name_of(gone)
     folder.mkdir()
     code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
     holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -299,19 +288,19 @@ def note(processes: list[ProcessIdentity], file: Path, digest: str) -> Path:
     return place / "kernel-1-2.json"
 
 
-def test_a_connection_file_survives_while_its_kernel_may_restart(dead: ProcessIdentity, tmp_path: Path) -> None:
+def test_a_connection_file_survives_while_its_kernel_may_restart(gone: ProcessIdentity, tmp_path: Path) -> None:
     file = tmp_path / "kernel.json"
     file.write_text("{}")
-    noted = note([dead, this_process()], file, kernel_folders._digest(file))
+    noted = note([gone, this_process()], file, kernel_folders._digest(file))
 
     assert kernel_folders.sweep() == []
     assert file.exists() and noted.exists()
 
 
-def test_a_file_that_is_not_the_noted_one_any_more_survives(dead: ProcessIdentity, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_noted_one_any_more_survives(gone: ProcessIdentity, tmp_path: Path) -> None:
     file = tmp_path / "kernel.json"
     file.write_text("somebody's")
-    noted = note([dead], file, "0" * 64)
+    noted = note([gone], file, "0" * 64)
 
     assert kernel_folders.sweep() == []
     assert file.read_text() == "somebody's" and not noted.exists()
@@ -334,18 +323,18 @@ def test_a_start_with_another_tmpdir_finds_the_folder_too(
 
 
 @pytest.mark.parametrize("place", ["", "relative", "/", "/etc\0", "/nowhere"])
-def test_a_note_about_a_folder_that_names_no_place_is_removed(place: str, dead: ProcessIdentity) -> None:
+def test_a_note_about_a_folder_that_names_no_place_is_removed(place: str, gone: ProcessIdentity) -> None:
     notes = kernel_folders._notes_dir()
     notes.mkdir(parents=True)
-    (notes / name_of(dead)).write_text(place)
+    (notes / name_of(gone)).write_text(place)
 
     assert kernel_folders.sweep() == []
     assert list(notes.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"connection_file": 1, "sha256": 2, "processes": 3}', "\0"])
-def test_a_damaged_note_is_removed_and_nothing_else(text: str, dead: ProcessIdentity, tmp_path: Path) -> None:
-    noted = note([dead], tmp_path / "kernel.json", "")
+def test_a_damaged_note_is_removed_and_nothing_else(text: str, gone: ProcessIdentity, tmp_path: Path) -> None:
+    noted = note([gone], tmp_path / "kernel.json", "")
     noted.write_text(text)
 
     assert kernel_folders.sweep() == []

@@ -490,20 +490,16 @@ def test_launches_that_fail_say_why(agent: RunningAgent, tmp_path: Path) -> None
     def refusal(argv: Any, env: Any = None, launcher: Any = None) -> str:
         return agent.refusal("launch", argv=argv, env={} if env is None else env, launcher=launcher)
 
-    no_interpreter, no_program, plain = (tmp_path / name for name in ("no-interpreter", "no-program", "plain"))
+    no_interpreter, plain = (tmp_path / name for name in ("no-interpreter", "plain"))
     no_interpreter.write_text("#!/nowhere/python3\n")
-    no_program.write_bytes(b"\x7fELF" + bytes(100))
     plain.write_text("x")
     no_interpreter.chmod(0o755)
-    no_program.chmod(0o755)
     assert refusal(["/nowhere/picoshare"]) == "there is no server at /nowhere/picoshare"
     assert refusal([str(tmp_path)]) == f"there is no server at {tmp_path}"
     assert refusal(["sleep", "1"]) == "there is no server at sleep"
     assert refusal([str(plain)]) == f"the server {plain} is not executable"
     said = refusal([str(no_interpreter)])
     assert said.startswith("the server ended at once with exit code 127: ") and "No such file" in said
-    said = refusal([str(no_program)])
-    assert said.startswith("the server ended at once with exit code 12") and str(no_program) in said
     for wrong in ([], "sleep", [7], None):
         assert "argv must be" in refusal(wrong)
     assert refusal(["/bin/true"], {"A B": "x"}) == "env: 'A B' cannot be the name of a variable"
@@ -515,6 +511,20 @@ def test_launches_that_fail_say_why(agent: RunningAgent, tmp_path: Path) -> None
     # None of them is said to be a server, and none has left anything.
     assert agent.ask("status")["pid"] is None
     assert [*agent.home.glob("launch*")] == []
+
+
+@needs_screen
+def test_what_is_no_program_ends_at_once(agent: RunningAgent, tmp_path: Path) -> None:
+    no_program = tmp_path / "no-program"
+    no_program.write_bytes(b"\x7fELF" + bytes(100))
+    no_program.chmod(0o755)
+    answer = agent.send(json.dumps({"do": "launch", "argv": [str(no_program)], "env": {}, "launcher": None}))
+    # What the kernel refuses, execvp(3) gives to a shell, which may be seen running before it fails.
+    if answer["ok"]:
+        assert agent.ended()["exit_code"] in (126, 127)
+    else:
+        assert answer["error"].startswith("the server ended at once with exit code 12")
+        assert str(no_program) in answer["error"]
 
 
 @needs_screen

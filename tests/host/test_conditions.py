@@ -92,7 +92,7 @@ def test_own_processes_and_their_children_are_no_others(burners: list[subprocess
         try:
             own = Own(frozenset({os.getpid()}), trees=frozenset({shell.pid, burners[0].pid}))
             before, used_before = read(own), cpu_s(grandchild) + cpu_s(burners[0].pid)
-            burn_for(burners, 0.5)
+            burn_for(burners, 0.8)
             eventually(lambda: cpu_s(grandchild) > 0.3, "the grandchild burns")
             used = cpu_s(grandchild) + cpu_s(burners[0].pid) - used_before
             after = read(own)

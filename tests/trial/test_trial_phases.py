@@ -35,6 +35,7 @@ from picolab.record.steps import UploadRecord
 from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
 from picolab.results.rows import record_row
+from picolab.servers.calibration.multipart import BUFFER_BYTES
 from picolab.trial.state import DOWNLOAD_SAMPLES_FILE, SAMPLES_FILE
 from picolab.trial.trial import Trial
 
@@ -158,7 +159,9 @@ def test_the_memory_of_all_uploads_at_once_is_seen() -> None:
     growing = measure(**case, calibration=paced | {"ballast_mib_per_mib": 1}).memory
 
     assert without and growing and without.peak_anon_bytes and growing.peak_anon_bytes
-    assert growing.peak_anon_bytes - without.peak_anon_bytes == pytest.approx(4 * 20 * MIB, rel=0.03)
+    # Each upload has a buffer, which one peak may hold and the other not.
+    tolerance_bytes = 0.03 * 80 * MIB + 4 * BUFFER_BYTES
+    assert growing.peak_anon_bytes - without.peak_anon_bytes == pytest.approx(80 * MIB, abs=tolerance_bytes)
 
 
 def test_four_uploads_at_once_kill_a_server_that_survives_one() -> None:

@@ -38,7 +38,7 @@ from picolab.results.load import read_campaign, read_record
 
 ROLES = {
     "campaign": "picolab",
-    "papermill": "picolab.jupyter.notebook_process",
+    "papermill": "picolab.jupyter.papermill_process",
     "kernel": "ipykernel_launcher",
     "keeper": "picolab.machines.local.keeper",
     "probe": "agent.memory_probe",

@@ -2,7 +2,8 @@
 
     python benchmarks/trial_overhead.py [--trials 5]
 
-Prints a line a trial and the median. Needs a memory limit (root) and a minute of an idle host.
+Prints a line a trial and the median. The first trial starts the fork server, as that of a campaign does.
+Needs a memory limit (root) and a minute of an idle host.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
-from picolab.jupyter.notebook_process import TrialProcess
+from picolab.jupyter.fork_server import ForkServer
+from picolab.jupyter.notebook_process import TrialProcess, trial_fork_server
 from picolab.jupyter.trial_context import TrialContext
 from picolab.record.outcomes import STAGES
 from picolab.record.record import Record
@@ -24,14 +26,14 @@ from picolab.trial.state import RECORD_FILE
 MEASURED = ("start", "upload", "verify")
 
 
-def overhead_s(folder: Path, number: int) -> float:
+def overhead_s(folder: Path, number: int, server: ForkServer) -> float:
     """Run one trial; return the seconds that were not server start, upload or verification."""
     trial_id = f"trial-{number}"
     context = TrialContext(
         folder=folder / trial_id, trial_id=trial_id, owner=this_process().to_json(), campaign="overhead"
     )
     begun = time.monotonic()
-    process = TrialProcess(TrialParameters(file_size="32M", keep_machine="never"), context)
+    process = TrialProcess(TrialParameters(file_size="32M", keep_machine="never"), context, server)
     while not process.wait(10.0):
         pass
     wall_s = time.monotonic() - begun
@@ -53,7 +55,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="picolab-overhead-", dir="/var/tmp") as folder:
         os.environ["PICOLAB_STATE_DIR"] = f"{folder}/state"
         os.environ["PICOLAB_OUTPUTS_DIR"] = f"{folder}/outputs"
-        costs = [overhead_s(Path(folder), number) for number in range(1, wanted.trials + 1)]
+        server = trial_fork_server()
+        try:
+            costs = [overhead_s(Path(folder), number, server) for number in range(1, wanted.trials + 1)]
+        finally:
+            server.close()
     print(f"median {statistics.median(costs):.2f} s of {len(costs)} trials")
 
 

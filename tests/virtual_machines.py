@@ -6,6 +6,7 @@ With PICOLAB_REQUIRE_VM=1 (as in CI) not to run them is a failure.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from picolab.machines.vagrant.machine import VagrantMachine
 
 REQUIRE = "PICOLAB_REQUIRE_VM"
 VM_TEST_LIMIT_S = 900
-_not_run: list[str] = []
+_BEFORE = pytest.StashKey[dict[str, set[str]]]()
 
 
 def _why_not() -> str | None:
@@ -38,6 +39,19 @@ def _why_not() -> str | None:
     except HostUnfit as error:
         return str(error)
     return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # By the process that starts all others: several may use libvirt at the same time.
+    if not hasattr(config, "workerinput") and shutil.which("virsh"):
+        with contextlib.suppress(subprocess.SubprocessError):
+            config.stash[_BEFORE] = _of_libvirt()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    before = config.stash.get(_BEFORE, None)
+    if before is not None:
+        _as_before(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,15 +66,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if why is not None:
         if os.environ.get(REQUIRE):
             pytest.fail(f"{REQUIRE} is set, and this host cannot run virtual machines: {why}", pytrace=False)
-        _not_run.append(item.nodeid)
         pytest.skip(why)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _not_run:
+    not_run = [report for report in terminalreporter.stats.get("skipped", []) if "vm" in report.keywords]
+    if not_run:
         terminalreporter.section("NOT RUN: virtual machines", yellow=True)
         terminalreporter.write_line(
-            f"{len(_not_run)} tests with real virtual machines were NOT run on this host: {_why_not()}"
+            f"{len(not_run)} tests with real virtual machines were NOT run on this host: {_why_not()}"
         )
 
 
@@ -74,7 +88,6 @@ def box() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAGRANT_HOME", str(home / "vagrant"))
         patch.setenv("PICOLAB_STATE_DIR", str(home / "state"))
-        before = _of_libvirt()
         box_module.build_box(name=name, report=print)
         # Asked once: each test has a state folder of its own, and would try KVM anew.
         patch.setenv("PICOLAB_DRIVER", "kvm" if acceleration().kind == "kvm" else "qemu")
@@ -85,7 +98,6 @@ def box() -> Iterator[str]:
                 box_module.remove_box(name)
                 left = [volume for volume in libvirt.volumes() if volume.startswith(f"{name}_")]
             finally:
-                _as_before(before)
                 shutil.rmtree(home, ignore_errors=True)
     assert not left, f"left in libvirt: {left}"
 

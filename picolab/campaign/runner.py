@@ -48,7 +48,7 @@ from picolab.files.set_aside import SET_ASIDE
 from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import last_line
-from picolab.jupyter.notebook_process import NOTEBOOK_FILE, TrialProcess
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, TrialProcess, trial_fork_server
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
@@ -96,6 +96,7 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
+        self._fork_server = trial_fork_server()
 
     @property
     def tally(self) -> Tally:
@@ -182,6 +183,7 @@ class Campaign:
             except _MachineKept:
                 pass
             finally:
+                self._fork_server.close()
                 if not self._machine_is_kept():
                     self._release_machine()
                 write_results(self.folder, self.tally.rows.values())
@@ -292,6 +294,7 @@ class Campaign:
                 position=trial.position,
                 attempt=attempt,
             ),
+            self._fork_server,
         )
         try:
             fault = self._wait(process, trial, attempt)

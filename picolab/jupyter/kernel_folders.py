@@ -18,7 +18,9 @@ import secrets
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
@@ -70,6 +72,25 @@ class KernelFolder:
         if remove(self.path):
             with contextlib.suppress(OSError):
                 self._note.unlink(missing_ok=True)
+
+
+def ipc_settings(folder: Path) -> Any:
+    """Return settings of a kernel manager that put connection file and sockets into a kernel's folder."""
+    from traitlets.config import Config
+
+    places = {"connection_file": str(folder / CONNECTION_FILE), "ip": str(folder / SOCKETS)}
+    return Config({"KernelManager": {"transport": "ipc", **places}})
+
+
+@contextlib.contextmanager
+def ipc_kernel() -> Iterator[Any]:
+    """Yield kernel settings with sockets in a folder that only this user can enter, instead of open TCP ports."""
+    sweep()
+    folder = KernelFolder()
+    try:
+        yield ipc_settings(folder.path)
+    finally:
+        folder.remove()
 
 
 def _places() -> list[Path]:

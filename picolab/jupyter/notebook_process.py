@@ -1,61 +1,38 @@
-"""A trial in a process of its own: papermill runs the trial notebook, and can be interrupted or ended from outside.
-
-papermill cannot run two notebooks with folders of their own in one process, and a kernel that hangs must not
-hang the campaign: so every trial is one papermill process.
-"""
+"""A trial in processes of its own, seen from outside: it can be waited for, interrupted and ended."""
 
 import contextlib
-import ctypes
 import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from picolab.config.project import working_dir
 from picolab.config.trial_parameters import TrialParameters
-from picolab.files.writing import not_written, write_atomically
+from picolab.files.writing import write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
-from picolab.jupyter import kernel_folders
-from picolab.jupyter.kernel_folders import CONNECTION_FILE, SOCKETS, KernelFolder
+from picolab.jupyter.fork_server import ForkServer, ForkServerLost
+from picolab.jupyter.kernel_folders import CONNECTION_FILE, KernelFolder
 from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.jupyter.trial_template import trial_notebook
-from picolab.slow_imports import decline_slow_imports
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
 INTERRUPT_PATIENCE_S = 60.0
 _REQUEST_FILE = "request.json"
 _KERNEL_WORD = b"ipykernel_launcher"
-_KERNEL_SIGNALLED = 64
+KERNEL_SIGNALLED = 64
 """The exit code of papermill's process when a signal has ended the kernel: this and the signal's number."""
+_IMPORTED_ONCE = ("ipykernel.kernelapp", "ipykernel.zmqshell", "scrapbook", "picolab.api.trials", "picolab.trial.trial")
+"""By a trial's notebook and its kernel, besides papermill."""
 _LONGEST_POLL_MS = (1 << 31) - 1
 """That poll(2) takes: 24 days."""
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 
 
-def _ipc_settings(folder: Path) -> Any:
-    from traitlets.config import Config
-
-    places = {"connection_file": str(folder / CONNECTION_FILE), "ip": str(folder / SOCKETS)}
-    return Config({"KernelManager": {"transport": "ipc", **places}})
-
-
-@contextlib.contextmanager
-def ipc_kernel() -> Iterator[Any]:
-    """Yield kernel settings with sockets in a folder that only this user can enter, instead of open TCP ports."""
-    kernel_folders.sweep()
-    folder = KernelFolder()
-    try:
-        yield _ipc_settings(folder.path)
-    finally:
-        folder.remove()
+def trial_fork_server() -> ForkServer:
+    """Return a fork server for trials, which starts with the first one."""
+    return ForkServer("picolab.jupyter.papermill_process", _IMPORTED_ONCE)
 
 
 class _Signals:
@@ -94,43 +71,49 @@ class TrialProcess:
     Args:
         parameters: of the trial.
         context: where the trial's files go, and who answers for its machine.
+        fork_server: the one of a campaign; None: one of its own.
+
+    Attributes:
+        pid: of papermill.
     """
 
-    def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
+    def __init__(
+        self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer | None = None
+    ) -> None:
         self.folder = context.folder
         # Made and removed here too: papermill may be killed before it can.
         self._kernel_folder = KernelFolder()
+        self._server_is_own = fork_server is None
+        self._server = fork_server or trial_fork_server()
         self._watch = -1
+        self._exit_code: int | None = None
         self._killed_here = False
         self._signals: _Signals | None = _Signals()
         try:
-            self._process = self._launch(parameters, context)
-            self._watch = os.pidfd_open(self._process.pid)
+            self.pid = self._launch(parameters, context)
+            self._watch = os.pidfd_open(self.pid)
+        except ForkServerLost:
+            # Its reason is in the log, as that of a papermill process that cannot start would be.
+            self._exit_code = 1
         except BaseException:
             self._tidy()
             raise
 
-    def _launch(self, parameters: TrialParameters, context: TrialContext) -> subprocess.Popen[bytes]:
+    def _launch(self, parameters: TrialParameters, context: TrialContext) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "notebook": str(trial_notebook()),
             "output": str(self.folder / NOTEBOOK_FILE),
             "parameters": parameters.model_dump(),
             "kernel_folder": str(self._kernel_folder.path),
-            "parent": os.getpid(),
         }
         write_atomically(self.folder / _REQUEST_FILE, json.dumps(request))
-        with (self.folder / PROCESS_LOG_FILE).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "picolab.jupyter.notebook_process", str(self.folder / _REQUEST_FILE)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=working_dir(),
-                env={**os.environ, CONTEXT_VARIABLE: context.model_dump_json()},
-                # Ctrl-C in a terminal must reach the parent alone: it ends trials in an orderly way.
-                start_new_session=True,
-            )
+        return self._server.fork(
+            request=self.folder / _REQUEST_FILE,
+            log=self.folder / PROCESS_LOG_FILE,
+            cwd=working_dir(),
+            environment={**os.environ, CONTEXT_VARIABLE: context.model_dump_json()},
+        )
 
     def wait(self, limit_s: float) -> bool:
         """Sleep until the process has ended, at most `limit_s` seconds; return whether it has ended.
@@ -138,7 +121,7 @@ class TrialProcess:
         Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
         to stop), and after 24 days. Nothing is done while it waits.
         """
-        if self._process.returncode is None:
+        if self._exit_code is None:
             waiting = select.poll()
             waiting.register(self._watch, select.POLLIN)
             if self._signals is not None:
@@ -148,26 +131,36 @@ class TrialProcess:
                 if self._signals is not None:
                     self._signals.forget()
                 return False
-            self._process.wait()
+            self._reap()
         self._tidy()
         return True
 
+    def _reap(self) -> None:
+        """Wait for the process and note how it ended."""
+        select.select([self._watch], [], [])
+        self._exit_code = self._server.exit_code(self.pid)
+        if self._exit_code is None:
+            # Nobody else can know: it was ended with the server that has forked it.
+            self._exit_code = 128 + signal.SIGTERM
+
     def ended_by(self) -> str:
         """Return which signal has ended papermill or the kernel, in words; empty when none did but ours."""
-        code = self._process.returncode
+        code = self._exit_code
         if code is None or self._killed_here:
             return ""
         if code < 0:
-            return f"papermill was killed by {_name_of(-code)}"
+            return f"papermill was killed by {name_of_signal(-code)}"
         if code == 128 + signal.SIGTERM:
-            return f"papermill was ended by {_name_of(signal.SIGTERM)}"
-        if _KERNEL_SIGNALLED < code <= 128:
-            return f"the kernel was killed by {_name_of(code - _KERNEL_SIGNALLED)}"
+            return f"papermill was ended by {name_of_signal(signal.SIGTERM)}"
+        if KERNEL_SIGNALLED < code <= 128:
+            return f"the kernel was killed by {name_of_signal(code - KERNEL_SIGNALLED)}"
         return ""
 
     def _tidy(self) -> None:
         (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
         self._kernel_folder.remove()
+        if self._server_is_own:
+            self._server.close()
         if self._watch >= 0:
             os.close(self._watch)
             self._watch = -1
@@ -186,10 +179,11 @@ class TrialProcess:
 
     def kill(self) -> None:
         """End papermill and its kernel at once; return when both are gone."""
-        if self._process.poll() is None:
-            self._killed_here = True
-            self._process.kill()
-        self._process.wait()
+        if self._exit_code is None:
+            if not select.select([self._watch], [], [], 0)[0]:
+                self._killed_here = True
+                signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+            self._reap()
         kill_and_wait(self._find_kernels())
         self._tidy()
 
@@ -201,14 +195,15 @@ class TrialProcess:
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes()
                 identity = ProcessIdentity.of(int(entry.name))
-                if identity is not None and file in words and _KERNEL_WORD in words:
+                if identity is not None and file in command and _KERNEL_WORD in command:
                     found.append(identity)
         return found
 
 
-def _name_of(number: int) -> str:
+def name_of_signal(number: int) -> str:
+    """Return the name of a signal, also of one that has none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -222,94 +217,3 @@ def last_words(folder: Path) -> str:
     except OSError:
         return ""
     return lines[-1][:300] if lines else ""
-
-
-def _kernel_manager() -> tuple[type, list[int]]:
-    """Return a kernel manager, and the exit codes of those of its kernels that ended without being asked to."""
-    from jupyter_client.manager import AsyncKernelManager
-
-    ends: list[int] = []
-
-    class Manager(AsyncKernelManager):
-        async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
-            process = getattr(self.provisioner, "process", None)
-            if process is not None and process.poll() is not None:
-                ends.append(process.returncode)
-            await super().cleanup_resources(restart)
-
-    return Manager, ends
-
-
-def _write_notebooks_patiently() -> None:
-    """Let papermill continue when it cannot save the notebook: the trial writes its record itself.
-
-    What was saved before stays as it is.
-    """
-    from papermill.iorw import LocalHandler, papermill_io
-
-    class Patient(LocalHandler):  # type: ignore[misc]
-        def write(self, buf: str, path: str) -> None:
-            temporary = Path(path).with_suffix(".new")
-            try:
-                # Not synced: papermill saves while an upload is measured, and the disk shall have no more to do.
-                temporary.write_text(buf, encoding="utf-8")
-                temporary.replace(path)
-            except OSError as error:
-                # Not even the log may have room: it may lie on the same full disk.
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                    print(not_written(Path(path), error), file=sys.stderr, flush=True)
-
-    papermill_io.register("/", Patient())
-
-
-def main() -> None:
-    """Execute the notebook that the request file (the first argument) names; exit 1 when a cell failed."""
-    prctl = ctypes.CDLL(None).prctl
-    # If the campaign is killed, nobody waits for this trial any more: end in an orderly way, kernel and all.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    request = json.loads(Path(sys.argv[1]).read_text())
-    kernel_folder = Path(request["kernel_folder"])
-    if os.getppid() != request["parent"]:
-        # It was killed before the prctl above: no signal will come.
-        kernel_folders.remove(kernel_folder)
-        sys.exit(128 + signal.SIGTERM)
-    # A keeper whose kernel is gone comes to this process, which reaps it below.
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-    decline_slow_imports()
-    import papermill
-
-    _write_notebooks_patiently()
-    manager, kernel_ends = _kernel_manager()
-    try:
-        papermill.execute_notebook(
-            request["notebook"],
-            request["output"],
-            parameters=request["parameters"],
-            kernel_name="python3",
-            progress_bar=False,
-            kernel_manager_class=manager,
-            config=_ipc_settings(kernel_folder),
-        )
-    except papermill.PapermillExecutionError as error:
-        print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError:
-        # So do nbclient's errors about a kernel that has died begin.
-        if not kernel_ends:
-            raise
-        code = kernel_ends[-1]
-        end = f"was killed by {_name_of(-code)}" if code < 0 else f"ended by itself with exit code {code}"
-        print(f"the kernel {end}", file=sys.stderr)
-        sys.exit(_KERNEL_SIGNALLED - code if code < 0 else 1)
-    finally:
-        kernel_folders.remove(kernel_folder)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ from typing import Any
 from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.files.writing import write_atomically
-from picolab.jupyter.notebook_process import ipc_kernel
+from picolab.jupyter.kernel_folders import ipc_kernel
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
 

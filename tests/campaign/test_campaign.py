@@ -248,7 +248,7 @@ def test_a_campaign_killed_at_a_trials_start_resumes(
 
 
 @pytest.mark.parametrize(
-    "victim", ["ipykernel_launcher", "picolab.jupyter.notebook_process", "picolab.machines.local.keeper"]
+    "victim", ["ipykernel_launcher", "picolab.jupyter.papermill_process", "picolab.machines.local.keeper"]
 )
 def test_a_killed_part_costs_one_attempt(
     command: Callable[..., subprocess.Popen[str]], parameters_file: Path, victim: str

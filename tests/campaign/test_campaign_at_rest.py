@@ -19,6 +19,7 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError, UnsafePath
 from picolab.exit_codes import ExitCode
+from picolab.jupyter.fork_server import ForkServer
 from picolab.jupyter.live_line import LiveLine
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
@@ -52,7 +53,7 @@ class FakeProcess:
     waits: ClassVar[list[float]] = []
     opened: ClassVar[list[str]] = []
 
-    def __init__(self, parameters: TrialParameters, context: TrialContext) -> None:
+    def __init__(self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer) -> None:
         self.folder = context.folder
         self.folder.mkdir(parents=True)
         self._context, self._woken = context, 0

@@ -73,7 +73,7 @@ def wait_until(moment: str, process: subprocess.Popen[bytes]) -> None:
 
 def family(process: subprocess.Popen[bytes]) -> dict[str, ProcessIdentity]:
     """Return the campaign's processes by what they are."""
-    words = {"papermill": "picolab.jupyter.notebook_process", "kernel": "ipykernel_launcher"}
+    words = {"papermill": "picolab.jupyter.papermill_process", "kernel": "ipykernel_launcher"}
     found = {"campaign": ProcessIdentity.of(process.pid)}
     for pid in descendants(process.pid):
         identity = ProcessIdentity.of(pid)

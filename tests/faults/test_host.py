@@ -374,7 +374,7 @@ def killed_at_each_moment(picolab: StartPicolab, victim: str, moment: str) -> No
     do="None: the attempt is repeated, or filed if its measurement was complete.",
 )
 def test_papermill_killed_at_any_stage(picolab: StartPicolab, moment: str) -> None:
-    killed_at_each_moment(picolab, "picolab.jupyter.notebook_process", moment)
+    killed_at_each_moment(picolab, "picolab.jupyter.papermill_process", moment)
 
 
 @pytest.mark.parametrize("moment", list(_MOMENTS)[1:])

@@ -63,7 +63,7 @@ def test_a_trial_ended_by_a_signal_says_so(
     process = trial_process()
     assert process.ended_by() == ""
     (kernel,) = process._find_kernels()
-    os.kill(kernel.pid if victim == "kernel" else process._process.pid, number)
+    os.kill(kernel.pid if victim == "kernel" else process.pid, number)
     wait_for(process)
 
     assert process.ended_by() == said
@@ -131,7 +131,7 @@ def test_a_wait_in_another_thread_sees_the_end(trial_process: Callable[[], Trial
     ended: list[bool] = []
     waiter = threading.Thread(target=lambda: ended.append(process.wait(600)))
     waiter.start()
-    os.kill(process._process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     waiter.join()
 
     assert ended == [True]
@@ -140,5 +140,5 @@ def test_a_wait_in_another_thread_sees_the_end(trial_process: Callable[[], Trial
 def test_a_trial_may_be_waited_for_as_long_as_its_limits_allow(trial_process: Callable[[], TrialProcess]) -> None:
     longest = TrialParameters(total_limit_s=30 * 86400).upload_limit_s
     process = trial_process()
-    os.kill(process._process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: process.wait(3 * longest), "the process ends")

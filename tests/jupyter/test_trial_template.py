@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 
 from picolab.config.project import project_root
 from picolab.host.processes import ProcessIdentity
-from picolab.jupyter.notebook_process import ipc_kernel
+from picolab.jupyter.kernel_folders import ipc_kernel
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.validation import validate_record

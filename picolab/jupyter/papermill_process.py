@@ -1,0 +1,97 @@
+"""Papermill in the process of a trial: it executes the notebook, and says by its exit code how that ended.
+
+papermill cannot run two notebooks with folders of their own in one process, and a kernel that hangs must not
+hang the campaign: so every trial is one papermill process.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import papermill
+from papermill.iorw import LocalHandler, papermill_io
+from setproctitle import setproctitle
+
+from picolab.files.writing import not_written
+from picolab.jupyter import kernel_folders
+from picolab.jupyter.kernel_process import SpareKernel, kernel_manager
+from picolab.jupyter.notebook_process import KERNEL_SIGNALLED, name_of_signal
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class _Patient(LocalHandler):  # type: ignore[misc]
+    """Lets papermill continue when it cannot save the notebook: the trial writes its record itself.
+
+    What was saved before stays as it is.
+    """
+
+    def write(self, buf: str, path: str) -> None:
+        temporary = Path(path).with_suffix(".new")
+        try:
+            # Not synced: papermill saves while an upload is measured, and the disk shall have no more to do.
+            temporary.write_text(buf, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            # Not even the log may have room: it may lie on the same full disk.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                print(not_written(Path(path), error), file=sys.stderr, flush=True)
+
+
+def execute(request_file: Path) -> None:
+    """Execute the notebook that a request names, in a process that the fork server has just forked.
+
+    Raises:
+        SystemExit: 1 when a cell failed, another code when a signal ended it or the kernel.
+    """
+    server = os.getppid()
+    # Before this process has threads.
+    spare = SpareKernel()
+    setproctitle(f"{sys.executable} -m {__name__} {request_file}")
+    prctl = ctypes.CDLL(None).prctl
+    # If the campaign is killed, nobody waits for this trial any more: end in an orderly way, kernel and all.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    request = json.loads(request_file.read_text())
+    kernel_folder = Path(request["kernel_folder"])
+    if os.getppid() != server:
+        # It was killed before the prctl above: no signal will come.
+        kernel_folders.remove(kernel_folder)
+        sys.exit(128 + signal.SIGTERM)
+    # A keeper whose kernel is gone comes to this process, which reaps it below.
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+    papermill_io.register("/", _Patient())
+    manager, kernel_ends = kernel_manager(spare)
+    try:
+        papermill.execute_notebook(
+            request["notebook"],
+            request["output"],
+            parameters=request["parameters"],
+            kernel_name="python3",
+            progress_bar=False,
+            kernel_manager_class=manager,
+            config=kernel_folders.ipc_settings(kernel_folder),
+        )
+    except papermill.PapermillExecutionError as error:
+        print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError:
+        # So do nbclient's errors about a kernel that has died begin.
+        if not kernel_ends:
+            raise
+        code = kernel_ends[-1]
+        end = f"was killed by {name_of_signal(-code)}" if code < 0 else f"ended by itself with exit code {code}"
+        print(f"the kernel {end}", file=sys.stderr)
+        sys.exit(KERNEL_SIGNALLED - code if code < 0 else 1)
+    finally:
+        kernel_folders.remove(kernel_folder)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass

@@ -38,6 +38,7 @@ from picolab.results.load import read_campaign, read_record
 
 ROLES = {
     "campaign": "picolab",
+    "fork server": "picolab.jupyter.fork_server",
     "papermill": "picolab.jupyter.papermill_process",
     "kernel": "ipykernel_launcher",
     "keeper": "picolab.machines.local.keeper",
@@ -48,6 +49,7 @@ ROLES = {
 STAGES = ("beginning", "provision", "start", "authenticate", "upload", "verify", "collect", "release", "filing")
 STAGES_OF = {
     "campaign": STAGES,
+    "fork server": STAGES[:-1],
     "papermill": STAGES[:-1],
     "kernel": STAGES[:-1],
     "keeper": STAGES[2:-1],
@@ -208,7 +210,7 @@ class Chaos:
     # Signals
 
     def _shots(self) -> Iterator[tuple[str, str]]:
-        """Yield roles and kinds without end: each role once in six, each kind for each role once in 24."""
+        """Yield roles and kinds without end: each role once in seven, each kind for each role once in 28."""
         while True:
             kinds = {role: self._random.sample(KINDS, len(KINDS)) for role in ROLES}
             for number in range(len(KINDS)):

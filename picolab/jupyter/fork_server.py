@@ -78,7 +78,10 @@ class ForkServer:
         return int(self._ask(words)["pid"])
 
     def exit_code(self, pid: int) -> int | None:
-        """Wait for a process that was forked here; return its exit code, minus the signal's number if one ended it, or None."""
+        """Wait for a process that was forked here and return its exit code, which is negative if a signal ended it.
+
+        Returns None if the server has ended meanwhile.
+        """
         try:
             return int(self._ask({"wait": pid})["code"])
         except ForkServerLost:

@@ -10,8 +10,6 @@ import pytest
 
 from picolab.machines.local.cgroup import find_method
 
-pytestmark = pytest.mark.alone
-
 CHAOS = Path(__file__).resolve().parents[2] / "benchmarks" / "chaos.py"
 
 

@@ -121,9 +121,13 @@ def calibrate_instrument(
 
     Raises:
         HostUnfit: this host cannot make such a machine.
+        MachineBusy: a process that is alive holds the machine of the calibration's name.
+        MachineKept: a trial has left a machine of that name up for debugging.
         MachineError: the machine or a server in it failed.
     """
     begun = time.monotonic()
+    registry.check_free(MACHINE_NAME)
+    registry.check_not_kept(MACHINE_NAME, "keep a machine of a trial under another machine_name than this one")
     sizes = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="picolab-calibrate-") as name:
         folder = Path(name)

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from picolab.errors import ParameterError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -125,6 +127,46 @@ class MachineKind(ABC):
     @abstractmethod
     def way_in(self, folder: Path) -> str | None:
         """Return the command with which a person gets into the machine; None when it is this host."""
+
+    def state(self, folder: Path, limit_s: float) -> str:
+        """Return `running`, `suspended`, `off`, `not created`, or another word for a machine that has a folder.
+
+        Raises:
+            MachineError: that is not known after `limit_s` seconds.
+        """
+        return "running" if self.exists(folder) else "off"
+
+    def ssh_words(self, folder: Path) -> list[str]:
+        """Return the command that logs in to the machine; the words of a command to run there may follow.
+
+        Raises:
+            ParameterError: the machine is this host.
+            HostUnfit: it does not run.
+        """
+        raise ParameterError(
+            f"machine {folder.name!r}: it is {self.meaning} on this host, so there is nothing to log in to"
+        )
+
+    def halt(self, folder: Path) -> bool:
+        """Have the machine shut down, and return when it is off; return False when it did not run.
+
+        Raises:
+            ParameterError: a machine of this kind has no power to turn off.
+            MachineBusy: a process that is alive holds it.
+            MachineError: it did not shut down.
+        """
+        raise ParameterError(
+            f"machine {folder.name!r}: it is {self.meaning} on this host, which cannot be powered off; take it down "
+            f"with: picolab machines remove {folder.name}"
+        )
+
+    def by_hand(self, folder: Path) -> str | None:
+        """Return a line of shell with which the program that made the machine is used on it; None without one."""
+        return None
+
+    def is_worth_keeping(self, folder: Path) -> bool:
+        """Return whether there is something in the machine that a person may want to look at."""
+        return self.exists(folder)
 
     @abstractmethod
     def release(self, folder: Path) -> None:

@@ -100,6 +100,32 @@ class VagrantKind(MachineKind):
 
         return machine.way_in(folder)
 
+    def state(self, folder: Path, limit_s: float) -> str:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.state(folder, limit_s)
+
+    def ssh_words(self, folder: Path) -> list[str]:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.ssh_words(folder)
+
+    def halt(self, folder: Path) -> bool:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.halt(folder)
+
+    def by_hand(self, folder: Path) -> str | None:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.by_hand(folder)
+
+    def is_worth_keeping(self, folder: Path) -> bool:
+        from picolab.machines.folders import spec_of
+
+        # A half-made one holds nothing to look at.
+        return (spec_of(folder) or {}).get("state") == "up"
+
     def release(self, folder: Path) -> None:
         from picolab.machines.vagrant import removal
 

@@ -164,6 +164,14 @@ class MachineKind(ABC):
         """Return a line of shell with which the program that made the machine is used on it; None without one."""
         return None
 
+    def foreign_guests(self, limit_s: float) -> list[str]:
+        """Return the guests of this kind that run on this host and are no machines of this state folder.
+
+        Raises:
+            MachineError: that is not known after `limit_s` seconds.
+        """
+        return []
+
     def is_worth_keeping(self, folder: Path) -> bool:
         """Return whether there is something in the machine that a person may want to look at."""
         return self.exists(folder)

@@ -22,6 +22,10 @@ from picolab.machines.folders import (
 from picolab.machines.kind import MachineKind
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
 
+NOT_RUNNING = ("suspended", "off", "not created")
+"""The states of a machine that uses no processor."""
+_OTHERS_LIMIT_S = 5.0
+
 
 def kind_in(folder: Path) -> MachineKind:
     """Return the kind of the machine in a folder; the default one when its `machine.json` cannot be read."""
@@ -131,6 +135,24 @@ def existing() -> list[dict[str, Any]]:
 def _last_change(folder: Path) -> datetime:
     """Return when a machine got its holder or was given up by it."""
     return datetime.fromtimestamp((folder / SPEC).stat().st_mtime, UTC)
+
+
+def others_running(name: str) -> list[str]:
+    """Return the machines and guests that run on this host beside the machine of that name.
+
+    These are machines that a process holds or a trial has kept, and guests of other state folders or of nobody that
+    picolab knows. Suspended ones do not count, since they use no processor. Where libvirt does not answer within
+    `_OTHERS_LIMIT_S` seconds, machines count and guests are not known.
+    """
+    found = [
+        machine["name"]
+        for machine in existing()
+        if machine["name"] != name and state_of(machine["name"], _OTHERS_LIMIT_S) not in NOT_RUNNING
+    ]
+    for kind in KINDS.values():
+        with contextlib.suppress(MachineError):
+            found += kind.foreign_guests(_OTHERS_LIMIT_S)
+    return found
 
 
 def by_hand(name: str) -> str | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from picolab.config.project import project_root
 from picolab.errors import HostUnfit, MachineError
-from picolab.machines.folders import exclusive, refuse_if_held
+from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
 from picolab.machines.vagrant import boxes, libvirt
-from picolab.machines.vagrant.domain import command_of
+from picolab.machines.vagrant.domain import command_of, domain_prefix
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.state import State
 
@@ -35,6 +35,22 @@ def state(folder: Path, limit_s: float = _ASK_LIMIT_S) -> str:
     else:
         word = command_of(folder, spec).status(limit_s=limit_s)
     return _STATES.get(word, word)
+
+
+def foreign_guests(limit_s: float) -> list[str]:
+    """Return the domains that run on this host and belong to no machine of this state folder.
+
+    Raises:
+        MachineError: libvirt does not answer within `limit_s` seconds.
+    """
+    if shutil.which("virsh") is None:
+        return []
+    own = [libvirt.own_names(domain_prefix(folder.name)) for folder in machine_folders()]
+    return [
+        name
+        for name, state in libvirt.all_domains(limit_s).items()
+        if state == "running" and not any(names.fullmatch(name) for names in own)
+    ]
 
 
 def ssh_words(folder: Path) -> list[str]:

@@ -120,6 +120,11 @@ class VagrantKind(MachineKind):
 
         return by_hand.by_hand(folder)
 
+    def foreign_guests(self, limit_s: float) -> list[str]:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.foreign_guests(limit_s)
+
     def is_worth_keeping(self, folder: Path) -> bool:
         from picolab.machines.folders import spec_of
 

@@ -6,6 +6,8 @@ when it is used. A new kind is a folder with such a declaration, and one line in
 
 from __future__ import annotations
 
+import functools
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +37,43 @@ class HostDisk:
     name: str
     free_bytes: int | None
     advice: str = ""
+
+
+_MERGED = re.compile(r"/(s?bin|lib[^/]*)/")
+"""Folders that are links into /usr on a system whose /usr is merged."""
+
+
+@dataclass(frozen=True)
+class GuestSystem:
+    """The system in a guest, as far as it decides whether a program can start.
+
+    Attributes:
+        processor: as `uname -m` prints it.
+        files: paths of programs, dynamic loaders and libraries below /usr; empty: unknown.
+        complete: whether these are all of them, and not only the loaders.
+        glibc: its version, such as (2, 36); empty: unknown.
+    """
+
+    processor: str
+    files: frozenset[str] = frozenset()
+    complete: bool = False
+    glibc: tuple[int, ...] = ()
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is there."""
+        return path in self.files or (bool(_MERGED.match(path)) and f"/usr{path}" in self.files)
+
+    def has_command(self, name: str) -> bool:
+        """Return whether a program of that name is found by a search."""
+        return any(f"/usr/{folder}/{name}" in self.files for folder in ("bin", "sbin", "local/bin", "local/sbin"))
+
+    def has_library(self, name: str) -> bool:
+        """Return whether a library of that name is there."""
+        return name in self._libraries
+
+    @functools.cached_property
+    def _libraries(self) -> frozenset[str]:
+        return frozenset(path.rpartition("/")[2] for path in self.files if path.startswith("/usr/lib"))
 
 
 class MachineKind(ABC):
@@ -95,6 +134,10 @@ class MachineKind(ABC):
         Raises:
             HostUnfit: nothing can be written there.
         """
+
+    def guest_system(self, parameters: TrialParameters) -> GuestSystem | None:
+        """Return the system in which a trial's server will run; None when it is this host's, or unknown."""
+        return None
 
     # The machines that exist, by their folder in `.picolab/machines/`
 

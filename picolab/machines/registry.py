@@ -138,7 +138,7 @@ def _last_change(folder: Path) -> datetime:
 
 
 def others_running(name: str) -> list[str]:
-    """Return the machines and guests that run on this host beside the machine of that name.
+    """Return the machines and guests that run on this host next to the machine of that name.
 
     These are machines that a process holds or a trial has kept, and guests of other state folders or of nobody that
     picolab knows. Suspended ones do not count, since they use no processor. Where libvirt does not answer within

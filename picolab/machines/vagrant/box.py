@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from picolab.errors import MachineBusy, MachineError, ParameterError
 from picolab.host.locks import try_lock
@@ -26,6 +29,7 @@ from picolab.machines.vagrant.box_disk import BOOT_MIB, DISK_GIB, GUEST, fill_bo
 from picolab.machines.vagrant.box_packages import PACKAGES, install
 from picolab.machines.vagrant.box_tools import STEP_LIMIT_S, check_tools, run
 from picolab.machines.vagrant.boxes import (
+    GUEST_FILE,
     PICOLAB_BOX,
     RECIPE_KEY,
     InstalledBox,
@@ -248,9 +252,11 @@ def _pack(work: Path, image: Path) -> Path:
         RECIPE_KEY: recipe_version(),
     }
     (work / "metadata.json").write_text(json.dumps(metadata))
+    (work / GUEST_FILE).write_text(json.dumps(_guest_facts(work / "boot" / "guest-files")))
     archive = work / "picolab.machines.vagrant.box"
     members = {
         "metadata.json": work / "metadata.json",
+        GUEST_FILE: work / GUEST_FILE,
         "Vagrantfile": GUEST / "box.Vagrantfile",
         "vmlinuz": work / "boot" / "vmlinuz",
         "initrd": work / "boot" / "initrd",
@@ -260,6 +266,17 @@ def _pack(work: Path, image: Path) -> Path:
         for name, path in members.items():
             tar.add(path, arcname=name, filter=_nobody_in_particular)
     return archive
+
+
+def _guest_facts(listing: Path) -> dict[str, Any]:
+    """Return the system in the box, from the list that `customize.sh` makes: the version of glibc, then all files."""
+    version, *files = listing.read_text(errors="replace").split("\n")
+    numbers = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version)
+    return {
+        "processor": platform.machine(),
+        "glibc": [int(number) for number in numbers.groups()] if numbers else [],
+        "files": sorted(f"/{name}" for name in files if name),
+    }
 
 
 def _nobody_in_particular(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.machines.kind import HostDisk, MachineKind
+from picolab.machines.kind import GuestSystem, HostDisk, MachineKind
 
 if TYPE_CHECKING:
     from picolab.config.trial_parameters import TrialParameters
@@ -62,6 +62,11 @@ class VagrantKind(MachineKind):
 
         for provider in sorted({trial.provider for trial in wanted}):
             machine.check_host(provider)
+
+    def guest_system(self, parameters: TrialParameters) -> GuestSystem | None:
+        from picolab.machines.vagrant import boxes
+
+        return boxes.guest_system(parameters.box or boxes.default_box(parameters.provider), parameters.provider)
 
     def checks(self) -> tuple[Check, ...]:
         from picolab.machines.vagrant.checks import CHECKS

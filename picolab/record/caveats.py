@@ -36,6 +36,8 @@ CEILING_SHARE = 0.80
 speed already waits for it now and then: what is seen is then no longer the server alone."""
 LEAST_FREQUENCY_SHARE = 0.60
 """Of the highest frequency, which only few processors reach at a time: without turbo most do 65 to 85 % of it."""
+CALIBRATION_INCOMPLETE = "calibration_incomplete"
+"""Code of the caveat of a calibration that has fewer rounds than it should."""
 
 
 def of_parameters(parameters: TrialParameters) -> list[Caveat]:
@@ -224,6 +226,23 @@ def of_neighbours(names: list[str]) -> list[Caveat]:
             f"{listed_few(names)}.",
             advice="Run one campaign or trial at a time; remove kept machines (`picolab machines list`), and shut down "
             "or suspend other guests (`virsh list`).",
+        )
+    ]
+
+
+def of_calibration(done: int, rounds: int) -> list[Caveat]:
+    """Return the caveat of a calibration of the instrument that failed before its last round.
+
+    Args:
+        done: complete rounds.
+        rounds: that were to be measured.
+    """
+    return [
+        Caveat(
+            code=CALIBRATION_INCOMPLETE,
+            value=done,
+            message=f"The calibration failed after {done} of {rounds} rounds, so its intervals are wide.",
+            advice="Fix the cause that it printed, then run picolab calibrate again.",
         )
     ]
 

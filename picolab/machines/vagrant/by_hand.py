@@ -63,7 +63,10 @@ def ssh_words(folder: Path) -> list[str]:
     now = state(folder)
     if now != "running" or not (folder / SSH_CONFIG).exists():
         why = f"is {now}" if now != "running" else "has not been reached over ssh yet"
-        raise HostUnfit(f"machine {folder.name!r}: it {why}, so nobody can log in; a trial on it boots it")
+        raise HostUnfit(
+            f"machine {folder.name!r}: it {why}, so nobody can log in; use another machine (picolab machines list), or "
+            f"take it down with: picolab machines remove {folder.name}"
+        )
     if shutil.which("ssh") is None:
         raise HostUnfit("the program ssh is not there; install it with: apt-get install openssh-client")
     return ["ssh", "-F", str(folder / SSH_CONFIG), "guest"]
@@ -115,7 +118,10 @@ def _shut_down(folder: Path, spec: State) -> None:
 
 
 def by_hand(folder: Path) -> str:
-    """Return a line of shell with which Vagrant itself logs in; other commands of Vagrant work in the same way."""
+    """Return a line of shell with which Vagrant itself logs in; `vagrant status` works in the same way.
+
+    For a machine that exists Vagrant takes name, box and provider from its own state, not from `PICOLAB_` variables.
+    """
     spec = State(folder)
     environment = {
         "VAGRANT_DOTFILE_PATH": str((folder / "vagrant").resolve()),

@@ -299,6 +299,8 @@ class Campaign:
         try:
             fault = self._wait(process, trial, attempt)
             killed = process.ended_by()
+            if process.lost_fork_server and fault is None:
+                fault = Outcome.INVALID, "the fork server was killed, and so the trial ended"
         finally:
             process.kill()
         entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault, killed)

@@ -136,8 +136,8 @@ def main() -> None:
 
     The arguments are the socket's number, the module whose `execute` runs in the forked processes, and other modules.
     """
-    # It finds the place of the title only before the environment changes, as it does in each forked process.
-    setproctitle.getproctitle()
+    # Now, because the place of the title is found only before the environment changes, as in each forked process.
+    setproctitle.setproctitle(f"{sys.executable} -m picolab.jupyter.fork_server")
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     decline_slow_imports()

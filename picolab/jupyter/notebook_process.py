@@ -75,6 +75,7 @@ class TrialProcess:
 
     Attributes:
         pid: of papermill.
+        lost_fork_server: papermill got a SIGTERM because the fork server was killed, and nobody knows its exit code.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class TrialProcess:
         self._server = fork_server or trial_fork_server()
         self._watch = -1
         self._exit_code: int | None = None
+        self.lost_fork_server = False
         self._killed_here = False
         self._signals: _Signals | None = _Signals()
         try:
@@ -140,7 +142,7 @@ class TrialProcess:
         select.select([self._watch], [], [])
         self._exit_code = self._server.exit_code(self.pid)
         if self._exit_code is None:
-            # Nobody else can know: it was ended with the server that has forked it.
+            self.lost_fork_server = True
             self._exit_code = 128 + signal.SIGTERM
 
     def ended_by(self) -> str:

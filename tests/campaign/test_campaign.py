@@ -248,7 +248,13 @@ def test_a_campaign_killed_at_a_trials_start_resumes(
 
 
 @pytest.mark.parametrize(
-    "victim", ["ipykernel_launcher", "picolab.jupyter.papermill_process", "picolab.machines.local.keeper"]
+    "victim",
+    [
+        "ipykernel_launcher",
+        "picolab.jupyter.papermill_process",
+        "picolab.jupyter.fork_server",
+        "picolab.machines.local.keeper",
+    ],
 )
 def test_a_killed_part_costs_one_attempt(
     command: Callable[..., subprocess.Popen[str]], parameters_file: Path, victim: str
@@ -263,9 +269,13 @@ def test_a_killed_part_costs_one_attempt(
     assert process.returncode == ExitCode.OK, output
     faults = [entry for entry in Campaign.load(outputs_dir() / "slow").ledger.entries() if entry.outcome.is_fault]
     assert len(faults) == 1, output
-    if victim != "picolab.machines.local.keeper":
-        who = "the kernel" if victim == "ipykernel_launcher" else "papermill"
-        assert faults[0].outcome_detail == f"the trial's process ended without a record: {who} was killed by SIGKILL"
+    ended = "the trial's process ended without a record: {} was killed by SIGKILL"
+    details = {
+        "ipykernel_launcher": ended.format("the kernel"),
+        "picolab.jupyter.papermill_process": ended.format("papermill"),
+        "picolab.jupyter.fork_server": "the fork server was killed, and so the trial ended",
+    }
+    assert faults[0].outcome_detail == details.get(victim, faults[0].outcome_detail)
     check_complete()
 
 

@@ -49,6 +49,7 @@ sys.addaudithook(_note)
 class FakeProcess:
     """Stands for papermill: it wakes its campaign as often as a test wants, and leaves the files of a trial."""
 
+    lost_fork_server = False
     wakes = 0
     waits: ClassVar[list[float]] = []
     opened: ClassVar[list[str]] = []

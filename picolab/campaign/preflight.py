@@ -11,6 +11,7 @@ from picolab.errors import HostUnfit, ParameterError
 from picolab.host.facts import memory_info
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines.kinds import kind_of
+from picolab.servers.build import check_in_guest
 from picolab.servers.registry import server_of
 
 
@@ -34,11 +35,12 @@ def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
     builds = {
-        (trial.server, trial.build, trial.release_base_url, kind_of(trial.machine).is_virtual): trial
+        (trial.server, trial.build, trial.release_base_url, trial.machine, trial.box, trial.provider): trial
         for trial in wanted
     }
-    for (server, _, _, in_guest), trial in sorted(builds.items(), key=lambda item: item[0]):
-        server_of(server).find_build(trial, in_guest=in_guest)
+    for (server, *_), trial in sorted(builds.items(), key=lambda item: item[0]):
+        kind = kind_of(trial.machine)
+        check_in_guest(server_of(server).find_build(trial, in_guest=kind.is_virtual), kind.guest_system(trial))
     _check_memory(wanted, source)
     for machine in dict.fromkeys(trial.machine for trial in wanted):
         kind_of(machine).check_host([trial for trial in wanted if trial.machine == machine])

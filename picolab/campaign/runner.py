@@ -169,7 +169,7 @@ class Campaign:
             check_name(self.plan.campaign)
             registry.sweep()
             registry.check_free(self.machine_name)
-            registry.check_not_kept(self.machine_name)
+            registry.check_not_kept(self.machine_name, "begin a campaign of another name, with --campaign NAME")
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():

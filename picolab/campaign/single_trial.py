@@ -69,7 +69,7 @@ def run_single_trial(
     registry.sweep()
     name = parameters.machine_name or parameters.machine
     registry.check_free(name)
-    registry.check_not_kept(name)
+    registry.check_not_kept(name, "choose another machine_name: -p machine_name NAME")
     registry.release_by_name(name)
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def box() -> None:
-    """Build, list or remove the box of virtual machines."""
+    """Build, share, list or remove the box of virtual machines."""
 
 
 @box.command("build")
@@ -72,6 +73,43 @@ def print_boxes(boxes: Sequence[ListedBox]) -> None:
             users = f"used by {', '.join(volume.used_by)}" if volume.used_by else "used by no machine"
             lines.append(f"  base volume {volume.name}  {volume.allocation_bytes / MIB:,.0f} MiB  {users}")
     print_lines(lines or ["There are no boxes. Build one with: picolab box build"])
+
+
+@box.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", default="picolab", show_default=True, help="Name of the box in Vagrant.")
+def box_export(file: Path, name: str) -> None:
+    """Write a box into one file, for others to add.
+
+    The file holds the SHA-256 of each of its parts. An existing file is not replaced.
+
+    \b
+    Example:
+      picolab box export picolab.box
+    """
+    from picolab.machines.vagrant.box_file import export_box
+
+    done = export_box(name, file)
+    click.echo(visible(f"{done.path}: {done.size_bytes / MIB:,.0f} MiB, checksum {done.sha256}"))
+
+
+@box.command("add")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", default="picolab", show_default=True, help="Name that the box gets in Vagrant.")
+def box_add(file: Path, name: str) -> None:
+    """Add a box that `picolab box export` wrote.
+
+    A damaged file, or one of another origin, is refused. Prints the same checksum as the export: compare the two when
+    the file came over an unsafe way.
+
+    \b
+    Example:
+      picolab box add picolab.box
+    """
+    from picolab.machines.vagrant.box import add_box
+
+    added = add_box(file, name, report=lambda line: click.echo(visible(line)))
+    click.echo(f"Box {added.name!r} {added.recipe} added, checksum {added.sha256}")
 
 
 @box.command("remove")

@@ -34,6 +34,7 @@ def matrix(
       picolab matrix parameters/quick.yaml
       picolab matrix parameters/full.yaml --build 1.5.4 --campaign release-1.5.4
       picolab matrix parameters/quick.yaml --memory-limits 512,256 --file-sizes 100M --repeats 5
+      picolab matrix parameters/quick.yaml --machine vagrant
       picolab matrix parameters/quick.yaml --server copyparty --server picoshare
       picolab matrix parameters/full.yaml --plan
     """

@@ -44,6 +44,7 @@ def compare(
       picolab compare ./picoshare-old ./picoshare-new
       picolab compare old=1.4.4 new=./picoshare parameters/compare.yaml --repeats 20
       picolab compare 1.4.4 1.5.4 --repeats auto --margin 3
+      picolab compare ./picoshare-old ./picoshare-new --machine vagrant
       picolab compare --self ./picoshare
     """
     from picolab.cli.campaign_view import print_plan

@@ -44,7 +44,9 @@ class Group(click.Group):
             sys.exit(0)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            more = "; free some space, then resume with: picolab resume CAMPAIGN" if error.errno == errno.ENOSPC else ""
+            more = ""
+            if error.errno == errno.ENOSPC:
+                more = "; free some space, then run the command again (a campaign: picolab resume CAMPAIGN)"
             print_error(f"{place}{error.strerror or error}{more}")
             _forget_unwritten_output()
             sys.exit(int(ExitCode.HOST_UNFIT))

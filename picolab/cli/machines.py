@@ -1,22 +1,40 @@
 """Commands about the machines that exist now."""
 
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from picolab.errors import ParameterError
+from picolab.errors import MachineError, ParameterError
+from picolab.text.wording import moment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from picolab.machines.kind import MachineKind
+
+_STATES_LIMIT_S = 10.0
+"""For the states of all machines: a daemon that hangs shall not hold the list up for long."""
+_LEAST_STATE_LIMIT_S = 1.0
 
 
 @click.group()
 def machines() -> None:
-    """List the machines that exist, or take one down."""
+    """List the machines that exist, log in to one, shut one down, or remove it."""
 
 
 @machines.command("list")
 def machines_list() -> None:
     """List the machines that exist.
 
+    Each is shown with its state, the process that holds it or the trial that kept it, its server, and the way in.
     Leftovers of dead machines are removed first.
 
     \b
@@ -26,21 +44,91 @@ def machines_list() -> None:
     from picolab.machines import registry
 
     registry.sweep()
-    print_machines(registry.existing())
+    existing = registry.existing()
+    deadline = time.monotonic() + _STATES_LIMIT_S
+    for machine in existing:
+        limit_s = max(_LEAST_STATE_LIMIT_S, deadline - time.monotonic())
+        machine["state"] = registry.state_of(machine["name"], limit_s)
+        with suppress(MachineError):
+            machine["by_hand"] = registry.by_hand(machine["name"])
+    print_machines(existing)
 
 
 def print_machines(existing: Sequence[dict[str, Any]]) -> None:
-    """Print a line for each machine."""
+    """Print a few lines for each machine."""
     from picolab.cli.terminal import print_lines
 
     lines = []
     for machine in existing:
-        way_in = f"  get in: {machine['way_in']}" if machine["way_in"] else ""
-        lines.append(
-            f"{machine['name']}  {machine['kind']}  {machine['ram_mb']} MiB  held by {machine['holder']}  "
-            f"server: {machine['server']}{way_in}"
-        )
+        since = moment(machine["since"])
+        if machine["trial"]:
+            holder = f"kept by the trial {machine['trial']} since {since}"
+        else:
+            holder = f"held by {machine['holder']} since {since}"
+        lines += [
+            f"{machine['name']}  {machine['kind']}  {machine['ram_mb']} MiB  {machine['state']}",
+            f"  {holder}",
+            f"  server: {machine['server']}",
+        ]
+        if machine["way_in"]:
+            lines.append(f"  get in: picolab machines ssh {machine['name']}, or {machine['way_in']}")
+        if machine.get("by_hand"):
+            lines.append(f"  by hand: {machine['by_hand']}")
     print_lines(lines or ["There are no machines."])
+
+
+@machines.command("ssh", context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+def machines_ssh(name: str, command: tuple[str, ...]) -> None:
+    """Log in to a virtual machine, or run a command in it.
+
+    A command of one word is given to the guest's shell as it is; of several, each stays one word. Exits with the
+    command's exit code.
+
+    \b
+    Examples:
+      picolab machines ssh vagrant
+      picolab machines ssh vagrant -- free -m
+      picolab machines ssh vagrant -- 'journalctl -k | tail'
+    """
+    folder, kind = _existing(name)
+    words = kind.ssh_words(folder)
+    rest = ["--", command[0] if len(command) == 1 else shlex.join(command)] if command else []
+    sys.stdout.flush()
+    os.execvp(words[0], [*words, *rest])
+
+
+@machines.command("halt")
+@click.argument("name")
+def machines_halt(name: str) -> None:
+    """Shut a virtual machine down, and keep it.
+
+    Its server ends; its disk stays. A machine that a process holds is refused. The next trial on it boots it.
+
+    \b
+    Example:
+      picolab machines halt vagrant
+    """
+    folder, kind = _existing(name)
+    was_running = kind.halt(folder)
+    click.echo(f"Machine {name!r} is off." if was_running else f"Machine {name!r} was off already.")
+
+
+def _existing(name: str) -> tuple[Path, MachineKind]:
+    """Return the folder of a machine, and its kind.
+
+    Raises:
+        ParameterError: there is none of that name.
+    """
+    from picolab.machines import registry
+    from picolab.machines.folders import folder_of
+
+    names = [machine["name"] for machine in registry.existing()]
+    if name not in names:
+        raise _missing(name, names)
+    folder = folder_of(name)
+    return folder, registry.kind_in(folder)
 
 
 @machines.command("remove")
@@ -58,6 +146,10 @@ def machines_remove(name: str) -> None:
     from picolab.machines.folders import machine_folders
 
     if name not in {folder.name for folder in machine_folders()} or not registry.release_by_name(name):
-        names = ", ".join(machine["name"] for machine in registry.existing()) or "none"
-        raise ParameterError(f"machine {name!r}: there is no such machine; existing machines: {names}")
+        raise _missing(name, [machine["name"] for machine in registry.existing()])
     click.echo(f"Machine {name!r} taken down.")
+
+
+def _missing(name: str, existing: Sequence[str]) -> ParameterError:
+    names = ", ".join(existing) or "none"
+    return ParameterError(f"machine {name!r}: there is no such machine; existing machines: {names}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from picolab.errors import ParameterError
+from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class PlanOptions(TypedDict):
     """The options that `matrix` and `compare` share."""
 
     campaign: str | None
+    machine: str | None
     servers: tuple[str, ...]
     memory_limits: str | None
     file_sizes: str | None
@@ -41,6 +43,11 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--campaign", help="Name of the campaign; default: the file's name and the time in UTC."),
+            click.option(
+                "--machine",
+                type=click.Choice(list(KINDS)),
+                help="Where the servers of all trials run, instead of the file's kind of machine.",
+            ),
             click.option(
                 "--server",
                 "servers",
@@ -82,10 +89,34 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
     if options["servers"]:
         wanted["matrix"]["server"] = list(options["servers"])
         wanted["parameters"].pop("server", None)
+    if options["machine"] is not None:
+        _set_machine(wanted, options["machine"], str(file))
     values = {"seed": options["seed"], "idle_limit_s": options["idle_limit"]}
     wanted.update({name: value for name, value in values.items() if value is not None})
     name = check_name(options["campaign"] or f"{file.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     return make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
+
+
+def _set_machine(wanted: dict[str, Any], machine: str, source: str) -> None:
+    """Have all trials use one kind of machine, whatever the file's `parameters` say.
+
+    Raises:
+        ParameterError: the matrix compares kinds of machines.
+    """
+    matrix = wanted["matrix"]
+    levels = matrix.get("machine", [])
+    compared = [*(levels if isinstance(levels, list) else [levels])]
+    compared += [case["machine"] for case in matrix["include"] if "machine" in case]
+    if len(set(map(str, compared))) > 1:
+        raise ParameterError(
+            f"--machine {machine}: machine is a factor of the matrix in {source}, with the levels "
+            f"{', '.join(dict.fromkeys(map(str, compared)))}; leave --machine out, or remove the factor from the file"
+        )
+    matrix["include"] = [{**case, "machine": machine} if "machine" in case else case for case in matrix["include"]]
+    if "machine" in matrix:
+        matrix["machine"] = [machine]
+    else:
+        wanted["parameters"]["machine"] = machine
 
 
 def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:

@@ -23,7 +23,7 @@ from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity
 from picolab.jupyter import kernel_folders
 from picolab.machines import registry
-from picolab.machines.folders import folder_of, keeper_of, lock_file, machine_folders, machines_dir, spec_of
+from picolab.machines.folders import folder_of, lock_file, machine_folders, machines_dir, spec_of
 from picolab.machines.kinds import KINDS
 
 _TEMPORARY = re.compile(
@@ -154,7 +154,7 @@ def left_alone() -> list[str]:
     for folder in machine_folders():
         with contextlib.suppress(PicolabError, KeyError, TypeError, ValueError):
             spec = spec_of(folder)
-            if spec is None or keeper_of(folder) is None:
+            if spec is None or registry.kind_in(folder).is_abandoned(folder):
                 continue
             holder = ProcessIdentity.from_json(spec["holder"])
             trial = registry.trial_folder_of(folder)

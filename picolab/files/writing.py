@@ -12,8 +12,15 @@ _LONGEST_NAME = 200
 """A file system takes 255 bytes, and names get endings such as `.attempt2.download-samples.jsonl`."""
 
 
-def not_written(path: Path, error: OSError) -> FileNotWritten:
-    """Return an error that says which file could not be written, on which file system, and what to do about it."""
+_ELSEWHERE = "or name another folder by PICOLAB_OUTPUTS_DIR (results) or PICOLAB_STATE_DIR (machines and their data)"
+
+
+def not_written(path: Path, error: OSError, elsewhere: str = _ELSEWHERE) -> FileNotWritten:
+    """Return an error that says which file could not be written, on which file system, and what to do about it.
+
+    Args:
+        elsewhere: how the user gives the file another place, as the end of a sentence.
+    """
     place = path.absolute().parent
     while not place.exists():
         place = place.parent
@@ -22,7 +29,6 @@ def not_written(path: Path, error: OSError) -> FileNotWritten:
         mount = mount.parent
     numbers = os.statvfs(place)
     free = f"{numbers.f_bavail * numbers.f_frsize / MIB:,.1f} MiB free"
-    elsewhere = "or name another folder by PICOLAB_OUTPUTS_DIR (results) or PICOLAB_STATE_DIR (machines and their data)"
     match error.errno:
         case errno.ENOSPC if numbers.f_files and not numbers.f_favail:
             why, remedy = f"has no inode left for another file ({free})", f"remove files there, {elsewhere}"

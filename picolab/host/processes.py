@@ -4,12 +4,14 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from picolab.agent.procfs import boot_id, stat_of
+from picolab.agent.procfs import TICKS_PER_S, boot_id, stat_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class ProcessIdentity:
         except OSError:
             return "gone"
         return " ".join(word.decode(errors="replace") for word in words[:4]).strip() or "?"
+
+    @property
+    def started_at(self) -> datetime:
+        """When it was started, in UTC; for a process of this boot."""
+        ago_s = time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_ticks / TICKS_PER_S
+        return datetime.now(UTC) - timedelta(seconds=ago_s)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, only if the process is still this one: never to another that has got its pid meanwhile."""

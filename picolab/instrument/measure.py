@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from picolab.analysis import statistics
+from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
-from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import MachineError, MemoryLimitUnavailable
+from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
+from picolab.errors import HostUnfit, MachineError, MemoryLimitUnavailable, PicolabError
 from picolab.host import conditions
 from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
+from picolab.instrument import room, store
 from picolab.instrument.store import Error, HostIdentity, InstrumentCalibration, Pairs, Rate, now, save
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
-from picolab.machines.kinds import DEFAULT_KIND
+from picolab.machines.kinds import DEFAULT_KIND, kind_of
 from picolab.record import caveats
 from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
@@ -71,6 +73,15 @@ class Sizes:
     ceiling_bytes: int
     kept_bytes: int
     paced_bytes: int
+
+    def data_bytes(self, *, is_virtual: bool) -> float:
+        """Return by how much the disk of this host may fill up.
+
+        The folders are emptied before each server, but the disk of a guest only grows: what the guest has freed is not
+        given back, and its file system prefers blocks that it has not used yet.
+        """
+        uploads = self.rounds * (3 * self.file_bytes + 2 * self.paced_bytes) if is_virtual else self.file_bytes
+        return DISK_FACTOR * uploads
 
 
 FULL = Sizes(rounds=10, file_bytes=128 * MIB, ceiling_bytes=512 * MIB, kept_bytes=128 * MIB, paced_bytes=32 * MIB)
@@ -120,13 +131,21 @@ def calibrate_instrument(
         the calibration; None when it was stopped, and then nothing is stored.
 
     Raises:
-        HostUnfit: this host cannot make such a machine.
+        HostUnfit: this host cannot make such a machine, or has too little room; what was complete is stored.
+        MachineBusy: a process that is alive holds the machine of the calibration's name.
+        MachineKept: a trial has left a machine of that name up for debugging.
         MachineError: the machine or a server in it failed.
     """
     begun = time.monotonic()
+    registry.check_free(MACHINE_NAME)
+    registry.check_not_kept(MACHINE_NAME, "keep a machine of a trial under another machine_name than this one")
     sizes = QUICK if quick else FULL
-    with tempfile.TemporaryDirectory(prefix="picolab-calibrate-") as name:
-        folder = Path(name)
+    parameters = _DEFAULTS.model_copy(update={"machine": machine, "work_dir": work_dir, "provider": provider})
+    with contextlib.ExitStack() as stack:
+        where = room.places(Path(tempfile.gettempdir()), state_dir())
+        stack.enter_context(room.named_when_full(parameters, where))
+        room.check(parameters, sizes.data_bytes(is_virtual=kind_of(machine).is_virtual), where)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picolab-calibrate-")))
         if not quick:
             waited = wait_for_idle(IDLE_LIMIT_S, report, stop_requested)
             if waited.stopped:
@@ -143,23 +162,48 @@ def calibrate_instrument(
             log=folder / "vagrant.log",
             report=report,
         )
-        with _machine(wish, report) as obtained:
-            described = obtained.describe()
-            warnings = caveats.of_machine(described)
-            before = _conditions_now(obtained)
-            bench = _Bench(obtained, find_build("calibration", "calibration", ""), sizes, folder)
-            try:
+        obtained = stack.enter_context(_machine(wish, report))
+        described = obtained.describe()
+        room.check_machine(described.free_disk_bytes, sizes.file_bytes)
+        warnings = caveats.of_machine(described)
+        before = _conditions_now(obtained)
+        bench = _Bench(obtained, find_build("calibration", "calibration", ""), sizes, folder)
+
+        def found(more: list[Caveat]) -> InstrumentCalibration:
+            took_s = time.monotonic() - begun
+            return _instrument(bench.complete(), sizes, machine, quick, took_s, warnings + more)
+
+        try:
+            with room.named_when_full(parameters, where):
                 _run_rounds(bench, report, stop_requested)
-            except _Stopped:
-                return None
-            warnings += caveats.of_conditions(conditions.between(before, _conditions_now(obtained))[0])
-            if described.memory_limit.method == "none":
-                warnings += caveats.of_parameters(
-                    _DEFAULTS.model_copy(update={"memory_limit": "none", "ram_mb": RAM_MB})
-                )
-    instrument = _instrument(bench.measured, sizes, machine, quick, time.monotonic() - begun, warnings)
+        except _Stopped:
+            return None
+        except PicolabError as error:
+            raise _incomplete(error, bench, found) from None
+        warnings += caveats.of_conditions(conditions.between(before, _conditions_now(obtained))[0])
+        if described.memory_limit.method == "none":
+            warnings += caveats.of_parameters(_DEFAULTS.model_copy(update={"memory_limit": "none", "ram_mb": RAM_MB}))
+        instrument = found([])
     save(instrument)
     return instrument
+
+
+def _incomplete(
+    error: PicolabError, bench: "_Bench", found: Callable[[list[Caveat]], InstrumentCalibration]
+) -> PicolabError:
+    """Keep the complete rounds of a calibration that failed; return the error with a sentence about them."""
+    done, rounds = bench.rounds_done, bench.sizes.rounds
+    sort = type(error) if isinstance(error, HostUnfit) else MachineError
+    if not done:
+        return sort(f"{error}; no round was complete, so nothing is stored")
+    instrument = found(caveats.of_calibration(done, rounds))
+    if store.is_better(instrument):
+        try:
+            save(instrument)
+        except OSError as problem:
+            return sort(f"{error}; {done} of {rounds} rounds were complete and could not be stored: {problem}")
+        return sort(f"{error}; {done} of {rounds} rounds were complete and are stored, with a caveat")
+    return sort(f"{error}; {done} of {rounds} rounds were complete, and the complete calibration from before is kept")
 
 
 @contextlib.contextmanager
@@ -195,6 +239,7 @@ def _run_rounds(bench: "_Bench", report: Callable[[str], None], stop_requested: 
                 raise _Stopped
             report(f"round {number} of {rounds}, {eta}: {what}")
             step()
+        bench.rounds_done = number
 
 
 class _Bench:
@@ -203,10 +248,17 @@ class _Bench:
     def __init__(self, machine: Machine, build: Build, sizes: Sizes, folder: Path) -> None:
         self.sizes = sizes
         self.measured = _Measured()
+        self.rounds_done = 0
         self._machine = machine
         self._build = build
         self._folder = folder
         self._samples = 0
+
+    def complete(self) -> _Measured:
+        """Return the values of the complete rounds."""
+        done, measured = self.rounds_done, self.measured
+        per_round = {name: len(values) // done if done else 0 for name, values in vars(measured).items()}
+        return _Measured(**{name: values[: done * per_round[name]] for name, values in vars(measured).items()})
 
     def steps(self, order: random.Random) -> list[tuple[str, Callable[[], None]]]:
         """Return the steps of a round, in random order; the three uploads that make pairs stay side by side."""

@@ -16,6 +16,7 @@ from picolab.config.trial_parameters import MachineName
 from picolab.files.writing import write_atomically
 from picolab.host.facts import provenance
 from picolab.machines.kinds import DEFAULT_KIND
+from picolab.record.caveats import CALIBRATION_INCOMPLETE
 from picolab.record.conditions import InstrumentReference
 from picolab.record.record import Caveat
 
@@ -171,6 +172,17 @@ def save(instrument: InstrumentCalibration) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"version": INSTRUMENT_VERSION, "machines": machines}, indent=1) + "\n")
     return path
+
+
+def is_better(instrument: InstrumentCalibration) -> bool:
+    """Return whether an incomplete calibration says more than the stored one, which may be of another host or quick."""
+    stored = load(instrument.machine)
+    return stored is None or stored.quick or stored.host.why_not(instrument.host) is not None or is_incomplete(stored)
+
+
+def is_incomplete(instrument: InstrumentCalibration) -> bool:
+    """Return whether a calibration failed before its last round."""
+    return any(caveat.code == CALIBRATION_INCOMPLETE for caveat in instrument.caveats)
 
 
 def reference(machine: MachineName) -> tuple[InstrumentReference | None, str]:

@@ -6,9 +6,13 @@ when it is used. A new kind is a folder with such a declaration, and one line in
 
 from __future__ import annotations
 
+import functools
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from picolab.errors import ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +37,43 @@ class HostDisk:
     name: str
     free_bytes: int | None
     advice: str = ""
+
+
+_MERGED = re.compile(r"/(s?bin|lib[^/]*)/")
+"""Folders that are links into /usr on a system whose /usr is merged."""
+
+
+@dataclass(frozen=True)
+class GuestSystem:
+    """The system in a guest, as far as it decides whether a program can start.
+
+    Attributes:
+        processor: as `uname -m` prints it.
+        files: paths of programs, dynamic loaders and libraries below /usr; empty: unknown.
+        complete: whether these are all of them, and not only the loaders.
+        glibc: its version, such as (2, 36); empty: unknown.
+    """
+
+    processor: str
+    files: frozenset[str] = frozenset()
+    complete: bool = False
+    glibc: tuple[int, ...] = ()
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is there."""
+        return path in self.files or (bool(_MERGED.match(path)) and f"/usr{path}" in self.files)
+
+    def has_command(self, name: str) -> bool:
+        """Return whether a program of that name is found by a search."""
+        return any(f"/usr/{folder}/{name}" in self.files for folder in ("bin", "sbin", "local/bin", "local/sbin"))
+
+    def has_library(self, name: str) -> bool:
+        """Return whether a library of that name is there."""
+        return name in self._libraries
+
+    @functools.cached_property
+    def _libraries(self) -> frozenset[str]:
+        return frozenset(path.rpartition("/")[2] for path in self.files if path.startswith("/usr/lib"))
 
 
 class MachineKind(ABC):
@@ -94,6 +135,10 @@ class MachineKind(ABC):
             HostUnfit: nothing can be written there.
         """
 
+    def guest_system(self, parameters: TrialParameters) -> GuestSystem | None:
+        """Return the system in which a trial's server will run; None when it is this host's, or unknown."""
+        return None
+
     # The machines that exist, by their folder in `.picolab/machines/`
 
     @abstractmethod
@@ -125,6 +170,54 @@ class MachineKind(ABC):
     @abstractmethod
     def way_in(self, folder: Path) -> str | None:
         """Return the command with which a person gets into the machine; None when it is this host."""
+
+    def state(self, folder: Path, limit_s: float) -> str:
+        """Return `running`, `suspended`, `off`, `not created`, or another word for a machine that has a folder.
+
+        Raises:
+            MachineError: that is not known after `limit_s` seconds.
+        """
+        return "running" if self.exists(folder) else "off"
+
+    def ssh_words(self, folder: Path) -> list[str]:
+        """Return the command that logs in to the machine; the words of a command to run there may follow.
+
+        Raises:
+            ParameterError: the machine is this host.
+            HostUnfit: it does not run.
+        """
+        raise ParameterError(
+            f"machine {folder.name!r}: it is {self.meaning} on this host, so there is nothing to log in to"
+        )
+
+    def halt(self, folder: Path) -> bool:
+        """Have the machine shut down, and return when it is off; return False when it did not run.
+
+        Raises:
+            ParameterError: a machine of this kind has no power to turn off.
+            MachineBusy: a process that is alive holds it.
+            MachineError: it did not shut down.
+        """
+        raise ParameterError(
+            f"machine {folder.name!r}: it is {self.meaning} on this host, which cannot be powered off; take it down "
+            f"with: picolab machines remove {folder.name}"
+        )
+
+    def by_hand(self, folder: Path) -> str | None:
+        """Return a line of shell with which the program that made the machine is used on it; None without one."""
+        return None
+
+    def foreign_guests(self, limit_s: float) -> list[str]:
+        """Return the guests of this kind that run on this host and are no machines of this state folder.
+
+        Raises:
+            MachineError: that is not known after `limit_s` seconds.
+        """
+        return []
+
+    def is_worth_keeping(self, folder: Path) -> bool:
+        """Return whether there is something in the machine that a person may want to look at."""
+        return self.exists(folder)
 
     @abstractmethod
     def release(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from picolab.host.processes import ProcessIdentity, this_process
 from picolab.jupyter import kernel_folders
 from picolab.machines.base import Holder, Machine, MachineWish
 from picolab.machines.folders import (
+    SPEC,
     TRIAL_FILE,
     folder_of,
     machine_folders,
@@ -19,6 +21,10 @@ from picolab.machines.folders import (
 )
 from picolab.machines.kind import MachineKind
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
+
+NOT_RUNNING = ("suspended", "off", "not created")
+"""The states of a machine that uses no processor."""
+_OTHERS_LIMIT_S = 5.0
 
 
 def kind_in(folder: Path) -> MachineKind:
@@ -60,25 +66,28 @@ def check_free(name: str) -> None:
         refuse_if_held(spec)
 
 
-def check_not_kept(name: str) -> None:
+def check_not_kept(name: str, choose: str = "choose another machine_name") -> None:
     """Do nothing if no machine of that name was left up for debugging.
+
+    Args:
+        choose: how the caller gets another name, for the message.
 
     Raises:
         MachineKept: one was, and nobody has come back for it yet; the message names its trial and the ways on.
     """
-    machine = attach(name)
-    if machine is None or not machine.kept:
+    folder = folder_of(name)
+    spec = spec_of(folder)
+    if spec is None or not spec.get("keep") or not kind_in(folder).is_worth_keeping(folder):
         return
-    spec = spec_of(machine.folder)
-    if spec is not None and ProcessIdentity.from_json(spec["holder"]) == this_process():
+    if ProcessIdentity.from_json(spec["holder"]) == this_process():
         # Whoever works in this kernel is the one who looks at it.
         return
-    trial = trial_folder_of(machine.folder)
+    trial = trial_folder_of(folder)
     of_whom = f" by the trial {trial.name}" if trial else ""
-    look = f"look at it by opening {trial / 'trial.ipynb'}; " if trial else ""
+    look = f"look at it by opening {trial / 'trial.ipynb'}; " if trial and attach(name) is not None else ""
     raise MachineKept(
         f"the machine {name!r} was kept for debugging{of_whom}, and this would destroy it: {look}take it down with: "
-        f"picolab machines remove {name}; or choose another machine_name"
+        f"picolab machines remove {name}; or {choose}"
     )
 
 
@@ -91,7 +100,11 @@ def trial_folder_of(folder: Path) -> Path | None:
 
 
 def existing() -> list[dict[str, Any]]:
-    """Return the machines that exist now: name, kind, ram_mb, holder, whether it is held, server, way in, folder."""
+    """Return the machines that exist now, without asking any of them.
+
+    Each has its name, kind, ram_mb, holder, whether it is held, trial (that keeps it; empty when held or unknown),
+    since (when it is held or kept), server, way_in and folder.
+    """
     machines = []
     for folder in machine_folders():
         spec = spec_of(folder)
@@ -100,19 +113,65 @@ def existing() -> list[dict[str, Any]]:
             continue
         with contextlib.suppress(MachineError):
             holder = ProcessIdentity.from_json(spec["holder"])
+            held = holder.alive
+            trial = trial_folder_of(folder) if spec.get("keep") and not held else None
             machines.append(
                 {
                     "name": spec["name"],
                     "kind": kind.name,
                     "ram_mb": spec["ram_mb"],
-                    "held": holder.alive,
-                    "holder": f"pid {holder.pid} ({holder.command})" if holder.alive else "nobody",
+                    "held": held,
+                    "holder": f"pid {holder.pid} ({holder.command})" if held else "nobody",
+                    "trial": trial.name if trial else "",
+                    "since": (holder.started_at if held else _last_change(folder)).isoformat(timespec="seconds"),
                     "server": kind.server_of(folder),
                     "way_in": kind.way_in(folder),
                     "folder": str(folder),
                 }
             )
     return machines
+
+
+def _last_change(folder: Path) -> datetime:
+    """Return when a machine got its holder or was given up by it."""
+    return datetime.fromtimestamp((folder / SPEC).stat().st_mtime, UTC)
+
+
+def others_running(name: str) -> list[str]:
+    """Return the machines and guests that run on this host next to the machine of that name.
+
+    These are machines that a process holds or a trial has kept, and guests of other state folders or of nobody that
+    picolab knows. Suspended ones do not count, since they use no processor. Where libvirt does not answer within
+    `_OTHERS_LIMIT_S` seconds, machines count and guests are not known.
+    """
+    found = [
+        machine["name"]
+        for machine in existing()
+        if machine["name"] != name and state_of(machine["name"], _OTHERS_LIMIT_S) not in NOT_RUNNING
+    ]
+    for kind in KINDS.values():
+        with contextlib.suppress(MachineError):
+            found += kind.foreign_guests(_OTHERS_LIMIT_S)
+    return found
+
+
+def by_hand(name: str) -> str | None:
+    """Return a line of shell with which the program that made a machine is used on it; None without one.
+
+    Raises:
+        MachineError: the machine was removed meanwhile.
+    """
+    folder = folder_of(name)
+    return kind_in(folder).by_hand(folder)
+
+
+def state_of(name: str, limit_s: float) -> str:
+    """Return the state of a machine, in words; `unknown` and why, when that is not known after `limit_s` seconds."""
+    folder = folder_of(name)
+    try:
+        return kind_in(folder).state(folder, limit_s)
+    except MachineError as error:
+        return f"unknown ({error})"
 
 
 def release_by_name(name: str) -> bool:

@@ -16,6 +16,7 @@ from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
 from picolab.servers.registry import server_of
+from picolab.text.wording import listed_few
 
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
@@ -35,6 +36,8 @@ CEILING_SHARE = 0.80
 speed already waits for it now and then: what is seen is then no longer the server alone."""
 LEAST_FREQUENCY_SHARE = 0.60
 """Of the highest frequency, which only few processors reach at a time: without turbo most do 65 to 85 % of it."""
+CALIBRATION_INCOMPLETE = "calibration_incomplete"
+"""Code of the caveat of a calibration that has fewer rounds than it should."""
 
 
 def of_parameters(parameters: TrialParameters) -> list[Caveat]:
@@ -208,10 +211,10 @@ def of_clock(drift_s: float | None) -> list[Caveat]:
 
 
 def of_neighbours(names: list[str]) -> list[Caveat]:
-    """Return a caveat if other machines are in use on this host.
+    """Return a caveat if other machines run on this host.
 
     Args:
-        names: of those machines.
+        names: of those machines, and of guests that are none of picolab's.
     """
     if not names:
         return []
@@ -219,8 +222,27 @@ def of_neighbours(names: list[str]) -> list[Caveat]:
         Caveat(
             code="other_machines",
             value=", ".join(names),
-            message="Other machines were in use on this host when the trial began, and may have slowed it down.",
-            advice="Run one campaign or trial at a time.",
+            message=f"Other machines were running on this host when the trial began, and may have slowed it down: "
+            f"{listed_few(names)}.",
+            advice="Run one campaign or trial at a time; remove kept machines (`picolab machines list`), and shut down "
+            "or suspend other guests (`virsh list`).",
+        )
+    ]
+
+
+def of_calibration(done: int, rounds: int) -> list[Caveat]:
+    """Return the caveat of a calibration of the instrument that failed before its last round.
+
+    Args:
+        done: complete rounds.
+        rounds: that were to be measured.
+    """
+    return [
+        Caveat(
+            code=CALIBRATION_INCOMPLETE,
+            value=done,
+            message=f"The calibration failed after {done} of {rounds} rounds, so its intervals are wide.",
+            advice="Fix the cause that it printed, then run picolab calibrate again.",
         )
     ]
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.errors import BuildError
+from picolab.machines.kind import GuestSystem
 from picolab.record.machine import BuildUnderTest
+from picolab.servers import guest_program
 from picolab.servers.executable import why_no_program
 
 _LARGEST_SCRIPT_BYTES = 4096
@@ -128,6 +130,23 @@ def check_program(path: Path, wanted: str, *, in_guest: bool = False) -> None:
             f"build {wanted!r}: this user may not execute it, or its file system is mounted with noexec; copy it to "
             f"another folder"
         )
+
+
+def check_in_guest(build: Build, guest: GuestSystem | None) -> None:
+    """Refuse a build that could not start in a guest.
+
+    Args:
+        guest: None: unknown, or the server runs on this host.
+
+    Raises:
+        BuildError: the sentence says why.
+    """
+    try:
+        problem = guest_program.why_unfit(build.path, guest) if guest is not None else ""
+    except OSError as error:
+        raise unreadable(str(build.path), error) from None
+    if problem:
+        raise BuildError(f"build {build.identity.label!r}: cannot run in the virtual machine: {problem}")
 
 
 def identified(path: Path, label: str, kind: str, version: str | None = None, sha256: str | None = None) -> Build:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 _SCRIPT_LINE_BYTES = 256
 """The kernel looks for the interpreter of a script in so many bytes."""
-_MACHINES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64", 22: "S/390", 40: "ARM"}
-_MACHINES |= {62: "x86-64", 183: "AArch64", 243: "RISC-V", 258: "LoongArch"}
-_RUNS = {
+MACHINES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64", 22: "S/390", 40: "ARM"}
+MACHINES |= {62: "x86-64", 183: "AArch64", 243: "RISC-V", 258: "LoongArch"}
+RUNS = {
     "x86_64": ((2, 1, 62), (1, 1, 3), (1, 1, 62)),
     "i686": ((1, 1, 3),),
     "aarch64": ((2, 1, 183), (1, 1, 40)),
@@ -101,9 +101,9 @@ def _why_no_elf(path: Path, size: int, in_guest: bool) -> str:
             return cut if len(ident) < 52 else "its ELF header is damaged"
         wide, order = ident[4] == 2, "<" if ident[5] == 1 else ">"
         kind, machine = struct.unpack_from(f"{order}HH", ident, 16)
-        known = _RUNS.get(platform.machine())
+        known = RUNS.get(platform.machine())
         if known is not None and (ident[4], ident[5], machine) not in known:
-            name = _MACHINES.get(machine, f"ELF machine {machine}")
+            name = MACHINES.get(machine, f"ELF machine {machine}")
             return (
                 f"it is a program for another processor ({name}, {64 if wide else 32} bit), and this host has "
                 f"{platform.machine()}"

@@ -12,6 +12,7 @@ from picolab.machines.folders import TRIAL_FILE
 from picolab.machines.kinds import kind_of
 from picolab.record import caveats
 from picolab.record.machine import MachineRecord
+from picolab.servers.build import check_in_guest
 from picolab.trial.measured_step import files_in_words
 from picolab.trial.run import TrialRun
 
@@ -27,16 +28,16 @@ def provision(run: TrialRun) -> str:
     why_unfit = run.server.why_unfit(parameters)
     if why_unfit is not None:
         raise ParameterError(why_unfit)
-    in_guest = kind_of(parameters.machine).is_virtual
-    build = run.server.find_build(parameters, in_guest=in_guest)
+    kind = kind_of(parameters.machine)
+    build = run.server.find_build(parameters, in_guest=kind.is_virtual)
+    check_in_guest(build, kind.guest_system(parameters))
     run.state.build, run.state.build_path = build.identity, build.path
     run.add_caveats(caveats.of_build(build.identity))
     _look_at_instrument(run)
     machine = run.reach()
     write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(run.folder)}))
     run.state.machine = machine.describe()
-    others = [other["name"] for other in registry.existing() if other["held"] and other["name"] != machine.name]
-    run.add_caveats(caveats.of_neighbours(others))
+    run.add_caveats(caveats.of_neighbours(registry.others_running(machine.name)))
     run.add_caveats(caveats.of_machine(run.state.machine))
     _check_guest_disk(run.state.machine, parameters)
     return f"{_in_words(run.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -105,6 +106,8 @@ def test_version_and_exit_codes_are_in_the_help() -> None:
         (("status", "a\x1b[31mb"), 4, "campaign 'a\\x1b[31mb': there is no such campaign"),
         (("no-such\x1b[31mcommand",), 4, "no-such\\x1b[31mcommand"),
         (("machines", "remove", "nothing"), 4, "machine 'nothing': there is no such machine"),
+        (("machines", "ssh", "nothing"), 4, "machine 'nothing': there is no such machine; existing machines: none"),
+        (("machines", "halt", "../.."), 4, "machine '../..': there is no such machine; existing machines: none"),
         (("machines", "remove", "../.."), 4, "machine '../..': there is no such machine"),
         (("no-such-command",), 4, "No such command"),
     ],
@@ -136,7 +139,12 @@ def test_a_trial_that_keeps_its_machine() -> None:
         assert "The machine 'mine' is still up" in done.stdout
         assert "peak" in done.stdout and "MiB anonymous of 128 MiB" in done.stdout
         listed = picolab_here("machines", "list").stdout
-        assert "mine  local  128 MiB  held by nobody  server: pid" in listed
+        assert "mine  local  128 MiB  running" in listed
+        assert re.search(r"^  kept by the trial \S*local-128mb\S* since \d{4}-\d\d-\d\d", listed, re.MULTILINE), listed
+        assert "  server: pid" in listed
+        refused = picolab_here("machines", "ssh", "mine")
+        assert refused.returncode == ExitCode.BAD_PARAMETERS and "nothing to log in to" in refused.stderr
+        assert "which cannot be powered off" in picolab_here("machines", "halt", "mine").stderr
     finally:
         assert "taken down" in picolab_here("machines", "remove", "mine").stdout
     assert "There are no machines." in picolab_here("machines", "list").stdout

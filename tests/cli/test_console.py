@@ -123,7 +123,8 @@ def boxes(words: str) -> None:
 
 
 def machines(words: str) -> None:
-    print_machines([{"name": words, "kind": words, "ram_mb": 1, "holder": words, "server": words, "way_in": words}])
+    names = ("name", "kind", "state", "holder", "trial", "since", "server", "way_in", "by_hand")
+    print_machines([{"ram_mb": 1, **dict.fromkeys(names, words)}])
 
 
 def findings(words: str) -> None:

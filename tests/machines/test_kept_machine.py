@@ -1,8 +1,11 @@
 """A machine that a trial left up for a look is not destroyed by whoever comes next."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import make_plan
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
+from picolab.doctor import leftovers
 from picolab.errors import MachineKept
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import ProcessIdentity, this_process
+from picolab.instrument.measure import MACHINE_NAME, calibrate_instrument
 from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
+from picolab.machines.local.keeper import KEEP_LEASE_S
 from picolab.machines.local.machine import LocalMachine
 from picolab.trial.state import TrialState, claim_folder
 from picolab.trial.trial import Trial
@@ -55,7 +61,7 @@ def test_a_trial_by_command_is_refused(kept: Path, words: tuple[str, ...]) -> No
 
     assert done.returncode == ExitCode.HOST_UNFIT
     assert f"kept for debugging by the trial {kept.name}" in done.stderr and "Traceback" not in done.stderr
-    for way_on in (str(kept / "trial.ipynb"), "picolab machines remove local", "another machine_name"):
+    for way_on in (str(kept / "trial.ipynb"), "picolab machines remove local", "-p machine_name NAME"):
         assert way_on in done.stderr
     assert still_there() and sorted(outputs_dir().rglob("*")) == before
 
@@ -109,8 +115,53 @@ def test_a_campaign_is_refused_before_its_first_trial(gone: ProcessIdentity) -> 
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     folder = keep("test", gone)
     try:
-        with pytest.raises(MachineKept, match=folder.name):
+        with pytest.raises(MachineKept, match=rf"{folder.name}, .*; or begin a campaign .* --campaign NAME"):
             campaign.run()
         assert still_there("test") and campaign.ledger.entries() == []
     finally:
         registry.release_by_name("test")
+
+
+def test_a_calibration_is_refused_and_leaves_it_up(gone: ProcessIdentity) -> None:
+    folder = keep(MACHINE_NAME, gone)
+    try:
+        with pytest.raises(MachineKept, match=rf"{folder.name}, and this would destroy it: .* another machine_name"):
+            calibrate_instrument(quick=True)
+        assert still_there(MACHINE_NAME)
+    finally:
+        registry.release_by_name(MACHINE_NAME)
+
+
+@pytest.fixture
+def without_keeper(gone: ProcessIdentity) -> Iterator[Path]:
+    """A virtual machine that a trial has kept and whose keeper was killed; nothing of it is asked of libvirt."""
+    folder = folders.folder_of("vagrant")
+    folder.mkdir(parents=True)
+    spec = {"kind": "vagrant", "name": "vagrant", "ram_mb": 256, "state": "up", "provider": "libvirt", "prefix": "p_"}
+    folders.write_spec(folder, {**spec, "holder": gone.to_json(), "keep": True})
+    (folder / folders.TRIAL_FILE).write_text(json.dumps({"folder": str(folder.parent / "the-trial")}))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_kept_virtual_machine_survives_its_keeper(without_keeper: Path) -> None:
+    assert registry.sweep() == [] and without_keeper.is_dir()
+    with pytest.raises(MachineKept, match="kept for debugging by the trial the-trial, and this would destroy it: take"):
+        registry.check_not_kept("vagrant")
+    assert leftovers.left_alone() == [
+        "machine 'vagrant': kept for debugging by the trial the-trial; to remove it: picolab machines remove vagrant"
+    ]
+    assert not [found for found in leftovers.find()[0] if found.what == str(without_keeper)]
+
+
+def test_it_is_abandoned_when_the_time_is_over(without_keeper: Path) -> None:
+    long_ago = time.time() - KEEP_LEASE_S - 1
+    os.utime(without_keeper / folders.SPEC, (long_ago, long_ago))
+    assert registry.kind_in(without_keeper).is_abandoned(without_keeper)
+
+
+@pytest.mark.parametrize("change", [{"state": "making"}, {"keep": False}])
+def test_a_half_made_one_is_abandoned(without_keeper: Path, change: dict[str, Any]) -> None:
+    folders.write_spec(without_keeper, {**(folders.spec_of(without_keeper) or {}), **change})
+    assert registry.kind_in(without_keeper).is_abandoned(without_keeper)
+    registry.check_not_kept("vagrant")

@@ -8,26 +8,39 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from picolab.errors import MachineBusy, MachineError, ParameterError
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.box_disk import BOOT_MIB, DISK_GIB, GUEST, fill_boot_partition, initrd, make_sparse
+from picolab.machines.vagrant.box_file import (
+    IMAGE,
+    INITRD,
+    KERNEL,
+    METADATA,
+    VAGRANTFILE,
+    check_image,
+    metadata,
+    pack,
+    unpack,
+)
 from picolab.machines.vagrant.box_packages import PACKAGES, install
-from picolab.machines.vagrant.box_tools import STEP_LIMIT_S, check_tools, run
+from picolab.machines.vagrant.box_tools import STEP_LIMIT_S, check_can_add, check_tools, run
 from picolab.machines.vagrant.boxes import (
+    GUEST_FILE,
     PICOLAB_BOX,
-    RECIPE_KEY,
     InstalledBox,
     base_volume,
     base_volume_prefix,
@@ -38,8 +51,10 @@ from picolab.machines.vagrant.boxes import (
 )
 
 __all__ = [
+    "AddedBox",
     "BuiltBox",
     "ListedBox",
+    "add_box",
     "box_image",
     "build_box",
     "check_tools",
@@ -73,6 +88,20 @@ class BuiltBox:
     size_bytes: int
     duration_s: float
     steps_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AddedBox:
+    """A box that came from a file.
+
+    Attributes:
+        recipe: that made it.
+        sha256: of the list of checksums in the file.
+    """
+
+    name: str
+    recipe: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -166,11 +195,7 @@ def build_box(
             run(["qemu-img", "convert", "-O", "qcow2", str(disk), str(image)], "qemu-img", STEP_LIMIT_S)
         with step("adding the box to Vagrant"):
             size_bytes = image.stat().st_size
-            archive = _pack(work, image)
-            run(["vagrant", "box", "add", "--force", "--name", name, str(archive)], "vagrant box add", _ADD_LIMIT_S)
-    box = installed_box(name)
-    if box is None:
-        raise MachineError(f"vagrant box add said nothing, but the box {name!r} is not in {vagrant_home()}")
+            box = _add_to_vagrant(name, work, _members(work, image))
     _remove_unused_base_volumes(name, keep=base_volume(name), report=report)
     return BuiltBox(name, recipe_version(), box.folder, size_bytes, round(time.monotonic() - began, 2), steps)
 
@@ -239,34 +264,71 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _pack(work: Path, image: Path) -> Path:
-    """Return the box: a tar archive, uncompressed, because packing would take longer than all else."""
-    metadata = {
-        "provider": "libvirt",
-        "format": "qcow2",
-        "virtual_size": DISK_GIB,
-        RECIPE_KEY: recipe_version(),
+def _members(work: Path, image: Path) -> dict[str, Path]:
+    """Return the files of a box by their names in it."""
+    (work / METADATA).write_text(metadata(recipe_version()))
+    (work / GUEST_FILE).write_text(json.dumps(_guest_facts(work / "boot" / "guest-files")))
+    return {
+        METADATA: work / METADATA,
+        GUEST_FILE: work / GUEST_FILE,
+        VAGRANTFILE: GUEST / "box.Vagrantfile",
+        KERNEL: work / "boot" / KERNEL,
+        INITRD: work / "boot" / INITRD,
+        IMAGE: image,
     }
-    (work / "metadata.json").write_text(json.dumps(metadata))
+
+
+def _add_to_vagrant(name: str, work: Path, members: Mapping[str, Path]) -> InstalledBox:
+    """Give a box to Vagrant, in place of an older one of that name.
+
+    Raises:
+        MachineError: Vagrant failed.
+    """
     archive = work / "picolab.machines.vagrant.box"
-    members = {
-        "metadata.json": work / "metadata.json",
-        "Vagrantfile": GUEST / "box.Vagrantfile",
-        "vmlinuz": work / "boot" / "vmlinuz",
-        "initrd": work / "boot" / "initrd",
-        "box.img": image,
+    pack(archive, members)
+    run(["vagrant", "box", "add", "--force", "--name", name, str(archive)], "vagrant box add", _ADD_LIMIT_S)
+    box = installed_box(name)
+    if box is None:
+        raise MachineError(f"vagrant box add said nothing, but the box {name!r} is not in {vagrant_home()}")
+    return box
+
+
+def add_box(path: Path, name: str = PICOLAB_BOX, report: Report = print) -> AddedBox:
+    """Add a box that `export_box` wrote to Vagrant, in place of an older one of that name.
+
+    Only its image, kernel, initrd and list of programs are taken from the file; its Vagrantfile is picolab's own.
+
+    Raises:
+        HostUnfit: a tool is missing.
+        ParameterError: the file is damaged, or no box of picolab's.
+        MachineBusy: another build is running.
+        MachineError: Vagrant failed.
+    """
+    check_can_add()
+    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work:
+        taken = work / "taken"
+        taken.mkdir()
+        report("checking the file ...")
+        recipe, sha256 = unpack(path, taken)
+        check_image(path, taken / IMAGE)
+        (work / METADATA).write_text(metadata(recipe))
+        members = {file.name: file for file in taken.iterdir()}
+        members |= {METADATA: work / METADATA, VAGRANTFILE: GUEST / "box.Vagrantfile"}
+        report("adding the box to Vagrant ...")
+        _add_to_vagrant(name, work, members)
+    _remove_unused_base_volumes(name, keep=base_volume(name), report=report)
+    return AddedBox(name, recipe, sha256)
+
+
+def _guest_facts(listing: Path) -> dict[str, Any]:
+    """Return the system in the box, from the list that `customize.sh` makes: the version of glibc, then all files."""
+    version, *files = listing.read_text(errors="replace").split("\n")
+    numbers = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version)
+    return {
+        "processor": platform.machine(),
+        "glibc": [int(number) for number in numbers.groups()] if numbers else [],
+        "files": sorted(f"/{name}" for name in files if name),
     }
-    with tarfile.open(archive, "w") as tar:
-        for name, path in members.items():
-            tar.add(path, arcname=name, filter=_nobody_in_particular)
-    return archive
-
-
-def _nobody_in_particular(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    member.mode = 0o644
-    return member
 
 
 def remove_box(name: str) -> list[str]:

@@ -62,6 +62,21 @@ def check_tools() -> None:
         )
 
 
+def check_can_add() -> None:
+    """Do nothing if this host can add a box from a file.
+
+    Raises:
+        HostUnfit: a tool is missing.
+    """
+    packages = [_TOOLS[tool] for tool in ("qemu-img", "vagrant") if which(tool) is None]
+    if packages:
+        missing = " ".join(packages)
+        raise HostUnfit(
+            f"programs that add the box are missing; install them with: "
+            f"{as_root(f'apt-get install --no-install-recommends {missing}')}"
+        )
+
+
 def boot_code() -> bytes | None:
     """Return syslinux' code for the first sector of a disk."""
     return next((Path(place).read_bytes() for place in _MBR_PLACES if Path(place).is_file()), None)

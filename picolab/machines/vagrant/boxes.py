@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picolab.machines.kind import GuestSystem
+
 PICOLAB_BOX = "picolab"
 """The name of picolab's own box."""
 PUBLIC_BOX = "debian/bookworm64"
 """What is used where picolab's own box was not built."""
 RECIPE_KEY = "picolab_recipe"
 """The key in a box's metadata.json that names the recipe."""
+
+GUEST_FILE = "guest.json"
+"""The file in a box of picolab's that describes its system: processor, version of glibc, programs and libraries."""
+_LOADER = "/usr/lib64/ld-linux-x86-64.so.2"
 
 BASE_VOLUME = "_vagrant_box_image_"
 """What is in the name of each base volume: libvirt's copy of a box."""
@@ -98,6 +104,24 @@ def base_volume(name: str) -> str | None:
 def default_box(provider: str = "libvirt") -> str:
     """Return the box that is used when none is named: picolab's own where it was built for that provider."""
     return PICOLAB_BOX if installed_box(PICOLAB_BOX, provider) else PUBLIC_BOX
+
+
+def guest_system(name: str, provider: str) -> GuestSystem | None:
+    """Return the system in a box, as its build has noted it; None for a box of others, or without one."""
+    box = installed_box(name, provider)
+    if box is None or box.recipe is None:
+        return None
+    noted = _json_of(box.folder / GUEST_FILE)
+    try:
+        return GuestSystem(
+            processor=str(noted["processor"]),
+            files=frozenset(map(str, noted["files"])),
+            complete=True,
+            glibc=tuple(int(part) for part in noted["glibc"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        # A box of an older picolab, which built them for this processor alone.
+        return GuestSystem(processor="x86_64", files=frozenset({_LOADER}))
 
 
 def _comparable(version: str) -> list[tuple[int, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.machines.kind import HostDisk, MachineKind
+from picolab.machines.kind import GuestSystem, HostDisk, MachineKind
 
 if TYPE_CHECKING:
     from picolab.config.trial_parameters import TrialParameters
@@ -63,6 +63,11 @@ class VagrantKind(MachineKind):
         for provider in sorted({trial.provider for trial in wanted}):
             machine.check_host(provider)
 
+    def guest_system(self, parameters: TrialParameters) -> GuestSystem | None:
+        from picolab.machines.vagrant import boxes
+
+        return boxes.guest_system(parameters.box or boxes.default_box(parameters.provider), parameters.provider)
+
     def checks(self) -> tuple[Check, ...]:
         from picolab.machines.vagrant.checks import CHECKS
 
@@ -99,6 +104,37 @@ class VagrantKind(MachineKind):
         from picolab.machines.vagrant import machine
 
         return machine.way_in(folder)
+
+    def state(self, folder: Path, limit_s: float) -> str:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.state(folder, limit_s)
+
+    def ssh_words(self, folder: Path) -> list[str]:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.ssh_words(folder)
+
+    def halt(self, folder: Path) -> bool:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.halt(folder)
+
+    def by_hand(self, folder: Path) -> str | None:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.by_hand(folder)
+
+    def foreign_guests(self, limit_s: float) -> list[str]:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.foreign_guests(limit_s)
+
+    def is_worth_keeping(self, folder: Path) -> bool:
+        from picolab.machines.folders import spec_of
+
+        # A half-made one holds nothing to look at.
+        return (spec_of(folder) or {}).get("state") == "up"
 
     def release(self, folder: Path) -> None:
         from picolab.machines.vagrant import removal

@@ -155,15 +155,15 @@ def own_names(prefix: str) -> re.Pattern[str]:
     return re.compile(re.escape(prefix) + r"[^_.]+((_\d+)?\.img)?")
 
 
-def domains(prefix: str) -> dict[str, str]:
+def domains(prefix: str, limit_s: float = _LIMIT_S) -> dict[str, str]:
     """Return the domains of the machine with that prefix and their states: `running`, `shutoff`, `paused`, ..."""
     own = own_names(prefix)
-    return {name: state for name, state in all_domains().items() if own.fullmatch(name)}
+    return {name: state for name, state in all_domains(limit_s).items() if own.fullmatch(name)}
 
 
-def all_domains() -> dict[str, str]:
+def all_domains(limit_s: float = _LIMIT_S) -> dict[str, str]:
     """Return all domains of this host and their states, whoever's they are."""
-    return {name: state.replace(" ", "") for _, name, state in _rows(_virsh("list", "--all"))}
+    return {name: state.replace(" ", "") for _, name, state in _rows(_virsh("list", "--all", limit_s=limit_s))}
 
 
 def domain_memory(name: str) -> int:

@@ -3,12 +3,16 @@
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import (
+    SPEC,
+    TRIAL_FILE,
     end_keeper,
     exclusive,
     folder_of,
@@ -20,6 +24,7 @@ from picolab.machines.folders import (
     state_mark,
     write_spec,
 )
+from picolab.machines.local.keeper import KEEP_LEASE_S
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.domain import destroy
 
@@ -64,13 +69,22 @@ def release_if_nobody_holds(folder: Path) -> bool:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return True when neither a keeper nor a living holder looks after a machine."""
+    """Return True when neither a keeper nor a living holder looks after a machine.
+
+    One that a trial has kept is not abandoned as long as its keeper would have kept it.
+    """
     spec = spec_of(folder)
     if spec is None or keeper_of(folder) is not None:
         return False
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        return not ProcessIdentity.from_json(spec["holder"]).alive
+        return not ProcessIdentity.from_json(spec["holder"]).alive and not _is_kept_by_a_trial(folder, spec)
     return False
+
+
+def _is_kept_by_a_trial(folder: Path, spec: dict[str, Any]) -> bool:
+    if not spec["keep"] or spec.get("state") != "up" or not (folder / TRIAL_FILE).exists():
+        return False
+    return time.time() - (folder / SPEC).stat().st_mtime < KEEP_LEASE_S
 
 
 def sweep_folder(folder: Path) -> bool:

@@ -350,7 +350,9 @@ def test_vagrant_that_adds_nothing_is_noticed(program: Callable[[str, str], Path
         build_box("mine", report=nothing)
 
 
-_BOOT_FILES = "echo busybox > $work/boot/busybox; echo kernel > $work/boot/vmlinuz; echo x > $work/boot/modules/1-x.ko"
+_BOOT_FILES = (
+    "cd $work/boot; echo 2.36-9 > guest-files; echo busybox > busybox; echo kernel > vmlinuz; echo x > modules/1-x.ko"
+)
 
 
 @pytest.mark.usefixtures("tools")

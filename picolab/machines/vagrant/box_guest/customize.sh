@@ -63,6 +63,10 @@ rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
 # Nothing of the place where the box was built.
 rm -rf "$root/etc/apt" "$root/etc/resolv.conf" "$root/var/lib/apt" "$root"/var/cache/* "$root"/var/log/* "$root"/tmp/*
 
+# So that a program that cannot start here is refused before a boot.
+dpkg-query --admindir="$root/var/lib/dpkg" --show --showformat='${Version}\n' libc6 >"$boot/guest-files"
+(cd "$root" && find usr/bin usr/sbin usr/local/bin usr/local/sbin usr/lib usr/lib64 -maxdepth 2 ! -type d) >>"$boot/guest-files"
+
 # What is mounted here is the host's, and is not for the image.
 for folder in proc sys; do
     umount --lazy "$root/$folder" 2>/dev/null || true

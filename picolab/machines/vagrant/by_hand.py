@@ -1,0 +1,134 @@
+"""A virtual machine as a person handles it: its state, a way in, powering it off, and Vagrant's own commands."""
+
+import contextlib
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+from picolab.config.project import project_root
+from picolab.errors import HostUnfit, MachineError
+from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
+from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant.domain import command_of, domain_prefix
+from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.state import State
+
+SSH_CONFIG = "ssh_config"
+_STATES = {"paused": "suspended", "pmsuspended": "suspended", "saved": "suspended", "not_created": "not created"}
+_STATES |= dict.fromkeys(("shutoff", "poweroff", "crashed", "aborted"), "off")
+_ASK_LIMIT_S = 10.0
+_CONNECT_LIMIT_S = 20.0
+_HALT_LIMIT_S = 90.0
+_POLL_S = 0.25
+
+
+def state(folder: Path, limit_s: float = _ASK_LIMIT_S) -> str:
+    """Return `running`, `suspended`, `off`, `not created`, or another word of the provider's.
+
+    Raises:
+        MachineError: the provider does not answer within `limit_s` seconds.
+    """
+    spec = State(folder)
+    if spec["provider"] == "libvirt":
+        word = next(iter(libvirt.domains(spec["prefix"], limit_s).values()), "not_created")
+    else:
+        word = command_of(folder, spec).status(limit_s=limit_s)
+    return _STATES.get(word, word)
+
+
+def foreign_guests(limit_s: float) -> list[str]:
+    """Return the domains that run on this host and belong to no machine of this state folder.
+
+    Raises:
+        MachineError: libvirt does not answer within `limit_s` seconds.
+    """
+    if shutil.which("virsh") is None:
+        return []
+    own = [libvirt.own_names(domain_prefix(folder.name)) for folder in machine_folders()]
+    return [
+        name
+        for name, state in libvirt.all_domains(limit_s).items()
+        if state == "running" and not any(names.fullmatch(name) for names in own)
+    ]
+
+
+def ssh_words(folder: Path) -> list[str]:
+    """Return the command that logs in to the guest.
+
+    Raises:
+        HostUnfit: the machine does not run, or there is no ssh.
+        MachineError: the provider does not answer.
+    """
+    now = state(folder)
+    if now != "running" or not (folder / SSH_CONFIG).exists():
+        why = f"is {now}" if now != "running" else "has not been reached over ssh yet"
+        raise HostUnfit(
+            f"machine {folder.name!r}: it {why}, so nobody can log in; use another machine (picolab machines list), or "
+            f"take it down with: picolab machines remove {folder.name}"
+        )
+    if shutil.which("ssh") is None:
+        raise HostUnfit("the program ssh is not there; install it with: apt-get install openssh-client")
+    return ["ssh", "-F", str(folder / SSH_CONFIG), "guest"]
+
+
+def halt(folder: Path) -> bool:
+    """Have the guest shut down, and return when it is off; return False when it did not run.
+
+    Raises:
+        MachineBusy: a process that is alive holds the machine.
+        MachineError: the guest cannot be reached, or did not shut down in time.
+    """
+    with exclusive(folder.name):
+        spec = State(folder)
+        refuse_if_held(spec)
+        now = state(folder)
+        if now in ("off", "not created"):
+            return False
+        if now != "running":
+            raise MachineError(
+                f"machine {folder.name!r}: it is {now}, and only a running guest can shut down; resume it, or take it "
+                f"away with: picolab machines remove {folder.name}"
+            )
+        if spec["provider"] != "libvirt":
+            command_of(folder, spec).halt()
+        else:
+            _shut_down(folder, spec)
+        spec.write(server=None, forwards={})
+        return True
+
+
+def _shut_down(folder: Path, spec: State) -> None:
+    guest = Guest(spec)
+    try:
+        connection = guest.connected(_CONNECT_LIMIT_S)
+        with contextlib.suppress(MachineError):
+            # The connection may end before the answer comes.
+            connection.run("sudo -n poweroff", _CONNECT_LIMIT_S)
+    finally:
+        guest.drop_connection()
+    deadline = time.monotonic() + _HALT_LIMIT_S
+    while state(folder) != "off":
+        if time.monotonic() > deadline:
+            raise MachineError(
+                f"machine {folder.name!r}: the guest did not shut down within {_HALT_LIMIT_S:.0f} s; wait and look "
+                f"with: picolab machines list; or take it away with: picolab machines remove {folder.name}"
+            )
+        time.sleep(_POLL_S)
+
+
+def by_hand(folder: Path) -> str:
+    """Return a line of shell with which Vagrant itself logs in; `vagrant status` works in the same way.
+
+    For a machine that exists Vagrant takes name, box and provider from its own state, not from `PICOLAB_` variables.
+    """
+    spec = State(folder)
+    environment = {
+        "VAGRANT_DOTFILE_PATH": str((folder / "vagrant").resolve()),
+        "VAGRANT_CWD": str(project_root()),
+    }
+    if boxes.vagrant_home() != Path.home() / ".vagrant.d":
+        environment["VAGRANT_HOME"] = str(boxes.vagrant_home())
+    if spec["provider"] != "libvirt":
+        environment["VAGRANT_DEFAULT_PROVIDER"] = str(spec["provider"])
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), "vagrant ssh"])

@@ -1,0 +1,134 @@
+"""`picolab machines`: the state of each machine, logging in, shutting down; libvirt is a stand-in here."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import virsh_stub
+from command_line import picolab_here
+
+from picolab.exit_codes import ExitCode
+from picolab.host.processes import ProcessIdentity, this_process
+from picolab.machines import folders
+from picolab.machines.folders import folder_of, write_spec
+from picolab.machines.vagrant import by_hand, libvirt
+from picolab.machines.vagrant.domain import domain_prefix
+
+
+@pytest.fixture
+def virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> virsh_stub.VirshStub:
+    return virsh_stub.install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def machine(scratch: Path) -> Iterator[Path]:
+    """The folder of a virtual machine that this process holds."""
+    folder = folder_of("vm")
+    folder.mkdir(parents=True)
+    hold(folder, this_process(), keep=False)
+    (folder / by_hand.SSH_CONFIG).write_text("Host guest\n")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def hold(folder: Path, holder: ProcessIdentity, keep: bool) -> None:
+    spec = {"kind": "vagrant", "name": "vm", "ram_mb": 256, "state": "up", "provider": "libvirt"}
+    spec |= {"prefix": domain_prefix("vm"), "server": "http://10.0.0.2:4001"}
+    write_spec(folder, {**spec, "holder": holder.to_json(), "keep": keep})
+
+
+def be(virsh: virsh_stub.VirshStub, state: str) -> None:
+    virsh.set(domains={f"{domain_prefix('vm')}default": {"state": state, "uuid": "1", "kib": 1}})
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [("running", "running"), ("paused", "suspended"), ("shut off", "off"), ("crashed", "off")]
+)
+def test_the_list_shows_state_and_holder(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
+    be(virsh, state)
+    lines = picolab_here("machines", "list").stdout.splitlines()
+
+    assert lines[0] == f"vm  vagrant  256 MiB  {shown}"
+    me = this_process()
+    assert lines[1] == f"  held by pid {me.pid} ({me.command}) since {me.started_at:%Y-%m-%d %H:%M} UTC"
+    assert lines[2] == "  server: http://10.0.0.2:4001"
+    assert "picolab machines ssh vm, or ssh -F" in lines[3]
+    assert f"VAGRANT_DOTFILE_PATH={machine / 'vagrant'} VAGRANT_CWD=" in lines[4] and lines[4].endswith("vagrant ssh")
+
+
+def test_the_list_shows_the_trial_that_kept_it(
+    virsh: virsh_stub.VirshStub, machine: Path, gone: ProcessIdentity
+) -> None:
+    hold(machine, gone, keep=True)
+    (machine / folders.TRIAL_FILE).write_text(json.dumps({"folder": "/outputs/a-trial"}))
+    os.utime(machine / folders.SPEC, (1.8e9, 1.8e9))
+    done = picolab_here("machines", "list").stdout
+    assert "vm  vagrant  256 MiB  not created" in done
+    assert "kept by the trial a-trial since 2027-01-15 08:00 UTC" in done
+
+
+def test_a_daemon_that_does_not_answer_is_named(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    virsh.set(error="failed to connect to the hypervisor")
+    done = picolab_here("machines", "list")
+    assert done.returncode == ExitCode.OK
+    assert "256 MiB  unknown (virsh list --all: failed to connect to the hypervisor)" in done.stdout
+
+
+def test_a_daemon_that_hangs_does_not_hold_the_answer_up(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    virsh.set(hang=True)
+    with pytest.raises(libvirt.LibvirtError, match="gave no answer within 0 s"):
+        by_hand.state(machine, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), []),
+        (("--", "free", "-m"), ["--", "free -m"]),
+        (("--", "ls", "a b"), ["--", "ls 'a b'"]),
+        (("--", "dmesg | tail"), ["--", "dmesg | tail"]),
+    ],
+)
+def test_ssh_becomes_ssh(
+    virsh: virsh_stub.VirshStub,
+    machine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    expected: list[str],
+) -> None:
+    be(virsh, "running")
+    programs: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda program, given: programs.append(given))
+    assert picolab_here("machines", "ssh", "vm", *words).returncode == ExitCode.OK
+    assert programs == [["ssh", "-F", str(machine / "ssh_config"), "guest", *expected]]
+
+
+def test_ssh_to_a_machine_that_is_off_is_refused(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    be(virsh, "shut off")
+    done = picolab_here("machines", "ssh", "vm")
+    assert done.returncode == ExitCode.HOST_UNFIT and "machine 'vm': it is off, so nobody can log in" in done.stderr
+
+
+def test_halt_refuses_what_a_process_holds(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    be(virsh, "running")
+    child = os.posix_spawn("/bin/sleep", ["sleep", "600"], os.environ)
+    try:
+        other = ProcessIdentity.of(child)
+        assert other is not None
+        hold(machine, other, keep=False)
+        done = picolab_here("machines", "halt", "vm")
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert done.returncode == ExitCode.HOST_UNFIT and f"held by process {child} (sleep 600)" in done.stderr
+    assert virsh.state["domains"][f"{domain_prefix('vm')}default"]["state"] == "running"
+
+
+def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    be(virsh, "shut off")
+    assert picolab_here("machines", "halt", "vm").stdout == "Machine 'vm' was off already.\n"
+    be(virsh, "paused")
+    assert "it is suspended, and only a running guest can shut down" in picolab_here("machines", "halt", "vm").stderr

@@ -44,22 +44,36 @@ def check_tools() -> None:
     Raises:
         HostUnfit: a tool is missing, or the host has another architecture.
     """
+    check_architecture()
+    packages = missing_packages()
+    if packages:
+        raise HostUnfit(
+            f"programs that build the box are missing; install them with: "
+            f"{as_root(' '.join(['apt-get install --no-install-recommends', *packages]))}"
+        )
+
+
+def check_architecture() -> None:
+    """Do nothing if the box can run on this host.
+
+    Raises:
+        HostUnfit: the host has another architecture.
+    """
     if platform.machine() != "x86_64":
         raise HostUnfit(
             f"picolab's own box is made for x86_64, not for this host's {platform.machine()}; "
             f"use a public one instead: set `box` to its name"
         )
+
+
+def missing_packages() -> list[str]:
+    """Return the packages that build the box and are not installed."""
     packages = [package for tool, package in _TOOLS.items() if which(tool) is None]
     if boot_code() is None:
         packages.append("syslinux-common")
     if os.geteuid() != 0 and which("newuidmap") is None:
         packages.append("uidmap")
-    if packages:
-        missing = " ".join(dict.fromkeys(packages))
-        raise HostUnfit(
-            f"programs that build the box are missing; install them with: "
-            f"{as_root(f'apt-get install --no-install-recommends {missing}')}"
-        )
+    return list(dict.fromkeys(" ".join(packages).split()))
 
 
 def boot_code() -> bytes | None:

@@ -47,6 +47,8 @@ _RETRIES = 10
 _RETRY_PAUSE_S = 1.0
 _READ_BYTES = 1 << 16
 _TOLD_CHARACTERS = 400
+_STEP = re.compile(r"(?:==> [^:]+: (?! )|\s+[^:]+: (?=Progress: ))(.+)")
+"""Other lines are details of a step: they are indented."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _LIMITS_S = {
@@ -152,7 +154,7 @@ class VagrantCommand:
         """Create the machine if there is none, and boot it. Nothing happens to one that runs.
 
         Args:
-            on_line: is called with each line that vagrant prints, when it prints it.
+            on_line: is called with each step that vagrant prints, and the progress of a download, at once.
         """
         with self._settings(limit_s, on_line):
             self._vagrant.up(provider=provider)
@@ -355,8 +357,8 @@ def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: TextIO) -> Non
                 call.said.append(line)
                 (call.out if stream is process.stdout else call.err).append(line)
                 print(line, file=log, flush=True)
-                if call.on_line is not None:
-                    call.on_line(line)
+                if call.on_line is not None and (step := _STEP.match(line)):
+                    call.on_line(step[1])
         return bool(data)
 
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:

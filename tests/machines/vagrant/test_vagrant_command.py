@@ -109,11 +109,15 @@ def test_call_is_made_as_wanted_and_logged(program: Program, command: VagrantCom
     assert re.search(r"-- exit code 0 after \d+\.\d\d s\n$", log)
 
 
-def test_lines_are_told_while_it_runs(program: Program, command: VagrantCommand) -> None:
+def test_steps_are_told_while_it_runs(program: Program, command: VagrantCommand) -> None:
     there = program("""
-        say("one")
+        say("Bringing machine 'default' up with 'libvirt' provider...")
+        say("==> default: one")
         while not noted("heard"): time.sleep(0.01)
-        say("two\\rtwo\\rtwo")
+        say("==> default:  -- Memory: 256M")
+        say("    default: SSH address: 192.168.121.95:22")
+        say("==> default: two\\r==> default: two\\r==> default: two")
+        say("    box: Progress: 4% (Rate: 10M/s)")
     """)
     heard = []
 
@@ -122,7 +126,7 @@ def test_lines_are_told_while_it_runs(program: Program, command: VagrantCommand)
         (there / "heard").touch()
 
     command.up("virtualbox", on_line=hear, limit_s=60)
-    assert heard == ["one", "two"]
+    assert heard == ["one", "two", "Progress: 4% (Rate: 10M/s)"]
 
 
 def test_each_command_and_what_it_returns(program: Program, command: VagrantCommand) -> None:
@@ -387,7 +391,7 @@ def test_a_deaf_vagrant_is_killed_with_its_children(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen(["sleep", "1000"])
         note("pids", f"{os.getpid()} {child.pid}")
-        say("hangs...")
+        say("==> default: hangs...")
         hang()
     """)
     with pytest.raises(VagrantError) as caught:
@@ -399,7 +403,7 @@ def test_a_deaf_vagrant_is_killed_with_its_children(
 
 
 def test_signals_that_we_ignore_reach_it(program: Program, command: VagrantCommand, clock: Clock) -> None:
-    program("say('hangs...'); hang()")
+    program("say('==> default: hangs...'); hang()")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with pytest.raises(VagrantError) as caught:
@@ -427,7 +431,7 @@ def test_interrupt_ends_it_before_it_goes_on(program: Program, command: VagrantC
             note("cleaned")
             sys.exit(1)
         signal.signal(signal.SIGINT, clean)
-        say("ready")
+        say("==> default: ready")
         hang()
     """)
 

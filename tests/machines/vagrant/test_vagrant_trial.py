@@ -44,6 +44,7 @@ def test_a_new_kernel_resumes_with_the_kept_machine(box: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ssh -F" in done.stdout and "picolab machines remove vagrant" in done.stdout
+    assert "Waiting for domain to get an IP address" in done.stderr, "without a terminal, each step has a line"
     record, folder = the_only_record()
     assert record.outcome == "ok" and record.verify is not None and record.verify.matched
     assert record.machine is not None and record.machine.virtual_machine is not None

@@ -24,7 +24,7 @@ from typing import IO, Any, TextIO
 
 from picolab.config.project import project_root
 from picolab.errors import MachineError
-from picolab.host.locks import try_lock
+from picolab.host.locks import Wait, holders_of, try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
@@ -253,6 +253,9 @@ class VagrantCommand:
             if not trouble.passes or call.ended or time.monotonic() + _RETRY_PAUSE_S > deadline:
                 break
             if attempt < _RETRIES:
+                if self._on_line is not None:
+                    tries = f"try {attempt + 1} of {_RETRIES + 1}"
+                    self._on_line(f"waiting: {trouble.cause}{_owners_of_action_locks()}; {tries}")
                 # Nothing reports when the other one is done.
                 time.sleep(_RETRY_PAUSE_S)
         raise VagrantError(self._sentence(call, trouble, limit_s), trouble, said, call.exit_code)
@@ -308,7 +311,7 @@ class VagrantCommand:
     @contextlib.contextmanager
     def _turn(self, line: str) -> Iterator[TextIO]:
         """Hold the machine's lock. A vagrant whose picolab is dead and that does not end is ended."""
-        deadline = time.monotonic() + _TURN_LIMIT_S
+        wait = Wait(_TURN_LIMIT_S, self._on_line)
         with (self.folder / _LOCK).open("a+", encoding="utf-8") as turn:
             orphan_since: float | None = None
             while not try_lock(turn):
@@ -317,12 +320,13 @@ class VagrantCommand:
                     orphan_since = orphan_since or time.monotonic()
                     if time.monotonic() - orphan_since > _ORPHAN_PATIENCE_S:
                         _end_group(holder.vagrant.pid, functools.partial(_is_gone, holder.vagrant))
-                elif time.monotonic() > deadline:
+                elif wait.is_over:
                     who = f" (pid {holder.vagrant.pid}: {holder.line})" if holder and holder.vagrant.alive else ""
                     message = (
                         f"machine {self.name!r}, {line}: {BUSY.cause} after {_TURN_LIMIT_S:.0f} s{who}; {BUSY.remedy}"
                     )
                     raise VagrantError(f"{message}; all that it said is in {self.log.name}", BUSY)
+                wait.show(functools.partial(_in_words, holder), "it works on this machine")
                 time.sleep(_POLL_S)
             yield turn
 
@@ -460,15 +464,14 @@ def _read_holder(turn: TextIO) -> _Holder | None:
 
 def _owners_of_action_locks() -> str:
     """Return which processes hold vagrant's locks on machines, as far as the kernel says so."""
-    locks = (vagrant_home() / "data").glob("lock.machine-action-*.lock")
-    inodes = {str(lock.stat().st_ino) for lock in locks}
-    pids = set()
-    for line in Path("/proc/locks").read_text().splitlines():
-        words = line.split()
-        if words[1] == "FLOCK" and words[5].rpartition(":")[2] in inodes:
-            pids.add(int(words[4]))
-    owners = [identity for pid in sorted(pids) if (identity := ProcessIdentity.of(pid))]
+    owners = holders_of((vagrant_home() / "data").glob("lock.machine-action-*.lock"))
     return f" ({', '.join(f'pid {owner.pid}: {owner.command}' for owner in owners)})" if owners else ""
+
+
+def _in_words(holder: _Holder | None) -> str:
+    if holder is None or not holder.vagrant.alive:
+        return "another process"
+    return f"pid {holder.vagrant.pid} ({holder.line})"
 
 
 # Words and versions

@@ -11,13 +11,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
-from picolab.host.locks import try_lock
+from picolab.host.locks import Wait, holders_of, in_words, try_lock
 from picolab.machines.vagrant import boxes
 
 POOL = "default"
@@ -376,12 +376,15 @@ def _fix_base_volume(box: str, image: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def first_up_lock(box: str) -> Iterator[None]:
+def first_up_lock(box: str, report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a lock of this user's while a machine is made whose box libvirt has not copied yet.
 
     Two such at the same time, or one that is killed, leave a truncated copy behind that the next one silently uses.
     Where the copy is whole, or as soon as it is, machines are made side by side. The kernel frees the lock of a dead
     process.
+
+    Args:
+        report: gets a line while somebody else has it: who that is, and for how long it is waited for at most.
 
     Raises:
         MachineError: somebody else has held it for too long; or the copy is not whole afterwards.
@@ -390,15 +393,16 @@ def first_up_lock(box: str) -> Iterator[None]:
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"picolab-first-up-{box.replace('/', '-')}.lock"
     with path.open("a") as lock:
-        deadline = time.monotonic() + _FIRST_UP_LIMIT_S
+        wait = Wait(_FIRST_UP_LIMIT_S, report)
         while not try_lock(lock):
             if _base_volume_is_whole(box):
                 break
-            if time.monotonic() > deadline:
+            if wait.is_over:
                 raise MachineError(
-                    f"another process has been making the first machine of the box {box!r} for "
-                    f"{_FIRST_UP_LIMIT_S:.0f} s; end it, then try again ({path})"
+                    f"{in_words(holders_of([path]))} has been making the first machine of the box {box!r} for "
+                    f"{wait.limit_s:.0f} s; end it, then try again ({path})"
                 )
+            wait.show(lambda: in_words(holders_of([path])), f"it makes the first machine of the box {box!r}")
             time.sleep(_POLL_S)
         if _base_volume_is_whole(box):
             fcntl.flock(lock, fcntl.LOCK_UN)

@@ -471,7 +471,12 @@ def test_action_lock_that_stays_is_told_with_its_owner(
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(VagrantError, match=rf"another vagrant is working on this machine \(pid {os.getpid()}: "):
             command.halt()
-    assert len(calls(there)) == vagrant_command._RETRIES + 1
+        heard: list[str] = []
+        with pytest.raises(VagrantError):
+            command.up("virtualbox", on_line=heard.append, limit_s=60)
+    assert len(calls(there)) == 2 * (vagrant_command._RETRIES + 1)
+    assert heard[0].startswith(f"waiting: another vagrant is working on this machine (pid {os.getpid()}: ")
+    assert heard[0].endswith("; try 1 of 11") and heard[-1].endswith("; try 10 of 11")
 
 
 def test_other_failures_are_not_tried_again(program: Program, command: VagrantCommand) -> None:
@@ -528,6 +533,12 @@ def test_turn_is_not_waited_for_for_ever(
         ) as caught:
             command.destroy()
         assert caught.value.trouble is vagrant_messages.BUSY
+        heard: list[str] = []
+        with pytest.raises(VagrantError):
+            command.up("virtualbox", on_line=heard.append)
+        assert heard == [
+            f"waiting for pid {pid} (vagrant up --provider=virtualbox): it works on this machine; at most 0 s more"
+        ]
     finally:
         owner.kill()
         owner.wait()

@@ -1,6 +1,7 @@
 """Locks between processes: the kernel frees the lock of a dead process, so that none is ever stale."""
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -28,6 +29,14 @@ def try_lock(file: HasDescriptor | int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def names_still(path: Path, file: HasDescriptor) -> bool:
+    """Return True if a path still names an open file: an unneeded lock may have been removed meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def holders_of(files: Iterable[Path]) -> list[ProcessIdentity]:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.errors import MachineBusy, MachineError
 from picolab.files.writing import write_atomically
-from picolab.host.locks import Wait, holders_of, in_words, try_lock
+from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
 from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
@@ -83,7 +83,7 @@ def exclusive(name: str = "", report: Callable[[str], None] | None = None) -> It
     wait = Wait(_LOCK_LIMIT_S, report)
     while True:
         with lock_file(name).open("w") as lock:
-            if try_lock(lock) and _is_still(lock_file(name), lock):
+            if try_lock(lock) and names_still(lock_file(name), lock):
                 yield
                 return
         if wait.is_over:
@@ -95,12 +95,20 @@ def exclusive(name: str = "", report: Callable[[str], None] | None = None) -> It
         time.sleep(_LOCK_POLL_S)
 
 
-def _is_still(path: Path, file: TextIO) -> bool:
-    """Return True if a path still names an open file: an unneeded lock may have been removed meanwhile."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+@contextlib.contextmanager
+def exclusive_now(name: str) -> Iterator[bool]:
+    """Do as `exclusive` without a wait: yield False when another process has the machine at this moment."""
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_file(name).open("w") as lock:
+        yield try_lock(lock) and names_still(lock_file(name), lock)
+
+
+def remove_lock(name: str) -> None:
+    """Remove the lock file of a machine that is gone; only whoever has the lock may do so.
+
+    `exclusive` notices that the file it has locked is gone, and takes the new one.
+    """
+    lock_file(name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

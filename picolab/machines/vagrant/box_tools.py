@@ -6,7 +6,8 @@ import platform
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from picolab.errors import HostUnfit, MachineError
@@ -92,6 +93,14 @@ def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -
     Raises:
         MachineError: it failed, or took longer than `limit_s`; the message holds the last lines that it printed.
     """
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+    # Vagrant makes a folder for its notes, by default `.vagrant/` in the current folder. Those of a box are not needed.
+    with tempfile.TemporaryDirectory(prefix=f"picolab-box-{os.geteuid()}-") as notes:
+        own = {"PATH": path, "VAGRANT_DOTFILE_PATH": notes, **environment}
+        return _run(command, what, limit_s, {**os.environ, **own})
+
+
+def _run(command: Sequence[str], what: str, limit_s: float, environment: Mapping[str, str]) -> str:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -100,7 +109,7 @@ def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -
         text=True,
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}", **environment},
+        env=environment,
     )
     try:
         stdout, stderr = process.communicate(timeout=limit_s)

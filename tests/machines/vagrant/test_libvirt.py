@@ -294,7 +294,11 @@ def test_one_that_need_not_wait_reports_nothing(virsh: VirshStub, home: Path) ->
     add_box(home, image_bytes=1000)
     reported: list[str] = []
     with libvirt.first_up_lock("picolab", reported.append):
-        assert reported == []
+        assert reported == [] and libvirt.first_up_lock_file("picolab").exists()
+    assert not libvirt.first_up_lock_file("picolab").exists(), "no lock is left"
+    virsh.set(volumes={base_volume(): {"physical": 1000}})
+    with libvirt.first_up_lock("picolab", reported.append):
+        assert reported == [] and not libvirt.first_up_lock_file("picolab").exists()
 
 
 def test_copy_that_is_not_whole_after_the_first_up_is_told(virsh: VirshStub, home: Path) -> None:

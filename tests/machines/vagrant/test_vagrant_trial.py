@@ -16,6 +16,7 @@ from virtual_machines import domains
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.machines import registry
+from picolab.machines.folders import machines_dir
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.report.render import render_report
@@ -73,6 +74,12 @@ def test_a_new_kernel_resumes_with_the_kept_machine(box: str) -> None:
     assert machine is not None and machine.process_status().running, "the server still runs in the guest"
     assert picolab("machines", "remove", "vagrant").returncode == 0
     assert not domains()
+    home = Path(os.environ["VAGRANT_HOME"])
+    assert list(machines_dir().iterdir()) == [], "neither its folder nor its lock"
+    assert list(home.glob("picolab-*")) == []
+    assert json.loads((home / "data" / "machine-index" / "index").read_text())["machines"] == {}
+    assert not (project_root() / ".vagrant").exists()
+    assert picolab("clean").stdout == "There is nothing to remove.\n"
 
 
 def test_a_server_that_needs_too_much_is_killed_in_the_guest(box: str) -> None:

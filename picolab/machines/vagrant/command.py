@@ -28,7 +28,7 @@ from picolab.host.locks import Wait, holders_of, try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
-from picolab.machines.vagrant.messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
+from picolab.machines.vagrant.messages import BOOT_LIMIT, BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
 from picolab.machines.vagrant.versions import gem_version, plugin_version, virtualbox_version
 
 # Where there is no vagrant, python-vagrant says so on stderr as soon as it is imported.
@@ -61,6 +61,8 @@ _LIMITS_S = {
     "ssh-config": 60.0,
     "--version": 30.0,
 }
+
+_BOOTS = ("up", "reload")
 
 _TIED_TO_PARENT = """\
 import ctypes, os, signal, sys
@@ -262,7 +264,10 @@ class VagrantCommand:
 
     def _sentence(self, call: _Call, trouble: Trouble, limit_s: float) -> str:
         cause = trouble.cause.format(box=self._environment.get("PICOLAB_BOX", "its box"))
-        if call.ended:
+        if call.ended and call.words[0] in _BOOTS:
+            cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=cause)
+            trouble = BOOT_LIMIT
+        elif call.ended:
             cause += f" (ended after {limit_s:.0f} s)"
         elif trouble is UNKNOWN:
             cause += f" ({_exit_of(call.exit_code)}): {_message_of(call)}"

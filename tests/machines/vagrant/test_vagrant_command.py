@@ -373,7 +373,8 @@ def test_at_its_limit_it_may_clean_up(program: Program, command: VagrantCommand,
         hang()
     """)
     with pytest.raises(
-        VagrantError, match=r"got no IP address in time \(ended after 300 s\); .*boot_limit_s"
+        VagrantError,
+        match=r"boot within boot_limit_s = 300 s \(the guest has got no IP address in time\); set boot_limit_s to more",
     ) as caught:
         command.up("libvirt", limit_s=300, on_line=clock.put_forward)
 
@@ -381,6 +382,17 @@ def test_at_its_limit_it_may_clean_up(program: Program, command: VagrantCommand,
     assert caught.value.trouble.name == "no address"
     assert "Removing domain" in text(command.log)
     assert re.search(r"-- exit code 1 after \d+\.\d\d s at its time limit\n$", text(command.log))
+
+
+@pytest.mark.parametrize("words", ["halt", "destroy", "status"])
+def test_other_calls_do_not_blame_the_limit_of_a_boot(
+    program: Program, command: VagrantCommand, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("say('==> default: hangs...'); hang()")
+    monkeypatch.setitem(vagrant_command._LIMITS_S, words, 0.5)
+    with pytest.raises(VagrantError, match=r"vagrant did not end in time .*\(ended after 0 s\)") as caught:
+        getattr(command, words)()
+    assert "boot_limit_s" not in str(caught.value)
 
 
 def test_a_deaf_vagrant_is_killed_with_its_children(

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.project import working_dir
@@ -14,6 +15,7 @@ from picolab.files.writing import write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter.fork_server import ForkServer, ForkServerLost
 from picolab.jupyter.kernel_folders import CONNECTION_FILE, KernelFolder
+from picolab.jupyter.step_pipe import StepPipe
 from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.jupyter.trial_template import trial_notebook
 
@@ -72,6 +74,7 @@ class TrialProcess:
         parameters: of the trial.
         context: where the trial's files go, and who answers for its machine.
         fork_server: the one of a campaign; None: one of its own.
+        on_step: is called with each step of a boot while somebody waits; None: nobody wants them.
 
     Attributes:
         pid: of papermill.
@@ -79,7 +82,11 @@ class TrialProcess:
     """
 
     def __init__(
-        self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer | None = None
+        self,
+        parameters: TrialParameters,
+        context: TrialContext,
+        fork_server: ForkServer | None = None,
+        on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = context.folder
         # Made and removed here too: papermill may be killed before it can.
@@ -91,7 +98,11 @@ class TrialProcess:
         self.lost_fork_server = False
         self._killed_here = False
         self._signals: _Signals | None = _Signals()
+        self._steps: StepPipe | None = None
         try:
+            if on_step is not None:
+                self._steps = StepPipe(self._kernel_folder.path, on_step)
+                context = context.model_copy(update={"steps": self._steps.path})
             self.pid = self._launch(parameters, context)
             self._watch = os.pidfd_open(self.pid)
         except ForkServerLost:
@@ -121,14 +132,23 @@ class TrialProcess:
         """Sleep until the process has ended, at most `limit_s` seconds; return whether it has ended.
 
         Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
-        to stop), and after 24 days. Nothing is done while it waits.
+        to stop), and after 24 days. Nothing is done while it waits, besides passing on the steps of a boot.
         """
         if self._exit_code is None:
             waiting = select.poll()
             waiting.register(self._watch, select.POLLIN)
             if self._signals is not None:
                 waiting.register(self._signals.descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in waiting.poll(min(max(0.0, limit_s) * 1000, _LONGEST_POLL_MS))}
+            if self._steps is not None:
+                waiting.register(self._steps.descriptor, select.POLLIN)
+            deadline = time.monotonic() + limit_s
+            while True:
+                left_s = max(0.0, deadline - time.monotonic())
+                ready = {descriptor for descriptor, _ in waiting.poll(min(left_s * 1000, _LONGEST_POLL_MS))}
+                if self._steps is not None:
+                    self._steps.deliver()
+                if self._steps is None or ready != {self._steps.descriptor}:
+                    break
             if self._watch not in ready:
                 if self._signals is not None:
                     self._signals.forget()
@@ -160,6 +180,9 @@ class TrialProcess:
 
     def _tidy(self) -> None:
         (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         self._kernel_folder.remove()
         if self._server_is_own:
             self._server.close()

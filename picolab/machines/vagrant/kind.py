@@ -30,6 +30,8 @@ class VagrantKind(MachineKind):
     reused_between_trials = True
     shows_progress = True
     ready_poll_s = 0.1
+    assumed_boot_s = 20.0
+    assumed_overhead_s = 8.0
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         if parameters.ram_mb < SMALLEST_GUEST_MB:

@@ -5,19 +5,18 @@ vagrant-libvirt calls them `<prefix>default` and `<prefix>default.img`.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
-from picolab.host.locks import try_lock
+from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
 from picolab.machines.vagrant import boxes
 
 POOL = "default"
@@ -376,41 +375,54 @@ def _fix_base_volume(box: str, image: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def first_up_lock(box: str) -> Iterator[None]:
+def first_up_lock(box: str, report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a lock of this user's while a machine is made whose box libvirt has not copied yet.
 
     Two such at the same time, or one that is killed, leave a truncated copy behind that the next one silently uses.
     Where the copy is whole, or as soon as it is, machines are made side by side. The kernel frees the lock of a dead
     process.
 
+    Args:
+        report: gets a line while somebody else has it: who that is, and for how long it is waited for at most.
+
     Raises:
         MachineError: somebody else has held it for too long; or the copy is not whole afterwards.
     """
-    home = boxes.vagrant_home()
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / f"picolab-first-up-{box.replace('/', '-')}.lock"
-    with path.open("a") as lock:
-        deadline = time.monotonic() + _FIRST_UP_LIMIT_S
-        while not try_lock(lock):
-            if _base_volume_is_whole(box):
-                break
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"another process has been making the first machine of the box {box!r} for "
-                    f"{_FIRST_UP_LIMIT_S:.0f} s; end it, then try again ({path})"
-                )
-            time.sleep(_POLL_S)
-        if _base_volume_is_whole(box):
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            yield
-            return
-        yield
-        image = boxes.box_image(box)
-        if image is not None and base_volume_is_truncated(box, image):
+    path = first_up_lock_file(box)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wait = Wait(_FIRST_UP_LIMIT_S, report)
+    while not _base_volume_is_whole(box):
+        with path.open("a") as lock:
+            if try_lock(lock) and names_still(path, lock):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                _check_copy(box)
+                return
+        if wait.is_over:
             raise MachineError(
-                f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
-                f"look for free space with: picolab doctor"
+                f"{in_words(holders_of([path]))} has been making the first machine of the box {box!r} for "
+                f"{wait.limit_s:.0f} s; end it, then try again ({path})"
             )
+        wait.show(lambda: in_words(holders_of([path])), f"it makes the first machine of the box {box!r}")
+        time.sleep(_POLL_S)
+    yield
+
+
+def first_up_lock_file(box: str) -> Path:
+    """Return the file that `first_up_lock` locks; `*` for a pattern of all of them."""
+    return boxes.vagrant_home() / f"picolab-first-up-{box.replace('/', '-')}.lock"
+
+
+def _check_copy(box: str) -> None:
+    """Raise MachineError if libvirt's copy of a box is truncated."""
+    image = boxes.box_image(box)
+    if image is not None and base_volume_is_truncated(box, image):
+        raise MachineError(
+            f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
+            f"look for free space with: picolab doctor"
+        )
 
 
 def _base_volume_is_whole(box: str) -> bool:

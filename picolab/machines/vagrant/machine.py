@@ -106,7 +106,7 @@ class VagrantMachine:
         """
         check_host(wish.provider)
         folder = folder_of(wish.name)
-        with exclusive(wish.name):
+        with exclusive(wish.name, wish.report):
             old = spec_of(folder)
             if old is not None:
                 refuse_if_held(old)

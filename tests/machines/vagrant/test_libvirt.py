@@ -1,6 +1,7 @@
 """libvirt: what is there, what is ours, what is mended. With a stand-in for virsh, and the same with the real one."""
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -215,10 +216,11 @@ class Other(threading.Thread):
         super().__init__()
         self.has_it, self.done = threading.Event(), threading.Event()
         self.error: Exception | None = None
+        self.reported: list[str] = []
 
     def run(self) -> None:
         try:
-            with libvirt.first_up_lock("picolab"):
+            with libvirt.first_up_lock("picolab", self.reported.append):
                 self.has_it.set()
                 self.done.wait(60)
         except MachineError as error:
@@ -271,6 +273,32 @@ def test_second_does_not_wait_for_ever(
         other.start()
         eventually(other.has_it.is_set, "the other one gives up")
     assert "end it, then try again" in str(other.error)
+    # The kernel names the process that holds a lock: here it is this one.
+    assert str(other.error).startswith(f"pid {os.getpid()} (")
+
+
+def test_second_says_for_whom_it_waits(virsh: VirshStub, home: Path, other: Other) -> None:
+    add_box(home, image_bytes=1000)
+    with libvirt.first_up_lock("picolab"):
+        other.start()
+        eventually(lambda: bool(other.reported), "it reports that it waits")
+    assert re.fullmatch(
+        rf"waiting for pid {os.getpid()} \(.+\): it makes the first machine of the box 'picolab'; "
+        r"at most (900|899) s more",
+        other.reported[0],
+    )
+    eventually(other.has_it.is_set, "the lock is free")
+
+
+def test_one_that_need_not_wait_reports_nothing(virsh: VirshStub, home: Path) -> None:
+    add_box(home, image_bytes=1000)
+    reported: list[str] = []
+    with libvirt.first_up_lock("picolab", reported.append):
+        assert reported == [] and libvirt.first_up_lock_file("picolab").exists()
+    assert not libvirt.first_up_lock_file("picolab").exists(), "no lock is left"
+    virsh.set(volumes={base_volume(): {"physical": 1000}})
+    with libvirt.first_up_lock("picolab", reported.append):
+        assert reported == [] and not libvirt.first_up_lock_file("picolab").exists()
 
 
 def test_copy_that_is_not_whole_after_the_first_up_is_told(virsh: VirshStub, home: Path) -> None:

@@ -43,6 +43,7 @@ import os
 import sys
 
 from picolab.agent.kernel_log import protect_the_instrument
+from picolab.agent.memory_lock import lock_memory
 from picolab.agent.refusal import Refusal
 from picolab.agent.requests import Agent
 
@@ -57,6 +58,8 @@ def main() -> None:
     except (Refusal, OSError) as error:
         sys.exit(str(error))
     protect_the_instrument()
+    # Where that is not permitted the probe, which runs as the same user, reports it.
+    lock_memory()
     try:
         for line in sys.stdin.buffer:
             sys.stdout.write(json.dumps(agent.answer(line)) + "\n")

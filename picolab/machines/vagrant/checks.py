@@ -125,9 +125,8 @@ def _network() -> list[Finding]:
             return [Finding(what, "good", f"libvirt's network {libvirt.NETWORK} is active")]
         case "missing":
             return [Finding(what, "good", f"there is no network {libvirt.NETWORK} yet; the first machine makes it")]
-        case state:
-            text = f"libvirt's network {libvirt.NETWORK} is {state}, so that no machine gets an address"
-            return [Finding(what, "gap", text, f"{_VIRSH} net-start {libvirt.NETWORK}")]
+        case _:
+            return [Finding(what, "gap", libvirt.NETWORK_DOWN.text, libvirt.NETWORK_DOWN.remedy)]
 
 
 def _pool() -> list[Finding]:
@@ -142,9 +141,8 @@ def _pool() -> list[Finding]:
             text = (
                 f"there is no pool {pool} yet; the first machine makes it, where {free_bytes / MIB:,.0f} MiB are free"
             )
-        case state:
-            text = f"libvirt's pool {pool} is {state}, so that no machine can be made"
-            return [Finding(what, "gap", text, f"{_VIRSH} pool-start {pool}")]
+        case _:
+            return [Finding(what, "gap", libvirt.POOL_DOWN.text, libvirt.POOL_DOWN.remedy)]
     if free_bytes < _LEAST_FREE_BYTES:
         return [Finding(what, "gap", f"{text}: too little for a box and a machine; make room in {libvirt.IMAGES}")]
     return [Finding(what, "good", text)]

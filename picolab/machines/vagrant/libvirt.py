@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
+from picolab.host.finding import as_root
 from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
 from picolab.machines.vagrant import boxes
 
@@ -30,6 +31,7 @@ _REMOVE_LIMIT_S = 90.0
 _FIRST_UP_LIMIT_S = 900.0
 _STANDSTILL_S = 3.0
 _POLL_S = 0.25
+_NO_POOL = re.compile(r"pool not found|no storage pool with matching|is not active")
 _PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
 
 
@@ -98,6 +100,15 @@ class Problem:
     remedy: str
 
 
+NETWORK_DOWN = Problem(
+    f"libvirt's network {NETWORK} is inactive, so that no machine gets an address",
+    f"virsh -c {_URI} net-start {NETWORK}",
+)
+POOL_DOWN = Problem(
+    f"libvirt's pool {POOL} is inactive, so that no machine can be made", f"virsh -c {_URI} pool-start {POOL}"
+)
+
+
 def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
     """Ask the daemon for a sign of life; return None when all is well."""
     if shutil.which("virsh") is None:
@@ -119,10 +130,17 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
     return None
 
 
-def problem() -> str | None:
-    """Return why libvirt cannot be used, or None when it answers."""
+def problem() -> Problem | None:
+    """Return why no machine can be made or booted: the daemon, the network or the pool; None when all is well.
+
+    A network or a pool that is missing is none: vagrant makes it. One that somebody has stopped stays so.
+    """
     found = diagnose()
-    return found.text if found else None
+    if found is not None:
+        return Problem(found.text, as_root(found.remedy))
+    if network() == "inactive":
+        return NETWORK_DOWN
+    return POOL_DOWN if pool_state() == "inactive" else None
 
 
 def versions() -> dict[str, str]:
@@ -232,7 +250,7 @@ def volumes(pool: str = POOL) -> list[str]:
     try:
         return [row[0] for row in _rows(_virsh("vol-list", "--pool", pool))]
     except LibvirtError as error:
-        if re.search(r"pool not found|no storage pool with matching|is not active", error.said):
+        if _NO_POOL.search(error.said):
             return []
         raise
 
@@ -251,9 +269,15 @@ def remove_volume(name: str) -> None:
 
 def pool_free_bytes() -> int | None:
     """Return what the disks of machines may still take; None when there is no pool yet, or it is not active."""
-    if pool_state() != "active":
+    try:
+        found = _fields(_virsh("pool-info", "--bytes", POOL))
+    except LibvirtError as error:
+        if _NO_POOL.search(error.said):
+            return None
+        raise
+    if "Available" not in found:
         return None
-    free_bytes = _bytes(_fields(_virsh("pool-info", "--bytes", POOL))["Available"])
+    free_bytes = _bytes(found["Available"])
     path = ElementTree.fromstring(_virsh("pool-dumpxml", POOL)).findtext("target/path")
     with contextlib.suppress(OSError):
         # libvirt counts what the file system keeps for others, too.

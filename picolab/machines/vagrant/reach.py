@@ -80,7 +80,7 @@ class Reach:
             self._state.note_fixed(f"the virtual machine was {domain}, and its power was cut")
             for name in libvirt.domains(self._state["prefix"]):
                 libvirt.power_off(name)
-        if domain == "not_created" or (self._wish.fresh_for and domain != "running"):
+        if domain == "not_created" or (domain != "running" and (self._wish.fresh_for or self._is_forgotten())):
             if domain != "not_created":
                 destroy(self._folder, self._state)
             self._create()
@@ -91,6 +91,10 @@ class Reach:
         fresh = self._state.get("fresh_for") == self._wish.fresh_for
         if as_it_was and fresh and self._cleaned():
             return "reset"
+        if self._is_forgotten():
+            destroy(self._folder, self._state)
+            self._create()
+            return "created"
         if self._wish.fresh_for and self._snapshot_name() in snapshots:
             self._command.snapshot_restore(self._snapshot_name(), limit_s=self._wish.boot_limit_s)
             return "restored"
@@ -109,6 +113,13 @@ class Reach:
                 self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
         self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
         return "reloaded"
+
+    def _is_forgotten(self) -> bool:
+        """Return whether Vagrant's notes of the machine are lost: it would take it for another of the same name."""
+        if self._state["provider"] != "libvirt" or any((self._folder / "vagrant").glob("machines/*/libvirt/id")):
+            return False
+        self._state.note_fixed("vagrant's notes of the virtual machine were lost, so it was made anew")
+        return True
 
     def _recreate(self) -> None:
         self._guest.drop_connection()

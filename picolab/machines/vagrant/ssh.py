@@ -45,7 +45,13 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callable[[], bool] = lambda: True) -> T:
+def _never_down() -> str | None:
+    return None
+
+
+def _wait(
+    work: Coroutine[Any, Any, T], limit_s: float, what: str, why_down: Callable[[], str | None] = _never_down
+) -> T:
     """Run a coroutine on the shared loop and return its result.
 
     Raises:
@@ -58,8 +64,8 @@ def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callab
         while not _is_done(future, min(_SLICE_S, max(0.0, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 raise MachineError(f"{what}: no answer within {limit_s:g} s")
-            if not is_up():
-                raise MachineError(f"{what}: the virtual machine does not run any more")
+            if (why := why_down()) is not None:
+                raise MachineError(f"{what}: {why}")
         return future.result()
     except asyncssh.HostKeyNotVerifiable:
         raise MachineError(
@@ -137,23 +143,33 @@ class Connection:
         self.name = name
 
     @classmethod
-    def open(cls, address: Address, name: str, limit_s: float = CONNECT_LIMIT_S) -> "Connection":
+    def open(
+        cls,
+        address: Address,
+        name: str,
+        limit_s: float = CONNECT_LIMIT_S,
+        why_down: Callable[[], str | None] = _never_down,
+    ) -> "Connection":
         """Connect, trying again until `limit_s` seconds are over: a guest that boots refuses at first.
 
         Args:
             name: of the machine, for messages.
+            why_down: asked after a failure, and every few seconds; a sentence that is no None ends the attempts.
 
         Raises:
             MachineError: the guest cannot be reached, or shows another host key than the pinned one.
         """
+        what = f"ssh to the machine {name!r}"
         deadline = time.monotonic() + limit_s
         while True:
             left_s = deadline - time.monotonic()
             try:
-                return cls(_wait(_connect(address), max(1.0, left_s), f"ssh to the machine {name!r}"), name)
+                return cls(_wait(_connect(address), max(1.0, left_s), what, why_down), name)
             except MachineError as error:
                 if left_s <= 0 or "ost key" in str(error):
                     raise
+                if (why := why_down()) is not None:
+                    raise MachineError(f"{what}: {why}") from None
                 time.sleep(_RETRY_S)
 
     def run(self, command: str, limit_s: float = _CALL_LIMIT_S) -> Completed:
@@ -248,11 +264,11 @@ class RemoteProgram:
         self._name = name
         self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, Any], limit_s: float, is_up: Callable[[], bool]) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], limit_s: float, why_down: Callable[[], str | None]) -> dict[str, Any]:
         """Write a line of JSON and return the line of JSON that answers it.
 
         Args:
-            is_up: asked every few seconds whether waiting makes sense.
+            why_down: asked every few seconds why waiting makes no sense any more; None: it does.
 
         Raises:
             MachineError: the program is gone, did not answer in time, or answered something that is no JSON.
@@ -264,7 +280,7 @@ class RemoteProgram:
 
         what = f"machine {self._name!r}: {request.get('do')}"
         with self._lock:
-            line = _wait(exchange(), limit_s, what, is_up)
+            line = _wait(exchange(), limit_s, what, why_down)
         if not line:
             stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
             words = stderr.splitlines()[-1] if stderr else "its connection was closed"
@@ -283,16 +299,19 @@ class RemoteProgram:
 
         return asyncio.run_coroutine_threadsafe(read(), _shared_loop())
 
-    def finish(self, patience_s: float, is_up: Callable[[], bool]) -> int | None:
-        """Close its standard input and return its exit code (negative: a signal; None: it is not known)."""
+    def close_input(self) -> None:
+        """Close its standard input, on which it ends."""
+        _shared_loop().call_soon_threadsafe(self._process.stdin.write_eof)
+
+    def finish(self, patience_s: float, why_down: Callable[[], str | None]) -> int | None:
+        """Wait for its end and return its exit code (negative: a signal; None: it is not known)."""
 
         async def end() -> int | None:
-            self._process.stdin.write_eof()
             await self._process.wait_closed()
             return self._process.returncode
 
         try:
-            return _wait(end(), patience_s, "end", is_up)
+            return _wait(end(), patience_s, "end", why_down)
         except MachineError:
             _shared_loop().call_soon_threadsafe(self._process.close)
             return self._process.returncode

@@ -13,6 +13,7 @@ from conftest import eventually
 from virsh_stub import VirshStub, add_box, install
 
 from picolab.errors import MachineError
+from picolab.host.finding import as_root
 from picolab.machines.vagrant import boxes, libvirt
 
 PREFIX = "picolab_0123abcd_m_"
@@ -43,7 +44,12 @@ def test_state_of_the_host(virsh: VirshStub) -> None:
 
     virsh.set(network="missing", pool="missing", volumes={"x.img": {"physical": 1}})
     assert (libvirt.network(), libvirt.pool_state(), libvirt.pool_free_bytes()) == ("missing", "missing", None)
-    assert libvirt.volumes() == []
+    assert libvirt.volumes() == [] and libvirt.problem() is None, "vagrant makes both"
+
+    virsh.set(network="active", pool="inactive")
+    assert libvirt.problem() == libvirt.POOL_DOWN and libvirt.pool_free_bytes() is None
+    virsh.set(network="inactive")
+    assert libvirt.problem() == libvirt.NETWORK_DOWN
 
 
 def test_what_the_file_system_keeps_for_others_is_not_free(virsh: VirshStub, tmp_path: Path) -> None:
@@ -73,7 +79,7 @@ def test_libvirt_that_cannot_be_used(virsh: VirshStub, said: str, words: str, re
 
     assert problem is not None and words in problem.text and remedy in problem.remedy
     assert "\n" not in problem.text
-    assert libvirt.problem() == problem.text
+    assert libvirt.problem() == libvirt.Problem(problem.text, as_root(problem.remedy))
     assert libvirt.versions() == {}
 
 
@@ -87,7 +93,8 @@ def test_libvirt_that_hangs_is_not_waited_for(virsh: VirshStub) -> None:
 def test_host_without_virsh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert libvirt.problem() == "the program virsh is not there"
+    found = libvirt.problem()
+    assert found is not None and found.text == "the program virsh is not there"
     with pytest.raises(MachineError, match="virsh is not there; see: picolab doctor"):
         libvirt.volumes()
 

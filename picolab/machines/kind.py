@@ -52,6 +52,8 @@ class MachineKind(ABC):
     """Making it takes long enough to show lines of progress."""
     ready_poll_s: ClassVar[float]
     """Seconds between two looks at a server that is starting. Each look takes time from the server."""
+    imports: ClassVar[tuple[str, ...]]
+    """The modules that its trials need and that take long to import. A campaign imports them once."""
 
     @abstractmethod
     def why_unfit(self, parameters: TrialParameters) -> str | None:

@@ -90,6 +90,7 @@ class ToyKind(MachineKind):
     reused_between_trials = True
     shows_progress = False
     ready_poll_s = 0.01
+    imports = ()
 
     def __init__(self) -> None:
         self.checked: list[int] = []

@@ -27,6 +27,7 @@ class LocalKind(MachineKind):
     reused_between_trials = False
     shows_progress = False
     ready_poll_s = 0.005
+    imports = ("picolab.machines.local.machine",)
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         return None

@@ -30,6 +30,7 @@ class VagrantKind(MachineKind):
     reused_between_trials = True
     shows_progress = True
     ready_poll_s = 0.1
+    imports = ("picolab.machines.vagrant.machine", "picolab.machines.vagrant.ssh")
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         if parameters.ram_mb < SMALLEST_GUEST_MB:

@@ -83,7 +83,9 @@ def _wait_and_run(read_end: int) -> NoReturn:
     os.chdir(words["cwd"])
     command = words["command"]
     setproctitle(" ".join(command))
-    sys.argv = command[command.index(_LAUNCHER) :]
+    # ipykernel reads the variable when it is imported, and without it would not end with its parent.
+    parent = f"--IPKernelApp.parent_handle={os.environ['JPY_PARENT_PID']}"
+    sys.argv = [*command[command.index(_LAUNCHER) :], parent]
     runpy.run_module(_LAUNCHER, run_name="__main__", alter_sys=True)
     sys.exit(0)
 
@@ -97,7 +99,9 @@ class _Provisioner(LocalProvisioner):
         spare, self.spare = self.spare, None
         if spare is None or cmd[:3] != [sys.executable, "-m", _LAUNCHER]:
             return await super().launch_kernel(cmd, **kwargs)
-        spare.start(cmd, str(kwargs.get("cwd") or Path.cwd()), kwargs["env"])
+        # As `jupyter_client.launcher.launch_kernel` does; a kernel is known by it.
+        environment = {**kwargs["env"], "JPY_PARENT_PID": str(os.getpid())}
+        spare.start(cmd, str(kwargs.get("cwd") or Path.cwd()), environment)
         self.process = spare  # type: ignore[assignment]
         self.pid = self.pgid = spare.pid
         return self.connection_info

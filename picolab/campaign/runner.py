@@ -96,7 +96,7 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
-        self._fork_server = trial_fork_server()
+        self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
     def tally(self) -> Tally:

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from picolab.config.project import working_dir
@@ -18,6 +18,7 @@ from picolab.jupyter.kernel_folders import CONNECTION_FILE, KernelFolder
 from picolab.jupyter.step_pipe import StepPipe
 from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.jupyter.trial_template import trial_notebook
+from picolab.machines.kinds import kind_of
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
@@ -32,9 +33,10 @@ _LONGEST_POLL_MS = (1 << 31) - 1
 """That poll(2) takes: 24 days."""
 
 
-def trial_fork_server() -> ForkServer:
-    """Return a fork server for trials, which starts with the first one."""
-    return ForkServer("picolab.jupyter.papermill_process", _IMPORTED_ONCE)
+def trial_fork_server(kinds: Iterable[str]) -> ForkServer:
+    """Return a fork server for trials on these kinds of machines; it starts with the first trial."""
+    imports = [module for kind in sorted(set(kinds)) for module in kind_of(kind).imports]
+    return ForkServer("picolab.jupyter.papermill_process", (*_IMPORTED_ONCE, *imports))
 
 
 class _Signals:
@@ -92,7 +94,7 @@ class TrialProcess:
         # Made and removed here too: papermill may be killed before it can.
         self._kernel_folder = KernelFolder()
         self._server_is_own = fork_server is None
-        self._server = fork_server or trial_fork_server()
+        self._server = fork_server or trial_fork_server([parameters.machine])
         self._watch = -1
         self._exit_code: int | None = None
         self.lost_fork_server = False

@@ -92,6 +92,7 @@ class ToyKind(MachineKind):
     ready_poll_s = 0.01
     assumed_boot_s = 3.0
     assumed_overhead_s = 1.0
+    imports = ()
 
     def __init__(self) -> None:
         self.checked: list[int] = []

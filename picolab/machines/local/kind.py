@@ -29,6 +29,7 @@ class LocalKind(MachineKind):
     ready_poll_s = 0.005
     assumed_boot_s = 0.0
     assumed_overhead_s = 2.0
+    imports = ("picolab.machines.local.machine",)
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         return None

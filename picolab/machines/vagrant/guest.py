@@ -18,7 +18,7 @@ from picolab.machines.vagrant.libvirt import LibvirtError
 from picolab.machines.vagrant.state import State
 
 if TYPE_CHECKING:
-    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram
+    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram, RemoteSocket
 
 GUEST_HOME = "/var/lib/picolab"
 USER = "vagrant"
@@ -30,6 +30,8 @@ _STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
 _LOOK_S = 5.0
 _END_LIMIT_S = 10.0
 _AGENT = f"{GUEST_HOME}/agent"
+_AGENT_SOCKET = "/run/picolab-agent"
+"""In memory: a guest that boots has none."""
 _CLOCK_READINGS = 12
 _PROBE_START_LIMIT_S = 60.0
 _RELAY_LIMIT_S = 10.0
@@ -59,7 +61,7 @@ class Guest:
         self._state = state
         self._name: str = state["name"]
         self._connection: Connection | None = None
-        self._agent: RemoteProgram | None = None
+        self._agent: RemoteSocket | None = None
         self._clock: Clock | None = None
 
     @property
@@ -116,7 +118,7 @@ class Guest:
         """
         connection = self.connected()
         if self._agent is None:
-            self._agent = connection.start(program("__main__", "--home", GUEST_HOME, "--user", USER))
+            self._agent = self._reach_agent(connection)
         try:
             answer = self._agent.ask(request, limit_s, self.why_down)
         except (MachineError, KeyboardInterrupt):
@@ -126,6 +128,21 @@ class Guest:
         if not answer.pop("ok"):
             raise MachineError(f"machine {self._name!r}: {answer['error']}")
         return answer
+
+    def _reach_agent(self, connection: "Connection") -> "RemoteSocket":
+        """Return a connection to the agent, which is started if none runs."""
+        with contextlib.suppress(MachineError):
+            return connection.open_socket(_AGENT_SOCKET)
+        started = connection.run(
+            program("__main__", "--home", GUEST_HOME, "--user", USER, "--listen", _AGENT_SOCKET), ASK_LIMIT_S
+        )
+        if started.exit_code != 0:
+            said = started.stderr.strip().splitlines()
+            raise MachineError(
+                f"machine {self._name!r}: the agent in the guest did not start "
+                f"({said[-1] if said else f'exit code {started.exit_code}'})"
+            )
+        return connection.open_socket(_AGENT_SOCKET)
 
     def why_down(self) -> str | None:
         """Return why no answer of the guest is worth waiting for; None while the virtual machine runs."""

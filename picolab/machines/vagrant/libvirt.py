@@ -47,8 +47,8 @@ class LibvirtError(MachineError):
         self.said = said
 
 
-def _virsh(*words: str, limit_s: float = _LIMIT_S) -> str:
-    """Return what a command of virsh prints.
+def virsh(*words: str, limit_s: float = _LIMIT_S) -> str:
+    """Run a command of virsh and return its output.
 
     Raises:
         LibvirtError: it failed, or did not end within `limit_s` seconds.
@@ -114,7 +114,7 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
     if shutil.which("virsh") is None:
         return Problem("the program virsh is not there", "apt-get install --no-install-recommends libvirt-clients")
     try:
-        _virsh("list", "--name", limit_s=limit_s)
+        virsh("list", "--name", limit_s=limit_s)
     except LibvirtError as error:
         if re.search(r"[Pp]ermission denied|authentication|polkit|access denied", error.said):
             return Problem(
@@ -146,7 +146,7 @@ def problem() -> Problem | None:
 def versions() -> dict[str, str]:
     """Return the versions of libvirt and QEMU as the daemon says; empty when it does not."""
     try:
-        said = _virsh("version")
+        said = virsh("version")
     except LibvirtError:
         return {}
     patterns = {"libvirt": r"Using library: libvirt (\S+)", "qemu": r"Running hypervisor: QEMU (\S+)"}
@@ -155,7 +155,7 @@ def versions() -> dict[str, str]:
 
 def network() -> str:
     """Return the state of the machines' network: `active`, `inactive` or `missing` (then vagrant makes it)."""
-    states = {row[0]: row[1] for row in _rows(_virsh("net-list", "--all"))}
+    states = {row[0]: row[1] for row in _rows(virsh("net-list", "--all"))}
     return states.get(NETWORK, "missing")
 
 
@@ -180,12 +180,12 @@ def domains(prefix: str, limit_s: float = _LIMIT_S) -> dict[str, str]:
 
 def all_domains(limit_s: float = _LIMIT_S) -> dict[str, str]:
     """Return all domains of this host and their states, whoever's they are."""
-    return {name: state.replace(" ", "") for _, name, state in _rows(_virsh("list", "--all", limit_s=limit_s))}
+    return {name: state.replace(" ", "") for _, name, state in _rows(virsh("list", "--all", limit_s=limit_s))}
 
 
 def domain_memory(name: str) -> int:
     """Return the bytes of memory that a domain has."""
-    kib, unit = _fields(_virsh("dominfo", name))["Max memory"].split()
+    kib, unit = _fields(virsh("dominfo", name))["Max memory"].split()
     assert unit == "KiB"
     return int(kib) << 10
 
@@ -196,7 +196,7 @@ def remove_domain(name: str) -> None:
         return
     power_off(name)
     with _gone_is_fine("domain"):
-        _virsh(
+        virsh(
             *("undefine", name, "--remove-all-storage", "--snapshots-metadata", "--managed-save", "--nvram"),
             limit_s=_REMOVE_LIMIT_S,
         )
@@ -207,7 +207,7 @@ def power_off(name: str) -> None:
     if all_domains().get(name, "shutoff") == "shutoff":
         return
     try:
-        _virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
+        virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
     except LibvirtError:
         # It may have ended by itself meanwhile.
         if all_domains().get(name, "shutoff") != "shutoff":
@@ -242,13 +242,13 @@ class VolumeSize:
 
 def pool_state() -> str:
     """Return `active`, `inactive` or `missing`."""
-    return {row[0]: row[1] for row in _rows(_virsh("pool-list", "--all"))}.get(POOL, "missing")
+    return {row[0]: row[1] for row in _rows(virsh("pool-list", "--all"))}.get(POOL, "missing")
 
 
 def volumes(pool: str = POOL) -> list[str]:
     """Return the names of all volumes of a pool; none when there is no such pool, or it is not active."""
     try:
-        return [row[0] for row in _rows(_virsh("vol-list", "--pool", pool))]
+        return [row[0] for row in _rows(virsh("vol-list", "--pool", pool))]
     except LibvirtError as error:
         if _NO_POOL.search(error.said):
             return []
@@ -257,20 +257,20 @@ def volumes(pool: str = POOL) -> list[str]:
 
 def volume_bytes(name: str) -> VolumeSize:
     """Return the sizes of a volume, as they are at this moment."""
-    found = _fields(_virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
+    found = _fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
     return VolumeSize(_bytes(found["Capacity"]), _bytes(found["Physical"]))
 
 
 def remove_volume(name: str) -> None:
     """Remove a volume with what is in it; nothing happens when there is none."""
     with _gone_is_fine("storage vol"):
-        _virsh("vol-delete", "--pool", POOL, name, limit_s=_REMOVE_LIMIT_S)
+        virsh("vol-delete", "--pool", POOL, name, limit_s=_REMOVE_LIMIT_S)
 
 
 def pool_free_bytes() -> int | None:
     """Return what the disks of machines may still take; None when there is no pool yet, or it is not active."""
     try:
-        found = _fields(_virsh("pool-info", "--bytes", POOL))
+        found = _fields(virsh("pool-info", "--bytes", POOL))
     except LibvirtError as error:
         if _NO_POOL.search(error.said):
             return None
@@ -278,7 +278,7 @@ def pool_free_bytes() -> int | None:
     if "Available" not in found:
         return None
     free_bytes = _bytes(found["Available"])
-    path = ElementTree.fromstring(_virsh("pool-dumpxml", POOL)).findtext("target/path")
+    path = ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path")
     with contextlib.suppress(OSError):
         # libvirt counts what the file system keeps for others, too.
         free_bytes = min(free_bytes, shutil.disk_usage(path or IMAGES).free)
@@ -316,11 +316,11 @@ def base_volume_is_truncated(box: str, image: Path) -> bool:
 
 def _users_of(base: str) -> list[str]:
     """Return the volumes that are differences to a base volume."""
-    path = _virsh("vol-path", "--pool", POOL, base).strip()
+    path = virsh("vol-path", "--pool", POOL, base).strip()
     users = []
     for name in volumes():
         with _gone_is_fine("storage vol"):
-            xml = ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", POOL, name))
+            xml = ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name))
             if xml.findtext("backingStore/path") == path:
                 users.append(name)
     return users
@@ -357,7 +357,7 @@ def fix_stale(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -
     fixed = []
     known = _ids_in(dotfile_folder)
     for name, state in domains(prefix).items():
-        if _virsh("domuuid", name).strip() not in known:
+        if virsh("domuuid", name).strip() not in known:
             remove_domain(name)
             fixed.append(f"removed the domain {name} ({state}): vagrant's notes of it were lost")
     for name in leftovers(prefix):
@@ -482,7 +482,7 @@ def base_volumes() -> list[BaseVolume]:
     """
     if shutil.which("virsh") is None:
         return []
-    described = {name: ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
+    described = {name: ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
     backing = {name: xml.findtext("backingStore/path") for name, xml in described.items()}
     return [
         BaseVolume(

@@ -213,6 +213,17 @@ class Connection:
 
         return RemoteProgram(_wait(create(), _CALL_LIMIT_S, f"machine {self.name!r}: {command}"), self.name)
 
+    def open_socket(self, path: str) -> "RemoteSocket":
+        """Connect to a unix socket in the guest.
+
+        Raises:
+            MachineError: nobody listens there.
+        """
+        reader, writer = _wait(
+            self._connection.open_unix_connection(path), _CALL_LIMIT_S, f"machine {self.name!r}: {path}"
+        )
+        return RemoteSocket(reader, writer, self.name)
+
     def forward(self, guest_port: int, host_port: int = 0) -> int:
         """Forward a port of this host's loopback interface to one of the guest; return the host's port."""
 
@@ -256,11 +267,12 @@ async def _connect(address: Address) -> asyncssh.SSHClientConnection:
     )
 
 
-class RemoteProgram:
-    """A program that runs in a guest, with its standard input and output at our end."""
+class RemoteSocket:
+    """A connection to a program in a guest that answers a line with a line."""
 
-    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]", name: str) -> None:
-        self._process = process
+    def __init__(self, reader: Any, writer: Any, name: str) -> None:
+        self._reader = reader
+        self._writer = writer
         self._name = name
         self._lock = threading.Lock()
 
@@ -275,20 +287,35 @@ class RemoteProgram:
         """
 
         async def exchange() -> bytes:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            return await self._process.stdout.readline()
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            line: bytes = await self._reader.readline()
+            return line
 
         what = f"machine {self._name!r}: {request.get('do')}"
         with self._lock:
             line = _wait(exchange(), limit_s, what, why_down)
         if not line:
-            stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
-            words = stderr.splitlines()[-1] if stderr else "its connection was closed"
+            words = self._last_words(what) or "its connection was closed"
             raise MachineError(f"{what}: the agent in the guest has ended ({words})")
         try:
             return dict(json.loads(line))
         except ValueError:
             raise MachineError(f"{what}: the agent in the guest said {line[:200]!r}, which is no answer") from None
+
+    def _last_words(self, what: str) -> str:
+        return ""
+
+
+class RemoteProgram(RemoteSocket):
+    """A program that runs in a guest, with its standard input and output at our end."""
+
+    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]", name: str) -> None:
+        super().__init__(process.stdout, process.stdin, name)
+        self._process = process
+
+    def _last_words(self, what: str) -> str:
+        stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
+        return stderr.splitlines()[-1] if stderr else ""
 
     def relay(self, take: Callable[[bytes], None]) -> "concurrent.futures.Future[None]":
         """Have `take` called with each line that the program writes; the future is done when it has ended."""

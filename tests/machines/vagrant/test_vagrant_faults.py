@@ -192,6 +192,6 @@ def test_two_campaigns_that_want_one_machine(box: str, domain: str, tmp_path: Pa
         assert second.returncode == ExitCode.HOST_UNFIT, second.stderr
         assert f"the machine 'vm' is held by process {first.pid}" in second.stderr and "Traceback" not in second.stderr
         assert not list((tmp_path / "others" / "vm").rglob("*.ipynb")) and domains() == {domain: "running"}
-        first.send_signal(signal.SIGINT)
+        first.terminate()
         said, _ = first.communicate(timeout=300)
     assert first.returncode == ExitCode.INTERRUPTED, said

@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="picolab-overhead-", dir="/var/tmp") as folder:
         os.environ["PICOLAB_STATE_DIR"] = f"{folder}/state"
         os.environ["PICOLAB_OUTPUTS_DIR"] = f"{folder}/outputs"
-        server = trial_fork_server()
+        server = trial_fork_server(["local"])
         try:
             costs = [overhead_s(Path(folder), number, server) for number in range(1, wanted.trials + 1)]
         finally:

@@ -1,18 +1,21 @@
-"""What virtual machines cost: box, first up, change of memory, reset, snapshot, start, destroy, beside plain `vagrant`.
+"""The costs of virtual machines: every way to a ready one next to plain `vagrant`, and whether the way changes results.
 
-    python benchmarks/vagrant_machine.py [--ram 256] [--file-size 100M]
+    python benchmarks/vagrant_machine.py [--ram 256] [--file-size 100M] [--rounds 5]
 
-Builds a box of its own, and removes it and its machines at the end. Needs what `picolab doctor` lists for virtual
-machines, and about five minutes of an idle host without KVM.
+Each round measures the same upload after a cold boot, after a reset and after a restore, so that their memory and rates
+can be compared in pairs. Builds a box of its own, and removes it and its machines at the end. Needs what `picolab
+doctor` lists for virtual machines, and about ten minutes of an idle host without KVM.
 """
 
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,11 +117,81 @@ def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
     timed("release", machine.release)
 
 
-def overhead(size: str, ram_mb: int) -> None:
+@dataclass
+class Measured:
+    """One upload into a guest that was reached in one of the ways."""
+
+    reached_s: float
+    available_mib: float
+    peak_mib: float
+    rate_mib_s: float
+
+
+def measured_after(way: str, folder: Path, ram_mb: int, size_bytes: int, fresh_for: str) -> Measured:
+    """Reach a machine, which must be in the expected way, and upload into it."""
+    machine = obtain(ram_mb, fresh_for)
+    described = machine.describe().virtual_machine
+    assert described is not None and described.reached_by == way, described
+    build = find_build("calibration", "calibration", "")
+    started = start_server(machine, PicoShare(), build, {"ballast_mib_per_mib": 0.5}, folder / "log", 120)
+    samples = folder / "ways.jsonl"
+    samples.unlink(missing_ok=True)
+    with Client(PicoShare(), started.base_url) as client:
+        client.authenticate((machine.folder / SECRET_FILE).read_text())
+        probe = machine.probe(0.05, samples)
+        upload = client.upload(1, size_bytes, Limits(60, 600), report=lambda _: None)
+        probe.finish()
+    machine.stop_process(10)
+    machine.hand_back()
+    assert upload.first_byte_s is not None and upload.response_s is not None
+    memory, _ = summarise(read_samples(samples), 0.05, upload.first_byte_s)
+    assert memory.peak_anon_bytes is not None
+    return Measured(
+        described.reached_s,
+        described.available_ram_bytes / MIB,
+        memory.peak_anon_bytes / MIB,
+        size_bytes / MIB / (upload.response_s - upload.first_byte_s),
+    )
+
+
+def ways_compared(folder: Path, ram_mb: int, size_bytes: int, rounds: int) -> None:
+    """Print whether a restored or cleaned guest measures as one that has just booted, in pairs of a round."""
+    found: dict[str, list[Measured]] = {"created": [], "reset": [], "restored": []}
+    for number in range(rounds):
+        for name in [machine["name"] for machine in registry.existing()]:
+            registry.release_by_name(name)
+        for way, fresh_for in (("created", f"{number}"), ("reset", f"{number}"), ("restored", f"{number}, again")):
+            found[way].append(measured_after(way, folder, ram_mb, size_bytes, fresh_for))
+    print(
+        f"{'way':<10} {'ready s':>8} {'available MiB':>14} {'peak MiB':>9} {'upload MiB/s':>13}   ratio to a cold boot"
+    )
+    for way, trials in found.items():
+        columns = [
+            [getattr(trial, name) for trial in trials]
+            for name in ("reached_s", "available_mib", "peak_mib", "rate_mib_s")
+        ]
+        medians = [statistics.median(column) for column in columns]
+        ratios = [
+            statistics.median(
+                getattr(one, name) / getattr(other, name) for one, other in zip(trials, found["created"], strict=True)
+            )
+            for name in ("available_mib", "peak_mib", "rate_mib_s")
+        ]
+        print(
+            f"{way:<10} {medians[0]:8.2f} {medians[1]:14.1f} {medians[2]:9.1f} {medians[3]:13.1f}   "
+            f"available {ratios[0]:.3f}, peak {ratios[1]:.3f}, upload {ratios[2]:.3f}"
+        )
+
+
+def overhead(size: str, ram_mb: int, fresh_machine: str) -> None:
     """Run a campaign and print what each trial cost besides start, upload and verification."""
     matrix = {"machine": ["vagrant"], "ram_mb": [ram_mb], "file_size": [size], "box": [BOX]}
-    wanted = CampaignParameters.model_validate({"matrix": matrix, "repeats": 4})
-    campaign = Campaign.create(make_plan(wanted, "benchmark", "the benchmark"), Watcher())
+    wanted = CampaignParameters.model_validate(
+        {"matrix": matrix, "parameters": {"fresh_machine": fresh_machine}, "repeats": 4}
+    )
+    name = f"benchmark-{fresh_machine}"
+    print(f"a campaign with fresh_machine: {fresh_machine}")
+    campaign = Campaign.create(make_plan(wanted, name, "the benchmark"), Watcher())
     campaign.run()
     for entry in campaign.ledger.entries():
         assert entry.notebook is not None and entry.duration_s is not None
@@ -134,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what virtual machines cost.")
     parser.add_argument("--ram", type=int, default=256, help="memory of the machine in MiB (default 256)")
     parser.add_argument("--file-size", default="100M", help="size of the upload (default 100M)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of cold boot, reset and restore (default 5)")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="picolab-benchmark-", dir="/var/tmp"))
     os.environ["VAGRANT_HOME"] = str(folder / "vagrant")
@@ -146,7 +220,9 @@ def main() -> None:
         print(f"acceleration: {accelerated.kind} ({accelerated.reason})")
         plain_vagrant(folder, wanted.ram)
         in_the_machine(folder, wanted.ram, parse_size(wanted.file_size))
-        overhead(wanted.file_size, wanted.ram)
+        ways_compared(folder, wanted.ram, parse_size(wanted.file_size), wanted.rounds)
+        for fresh_machine in ("per_campaign", "per_trial"):
+            overhead(wanted.file_size, wanted.ram, fresh_machine)
     finally:
         for machine in registry.existing():
             registry.release_by_name(machine["name"])

@@ -190,6 +190,13 @@ def shared_state(shared_folder: Path, scratch: Path, monkeypatch: pytest.MonkeyP
     return shared_folder
 
 
+def shell(machine: VagrantMachine, command: str, limit_s: float = 60) -> str:
+    """Run a command in a guest, which must succeed, and return what it prints."""
+    done = machine._guest.connected().run(command, limit_s)
+    assert done.exit_code == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
 def wish(box: str, ram_mb: int = 256, name: str = "vm", fresh_for: str = "") -> MachineWish:
     return MachineWish(name, ram_mb, "enforced", "", kind="vagrant", box=box, fresh_for=fresh_for)
 

@@ -2,12 +2,13 @@
 
 It needs Python >= 3.9 and the standard library alone. `bundle.py` ships this package to a guest as one zipapp:
 
-    agent.pyz --home FOLDER --user NAME
+    agent.pyz --home FOLDER --user NAME [--listen SOCKET]
 
 It reads one JSON object a line from standard input and answers each with one JSON object a line, {"ok": true, ...}
-or {"ok": false, "error": "a sentence"}. It ends when standard input is closed. It keeps nothing in its head: the
-server runs on without it, and whatever agent comes next finds the server through the files in FOLDER. Times are
-seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
+or {"ok": false, "error": "a sentence"}. It ends when standard input is closed. With --listen it goes to the background
+and does the same for each connection to a unix socket that only that user can open, until the guest ends. It keeps no
+state in memory: the server runs on without it, and the next agent finds the server through the files in FOLDER. Times
+are seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
 
     {"do": "clock"}                                  -> monotonic_s
     {"do": "set_clock", "wall_s": float}             -> moved_s, by how much the wall clock was wrong
@@ -43,20 +44,28 @@ import os
 import sys
 
 from picolab.agent.kernel_log import protect_the_instrument
+from picolab.agent.memory_lock import lock_memory
 from picolab.agent.refusal import Refusal
 from picolab.agent.requests import Agent
 
 
 def main() -> None:
-    """Answer requests until standard input is closed."""
+    """Answer requests until standard input is closed, or as long as the guest runs."""
     words = sys.argv[1:]
-    if len(words) != 4 or words[0] != "--home" or words[2] != "--user":
-        sys.exit("usage: agent.pyz --home FOLDER --user NAME")
+    if len(words) not in (4, 6) or words[0] != "--home" or words[2] != "--user" or words[4:5] not in ([], ["--listen"]):
+        sys.exit("usage: agent.pyz --home FOLDER --user NAME [--listen SOCKET]")
     try:
         agent = Agent(words[1], words[3])
+        if words[4:]:
+            from picolab.agent.listen import serve_in_background
+
+            serve_in_background(words[5], agent, protect_the_instrument)
+            return
     except (Refusal, OSError) as error:
         sys.exit(str(error))
     protect_the_instrument()
+    # Where that is not permitted the probe, which runs as the same user, reports it.
+    lock_memory()
     try:
         for line in sys.stdin.buffer:
             sys.stdout.write(json.dumps(agent.answer(line)) + "\n")

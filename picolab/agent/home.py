@@ -36,6 +36,15 @@ def write_text(path: str, text: str) -> None:
     os.replace(f"{path}.new", path)
 
 
+def overwrite(path: str, text: str) -> None:
+    """Replace the beginning of a file that is longer, so that it needs no room on a disk that may be full."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, os.fsencode(text))
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(folder: str) -> None:
     """Remove a folder if it exists; a link to a folder is removed and not followed."""
     for parent, folders, files in os.walk(folder, topdown=False):

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from picolab.agent.home import PROGRAM_FOLDERS, Home, has_systemd, program, remove_tree, write_text
+from picolab.agent.home import PROGRAM_FOLDERS, Home, has_systemd, overwrite, program, remove_tree, write_text
 from picolab.agent.kernel_log import kernel_log, oom_kills, set_oom_score
 from picolab.agent.launch import NOTE_LIMIT_S, WRAPPER, Launch
 from picolab.agent.process import POLL_S, kill_group, until
@@ -76,7 +76,7 @@ class Launcher:
             raise Refusal("the guest has no setsid to detach a server with; install util-linux")
         os.mkdir(folder, 0o700)
         self.home.give(folder)
-        for name in ("said", "exit"):
+        for name in ("said", "exit", "stopped"):
             self.home.write(f"{folder}/{name}", " " * 200)
         self.home.write(f"{folder}/wrapper.sh", WRAPPER.format(path=":".join(PROGRAM_FOLDERS)))
         lines = [
@@ -246,7 +246,7 @@ class Launcher:
                     raise Refusal(f"the server (pid {server.pid}) did not end within {END_LIMIT_S:.0f} s after SIGKILL")
             ended = time.monotonic()
             stopped = {"stop_s": ended - begun, "ended_monotonic_s": ended}
-            write_text(f"{launch.folder}/stopped", json.dumps(stopped))
+            overwrite(f"{launch.folder}/stopped", json.dumps(stopped))
             if not launch.wrapper_is_alive:
                 # The wrapper would have done so.
                 kill_group(server.pid)

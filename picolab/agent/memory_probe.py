@@ -15,9 +15,12 @@ machine since it booted, and the probe keeps the OOM killer off itself if it may
 
 It writes lines of JSON to standard output, each as it is made (when a disk is full: as soon as there is room again):
 
-    {"columns": [...], "missing": {column: reason}}     once, first
+    {"columns": [...], "missing": {column: reason}, "unlocked": reason}     once, first
     [value, ...]                                        a sample; null where the kernel had no value
     {"end": {"samples": n, "cpu_s": x, "lifetime_s": y}}    once, last, when standard input was closed
+
+Its own pages are locked in memory, so that it can sample a machine that has run out of memory; where that is not
+permitted it samples all the same, and `unlocked` has the reason (else null).
 
 Closing standard input ends it. That also happens when the process that started it is killed, so the probe
 never outlives its purpose. The clock is CLOCK_MONOTONIC of the machine that it runs on.
@@ -36,6 +39,7 @@ import sys
 import time
 
 from picolab.agent.kernel_log import set_oom_score
+from picolab.agent.memory_lock import lock_memory
 from picolab.agent.procfs import TICKS_PER_S, Stat, children_of, named_kib, pids, stat_of
 
 COLUMNS = (
@@ -350,10 +354,11 @@ def main() -> None:
     whole_machine = "whole-machine" in wanted
     if whole_machine:
         set_oom_score(os.getpid(), -1000)
+    unlocked = lock_memory()
     interval_s = float(wanted["interval"])
     sampler = Sampler(int(wanted["pid"]), wanted.get("cgroup"), wanted.get("disk"), whole_machine)
     write = Output().write
-    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing()}))
+    write(json.dumps({"columns": COLUMNS, "missing": sampler.missing(), "unlocked": unlocked}))
     begun = due = time.monotonic()
     cpu_begun = time.process_time()
     samples = 0

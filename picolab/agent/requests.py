@@ -209,7 +209,7 @@ class Agent:
         running = server is not None and server.alive
         if server is not None and not running:
             launch.await_note()
-        stopped = json.loads(read_text(f"{launch.folder}/stopped") or "{}")
+        stopped = json.loads((read_text(f"{launch.folder}/stopped") or "").strip() or "{}")
         exit_code, exit_signal = launch.exit()
         before, now = launch.note["oom_kills"], oom_kills()
         return {

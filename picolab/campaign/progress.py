@@ -37,5 +37,7 @@ class Watcher:
     waiting: Callable[[str], None] = lambda _line: None
     note: Callable[[str], None] = lambda _line: None
     stop_requested: Callable[[], bool] = lambda: False
+    step: Callable[[PlannedTrial, str], None] | None = None
+    """Receives each step of the boot of a trial's machine; None: nobody wants them."""
     refresh_s: float | None = None
     """Interval of `progress` while a trial runs; None: never, because nobody watches."""

@@ -96,7 +96,7 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
-        self._fork_server = trial_fork_server()
+        self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
     def tally(self) -> Tally:
@@ -283,6 +283,7 @@ class Campaign:
             raise _Interrupted
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
+        on_step = self.watcher.step
         process = TrialProcess(
             parameters,
             TrialContext(
@@ -295,6 +296,7 @@ class Campaign:
                 attempt=attempt,
             ),
             self._fork_server,
+            None if on_step is None else lambda line: on_step(trial, line),
         )
         try:
             fault = self._wait(process, trial, attempt)

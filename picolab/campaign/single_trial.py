@@ -52,13 +52,17 @@ class FinishedTrial:
 
 
 def run_single_trial(
-    parameters: TrialParameters, stop_requested: Callable[[], bool], live: Callable[[str], None] | None
+    parameters: TrialParameters,
+    stop_requested: Callable[[], bool],
+    live: Callable[[str], None] | None,
+    on_step: Callable[[str], None] | None = None,
 ) -> FinishedTrial:
     """Run the trial notebook once, in a folder of its own under `outputs/single-trials/`.
 
     Args:
         stop_requested: asked after each signal.
         live: receives the trial's line of progress once a second; None: nobody watches.
+        on_step: receives each step of the boot of its machine; None: nobody wants them.
 
     Raises:
         BuildError, HostUnfit: known before anything is started.
@@ -74,7 +78,7 @@ def run_single_trial(
     state = TrialState.begin(parameters, None)
     folder = claim_folder(state)
     context = TrialContext(folder=folder, trial_id=state.identity.trial_id, owner=this_process().to_json())
-    process = TrialProcess(parameters, context)
+    process = TrialProcess(parameters, context, on_step=on_step)
     try:
         while not stop_requested():
             if process.wait(_REFRESH_S if live is not None else _LONG_S):

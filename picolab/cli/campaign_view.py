@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, estimate
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import watched_in_words
 from picolab.cli.outcome_table import outcome_table
@@ -17,7 +18,7 @@ from picolab.exit_codes import ExitCode
 from picolab.machines import registry
 from picolab.results.load import CampaignData, read_campaign
 from picolab.text.foreign import one_line
-from picolab.text.wording import duration
+from picolab.text.wording import counted, duration
 
 _MOST_PROBLEMS = 10
 
@@ -32,6 +33,9 @@ def print_begin(campaign: Campaign) -> None:
         f"{most}{plan.repeats} repeats, seed {plan.seed}. "
         f"Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
     )
+    left = [trial.parameters for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
+    if left:
+        console.print(estimate_in_words(estimate(left), at_most=bool(most)))
 
 
 def print_plan(plan: Plan) -> None:
@@ -48,8 +52,39 @@ def print_plan(plan: Plan) -> None:
         f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
+    console.print(estimate_in_words(estimate([trial.parameters for trial in plan.trials]), at_most=bool(most)))
     if plan.stopping is not None:
         console.print(watched_in_words(plan))
+
+
+def estimate_in_words(found: Estimate, *, at_most: bool) -> str:
+    """Return the boots and the time that trials need, and where these numbers are from.
+
+    Args:
+        at_most: the campaign may stop before its last trial.
+    """
+    most = "at most " if at_most else ""
+    boots = ""
+    if found.boots is not None:
+        most_boots = "at most " if found.fresh else most
+        boots = f"{most_boots}{counted(found.boots, 'boot')} of virtual machines ({duration(found.boot_s)}) and "
+    words = f"Expected: {boots}{most}{duration(found.total_s)} in all."
+    assumed = " to ".join(f"{seconds:g}" for seconds in dict.fromkeys([*found.overhead_s[:1], *found.overhead_s[-1:]]))
+    assumption = f"upload and verify at {ASSUMED_MIB_S:g} MiB/s, plus {assumed} s"
+    if found.measured == found.trials:
+        words += " Earlier trials of the same cases took that long."
+    elif found.measured:
+        words += (
+            f" {found.measured} of {found.trials} trials like earlier ones of their case, the others: {assumption}."
+        )
+    else:
+        words += f" No trial of these cases was timed before; assumed: {assumption}."
+    if found.boots:
+        of_boots = "like earlier boots" if found.boots_measured == found.boots else "with assumed times"
+        if 0 < found.boots_measured < found.boots:
+            of_boots = f"{found.boots_measured} like earlier boots, the others with assumed times"
+        words += f" Boots: {of_boots}."
+    return words
 
 
 def print_end(campaign: Campaign, code: ExitCode) -> None:

@@ -65,21 +65,22 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
       picolab calibrate
       picolab calibrate --machine vagrant
     """
+    from picolab.cli.progress import line_printer
     from picolab.cli.terminal import print_lines
     from picolab.config.given_paths import absolute_path
     from picolab.instrument.measure import calibrate_instrument
     from picolab.instrument.summary import summary_lines
-    from picolab.text.live_line import rewrite_line
 
+    show = line_printer()
     stop = StopRequest().install()
     found = calibrate_instrument(
         machine,
         quick=quick,
         work_dir=absolute_path(work_dir, Path.cwd(), "--work-dir"),
-        report=rewrite_line,
+        report=show,
         stop_requested=lambda: stop.requested,
     )
-    rewrite_line("")
+    show("")
     if found is None:
         return ExitCode.INTERRUPTED
     print_lines(summary_lines(found))

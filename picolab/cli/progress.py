@@ -1,15 +1,20 @@
 """The progress of a running campaign: a live line on a terminal, and a line for each trial that ended."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
+import click
 from rich.live import Live
 
 from picolab.campaign.progress import Progress, Watcher
 from picolab.cli.terminal import Text, colour, console
+from picolab.config.plan import PlannedTrial
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 from picolab.text.foreign import one_line
+from picolab.text.live_line import rewrite_line
 from picolab.text.wording import duration
 
 _BAR_CELLS = 24
@@ -26,6 +31,32 @@ def _progress_text(progress: Progress) -> Text:
         text.append(f"\n  {progress.current.trial_id}{again}  ", style="bold")
         text.append(one_line(progress.line), style="cyan")
     return text
+
+
+class StepPrinter:
+    """Prints the steps of something that takes minutes as lines of their own, where no line can be rewritten in place.
+
+    A line is left out when it begins like the one before, up to the first comma or colon: the progress of a download,
+    or the measurements of one round.
+    """
+
+    def __init__(self, write: Callable[[str], None] = lambda line: click.echo(line, err=True)) -> None:
+        self._write = write
+        self._last = ""
+
+    def show(self, line: str, before: str = "") -> None:
+        """Print a line, behind a text that does not count for the comparison; nothing for an empty one."""
+        step = before + re.split(r"[,:]", line, maxsplit=1)[0]
+        if line and step != self._last:
+            self._last = step
+            # The reader may be gone.
+            with suppress(OSError):
+                self._write(one_line(before + line))
+
+
+def line_printer() -> Callable[[str], None]:
+    """Return a callback for progress on stderr: a line rewritten in place on a terminal, one line a step elsewhere."""
+    return rewrite_line if sys.stderr.isatty() else StepPrinter().show
 
 
 @contextmanager
@@ -63,6 +94,11 @@ def campaign_watcher(stop_requested: Callable[[], bool]) -> Iterator[Watcher]:
         with suppress(OSError):
             console.print(one_line(line), style="yellow")
 
+    steps = StepPrinter(console.print)
+
+    def show_step(trial: PlannedTrial, line: str) -> None:
+        steps.show(line, f"{trial.trial_id}: ")
+
     with live or nullcontext():
-        refresh_s = None if live is None else _REFRESH_S
-        yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested, refresh_s)
+        step, refresh_s = (show_step, None) if live is None else (None, _REFRESH_S)
+        yield Watcher(show_progress, show_ended, show_waiting, show_note, stop_requested, step, refresh_s)

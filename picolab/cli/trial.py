@@ -50,6 +50,7 @@ def trial(
       picolab trial -p calibration '{"transfer_mib_s": 50}' -p stall_limit_s 10
     """
     from picolab.campaign.single_trial import run_single_trial
+    from picolab.cli.progress import StepPrinter
     from picolab.cli.trial_view import print_trial
     from picolab.config.invalid_input import validate
     from picolab.config.trial_parameters import TrialParameters
@@ -81,7 +82,7 @@ def trial(
         )
     parameters = parameters.located(Path.cwd(), "picolab trial")
     stop = StopRequest().install()
-    live = rewrite_line if sys.stderr.isatty() else None
-    finished = run_single_trial(parameters, lambda: stop.requested, live)
+    live, on_step = (rewrite_line, None) if sys.stderr.isatty() else (None, StepPrinter().show)
+    finished = run_single_trial(parameters, lambda: stop.requested, live, on_step)
     print_trial(finished)
     return finished.exit_code

@@ -1,8 +1,9 @@
 """The order of a campaign's trials: random blocks, in which builds of a scenario run back to back."""
 
+import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from picolab.config.trial_parameters import TrialParameters
@@ -22,10 +23,14 @@ ORDER_OF_BUILDS = (
 
 
 ORDER_WITH_VIRTUAL_MACHINES = (
-    "Not fully random: inside a block the scenarios that need the same virtual machine (RAM, processors, "
-    "box, provider) run one after the other in random order, since another one costs a boot; {groups} in random order "
-    "too, anew for each block."
+    "Not fully random: inside a block the scenarios that need the same virtual machine (RAM, processors, box, "
+    "provider) run one after the other in random order, since another one costs a boot. A block begins with the "
+    "virtual machine that the block before ended with. Otherwise the order of virtual machines is random, anew for "
+    "each block, and each of them begins a block equally often."
 )
+
+
+ORDER_WITH_OTHER_MACHINES = "Scenarios without a virtual machine run where no boot is added, in random order."
 
 
 def order_of_blocks(
@@ -35,7 +40,8 @@ def order_of_blocks(
 
     Cases that need the same virtual machine stay together, and inside of that the builds of a scenario: what
     drifts over minutes or hours then hits the builds of a pair alike. Each build has each place among its
-    neighbours equally often, so that a steady drift within a pair cancels.
+    neighbours equally often, so that a steady drift within a pair cancels. As few virtual machines are booted as a
+    block that holds every case allows.
 
     Args:
         names: of each case's scenario.
@@ -44,43 +50,115 @@ def order_of_blocks(
     for index, name in enumerate(names):
         scenarios.setdefault(name, []).append(index)
     squares = {scenario: _balanced_orders(indices, blocks, chance) for scenario, indices in scenarios.items()}
+    groups: dict[Hashable, list[str]] = {}
+    for scenario, indices in scenarios.items():
+        groups.setdefault(machine_key(cases[indices[0]]), []).append(scenario)
+    free = groups.pop(None, [])
+    if groups:
+        order = _orders_with_few_boots(list(groups.values()), free, blocks, chance)
+    else:
+        order = [_shuffled(free, chance) for _ in range(blocks)]
+    return [
+        [index for scenario in of_block for index in squares[scenario][block]] for block, of_block in enumerate(order)
+    ]
+
+
+def _orders_with_few_boots(
+    groups: list[list[str]], free: list[str], blocks: int, chance: random.Random
+) -> list[list[str]]:
+    """Return the scenarios in the order of each block, so that a machine is changed as rarely as possible.
+
+    Args:
+        groups: scenarios that need the same virtual machine.
+        free: scenarios that need none. They take the virtual machine down, so each runs where the next trial needs
+            another virtual machine anyway.
+    """
+    if len(groups) == 1 and free:
+        return _alternating(groups[0], free, blocks, chance)
+    ends = _ends_of_blocks(len(groups), blocks, chance)
     order = []
-    for block in range(blocks):
-        groups: dict[Any, list[str]] = {}
-        for scenario, indices in scenarios.items():
-            groups.setdefault(_machine_key(cases[indices[0]]) or scenario, []).append(scenario)
-        shuffled = list(groups.values())
-        chance.shuffle(shuffled)
-        for group in shuffled:
-            chance.shuffle(group)
-        order.append([index for group in shuffled for scenario in group for index in squares[scenario][block]])
+    for first, last in itertools.pairwise(ends):
+        middle = [number for number in range(len(groups)) if number not in (first, last)]
+        numbers = list(dict.fromkeys([first, *_shuffled(middle, chance), last]))
+        between: list[list[str]] = [[] for _ in numbers]
+        for scenario in _shuffled(free, chance):
+            between[chance.randrange(1, len(numbers))].append(scenario)
+        order.append(
+            [
+                scenario
+                for number, before in zip(numbers, between, strict=True)
+                for scenario in (*before, *_shuffled(groups[number], chance))
+            ]
+        )
     return order
+
+
+def _alternating(one: list[str], other: list[str], blocks: int, chance: random.Random) -> list[list[str]]:
+    """Return the scenarios of two groups, of which only the first needs a machine, in the order of each block."""
+    # With an even number of blocks, to begin with the machine would cost one boot more.
+    other_first = blocks % 2 == 0 or chance.random() < 0.5
+    order = []
+    for _ in range(blocks):
+        pair = (other, one) if other_first else (one, other)
+        order.append([scenario for group in pair for scenario in _shuffled(group, chance)])
+        other_first = not other_first
+    return order
+
+
+def _ends_of_blocks(groups: int, blocks: int, chance: random.Random) -> list[int]:
+    """Return the group at each border of blocks, the beginning and the end included.
+
+    Neighbours differ, so that a block can begin with one and end with the other. Random orders of all groups follow
+    each other, so that each group is at a border equally often.
+    """
+    if groups == 1:
+        return [0] * (blocks + 1)
+    ends: list[int] = []
+    while len(ends) <= blocks:
+        following = _shuffled(range(groups), chance)
+        if ends and following[0] == ends[-1]:
+            other = chance.randrange(1, groups)
+            following[0], following[other] = following[other], following[0]
+        ends += following
+    return ends[: blocks + 1]
+
+
+def _shuffled(items: Sequence[Any], chance: random.Random) -> list[Any]:
+    shuffled = list(items)
+    chance.shuffle(shuffled)
+    return shuffled
 
 
 def _balanced_orders(items: list[int], blocks: int, chance: random.Random) -> list[list[int]]:
     """Return an order of the items for each block: random Latin squares, one after the other."""
     orders: list[list[int]] = []
     while len(orders) < blocks:
-        first = list(items)
-        chance.shuffle(first)
+        first = _shuffled(items, chance)
         square = [first[shift:] + first[:shift] for shift in range(len(first))]
         chance.shuffle(square)
         orders += square
     return orders[:blocks]
 
 
-def _machine_key(case: TrialParameters) -> tuple[Any, ...] | None:
+def machine_key(case: TrialParameters) -> tuple[Any, ...] | None:
     """Return a value that differs when the machine must be rebooted or made anew; None when that costs nothing."""
     key = kind_of(case.machine).change_key(case)
     return None if key is None else (case.machine, *key)
+
+
+def is_boot(trials: Sequence[TrialParameters]) -> list[bool]:
+    """Return for each of these trials, in the order in which they run, whether a machine must boot for it."""
+    keys = [machine_key(trial) for trial in trials]
+    return [key is not None and key != before for key, before in zip(keys, [None, *keys], strict=False)]
 
 
 def order_in_words(cases: Sequence[TrialParameters], names: Sequence[str]) -> str:
     """Return how trials are ordered, for the plan and the report; `names` are those of each case's scenario."""
     most = max(Counter(names).values())
     words = ORDER if most == 1 else ORDER_OF_BUILDS.format(builds=most)
-    grouped = {_machine_key(case) is not None for case in cases}
+    grouped = {machine_key(case) is not None for case in cases}
     if True in grouped:
-        groups = "these groups and the other scenarios run" if len(grouped) > 1 else "these groups run"
-        words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES.format(groups=groups)}"
+        words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES}"
+        if False in grouped:
+            words = f"{words} {ORDER_WITH_OTHER_MACHINES}"
     return words

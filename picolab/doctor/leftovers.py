@@ -23,7 +23,7 @@ from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity
 from picolab.jupyter import kernel_folders
 from picolab.machines import registry
-from picolab.machines.folders import folder_of, lock_file, machine_folders, machines_dir, spec_of
+from picolab.machines.folders import exclusive_now, folder_of, machine_folders, machines_dir, remove_lock, spec_of
 from picolab.machines.kinds import KINDS
 
 _TEMPORARY = re.compile(
@@ -107,10 +107,9 @@ def _locks() -> Removables:
 
 
 def _remove_lock(name: str) -> None:
-    with lock_file(name).open("r") as lock:
-        # `exclusive` notices that the file it has locked is gone, and takes the new one.
-        if try_lock(lock) and not folder_of(name).exists():
-            lock_file(name).unlink(missing_ok=True)
+    with exclusive_now(name) as is_ours:
+        if is_ours and not folder_of(name).exists():
+            remove_lock(name)
 
 
 def kinds() -> list[LeftoverKind]:

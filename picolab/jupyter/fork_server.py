@@ -51,7 +51,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), *self._modules],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(log), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -134,14 +134,15 @@ def _become(words: dict[str, Any], server_pid: int) -> None:
 def main() -> None:
     """Answer requests until the other end of the socket is closed.
 
-    The arguments are the socket's number, the module whose `execute` runs in the forked processes, and other modules.
+    The arguments are the socket's number, the log of the first process, which says in a list of processes whose server
+    this is, the module whose `execute` runs in the forked processes, and other modules.
     """
     # Now, because the place of the title is found only before the environment changes, as in each forked process.
-    setproctitle.setproctitle(f"{sys.executable} -m picolab.jupyter.fork_server")
+    setproctitle.setproctitle(f"{sys.executable} -m picolab.jupyter.fork_server {sys.argv[2]}")
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(connection.fileno(), False)
     decline_slow_imports()
-    runs, *_ = [importlib.import_module(name) for name in sys.argv[2:]]
+    runs, *_ = [importlib.import_module(name) for name in sys.argv[3:]]
     gc.freeze()
     server_pid = os.getpid()
     lines = connection.makefile("rb")

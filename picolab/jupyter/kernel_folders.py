@@ -28,11 +28,12 @@ from picolab.errors import HostUnfit
 from picolab.files.writing import write_atomically
 from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity, this_process
+from picolab.jupyter.step_pipe import STEPS
 
 CONNECTION_FILE = "connection.json"
 SOCKETS = "s"
 _NAME = re.compile(r"picolab-kernel-(?P<pid>\d+)-(?P<ticks>\d+)-(?P<boot>[0-9a-f]{8})-[0-9a-f]{8}")
-_CONTENT = re.compile(rf"{re.escape(CONNECTION_FILE)}|{SOCKETS}-\d+")
+_CONTENT = re.compile(rf"{re.escape(CONNECTION_FILE)}|{SOCKETS}-\d+|{STEPS}")
 _SOCKET_PATH_BYTES = 107
 """The longest path that a unix socket may have."""
 _SPARE_BYTES = len(f"/{SOCKETS}-99")

@@ -25,17 +25,20 @@ class SpareKernel:
 
     It is forked at once, so make it before this process has threads or open connections. What `jupyter_client` uses
     of a `subprocess.Popen` is here too.
+
+    Args:
+        name: says in a list of processes whose kernel it will be.
     """
 
     stdin = stdout = stderr = None
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         read_end, self._write_end = os.pipe()
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
             os.close(self._write_end)
-            _wait_and_run(read_end)
+            _wait_and_run(read_end, name)
         os.close(read_end)
 
     def start(self, command: list[str], cwd: str, environment: dict[str, str]) -> None:
@@ -70,8 +73,8 @@ class SpareKernel:
         self.send_signal(signal.SIGTERM)
 
 
-def _wait_and_run(read_end: int) -> NoReturn:
-    setproctitle("picolab: becomes the kernel")
+def _wait_and_run(read_end: int, name: str) -> NoReturn:
+    setproctitle(f"picolab: becomes the kernel of {name}")
     with os.fdopen(read_end, "rb") as pipe:
         text = pipe.read()
     if not text:

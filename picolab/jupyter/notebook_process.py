@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from picolab.config.project import working_dir
@@ -14,8 +15,10 @@ from picolab.files.writing import write_atomically
 from picolab.host.processes import ProcessIdentity, kill_and_wait
 from picolab.jupyter.fork_server import ForkServer, ForkServerLost
 from picolab.jupyter.kernel_folders import CONNECTION_FILE, KernelFolder
+from picolab.jupyter.step_pipe import StepPipe
 from picolab.jupyter.trial_context import CONTEXT_VARIABLE, TrialContext
 from picolab.jupyter.trial_template import trial_notebook
+from picolab.machines.kinds import kind_of
 
 NOTEBOOK_FILE = "trial.ipynb"
 PROCESS_LOG_FILE = "papermill.log"
@@ -30,9 +33,10 @@ _LONGEST_POLL_MS = (1 << 31) - 1
 """That poll(2) takes: 24 days."""
 
 
-def trial_fork_server() -> ForkServer:
-    """Return a fork server for trials, which starts with the first one."""
-    return ForkServer("picolab.jupyter.papermill_process", _IMPORTED_ONCE)
+def trial_fork_server(kinds: Iterable[str]) -> ForkServer:
+    """Return a fork server for trials on these kinds of machines; it starts with the first trial."""
+    imports = [module for kind in sorted(set(kinds)) for module in kind_of(kind).imports]
+    return ForkServer("picolab.jupyter.papermill_process", (*_IMPORTED_ONCE, *imports))
 
 
 class _Signals:
@@ -72,6 +76,7 @@ class TrialProcess:
         parameters: of the trial.
         context: where the trial's files go, and who answers for its machine.
         fork_server: the one of a campaign; None: one of its own.
+        on_step: is called with each step of a boot while somebody waits; None: nobody wants them.
 
     Attributes:
         pid: of papermill.
@@ -79,19 +84,27 @@ class TrialProcess:
     """
 
     def __init__(
-        self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer | None = None
+        self,
+        parameters: TrialParameters,
+        context: TrialContext,
+        fork_server: ForkServer | None = None,
+        on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = context.folder
         # Made and removed here too: papermill may be killed before it can.
         self._kernel_folder = KernelFolder()
         self._server_is_own = fork_server is None
-        self._server = fork_server or trial_fork_server()
+        self._server = fork_server or trial_fork_server([parameters.machine])
         self._watch = -1
         self._exit_code: int | None = None
         self.lost_fork_server = False
         self._killed_here = False
         self._signals: _Signals | None = _Signals()
+        self._steps: StepPipe | None = None
         try:
+            if on_step is not None:
+                self._steps = StepPipe(self._kernel_folder.path, on_step)
+                context = context.model_copy(update={"steps": self._steps.path})
             self.pid = self._launch(parameters, context)
             self._watch = os.pidfd_open(self.pid)
         except ForkServerLost:
@@ -121,14 +134,23 @@ class TrialProcess:
         """Sleep until the process has ended, at most `limit_s` seconds; return whether it has ended.
 
         Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
-        to stop), and after 24 days. Nothing is done while it waits.
+        to stop), and after 24 days. Nothing is done while it waits, besides passing on the steps of a boot.
         """
         if self._exit_code is None:
             waiting = select.poll()
             waiting.register(self._watch, select.POLLIN)
             if self._signals is not None:
                 waiting.register(self._signals.descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in waiting.poll(min(max(0.0, limit_s) * 1000, _LONGEST_POLL_MS))}
+            if self._steps is not None:
+                waiting.register(self._steps.descriptor, select.POLLIN)
+            deadline = time.monotonic() + limit_s
+            while True:
+                left_s = max(0.0, deadline - time.monotonic())
+                ready = {descriptor for descriptor, _ in waiting.poll(min(left_s * 1000, _LONGEST_POLL_MS))}
+                if self._steps is not None:
+                    self._steps.deliver()
+                if self._steps is None or ready != {self._steps.descriptor}:
+                    break
             if self._watch not in ready:
                 if self._signals is not None:
                     self._signals.forget()
@@ -160,6 +182,9 @@ class TrialProcess:
 
     def _tidy(self) -> None:
         (self.folder / _REQUEST_FILE).unlink(missing_ok=True)
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
         self._kernel_folder.remove()
         if self._server_is_own:
             self._server.close()

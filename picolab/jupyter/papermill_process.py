@@ -52,7 +52,7 @@ def execute(request_file: Path) -> None:
     """
     server = os.getppid()
     # Before this process has threads.
-    spare = SpareKernel()
+    spare = SpareKernel(str(request_file))
     setproctitle(f"{sys.executable} -m {__name__} {request_file}")
     prctl = ctypes.CDLL(None).prctl
     # If the campaign is killed, nobody waits for this trial any more: end in an orderly way, kernel and all.

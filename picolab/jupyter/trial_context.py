@@ -24,6 +24,7 @@ class TrialContext(BaseModel):
     block: int | None = None
     position: int | None = None
     attempt: int = 1
+    steps: Path | None = Field(default=None, description="pipe for the steps of a boot; null: nobody wants them")
 
     @classmethod
     def from_environment(cls) -> "TrialContext | None":

@@ -10,16 +10,16 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.errors import MachineBusy, MachineError
 from picolab.files.writing import write_atomically
-from picolab.host.locks import try_lock
+from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
 from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, kill_and_wait
 
 KEEPER = "keeper.json"
@@ -68,37 +68,47 @@ def lock_file(name: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(name: str = "") -> Iterator[None]:
+def exclusive(name: str = "", report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Let only one process at a time make, take or sweep a machine; the kernel frees the lock of a dead one.
 
     Args:
         name: of a machine whose making may take minutes, so that it shall not hold up all others; empty: all of them.
+        report: gets a line while another process has it: who that is, and for how long it is waited for at most.
 
     Raises:
         MachineBusy: another process has had it for `_LOCK_LIMIT_S`.
     """
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = time.monotonic() + _LOCK_LIMIT_S
+    what = f"the machine {name!r}" if name else "the machines of this folder"
+    wait = Wait(_LOCK_LIMIT_S, report)
     while True:
         with lock_file(name).open("w") as lock:
-            if try_lock(lock) and _is_still(lock_file(name), lock):
+            if try_lock(lock) and names_still(lock_file(name), lock):
                 yield
                 return
-        if time.monotonic() > deadline:
-            what = f"the machine {name!r}" if name else "the machines of this folder"
+        if wait.is_over:
             raise MachineBusy(
-                f"another process has been making or taking down {what} for {_LOCK_LIMIT_S:.0f} s; end it "
-                f"(fuser {lock_file(name)} names it), then try again"
+                f"{in_words(holders_of([lock_file(name)]))} has been making or taking down {what} for "
+                f"{wait.limit_s:.0f} s; end it, then try again"
             )
+        wait.show(lambda: in_words(holders_of([lock_file(name)])), f"it makes or takes down {what}")
         time.sleep(_LOCK_POLL_S)
 
 
-def _is_still(path: Path, file: TextIO) -> bool:
-    """Return True if a path still names an open file: an unneeded lock may have been removed meanwhile."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+@contextlib.contextmanager
+def exclusive_now(name: str) -> Iterator[bool]:
+    """Do as `exclusive` without a wait: yield False when another process has the machine at this moment."""
+    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock_file(name).open("w") as lock:
+        yield try_lock(lock) and names_still(lock_file(name), lock)
+
+
+def remove_lock(name: str) -> None:
+    """Remove the lock file of a machine that is gone; only whoever has the lock may do so.
+
+    `exclusive` notices that the file it has locked is gone, and takes the new one.
+    """
+    lock_file(name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,12 @@ class MachineKind(ABC):
     """Making it takes long enough to show lines of progress."""
     ready_poll_s: ClassVar[float]
     """Seconds between two looks at a server that is starting. Each look takes time from the server."""
+    assumed_boot_s: ClassVar[float]
+    """Seconds of a boot in an estimate, where none was measured; 0: it needs none."""
+    assumed_overhead_s: ClassVar[float]
+    """Seconds of a trial besides boot, upload and verification in an estimate, where none was measured."""
+    imports: ClassVar[tuple[str, ...]]
+    """The modules that its trials need and that take long to import. A campaign imports them once."""
 
     @abstractmethod
     def why_unfit(self, parameters: TrialParameters) -> str | None:

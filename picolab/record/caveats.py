@@ -438,6 +438,20 @@ def of_attempts(attempts: int) -> list[Caveat]:
     ]
 
 
+def of_unlocked_probe(why_not: str | None) -> list[Caveat]:
+    """Return the caveat that a guest which runs out of memory may stop the probe in it."""
+    if why_not is None:
+        return []
+    return [
+        Caveat(
+            code="probe_not_locked",
+            value=None,
+            message=f"While the guest is short of memory, samples may be missing: {why_not}.",
+            advice="Use a box whose user has sudo and whose Python has ctypes, such as picolab's own.",
+        )
+    ]
+
+
 def of_memory(memory: MemoryRecord) -> list[Caveat]:
     """Return the caveats about the memory probe and its samples."""
     caveats = []

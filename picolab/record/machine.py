@@ -47,6 +47,9 @@ REACHED_BY_MEANINGS: dict[ReachedBy, str] = {
 }
 
 
+REACHED_WITHOUT_BOOT: tuple[ReachedBy, ...] = ("restored", "reset")
+
+
 class VirtualMachineRecord(Part):
     """The virtual machine that the server ran in."""
 

@@ -30,12 +30,14 @@ class Samples:
         rows: a list of values a sample, None where the kernel had none.
         missing: column -> why it has no value at all.
         end: the probe's own CPU time and life time; None when it was killed.
+        unlocked: why the probe's pages were not locked in memory; None when they were, or when that is not known.
     """
 
     columns: list[str]
     rows: list[list[Value]]
     missing: dict[str, str]
     end: dict[str, float] | None
+    unlocked: str | None = None
 
     def column(self, name: str) -> list[Value]:
         index = self.columns.index(name)
@@ -77,7 +79,7 @@ def read_samples(path: Path, most_bytes: int = LARGEST_BYTES) -> Samples:
             end = value.get("end")
         else:
             rows.append(value)
-    return Samples(head["columns"], rows, head["missing"], end)
+    return Samples(head["columns"], rows, head["missing"], end, head.get("unlocked"))
 
 
 def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[MemoryRecord, dict[str, str]]:

@@ -9,6 +9,7 @@ from picolab.errors import MachineError, ProbeError
 from picolab.files import reserve
 from picolab.host import conditions
 from picolab.machines.base import Machine
+from picolab.machines.kinds import kind_of
 from picolab.record import caveats
 from picolab.record.conditions import ConditionsRecord
 from picolab.record.outcomes import Step
@@ -118,6 +119,8 @@ def memory_of(run: TrialRun, samples_file: str, zero_s: float) -> tuple[MemoryRe
         the record; why values are missing in it, by path; whether the probe ran to its end.
     """
     samples = read_samples(run.folder / samples_file)
+    if run.state.machine is not None and kind_of(run.state.machine.kind).is_virtual:
+        run.add_new_caveats(caveats.of_unlocked_probe(samples.unlocked))
     memory, missing = summarise(samples, run.state.parameters.sample_interval_s, zero_s)
     return memory, missing, samples.end is not None
 

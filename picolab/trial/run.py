@@ -9,6 +9,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import StageError
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import LiveLine
+from picolab.jupyter.step_pipe import report_step
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessStatus
@@ -91,13 +92,18 @@ class TrialRun:
                 boot_limit_s=self.state.parameters.boot_limit_s,
                 fresh_for=self._fresh_for(),
                 log=self.folder / VAGRANT_LOG_FILE,
-                report=live.show,
+                report=lambda line: self._report(live, line),
             )
             with live if kind_of(wish.kind).shows_progress else nullcontext():
                 self.machine = registry.obtain(wish, self.holder())
         else:
             self.machine.hold(self.holder())
         return self.machine
+
+    def _report(self, live: LiveLine, line: str) -> None:
+        live.show(line)
+        if self.context is not None:
+            report_step(self.context.steps, line)
 
     def _fresh_for(self) -> str:
         """Return the trial or block that needs a fresh machine; with the same text the machine is reused."""

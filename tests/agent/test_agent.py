@@ -581,9 +581,9 @@ def test_a_free_port_is_free_on_all_addresses(agent: RunningAgent) -> None:
         taken.bind(("0.0.0.0", port))
 
 
-@needs_root
-@needs_screen
-def test_a_full_disk_does_not_hide_how_the_server_ended(start_agent: StartAgent, tmp_path: Path) -> None:
+@pytest.fixture
+def agent_on_small_disk(start_agent: StartAgent, tmp_path: Path) -> Iterator[RunningAgent]:
+    """An agent whose home is a file system of 1 MiB."""
     home = tmp_path / "small"
     home.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(home)], check=False, timeout=60)
@@ -591,17 +591,35 @@ def test_a_full_disk_does_not_hide_how_the_server_ended(start_agent: StartAgent,
         pytest.skip("this host does not let its root mount a file system")
     agent = start_agent(home=home)
     try:
-        fill = "cat /dev/zero >filler; i=0; while echo x >filler-$i; do i=$((i+1)); done"
-        agent.launch(*shell(f"{fill}; kill -KILL $$"))
-        status = agent.ended()
-        assert home.joinpath("filler").stat().st_size > MIB // 2
-        assert (status["exit_code"], status["exit_signal"]) == (None, "SIGKILL")
-        assert status["ended_monotonic_s"] is not None
+        yield agent
     finally:
         agent.ask("stop", grace_s=0)
         agent.close()
         eventually(lambda: not subprocess.run(["umount", str(home)], check=False, timeout=60).returncode, "unmounted")
         home.rmdir()
+
+
+@needs_root
+@needs_screen
+def test_a_full_disk_does_not_hide_how_the_server_ended(agent_on_small_disk: RunningAgent, tmp_path: Path) -> None:
+    agent = agent_on_small_disk
+    fill = "cat /dev/zero >filler; i=0; while echo x >filler-$i; do i=$((i+1)); done"
+    agent.launch(*shell(f"{fill}; kill -KILL $$"))
+    status = agent.ended()
+    assert (tmp_path / "small" / "filler").stat().st_size > MIB // 2
+    assert (status["exit_code"], status["exit_signal"]) == (None, "SIGKILL")
+    assert status["ended_monotonic_s"] is not None
+
+
+@needs_root
+@needs_screen
+def test_a_server_is_stopped_on_a_full_disk(agent_on_small_disk: RunningAgent, tmp_path: Path) -> None:
+    agent = agent_on_small_disk
+    agent.launch(*shell("cat /dev/zero >filler; exec sleep 1000"))
+    eventually(lambda: os.statvfs(tmp_path / "small").f_bavail == 0, "the disk is full")
+    stopped = agent.ask("stop", grace_s=10)
+    assert not stopped["running"] and stopped["exit_signal"] == "SIGTERM"
+    assert stopped["stop_s"] is not None and stopped["ended_monotonic_s"] is not None
 
 
 # The page cache and the disk

@@ -24,6 +24,7 @@ from picolab.machines.local.cgroup import MemoryCgroup, find_method, plan_cgroup
 from picolab.record.samples import Samples, read_samples, summarise
 
 PROBE = bundle.words("memory_probe")
+NOT_PERMITTED = ("setpriv", "--bounding-set=-ipc_lock", "prlimit", "--memlock=0")
 HOLD = "import sys; x = bytearray(int(sys.argv[1]) << 20); print('up', flush=True); sys.stdin.read()"
 HOLD_AND_DROP = (
     "import sys, mmap; x = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
@@ -233,6 +234,29 @@ def test_in_a_virtual_machine_the_oom_killer_spares_the_probe(probe: StartProbe)
     assert score(probe(os.getpid()).process.pid) == score("self")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user may lock only a little memory")
+def test_its_pages_are_locked_and_it_grows_by_less_than_a_mib(probe: StartProbe) -> None:
+    running = probe(os.getpid())
+    running.until(10)
+    pid = running.process.pid
+    assert status_bytes(pid, "VmLck") > 0.8 * status_bytes(pid, "VmSize")
+    locked = status_bytes(pid, "VmRSS")
+    assert running.finish().unlocked is None
+    free = probe(os.getpid(), python=(*NOT_PERMITTED, sys.executable))
+    free.until(10)
+    assert locked - status_bytes(free.process.pid, "VmRSS") < MIB
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a capability is taken from root")
+def test_without_permission_to_lock_pages_it_samples_and_says_so(probe: StartProbe) -> None:
+    running = probe(os.getpid(), 0.02, "--whole-machine", python=(*NOT_PERMITTED, sys.executable))
+    running.until(10)
+    assert status_bytes(running.process.pid, "VmLck") == 0
+    samples = running.finish()
+    assert samples.end is not None and samples.peak("rss_bytes")
+    assert samples.unlocked is not None and "locked in memory (Operation not permitted)" in samples.unlocked
+
+
 def test_a_kernel_that_does_not_count_oom_kills_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
     vmstat.write_text("nr_free_pages 7\nnot_oom_kill 9\n")
@@ -358,7 +382,7 @@ def test_the_first_line_is_the_head_and_each_line_is_json(probe: StartProbe) -> 
     running = probe(os.getpid())
     running.finish()
     lines = [json.loads(line) for line in running.output.read_text().splitlines()]
-    assert set(lines[0]) == {"columns", "missing"} and set(lines[-1]) == {"end"}
+    assert set(lines[0]) == {"columns", "missing", "unlocked"} and set(lines[-1]) == {"end"}
     assert all(isinstance(line, list) for line in lines[1:-1])
 
 

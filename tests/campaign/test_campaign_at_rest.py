@@ -54,7 +54,9 @@ class FakeProcess:
     waits: ClassVar[list[float]] = []
     opened: ClassVar[list[str]] = []
 
-    def __init__(self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer) -> None:
+    def __init__(
+        self, parameters: TrialParameters, context: TrialContext, fork_server: ForkServer, on_step: object
+    ) -> None:
         self.folder = context.folder
         self.folder.mkdir(parents=True)
         self._context, self._woken = context, 0

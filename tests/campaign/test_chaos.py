@@ -16,8 +16,8 @@ CHAOS = Path(__file__).resolve().parents[2] / "benchmarks" / "chaos.py"
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_left_whoever_gets_a_signal(scratch: Path) -> None:
     find_method()
-    words = [sys.executable, str(CHAOS), "--trials", "6", "--signals", "12", "--seed", "7"]
+    words = [sys.executable, str(CHAOS), "--trials", "12", "--signals", "14", "--seed", "7"]
     done = subprocess.run([*words, "--folder", str(scratch / "chaos")], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 signals" in done.stdout and "lost 0, leaked 0, other problems 0" in done.stdout
+    assert "14 signals" in done.stdout and "lost 0, leaked 0, other problems 0" in done.stdout

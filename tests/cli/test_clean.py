@@ -23,6 +23,7 @@ from picolab.machines import folders
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local import cgroup, network
 from picolab.machines.local.machine import LocalMachine
+from picolab.machines.vagrant import libvirt
 
 MARK = "0123abcd"
 """That of another state folder."""
@@ -54,6 +55,19 @@ def tree() -> list[Path]:
 
 def own_place(name: str) -> str:
     return f"picolab-{name}-{folders.state_mark(folders.machines_dir())}"
+
+
+def test_the_lock_of_a_killed_first_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "vagrant"))
+    left, held = (libvirt.first_up_lock_file(box) for box in ("debian/bookworm64", "picolab"))
+    left.parent.mkdir()
+    (left.parent / "setup_version").touch()
+    left.touch()
+    with held.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert clean("--dry-run") == f"would remove: lock of a killed first boot: {left}\n"
+        assert clean() == f"removing: lock of a killed first boot: {left}\n"
+        assert sorted(path.name for path in left.parent.iterdir()) == [held.name, "setup_version"]
 
 
 def test_there_is_nothing_to_remove() -> None:

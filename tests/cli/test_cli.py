@@ -127,6 +127,7 @@ def test_the_plan_is_shown_and_nothing_is_run() -> None:
 
     assert done.returncode == 0
     assert "4 trials = 2 cases x 2 repeats, seed 1" in done.stdout
+    assert "Expected: " in done.stdout and "No trial of these cases was timed before" in done.stdout
     assert done.stdout.count("local-64mb-") == 4
     assert picolab_here("matrix", QUICK, "--plan", "--repeats", "2", "--memory-limits", "64").stdout == done.stdout
     assert not outputs_dir().exists()
@@ -166,6 +167,9 @@ def test_status_report_and_export_of_a_campaign() -> None:
     done = picolab("matrix", QUICK, "--campaign", "c", *fewer)
     assert done.returncode == ExitCode.OK, done.stdout + done.stderr
     assert "local-64mb-2M-calibration  2 ok" in done.stdout
+    assert "Expected: " in done.stdout and "assumed: upload and verify at" in done.stdout
+    plan = picolab_here("matrix", QUICK, "--plan", *fewer).stdout
+    assert "Earlier trials of the same cases took that long." in plan
     assert "not of PicoShare" in done.stdout
 
     assert "2 of 2 trials have a result" in picolab_here("status", "c").stdout

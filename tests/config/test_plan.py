@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.invalid_input import validate
 from picolab.config.matrix import MOST_TRIALS, expand
-from picolab.config.plan import PLAN_FILE, Plan, make_plan
+from picolab.config.order import is_boot
+from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, make_plan
 from picolab.config.project import project_root
 from picolab.config.yaml_text import read_yaml
 from picolab.errors import CampaignNotFound, ParameterError
@@ -258,6 +261,88 @@ def test_cases_of_one_virtual_machine_run_together() -> None:
     assert plan(VIRTUAL).trials == plan(VIRTUAL).trials
 
 
+def boots(trials: list[PlannedTrial]) -> int:
+    return sum(is_boot([trial.parameters for trial in trials]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rams=st.integers(1, 5),
+    others=st.integers(1, 4),
+    builds=st.integers(1, 3),
+    blocks=st.integers(1, 12),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_no_boot_is_needless(rams: int, others: int, builds: int, blocks: int, seed: int) -> None:
+    made = plan(
+        f"matrix: {{machine: [vagrant], ram_mb: {[256 * n for n in range(1, rams + 1)]}, "
+        f"file_size: {[f'{n}M' for n in range(1, others + 1)]}, build: {[f'b{n}' for n in range(builds)]}}}\n"
+        f"repeats: {blocks}\nseed: {seed}"
+    )
+
+    assert boots(made.trials) == blocks * (rams - 1) + 1
+    for block in range(1, blocks + 1):
+        cases = [trial.case for trial in made.trials if trial.block == block]
+        assert sorted(cases) == sorted(made.cases)
+
+
+def test_a_matrix_of_two_ram_sizes_boots_once_a_block() -> None:
+    text = "matrix: {machine: [vagrant], ram_mb: [256, 512], file_size: [1M, 2M]}\nrepeats: 5\n"
+
+    assert [boots(plan(f"{text}seed: {seed}").trials) for seed in range(40)] == [6] * 40
+    assert boots(plan(f"{text}seed: 1").trials[:8]) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(rams=st.integers(1, 4), local=st.integers(1, 3), blocks=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_local_cases_add_no_boot(rams: int, local: int, blocks: int, seed: int) -> None:
+    """A local machine takes the place of the virtual one, which has the same name."""
+    sizes = [f"{n}M" for n in range(1, local + 1)]
+    made = plan(
+        f"matrix: {{machine: [local, vagrant], ram_mb: {[256 * n for n in range(1, rams + 1)]}, file_size: {sizes}}}\n"
+        f"repeats: {blocks}\nseed: {seed}"
+    )
+
+    # A single RAM size has its boots between local cases: one in two blocks.
+    assert boots(made.trials) == (blocks * (rams - 1) + 1 if rams > 1 else (blocks + 1) // 2)
+    for block in range(1, blocks + 1):
+        assert sorted(trial.case for trial in made.trials if trial.block == block) == sorted(made.cases)
+
+
+@pytest.mark.parametrize("rams", [2, 3, 4])
+def test_each_ram_size_begins_blocks_equally_often(rams: int) -> None:
+    sizes = [256 * n for n in range(1, rams + 1)]
+    text = f"matrix: {{machine: [vagrant], ram_mb: {sizes}, file_size: [1M, 2M]}}\nrepeats: {2 * rams}\n"
+    first, places = Counter[int](), Counter[tuple[int, int]]()
+    for seed in range(200):
+        made = plan(f"{text}seed: {seed}")
+        orders = [
+            runs([trial.parameters.ram_mb for trial in made.trials if trial.block == block])
+            for block in range(1, 2 * rams + 1)
+        ]
+        assert Counter(order[0] for order in orders) == dict.fromkeys(sizes, 2), "within each campaign"
+        assert all(order[-1] == following[0] for order, following in itertools.pairwise(orders))
+        first[orders[0][0]] += 1
+        places.update((ram, place) for order in orders for place, ram in enumerate(order))
+
+    assert all(abs(count - 200 / rams) < 5 * (200 / rams) ** 0.5 for count in first.values())
+    # Over all seeds, each size is at each place of a block in its share of the blocks.
+    assert all(abs(places[ram, place] - 400) < 100 for ram in sizes for place in range(rams))
+
+
+def test_builds_in_a_group_of_one_ram_size_are_shuffled() -> None:
+    text = "matrix: {machine: [vagrant], ram_mb: [256, 512], file_size: [1M, 2M], build: [a, b, c]}\nrepeats: 3\n"
+    orders = Counter[tuple[str, ...]]()
+    for seed in range(40):
+        made = plan(f"{text}seed: {seed}")
+        for scenario in {trial.scenario for trial in made.trials}:
+            labels = [trial.parameters.build_label for trial in made.trials if trial.scenario == scenario]
+            assert [Counter(labels[place::3]) for place in range(3)] == [Counter("abc")] * 3
+            orders.update(tuple(labels[start : start + 3]) for start in (0, 3, 6))
+
+    assert len(orders) == 6 and min(orders.values()) > 40
+
+
 @pytest.mark.parametrize("factor", ["cpus: [1, 2]", "box: ['', debian/bookworm64]", "provider: [libvirt, virtualbox]"])
 def test_another_virtual_machine_is_another_group(factor: str) -> None:
     name = factor.split(":")[0]
@@ -267,24 +352,25 @@ def test_another_virtual_machine_is_another_group(factor: str) -> None:
             assert len(runs([getattr(t.parameters, name) for t in trials if t.block == block])) == 2
 
 
-def test_local_cases_stand_anywhere_between_groups() -> None:
-    text = "matrix: {machine: [local, vagrant], ram_mb: [512, 256], file_size: [1M, 2M]}\nrepeats: 1\n"
+def test_local_cases_run_between_virtual_machines() -> None:
+    text = "matrix: {machine: [local, vagrant], ram_mb: [512, 384, 256], file_size: [1M, 2M]}\nrepeats: 1\n"
     orders = [[t.parameters for t in plan(f"{text}seed: {seed}").trials] for seed in range(60)]
 
     local = set()
     for order in orders:
         virtual = [p.ram_mb if p.machine == "vagrant" else None for p in order]
-        assert len([run for run in runs(virtual) if run is not None]) == 2
+        assert len([run for run in runs(virtual) if run is not None]) == 3
+        assert virtual[0] is not None is not virtual[-1]
         local.add(tuple(place for place, p in enumerate(order) if p.machine == "local"))
-    assert len(local) > 10, "local cases are in no group"
+    assert len(local) == 7, "six local cases are divided between two gaps in every way"
 
 
 @pytest.mark.parametrize(
     ("machines", "words"),
     [
         ("[local]", "the order of cases inside a block is random"),
-        ("[vagrant]", "since another one costs a boot; these groups run in random order too"),
-        ("[local, vagrant]", "another one costs a boot; these groups and the other scenarios run in random order"),
+        ("[vagrant]", "A block begins with the virtual machine that the block before ended with."),
+        ("[local, vagrant]", "Scenarios without a virtual machine run where no boot is added, in random order."),
     ],
 )
 def test_plan_says_how_it_was_ordered(machines: str, words: str) -> None:
@@ -383,6 +469,18 @@ def test_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
     assert Plan.load(tmp_path) == made
     assert list(tmp_path.iterdir()) == [tmp_path / PLAN_FILE]
+
+
+def test_plan_of_an_older_version_keeps_its_order(tmp_path: Path) -> None:
+    """In which each block had its groups in random order, with more boots."""
+    made = plan(VIRTUAL)
+    by_ram = {ram: [t for t in made.trials if t.parameters.ram_mb == ram] for ram in (128, 256, 512)}
+    older = [trial for block in (1, 2) for group in by_ram.values() for trial in group if trial.block == block]
+    made.model_copy(update={"trials": older, "order": "as version 0.1 had it"}).save(tmp_path)
+
+    read = Plan.load(tmp_path)
+    assert [trial.trial_id for trial in read.trials] == [trial.trial_id for trial in older]
+    assert read.order == "as version 0.1 had it" and boots(read.trials) == 6 > boots(made.trials)
 
 
 def test_folder_without_a_plan_is_no_campaign(tmp_path: Path) -> None:

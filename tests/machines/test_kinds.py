@@ -90,6 +90,9 @@ class ToyKind(MachineKind):
     reused_between_trials = True
     shows_progress = False
     ready_poll_s = 0.01
+    assumed_boot_s = 3.0
+    assumed_overhead_s = 1.0
+    imports = ()
 
     def __init__(self) -> None:
         self.checked: list[int] = []

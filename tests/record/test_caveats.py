@@ -86,6 +86,12 @@ def test_clock_that_drifted(drift_s: float, words: str) -> None:
     assert words in caveat.message
 
 
+def test_a_probe_that_may_not_lock_its_pages() -> None:
+    (caveat,) = caveats.of_unlocked_probe("the pages could not be locked (why)")
+    assert caveat.code == "probe_not_locked" and "the pages could not be locked (why)" in caveat.message
+    assert caveats.of_unlocked_probe(None) == []
+
+
 def reference(**values: Any) -> InstrumentReference:
     data = {
         "measured_at": "2026-11-22T10:00:00+00:00",

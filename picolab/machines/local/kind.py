@@ -27,6 +27,9 @@ class LocalKind(MachineKind):
     reused_between_trials = False
     shows_progress = False
     ready_poll_s = 0.005
+    assumed_boot_s = 0.0
+    assumed_overhead_s = 2.0
+    imports = ("picolab.machines.local.machine",)
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         return None

@@ -6,7 +6,8 @@ import platform
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from picolab.errors import HostUnfit, MachineError
@@ -44,22 +45,36 @@ def check_tools() -> None:
     Raises:
         HostUnfit: a tool is missing, or the host has another architecture.
     """
+    check_architecture()
+    packages = missing_packages()
+    if packages:
+        raise HostUnfit(
+            f"programs that build the box are missing; install them with: "
+            f"{as_root(' '.join(['apt-get install --no-install-recommends', *packages]))}"
+        )
+
+
+def check_architecture() -> None:
+    """Do nothing if the box can run on this host.
+
+    Raises:
+        HostUnfit: the host has another architecture.
+    """
     if platform.machine() != "x86_64":
         raise HostUnfit(
             f"picolab's own box is made for x86_64, not for this host's {platform.machine()}; "
             f"use a public one instead: set `box` to its name"
         )
+
+
+def missing_packages() -> list[str]:
+    """Return the packages that build the box and are not installed."""
     packages = [package for tool, package in _TOOLS.items() if which(tool) is None]
     if boot_code() is None:
         packages.append("syslinux-common")
     if os.geteuid() != 0 and which("newuidmap") is None:
         packages.append("uidmap")
-    if packages:
-        missing = " ".join(dict.fromkeys(packages))
-        raise HostUnfit(
-            f"programs that build the box are missing; install them with: "
-            f"{as_root(f'apt-get install --no-install-recommends {missing}')}"
-        )
+    return list(dict.fromkeys(" ".join(packages).split()))
 
 
 def check_can_add() -> None:
@@ -93,6 +108,14 @@ def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -
     Raises:
         MachineError: it failed, or took longer than `limit_s`; the message holds the last lines that it printed.
     """
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+    # Vagrant makes a folder for its notes, by default `.vagrant/` in the current folder. Those of a box are not needed.
+    with tempfile.TemporaryDirectory(prefix=f"picolab-box-{os.geteuid()}-") as notes:
+        own = {"PATH": path, "VAGRANT_DOTFILE_PATH": notes, **environment}
+        return _run(command, what, limit_s, {**os.environ, **own})
+
+
+def _run(command: Sequence[str], what: str, limit_s: float, environment: Mapping[str, str]) -> str:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -101,7 +124,7 @@ def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -
         text=True,
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}", **environment},
+        env=environment,
     )
     try:
         stdout, stderr = process.communicate(timeout=limit_s)

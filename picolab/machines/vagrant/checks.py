@@ -14,9 +14,10 @@ from pathlib import Path
 from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
+from picolab.errors import HostUnfit
 from picolab.host.finding import Check, Finding, as_root
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
-from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant import box_tools, boxes, libvirt, qemu_settings
 
 _FOR_VMS = "needed only for machine: vagrant"
 _DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
@@ -72,11 +73,25 @@ def tools() -> list[Finding]:
         "iptables": ("iptables", _has_program("iptables")),
     }
     missing = [name for name, (_, there) in wanted.items() if not there]
+    packages = " ".join(wanted[name][0] for name in missing).split()
+    # One command for everything: who installs the rest wants to build the box next.
+    if of_box := [package for package in _packages_of_box() if package not in packages]:
+        missing.append("programs that build the box")
+        packages += of_box
     if not missing:
         return [Finding(what, "good", f"{', '.join(wanted)} are there")]
-    packages = " ".join(wanted[name][0] for name in missing)
-    remedy = as_root(f"apt-get install --no-install-recommends {packages}") if shutil.which("apt-get") else ""
+    command = " ".join(["apt-get install --no-install-recommends", *packages])
+    remedy = as_root(command) if shutil.which("apt-get") else ""
     return [Finding(what, "gap", f"not there: {', '.join(missing)}; {_FOR_VMS}", remedy)]
+
+
+def _packages_of_box() -> list[str]:
+    """Return the packages that are missing to build picolab's own box; none where it is built or cannot run."""
+    # Imported here: nobody but a builder needs it.
+    from picolab.machines.vagrant import box as builder
+
+    is_current = builder.is_current(boxes.PICOLAB_BOX)
+    return [] if is_current or os.uname().machine != "x86_64" else box_tools.missing_packages()
 
 
 def _has_program(name: str) -> bool:
@@ -93,10 +108,14 @@ def _has_vagrant_libvirt() -> bool:
 
 def host_of_machines() -> list[Finding]:
     """Look at libvirt: its daemon, and then the network and the pool for machines, and what dead machines have left."""
+    # First: the daemon reads its settings when it starts.
+    settings = qemu_settings.qemu_user()
     found = libvirt.diagnose(_ASK_LIMIT_S)
     if found is not None:
-        return [Finding("libvirt", "gap", f"{found.text}; {_FOR_VMS}", as_root(found.remedy))]
-    return [Finding("libvirt", "good", "the daemon answers"), *_network(), *_pool(), *_leftovers()]
+        # A package that is missing is in the one command for all of them.
+        remedy = as_root(found.remedy) if shutil.which("virsh") else ""
+        return [*settings, Finding("libvirt", "gap", f"{found.text}; {_FOR_VMS}", remedy)]
+    return [*settings, Finding("libvirt", "good", "the daemon answers"), *_network(), *_pool(), *_leftovers()]
 
 
 def _network() -> list[Finding]:
@@ -106,9 +125,8 @@ def _network() -> list[Finding]:
             return [Finding(what, "good", f"libvirt's network {libvirt.NETWORK} is active")]
         case "missing":
             return [Finding(what, "good", f"there is no network {libvirt.NETWORK} yet; the first machine makes it")]
-        case state:
-            text = f"libvirt's network {libvirt.NETWORK} is {state}, so that no machine gets an address"
-            return [Finding(what, "gap", text, f"{_VIRSH} net-start {libvirt.NETWORK}")]
+        case _:
+            return [Finding(what, "gap", libvirt.NETWORK_DOWN.text, libvirt.NETWORK_DOWN.remedy)]
 
 
 def _pool() -> list[Finding]:
@@ -123,9 +141,8 @@ def _pool() -> list[Finding]:
             text = (
                 f"there is no pool {pool} yet; the first machine makes it, where {free_bytes / MIB:,.0f} MiB are free"
             )
-        case state:
-            text = f"libvirt's pool {pool} is {state}, so that no machine can be made"
-            return [Finding(what, "gap", text, f"{_VIRSH} pool-start {pool}")]
+        case _:
+            return [Finding(what, "gap", libvirt.POOL_DOWN.text, libvirt.POOL_DOWN.remedy)]
     if free_bytes < _LEAST_FREE_BYTES:
         return [Finding(what, "gap", f"{text}: too little for a box and a machine; make room in {libvirt.IMAGES}")]
     return [Finding(what, "good", text)]
@@ -164,14 +181,14 @@ def _leftovers() -> list[Finding]:
 
 def box() -> list[Finding]:
     """Look at picolab's own box, at libvirt's copy of it, and at what it takes to build it."""
-    # Imported here: nobody but a builder needs it.
-    from picolab.errors import HostUnfit
+    # Imported here, as above.
     from picolab.machines.vagrant import box as builder
 
     what, name = "box", boxes.PICOLAB_BOX
     try:
-        builder.check_tools()
-        cannot = ""
+        box_tools.check_architecture()
+        missing = " ".join(box_tools.missing_packages())
+        cannot = f"; to build it, install {missing}: the command is above" if missing else ""
     except HostUnfit as error:
         cannot = f"; {error}"
     build = "" if cannot else "picolab box build"

@@ -24,11 +24,11 @@ from typing import IO, Any, TextIO
 
 from picolab.config.project import project_root
 from picolab.errors import MachineError
-from picolab.host.locks import try_lock
+from picolab.host.locks import Wait, holders_of, try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
-from picolab.machines.vagrant.messages import BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
+from picolab.machines.vagrant.messages import BOOT_LIMIT, BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
 from picolab.machines.vagrant.versions import gem_version, plugin_version, virtualbox_version
 
 # Where there is no vagrant, python-vagrant says so on stderr as soon as it is imported.
@@ -47,6 +47,8 @@ _RETRIES = 10
 _RETRY_PAUSE_S = 1.0
 _READ_BYTES = 1 << 16
 _TOLD_CHARACTERS = 400
+_STEP = re.compile(r"(?:==> [^:]+: (?! )|\s+[^:]+: (?=Progress: ))(.+)")
+"""Other lines are details of a step: they are indented."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _LIMITS_S = {
@@ -59,6 +61,8 @@ _LIMITS_S = {
     "ssh-config": 60.0,
     "--version": 30.0,
 }
+
+_BOOTS = ("up", "reload")
 
 _TIED_TO_PARENT = """\
 import ctypes, os, signal, sys
@@ -152,7 +156,7 @@ class VagrantCommand:
         """Create the machine if there is none, and boot it. Nothing happens to one that runs.
 
         Args:
-            on_line: is called with each line that vagrant prints, when it prints it.
+            on_line: is called with each step that vagrant prints, and the progress of a download, at once.
         """
         with self._settings(limit_s, on_line):
             self._vagrant.up(provider=provider)
@@ -251,13 +255,19 @@ class VagrantCommand:
             if not trouble.passes or call.ended or time.monotonic() + _RETRY_PAUSE_S > deadline:
                 break
             if attempt < _RETRIES:
+                if self._on_line is not None:
+                    tries = f"try {attempt + 1} of {_RETRIES + 1}"
+                    self._on_line(f"waiting: {trouble.cause}{_owners_of_action_locks()}; {tries}")
                 # Nothing reports when the other one is done.
                 time.sleep(_RETRY_PAUSE_S)
         raise VagrantError(self._sentence(call, trouble, limit_s), trouble, said, call.exit_code)
 
     def _sentence(self, call: _Call, trouble: Trouble, limit_s: float) -> str:
         cause = trouble.cause.format(box=self._environment.get("PICOLAB_BOX", "its box"))
-        if call.ended:
+        if call.ended and call.words[0] in _BOOTS:
+            cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=cause)
+            trouble = BOOT_LIMIT
+        elif call.ended:
             cause += f" (ended after {limit_s:.0f} s)"
         elif trouble is UNKNOWN:
             cause += f" ({_exit_of(call.exit_code)}): {_message_of(call)}"
@@ -306,7 +316,7 @@ class VagrantCommand:
     @contextlib.contextmanager
     def _turn(self, line: str) -> Iterator[TextIO]:
         """Hold the machine's lock. A vagrant whose picolab is dead and that does not end is ended."""
-        deadline = time.monotonic() + _TURN_LIMIT_S
+        wait = Wait(_TURN_LIMIT_S, self._on_line)
         with (self.folder / _LOCK).open("a+", encoding="utf-8") as turn:
             orphan_since: float | None = None
             while not try_lock(turn):
@@ -315,12 +325,13 @@ class VagrantCommand:
                     orphan_since = orphan_since or time.monotonic()
                     if time.monotonic() - orphan_since > _ORPHAN_PATIENCE_S:
                         _end_group(holder.vagrant.pid, functools.partial(_is_gone, holder.vagrant))
-                elif time.monotonic() > deadline:
+                elif wait.is_over:
                     who = f" (pid {holder.vagrant.pid}: {holder.line})" if holder and holder.vagrant.alive else ""
                     message = (
                         f"machine {self.name!r}, {line}: {BUSY.cause} after {_TURN_LIMIT_S:.0f} s{who}; {BUSY.remedy}"
                     )
                     raise VagrantError(f"{message}; all that it said is in {self.log.name}", BUSY)
+                wait.show(functools.partial(_in_words, holder), "it works on this machine")
                 time.sleep(_POLL_S)
             yield turn
 
@@ -355,8 +366,8 @@ def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: TextIO) -> Non
                 call.said.append(line)
                 (call.out if stream is process.stdout else call.err).append(line)
                 print(line, file=log, flush=True)
-                if call.on_line is not None:
-                    call.on_line(line)
+                if call.on_line is not None and (step := _STEP.match(line)):
+                    call.on_line(step[1])
         return bool(data)
 
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
@@ -458,15 +469,14 @@ def _read_holder(turn: TextIO) -> _Holder | None:
 
 def _owners_of_action_locks() -> str:
     """Return which processes hold vagrant's locks on machines, as far as the kernel says so."""
-    locks = (vagrant_home() / "data").glob("lock.machine-action-*.lock")
-    inodes = {str(lock.stat().st_ino) for lock in locks}
-    pids = set()
-    for line in Path("/proc/locks").read_text().splitlines():
-        words = line.split()
-        if words[1] == "FLOCK" and words[5].rpartition(":")[2] in inodes:
-            pids.add(int(words[4]))
-    owners = [identity for pid in sorted(pids) if (identity := ProcessIdentity.of(pid))]
+    owners = holders_of((vagrant_home() / "data").glob("lock.machine-action-*.lock"))
     return f" ({', '.join(f'pid {owner.pid}: {owner.command}' for owner in owners)})" if owners else ""
+
+
+def _in_words(holder: _Holder | None) -> str:
+    if holder is None or not holder.vagrant.alive:
+        return "another process"
+    return f"pid {holder.vagrant.pid} ({holder.line})"
 
 
 # Words and versions

@@ -1,5 +1,6 @@
 """The guest: one kept ssh connection to it, the agent at its other end, and its clock."""
 
+import concurrent.futures
 import contextlib
 import json
 import shlex
@@ -13,17 +14,24 @@ from picolab.agent import bundle
 from picolab.errors import MachineError
 from picolab.machines.base import Stream
 from picolab.machines.vagrant.domain import domain_state
+from picolab.machines.vagrant.libvirt import LibvirtError
 from picolab.machines.vagrant.state import State
 
 if TYPE_CHECKING:
-    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram
+    from picolab.machines.vagrant.ssh import Address, Connection, RemoteProgram, RemoteSocket
 
 GUEST_HOME = "/var/lib/picolab"
 USER = "vagrant"
 PYTHON = "/usr/bin/python3"
 ASK_LIMIT_S = 300.0
 """A guest that is out of memory may take very long to answer, and that is what is to be measured."""
+_STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
+"""Words of libvirt and Vagrant for the state of a machine that does not run, and ours."""
+_LOOK_S = 5.0
+_END_LIMIT_S = 10.0
 _AGENT = f"{GUEST_HOME}/agent"
+_AGENT_SOCKET = "/run/picolab-agent"
+"""In memory: a guest that boots has none."""
 _CLOCK_READINGS = 12
 _PROBE_START_LIMIT_S = 60.0
 _RELAY_LIMIT_S = 10.0
@@ -53,7 +61,7 @@ class Guest:
         self._state = state
         self._name: str = state["name"]
         self._connection: Connection | None = None
-        self._agent: RemoteProgram | None = None
+        self._agent: RemoteSocket | None = None
         self._clock: Clock | None = None
 
     @property
@@ -91,7 +99,7 @@ class Guest:
             raise MachineError(f"the machine {self._name!r} has not been reached yet; run the provision cell")
         from picolab.machines.vagrant.ssh import Connection
 
-        self._connection = Connection.open(self.address, self._name, limit_s)
+        self._connection = Connection.open(self.address, self._name, limit_s, self.why_down)
         for guest_port, host_port in self._state.get("forwards", {}).items():
             # The same ports for every kernel, so that addresses that were handed out stay good.
             self._connection.forward(int(guest_port), host_port)
@@ -110,9 +118,9 @@ class Guest:
         """
         connection = self.connected()
         if self._agent is None:
-            self._agent = connection.start(program("__main__", "--home", GUEST_HOME, "--user", USER))
+            self._agent = self._reach_agent(connection)
         try:
-            answer = self._agent.ask(request, limit_s, self.is_up)
+            answer = self._agent.ask(request, limit_s, self.why_down)
         except (MachineError, KeyboardInterrupt):
             # A late answer would be taken for the answer to the next request.
             self.drop_connection()
@@ -121,9 +129,33 @@ class Guest:
             raise MachineError(f"machine {self._name!r}: {answer['error']}")
         return answer
 
-    def is_up(self) -> bool:
-        """Return whether the virtual machine runs: no answer of a guest is worth waiting for when it does not."""
-        return self._state.folder.is_dir() and domain_state(self._state.folder, self._state) == "running"
+    def _reach_agent(self, connection: "Connection") -> "RemoteSocket":
+        """Return a connection to the agent, which is started if none runs."""
+        with contextlib.suppress(MachineError):
+            return connection.open_socket(_AGENT_SOCKET)
+        started = connection.run(
+            program("__main__", "--home", GUEST_HOME, "--user", USER, "--listen", _AGENT_SOCKET), ASK_LIMIT_S
+        )
+        if started.exit_code != 0:
+            said = started.stderr.strip().splitlines()
+            raise MachineError(
+                f"machine {self._name!r}: the agent in the guest did not start "
+                f"({said[-1] if said else f'exit code {started.exit_code}'})"
+            )
+        return connection.open_socket(_AGENT_SOCKET)
+
+    def why_down(self) -> str | None:
+        """Return why no answer of the guest is worth waiting for; None while the virtual machine runs."""
+        if not self._state.folder.is_dir():
+            return "the machine was taken away while it was in use"
+        try:
+            state = domain_state(self._state.folder, self._state)
+        except LibvirtError:
+            # The virtual machine runs on without the daemon.
+            return None
+        if state == "running":
+            return None
+        return f"the virtual machine does not run any more: it is {_STATES.get(state, state)}"
 
     def to_host(self, guest_s: float | None) -> float | None:
         """Return a time of the guest's monotonic clock on the host's."""
@@ -178,7 +210,7 @@ class Guest:
         words += ["--disk", disk] if disk else []
         clock = self._clock = self.read_clock()
         started = self.connected().start(program("memory_probe", *words))
-        stream = _GuestStream(started, output, clock, self.read_clock, self.is_up)
+        stream = _GuestStream(started, output, clock, self.read_clock, self.why_down)
         # What happens next shall be sampled from its beginning. A probe that cannot start is noticed by its reader.
         stream.await_first(_PROBE_START_LIMIT_S)
         return stream
@@ -193,16 +225,18 @@ class _GuestStream(Stream):
         output: Path,
         clock: Clock,
         read_clock: Callable[[], Clock],
-        is_up: Callable[[], bool],
+        why_down: Callable[[], str | None],
     ) -> None:
         self._program = program
-        self._is_up = is_up
+        self._why_down = why_down
         self._clock = clock
         self._read_clock = read_clock
         self._file = output.open("ab", buffering=0)
         self._first = threading.Event()
+        self._over = threading.Event()
         self._relayed = program.relay(self._take)
         self._relayed.add_done_callback(lambda _: self._first.set())
+        self._relayed.add_done_callback(lambda _: self._over.set())
 
     def _take(self, line: bytes) -> None:
         with contextlib.suppress(ValueError):
@@ -212,16 +246,30 @@ class _GuestStream(Stream):
                 line = json.dumps(values).encode() + b"\n"
                 self._first.set()
         self._file.write(line)
+        if line.startswith(b'{"end"'):
+            self._over.set()
 
     def await_first(self, limit_s: float) -> None:
         self._first.wait(limit_s)
 
     def finish(self, patience_s: float = ASK_LIMIT_S) -> int | None:
-        exit_code = self._program.finish(patience_s, self._is_up)
+        self._program.close_input()
+        deadline = time.monotonic() + patience_s
+        down = None
+        while not self._over.wait(max(0.0, min(_LOOK_S, deadline - time.monotonic()))):
+            down = self._why_down()
+            if down is not None or time.monotonic() >= deadline:
+                break
+        # All is on file now; in a guest without memory sudo and sshd may take long to end after the probe.
+        exit_code = self._program.finish(0.0 if down is not None else _END_LIMIT_S, self._why_down)
+        if down is not None:
+            self._relayed.cancel()
         # However the connection ended: the samples that have arrived are on file, and their last line is missing.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, concurrent.futures.CancelledError):
             self._relayed.result(_RELAY_LIMIT_S)
         self._file.close()
+        if down is not None:
+            return exit_code
         with contextlib.suppress(MachineError):
             self.clock_drift_s = self._read_clock().ahead_s - self._clock.ahead_s
         return exit_code

@@ -30,6 +30,9 @@ class VagrantKind(MachineKind):
     reused_between_trials = True
     shows_progress = True
     ready_poll_s = 0.1
+    assumed_boot_s = 20.0
+    assumed_overhead_s = 8.0
+    imports = ("picolab.machines.vagrant.machine", "picolab.machines.vagrant.ssh")
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         if parameters.ram_mb < SMALLEST_GUEST_MB:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
-from picolab.machines.vagrant import removal
+from picolab.host.locks import try_lock
+from picolab.machines.vagrant import libvirt, removal
 
 
 def _domains() -> Removables:
@@ -27,8 +28,23 @@ def _box_folders() -> Removables:
                 yield str(folder), partial(remove_locked, folder, folder)
 
 
+def _first_up_locks() -> Removables:
+    pattern = libvirt.first_up_lock_file("*")
+    for lock in sorted(pattern.parent.glob(pattern.name)):
+        if is_ours(lock, stat.S_ISREG) and is_unlocked(lock):
+            yield str(lock), partial(_remove_lock, lock)
+
+
+def _remove_lock(path: Path) -> None:
+    with path.open("a") as lock:
+        if try_lock(lock):
+            # Whoever waits for it notices that the file is gone, and takes a new one.
+            path.unlink(missing_ok=True)
+
+
 LEFTOVERS = (
     LeftoverKind("virtual machine of no machine", _domains),
     LeftoverKind("disk of no machine", _volumes),
+    LeftoverKind("lock of a killed first boot", _first_up_locks),
     LeftoverKind("box that was not finished", _box_folders),
 )

@@ -5,19 +5,19 @@ vagrant-libvirt calls them `<prefix>default` and `<prefix>default.img`.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from picolab.errors import MachineError
-from picolab.host.locks import try_lock
+from picolab.host.finding import as_root
+from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
 from picolab.machines.vagrant import boxes
 
 POOL = "default"
@@ -31,6 +31,7 @@ _REMOVE_LIMIT_S = 90.0
 _FIRST_UP_LIMIT_S = 900.0
 _STANDSTILL_S = 3.0
 _POLL_S = 0.25
+_NO_POOL = re.compile(r"pool not found|no storage pool with matching|is not active")
 _PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
 
 
@@ -46,8 +47,8 @@ class LibvirtError(MachineError):
         self.said = said
 
 
-def _virsh(*words: str, limit_s: float = _LIMIT_S) -> str:
-    """Return what a command of virsh prints.
+def virsh(*words: str, limit_s: float = _LIMIT_S) -> str:
+    """Run a command of virsh and return its output.
 
     Raises:
         LibvirtError: it failed, or did not end within `limit_s` seconds.
@@ -99,12 +100,21 @@ class Problem:
     remedy: str
 
 
+NETWORK_DOWN = Problem(
+    f"libvirt's network {NETWORK} is inactive, so that no machine gets an address",
+    f"virsh -c {_URI} net-start {NETWORK}",
+)
+POOL_DOWN = Problem(
+    f"libvirt's pool {POOL} is inactive, so that no machine can be made", f"virsh -c {_URI} pool-start {POOL}"
+)
+
+
 def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
     """Ask the daemon for a sign of life; return None when all is well."""
     if shutil.which("virsh") is None:
         return Problem("the program virsh is not there", "apt-get install --no-install-recommends libvirt-clients")
     try:
-        _virsh("list", "--name", limit_s=limit_s)
+        virsh("list", "--name", limit_s=limit_s)
     except LibvirtError as error:
         if re.search(r"[Pp]ermission denied|authentication|polkit|access denied", error.said):
             return Problem(
@@ -120,16 +130,23 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
     return None
 
 
-def problem() -> str | None:
-    """Return why libvirt cannot be used, or None when it answers."""
+def problem() -> Problem | None:
+    """Return why no machine can be made or booted: the daemon, the network or the pool; None when all is well.
+
+    A network or a pool that is missing is none: vagrant makes it. One that somebody has stopped stays so.
+    """
     found = diagnose()
-    return found.text if found else None
+    if found is not None:
+        return Problem(found.text, as_root(found.remedy))
+    if network() == "inactive":
+        return NETWORK_DOWN
+    return POOL_DOWN if pool_state() == "inactive" else None
 
 
 def versions() -> dict[str, str]:
     """Return the versions of libvirt and QEMU as the daemon says; empty when it does not."""
     try:
-        said = _virsh("version")
+        said = virsh("version")
     except LibvirtError:
         return {}
     patterns = {"libvirt": r"Using library: libvirt (\S+)", "qemu": r"Running hypervisor: QEMU (\S+)"}
@@ -138,7 +155,7 @@ def versions() -> dict[str, str]:
 
 def network() -> str:
     """Return the state of the machines' network: `active`, `inactive` or `missing` (then vagrant makes it)."""
-    states = {row[0]: row[1] for row in _rows(_virsh("net-list", "--all"))}
+    states = {row[0]: row[1] for row in _rows(virsh("net-list", "--all"))}
     return states.get(NETWORK, "missing")
 
 
@@ -163,12 +180,12 @@ def domains(prefix: str, limit_s: float = _LIMIT_S) -> dict[str, str]:
 
 def all_domains(limit_s: float = _LIMIT_S) -> dict[str, str]:
     """Return all domains of this host and their states, whoever's they are."""
-    return {name: state.replace(" ", "") for _, name, state in _rows(_virsh("list", "--all", limit_s=limit_s))}
+    return {name: state.replace(" ", "") for _, name, state in _rows(virsh("list", "--all", limit_s=limit_s))}
 
 
 def domain_memory(name: str) -> int:
     """Return the bytes of memory that a domain has."""
-    kib, unit = _fields(_virsh("dominfo", name))["Max memory"].split()
+    kib, unit = _fields(virsh("dominfo", name))["Max memory"].split()
     assert unit == "KiB"
     return int(kib) << 10
 
@@ -179,7 +196,7 @@ def remove_domain(name: str) -> None:
         return
     power_off(name)
     with _gone_is_fine("domain"):
-        _virsh(
+        virsh(
             *("undefine", name, "--remove-all-storage", "--snapshots-metadata", "--managed-save", "--nvram"),
             limit_s=_REMOVE_LIMIT_S,
         )
@@ -190,7 +207,7 @@ def power_off(name: str) -> None:
     if all_domains().get(name, "shutoff") == "shutoff":
         return
     try:
-        _virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
+        virsh("destroy", name, limit_s=_REMOVE_LIMIT_S)
     except LibvirtError:
         # It may have ended by itself meanwhile.
         if all_domains().get(name, "shutoff") != "shutoff":
@@ -225,37 +242,43 @@ class VolumeSize:
 
 def pool_state() -> str:
     """Return `active`, `inactive` or `missing`."""
-    return {row[0]: row[1] for row in _rows(_virsh("pool-list", "--all"))}.get(POOL, "missing")
+    return {row[0]: row[1] for row in _rows(virsh("pool-list", "--all"))}.get(POOL, "missing")
 
 
 def volumes(pool: str = POOL) -> list[str]:
     """Return the names of all volumes of a pool; none when there is no such pool, or it is not active."""
     try:
-        return [row[0] for row in _rows(_virsh("vol-list", "--pool", pool))]
+        return [row[0] for row in _rows(virsh("vol-list", "--pool", pool))]
     except LibvirtError as error:
-        if re.search(r"pool not found|no storage pool with matching|is not active", error.said):
+        if _NO_POOL.search(error.said):
             return []
         raise
 
 
 def volume_bytes(name: str) -> VolumeSize:
     """Return the sizes of a volume, as they are at this moment."""
-    found = _fields(_virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
+    found = _fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
     return VolumeSize(_bytes(found["Capacity"]), _bytes(found["Physical"]))
 
 
 def remove_volume(name: str) -> None:
     """Remove a volume with what is in it; nothing happens when there is none."""
     with _gone_is_fine("storage vol"):
-        _virsh("vol-delete", "--pool", POOL, name, limit_s=_REMOVE_LIMIT_S)
+        virsh("vol-delete", "--pool", POOL, name, limit_s=_REMOVE_LIMIT_S)
 
 
 def pool_free_bytes() -> int | None:
     """Return what the disks of machines may still take; None when there is no pool yet, or it is not active."""
-    if pool_state() != "active":
+    try:
+        found = _fields(virsh("pool-info", "--bytes", POOL))
+    except LibvirtError as error:
+        if _NO_POOL.search(error.said):
+            return None
+        raise
+    if "Available" not in found:
         return None
-    free_bytes = _bytes(_fields(_virsh("pool-info", "--bytes", POOL))["Available"])
-    path = ElementTree.fromstring(_virsh("pool-dumpxml", POOL)).findtext("target/path")
+    free_bytes = _bytes(found["Available"])
+    path = ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path")
     with contextlib.suppress(OSError):
         # libvirt counts what the file system keeps for others, too.
         free_bytes = min(free_bytes, shutil.disk_usage(path or IMAGES).free)
@@ -293,11 +316,11 @@ def base_volume_is_truncated(box: str, image: Path) -> bool:
 
 def _users_of(base: str) -> list[str]:
     """Return the volumes that are differences to a base volume."""
-    path = _virsh("vol-path", "--pool", POOL, base).strip()
+    path = virsh("vol-path", "--pool", POOL, base).strip()
     users = []
     for name in volumes():
         with _gone_is_fine("storage vol"):
-            xml = ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", POOL, name))
+            xml = ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name))
             if xml.findtext("backingStore/path") == path:
                 users.append(name)
     return users
@@ -334,7 +357,7 @@ def fix_stale(prefix: str, box: str, image: Path | None, dotfile_folder: Path) -
     fixed = []
     known = _ids_in(dotfile_folder)
     for name, state in domains(prefix).items():
-        if _virsh("domuuid", name).strip() not in known:
+        if virsh("domuuid", name).strip() not in known:
             remove_domain(name)
             fixed.append(f"removed the domain {name} ({state}): vagrant's notes of it were lost")
     for name in leftovers(prefix):
@@ -376,41 +399,54 @@ def _fix_base_volume(box: str, image: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def first_up_lock(box: str) -> Iterator[None]:
+def first_up_lock(box: str, report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a lock of this user's while a machine is made whose box libvirt has not copied yet.
 
     Two such at the same time, or one that is killed, leave a truncated copy behind that the next one silently uses.
     Where the copy is whole, or as soon as it is, machines are made side by side. The kernel frees the lock of a dead
     process.
 
+    Args:
+        report: gets a line while somebody else has it: who that is, and for how long it is waited for at most.
+
     Raises:
         MachineError: somebody else has held it for too long; or the copy is not whole afterwards.
     """
-    home = boxes.vagrant_home()
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / f"picolab-first-up-{box.replace('/', '-')}.lock"
-    with path.open("a") as lock:
-        deadline = time.monotonic() + _FIRST_UP_LIMIT_S
-        while not try_lock(lock):
-            if _base_volume_is_whole(box):
-                break
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"another process has been making the first machine of the box {box!r} for "
-                    f"{_FIRST_UP_LIMIT_S:.0f} s; end it, then try again ({path})"
-                )
-            time.sleep(_POLL_S)
-        if _base_volume_is_whole(box):
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            yield
-            return
-        yield
-        image = boxes.box_image(box)
-        if image is not None and base_volume_is_truncated(box, image):
+    path = first_up_lock_file(box)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wait = Wait(_FIRST_UP_LIMIT_S, report)
+    while not _base_volume_is_whole(box):
+        with path.open("a") as lock:
+            if try_lock(lock) and names_still(path, lock):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                _check_copy(box)
+                return
+        if wait.is_over:
             raise MachineError(
-                f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
-                f"look for free space with: picolab doctor"
+                f"{in_words(holders_of([path]))} has been making the first machine of the box {box!r} for "
+                f"{wait.limit_s:.0f} s; end it, then try again ({path})"
             )
+        wait.show(lambda: in_words(holders_of([path])), f"it makes the first machine of the box {box!r}")
+        time.sleep(_POLL_S)
+    yield
+
+
+def first_up_lock_file(box: str) -> Path:
+    """Return the file that `first_up_lock` locks; `*` for a pattern of all of them."""
+    return boxes.vagrant_home() / f"picolab-first-up-{box.replace('/', '-')}.lock"
+
+
+def _check_copy(box: str) -> None:
+    """Raise MachineError if libvirt's copy of a box is truncated."""
+    image = boxes.box_image(box)
+    if image is not None and base_volume_is_truncated(box, image):
+        raise MachineError(
+            f"libvirt's copy of the box {box!r} is not whole although vagrant said nothing; "
+            f"look for free space with: picolab doctor"
+        )
 
 
 def _base_volume_is_whole(box: str) -> bool:
@@ -446,7 +482,7 @@ def base_volumes() -> list[BaseVolume]:
     """
     if shutil.which("virsh") is None:
         return []
-    described = {name: ElementTree.fromstring(_virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
+    described = {name: ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
     backing = {name: xml.findtext("backingStore/path") for name, xml in described.items()}
     return [
         BaseVolume(

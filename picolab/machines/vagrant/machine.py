@@ -47,9 +47,9 @@ def check_host(provider: str) -> None:
     if shutil.which("vagrant") is None:
         raise HostUnfit("machine: vagrant needs the program vagrant, which is not there; see: picolab doctor")
     if provider == "libvirt":
-        problem = "the program virsh is not there" if shutil.which("virsh") is None else libvirt.problem()
-        if problem:
-            raise HostUnfit(f"machine: vagrant with provider libvirt: {problem}; see: picolab doctor")
+        problem = libvirt.problem()
+        if problem is not None:
+            raise HostUnfit(f"machine: vagrant with provider libvirt: {problem.text}; run: {problem.remedy}")
     elif shutil.which("VBoxManage") is None:
         raise HostUnfit(
             "provider: virtualbox needs the program VBoxManage, which is not there; install VirtualBox, or set "
@@ -106,7 +106,7 @@ class VagrantMachine:
         """
         check_host(wish.provider)
         folder = folder_of(wish.name)
-        with exclusive(wish.name):
+        with exclusive(wish.name, wish.report):
             old = spec_of(folder)
             if old is not None:
                 refuse_if_held(old)

@@ -26,6 +26,13 @@ _TAKE_AWAY = "take it away with: picolab machines remove {machine}"
 
 NOT_INSTALLED = Trouble("not installed", "the program vagrant is not there", _DOCTOR)
 TIME_LIMIT = Trouble("time limit", "vagrant did not end in time and was ended", "this host may be too busy; try again")
+BOOT_LIMIT = Trouble(
+    "boot limit",
+    "the machine did not boot within boot_limit_s = {limit_s:g} s ({cause})",
+    "set boot_limit_s to more: under emulation a boot takes 20 to 40 s, and longer on a busy host; picolab doctor "
+    "checks KVM, network and base volume",
+)
+"""Stands around the cause of a boot that was ended at its limit."""
 NO_ADDRESS = Trouble(
     "no address",
     "the guest has got no IP address in time",

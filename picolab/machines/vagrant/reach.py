@@ -11,7 +11,7 @@ from pathlib import Path
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
-from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant import boxes, libvirt, network, saved_state
 from picolab.machines.vagrant.domain import command_of, destroy, domain_state
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.state import State
@@ -80,7 +80,7 @@ class Reach:
             self._state.note_fixed(f"the virtual machine was {domain}, and its power was cut")
             for name in libvirt.domains(self._state["prefix"]):
                 libvirt.power_off(name)
-        if domain == "not_created" or (self._wish.fresh_for and domain != "running"):
+        if domain == "not_created" or (domain != "running" and (self._wish.fresh_for or self._is_forgotten())):
             if domain != "not_created":
                 destroy(self._folder, self._state)
             self._create()
@@ -91,8 +91,12 @@ class Reach:
         fresh = self._state.get("fresh_for") == self._wish.fresh_for
         if as_it_was and fresh and self._cleaned():
             return "reset"
+        if self._is_forgotten():
+            destroy(self._folder, self._state)
+            self._create()
+            return "created"
         if self._wish.fresh_for and self._snapshot_name() in snapshots:
-            self._command.snapshot_restore(self._snapshot_name(), limit_s=self._wish.boot_limit_s)
+            self._load(self._snapshot_name())
             return "restored"
         if self._wish.fresh_for and not snapshots:
             # Nothing that is known to be fresh can be gone back to.
@@ -101,7 +105,7 @@ class Reach:
             return "created"
         if self._wish.fresh_for:
             # A fresh disk first: a reload changes the memory alone.
-            self._command.snapshot_restore(snapshots[0], limit_s=self._wish.boot_limit_s)
+            self._load(snapshots[0])
             self._state.write(builds_bytes=0)
         else:
             # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
@@ -109,6 +113,13 @@ class Reach:
                 self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
         self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
         return "reloaded"
+
+    def _is_forgotten(self) -> bool:
+        """Return whether Vagrant's notes of the machine are lost: it would take it for another of the same name."""
+        if self._state["provider"] != "libvirt" or any((self._folder / "vagrant").glob("machines/*/libvirt/id")):
+            return False
+        self._state.note_fixed("vagrant's notes of the virtual machine were lost, so it was made anew")
+        return True
 
     def _recreate(self) -> None:
         self._guest.drop_connection()
@@ -144,7 +155,8 @@ class Reach:
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return
         image = boxes.box_image(self._state["box"])
-        with libvirt.first_up_lock(self._state["box"]):
+        network.make()
+        with libvirt.first_up_lock(self._state["box"], self._wish.report):
             mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
             self._state.write(mended=[*self._state["mended"], *mended])
             self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
@@ -169,21 +181,36 @@ class Reach:
                 ssh.pin_host_key(self._guest.address, self._wish.boot_limit_s)
             ssh.write_ssh_config(self._folder / "ssh_config", self._guest.address)
         self._guest.connected(self._wish.boot_limit_s)
-        if not restored:
-            self._guest.install_agent()
-            if self._wish.fresh_for:
-                # Without an open connection: the restored guest would wait for its other end for ever.
-                self._guest.drop_connection()
-                self._command.snapshot_save(self._snapshot_name())
-                self._state.write(snapshots=[*self._state.get("snapshots", []), self._snapshot_name()])
-                self._guest.connected(self._wish.boot_limit_s)
-        else:
+        if restored:
             self._state.write(builds_bytes=0)
             self._guest.ask({"do": "set_clock", "wall_s": time.time()})
-        facts = self._guest.ask({"do": "reset"})
+            facts = self._guest.ask({"do": "facts"})
+        else:
+            self._guest.install_agent()
+            facts = self._guest.ask({"do": "reset"})
+            if self._wish.fresh_for:
+                self._save()
         self._state.write(facts=facts, baseline=facts)
         if reached_by == "created":
             self._state.write(created_disk_bytes=facts["free_disk_bytes"])
+
+    def _save(self) -> None:
+        """Save the guest as it is, with the agent that waits for a connection."""
+        # Without an open connection: the restored guest would wait for its other end for ever.
+        self._guest.drop_connection()
+        if self._state["provider"] == "libvirt":
+            saved_state.save(self._state["prefix"], self._snapshot_name())
+        else:
+            self._command.snapshot_save(self._snapshot_name())
+        self._state.write(snapshots=[*self._state.get("snapshots", []), self._snapshot_name()])
+        self._guest.connected(self._wish.boot_limit_s)
+
+    def _load(self, name: str) -> None:
+        self._guest.drop_connection()
+        if self._state["provider"] == "libvirt":
+            saved_state.load(self._state["prefix"], name)
+        else:
+            self._command.snapshot_restore(name, limit_s=self._wish.boot_limit_s)
 
     def _snapshot_name(self) -> str:
         return f"fresh-{self._state['ram_mb']}mb-{self._state['cpus']}cpu"

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import (
     SPEC,
     TRIAL_FILE,
     end_keeper,
     exclusive,
+    exclusive_now,
     folder_of,
     keeper_of,
-    lock_file,
     machines_dir,
     reap_own_keepers,
+    remove_lock,
     spec_of,
     state_mark,
     write_spec,
@@ -37,6 +37,7 @@ def release(folder: Path) -> None:
     """
     with exclusive(folder.name):
         take_down(folder)
+        remove_lock(folder.name)
     reap_own_keepers()
 
 
@@ -65,6 +66,7 @@ def release_if_nobody_holds(folder: Path) -> bool:
         if ProcessIdentity.from_json(spec["holder"]).alive:
             return False
         take_down(folder)
+        remove_lock(folder.name)
         return True
 
 
@@ -89,13 +91,12 @@ def _is_kept_by_a_trial(folder: Path, spec: dict[str, Any]) -> bool:
 
 def sweep_folder(folder: Path) -> bool:
     """Remove an abandoned machine; return whether there was one to remove."""
-    with lock_file(folder.name).open("w") as lock:
-        if not try_lock(lock):
-            # Somebody is making it or taking it down at this moment.
-            return False
-        if not is_abandoned(folder):
+    with exclusive_now(folder.name) as is_ours:
+        # Else somebody is making it or taking it down at this moment.
+        if not is_ours or not is_abandoned(folder):
             return False
         take_down(folder)
+        remove_lock(folder.name)
         return True
 
 
@@ -149,10 +150,9 @@ def _while_lost(name: str, end: str, remove: Callable[[str], None]) -> bool:
     machine = _machine_of(name, end)
     if machine is None:
         return False
-    machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    with lock_file(machine).open("w") as lock:
-        if not try_lock(lock) or folder_of(machine).exists():
+    with exclusive_now(machine) as is_ours:
+        if not is_ours or folder_of(machine).exists():
             return False
         remove(name)
-        lock_file(machine).unlink(missing_ok=True)
+        remove_lock(machine)
         return True

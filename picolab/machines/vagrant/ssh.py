@@ -45,7 +45,13 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callable[[], bool] = lambda: True) -> T:
+def _never_down() -> str | None:
+    return None
+
+
+def _wait(
+    work: Coroutine[Any, Any, T], limit_s: float, what: str, why_down: Callable[[], str | None] = _never_down
+) -> T:
     """Run a coroutine on the shared loop and return its result.
 
     Raises:
@@ -58,8 +64,8 @@ def _wait(work: Coroutine[Any, Any, T], limit_s: float, what: str, is_up: Callab
         while not _is_done(future, min(_SLICE_S, max(0.0, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 raise MachineError(f"{what}: no answer within {limit_s:g} s")
-            if not is_up():
-                raise MachineError(f"{what}: the virtual machine does not run any more")
+            if (why := why_down()) is not None:
+                raise MachineError(f"{what}: {why}")
         return future.result()
     except asyncssh.HostKeyNotVerifiable:
         raise MachineError(
@@ -137,23 +143,33 @@ class Connection:
         self.name = name
 
     @classmethod
-    def open(cls, address: Address, name: str, limit_s: float = CONNECT_LIMIT_S) -> "Connection":
+    def open(
+        cls,
+        address: Address,
+        name: str,
+        limit_s: float = CONNECT_LIMIT_S,
+        why_down: Callable[[], str | None] = _never_down,
+    ) -> "Connection":
         """Connect, trying again until `limit_s` seconds are over: a guest that boots refuses at first.
 
         Args:
             name: of the machine, for messages.
+            why_down: asked after a failure, and every few seconds; a sentence that is no None ends the attempts.
 
         Raises:
             MachineError: the guest cannot be reached, or shows another host key than the pinned one.
         """
+        what = f"ssh to the machine {name!r}"
         deadline = time.monotonic() + limit_s
         while True:
             left_s = deadline - time.monotonic()
             try:
-                return cls(_wait(_connect(address), max(1.0, left_s), f"ssh to the machine {name!r}"), name)
+                return cls(_wait(_connect(address), max(1.0, left_s), what, why_down), name)
             except MachineError as error:
                 if left_s <= 0 or "ost key" in str(error):
                     raise
+                if (why := why_down()) is not None:
+                    raise MachineError(f"{what}: {why}") from None
                 time.sleep(_RETRY_S)
 
     def run(self, command: str, limit_s: float = _CALL_LIMIT_S) -> Completed:
@@ -196,6 +212,17 @@ class Connection:
             return await self._connection.create_process(command, encoding=None)
 
         return RemoteProgram(_wait(create(), _CALL_LIMIT_S, f"machine {self.name!r}: {command}"), self.name)
+
+    def open_socket(self, path: str) -> "RemoteSocket":
+        """Connect to a unix socket in the guest.
+
+        Raises:
+            MachineError: nobody listens there.
+        """
+        reader, writer = _wait(
+            self._connection.open_unix_connection(path), _CALL_LIMIT_S, f"machine {self.name!r}: {path}"
+        )
+        return RemoteSocket(reader, writer, self.name)
 
     def forward(self, guest_port: int, host_port: int = 0) -> int:
         """Forward a port of this host's loopback interface to one of the guest; return the host's port."""
@@ -240,39 +267,55 @@ async def _connect(address: Address) -> asyncssh.SSHClientConnection:
     )
 
 
-class RemoteProgram:
-    """A program that runs in a guest, with its standard input and output at our end."""
+class RemoteSocket:
+    """A connection to a program in a guest that answers a line with a line."""
 
-    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]", name: str) -> None:
-        self._process = process
+    def __init__(self, reader: Any, writer: Any, name: str) -> None:
+        self._reader = reader
+        self._writer = writer
         self._name = name
         self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, Any], limit_s: float, is_up: Callable[[], bool]) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], limit_s: float, why_down: Callable[[], str | None]) -> dict[str, Any]:
         """Write a line of JSON and return the line of JSON that answers it.
 
         Args:
-            is_up: asked every few seconds whether waiting makes sense.
+            why_down: asked every few seconds why waiting makes no sense any more; None: it does.
 
         Raises:
             MachineError: the program is gone, did not answer in time, or answered something that is no JSON.
         """
 
         async def exchange() -> bytes:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            return await self._process.stdout.readline()
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            line: bytes = await self._reader.readline()
+            return line
 
         what = f"machine {self._name!r}: {request.get('do')}"
         with self._lock:
-            line = _wait(exchange(), limit_s, what, is_up)
+            line = _wait(exchange(), limit_s, what, why_down)
         if not line:
-            stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
-            words = stderr.splitlines()[-1] if stderr else "its connection was closed"
+            words = self._last_words(what) or "its connection was closed"
             raise MachineError(f"{what}: the agent in the guest has ended ({words})")
         try:
             return dict(json.loads(line))
         except ValueError:
             raise MachineError(f"{what}: the agent in the guest said {line[:200]!r}, which is no answer") from None
+
+    def _last_words(self, what: str) -> str:
+        return ""
+
+
+class RemoteProgram(RemoteSocket):
+    """A program that runs in a guest, with its standard input and output at our end."""
+
+    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]", name: str) -> None:
+        super().__init__(process.stdout, process.stdin, name)
+        self._process = process
+
+    def _last_words(self, what: str) -> str:
+        stderr = _wait(self._process.stderr.read(2000), _CALL_LIMIT_S, what).decode(errors="replace").strip()
+        return stderr.splitlines()[-1] if stderr else ""
 
     def relay(self, take: Callable[[bytes], None]) -> "concurrent.futures.Future[None]":
         """Have `take` called with each line that the program writes; the future is done when it has ended."""
@@ -283,16 +326,19 @@ class RemoteProgram:
 
         return asyncio.run_coroutine_threadsafe(read(), _shared_loop())
 
-    def finish(self, patience_s: float, is_up: Callable[[], bool]) -> int | None:
-        """Close its standard input and return its exit code (negative: a signal; None: it is not known)."""
+    def close_input(self) -> None:
+        """Close its standard input, on which it ends."""
+        _shared_loop().call_soon_threadsafe(self._process.stdin.write_eof)
+
+    def finish(self, patience_s: float, why_down: Callable[[], str | None]) -> int | None:
+        """Wait for its end and return its exit code (negative: a signal; None: it is not known)."""
 
         async def end() -> int | None:
-            self._process.stdin.write_eof()
             await self._process.wait_closed()
             return self._process.returncode
 
         try:
-            return _wait(end(), patience_s, "end", is_up)
+            return _wait(end(), patience_s, "end", why_down)
         except MachineError:
             _shared_loop().call_soon_threadsafe(self._process.close)
             return self._process.returncode

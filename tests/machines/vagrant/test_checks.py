@@ -3,23 +3,26 @@
 import errno
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from virsh_stub import VirshStub, add_box, install
 
-from picolab.errors import HostUnfit
 from picolab.host.finding import Finding
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, SPEC, machines_dir, state_mark
-from picolab.machines.vagrant import acceleration, box, boxes, checks, libvirt
+from picolab.machines.vagrant import acceleration, box, box_tools, boxes, checks, libvirt, qemu_settings
 from picolab.machines.vagrant.domain import domain_prefix
 
 
 @pytest.fixture
 def virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirshStub:
+    # The fake daemon has no settings.
+    monkeypatch.setattr(qemu_settings, "ROOT", tmp_path / "root")
     return install(tmp_path, monkeypatch)
 
 
@@ -55,20 +58,33 @@ def test_nothing_here_stops_a_local_campaign() -> None:
 # Programs
 
 
-def test_missing_programs_are_named_with_their_packages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
-) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setattr(checks, "_SYSTEM_PATH", str(programs))
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    """A host with no program at all."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    for module in (checks, box_tools):
+        monkeypatch.setattr(module, "_SYSTEM_PATH", str(folder))
+    monkeypatch.setattr(box_tools, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
     monkeypatch.setattr(checks, "_DEBIAN_GEMS", tmp_path / "no-gems")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
+    return folder
 
-    def there(*names: str) -> None:
-        for name in names:
-            (programs / name).touch(mode=0o755)
 
-    there("apt-get", "vagrant", "virsh", "libvirtd", "dnsmasq", "iptables")
+def install_programs(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).touch(mode=0o755)
+
+
+BUILDERS = ("mmdebstrap", "mke2fs", "mformat", "mcopy", "syslinux")
+
+
+def test_missing_programs_are_named_with_their_packages(programs: Path, home: Path, tmp_path: Path) -> None:
+    install_programs(programs, "apt-get", "vagrant", "virsh", "libvirtd", "dnsmasq", "iptables", *BUILDERS)
+    (tmp_path / "mbr.bin").touch()
     finding = the(checks.tools())
     assert (
         finding.state == "gap" and "not there: vagrant-libvirt, qemu; needed only for machine: vagrant" in finding.text
@@ -76,13 +92,116 @@ def test_missing_programs_are_named_with_their_packages(
     packages = finding.remedy.split("--no-install-recommends ")[1].split()
     assert packages[0] == "vagrant-libvirt" and packages[-1] == "qemu-utils"
 
-    there("qemu-img", f"qemu-system-{os.uname().machine}")
+    install_programs(programs, "qemu-img", "qemu-system-x86_64")
     home.mkdir()
     (home / "plugins.json").write_text('{"installed": {"vagrant-libvirt": {}}}')
     assert the(checks.tools()).state == "good"
 
     (programs / "dnsmasq").unlink()
     assert the(checks.tools()).remedy.endswith("apt-get install --no-install-recommends dnsmasq-base")
+
+
+def test_one_command_installs_all_packages(programs: Path, home: Path) -> None:
+    install_programs(programs, "apt-get")
+    findings = [*checks.tools(), *checks.host_of_machines(), *checks.box()]
+
+    commands = [finding.remedy for finding in findings if "apt-get" in finding.remedy + finding.text]
+    assert len(commands) == 1
+    packages = commands[0].removeprefix("apt-get install --no-install-recommends ").split()
+    assert len(packages) == len(set(packages))
+    assert {"vagrant", "libvirt-daemon-system", "qemu-utils", "mmdebstrap", "mtools", "syslinux-common"} < set(packages)
+    assert by_name(findings)["box"].text.endswith("syslinux-common: the command is above")
+    assert by_name(findings)["libvirt"].remedy == ""
+
+
+def test_packages_of_the_box_are_not_needed_once_it_is_built(programs: Path, home: Path) -> None:
+    install_programs(programs, "apt-get", "vagrant", "virsh", "libvirtd", "dnsmasq", "iptables", "qemu-img")
+    install_programs(programs, "qemu-system-x86_64")
+    home.mkdir()
+    (home / "plugins.json").write_text('{"installed": {"vagrant-libvirt": {}}}')
+    assert "mmdebstrap" in the(checks.tools()).remedy
+
+    add_box(home, picolab_recipe=box.recipe_version())
+    assert the(checks.tools()).state == "good"
+
+
+# The user of QEMU
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of a host without systemd, on which libvirt is installed."""
+    folder = tmp_path / "root"
+    (folder / "etc" / "libvirt").mkdir(parents=True)
+    monkeypatch.setattr(qemu_settings, "ROOT", folder)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return folder
+
+
+COMMENTED = '# user = "100"\n#user = "libvirt-qemu"\n\n#group = "libvirt-qemu"\nsave_image_format = "raw"\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (COMMENTED, "sets no user and no group, and no systemd runs here"),
+        (f'{COMMENTED}user = "root"\n', 'sets user = "root" and no group'),
+        (f'user = "libvirt-qemu"\n{COMMENTED}group = "root" # ours\n', 'sets user = "libvirt-qemu" and group = "root"'),
+        ('user="qemu"\nuser = "root"\ngroup="root"', 'user = "qemu"'),
+        ("", "sets no user and no group"),
+    ],
+)
+def test_qemu_that_does_not_run_as_root(root: Path, settings: str, words: str) -> None:
+    """The remedy is run for real, and is all that it takes."""
+    path = root / "etc" / "libvirt" / "qemu.conf"
+    path.write_text(settings + ("" if not settings or settings.endswith("\n") else "\n"))
+    finding = the(qemu_settings.qemu_user())
+
+    assert finding.state == "gap" and not finding.blocks
+    assert words in finding.text and "a boot takes minutes" in finding.text
+    subprocess.run(finding.remedy, shell=True, check=True)
+    assert the(qemu_settings.qemu_user()).state == "good"
+    assert [line for line in path.read_text().splitlines() if "raw" in line or "100" in line] == [
+        line for line in settings.splitlines() if "raw" in line or "100" in line
+    ]
+
+
+def test_a_daemon_that_runs_is_started_again(root: Path) -> None:
+    (root / "etc" / "libvirt" / "qemu.conf").write_text(COMMENTED)
+    assert "libvirtd" not in the(qemu_settings.qemu_user()).remedy
+    for pid, name in ((1, "tini"), (77, "libvirtd")):
+        (root / "proc" / str(pid)).mkdir(parents=True)
+        (root / "proc" / str(pid) / "comm").write_text(f"{name}\n")
+
+    assert the(qemu_settings.qemu_user()).remedy.endswith("sleep 0.2; done; libvirtd -d'")
+
+
+def test_qemu_is_not_looked_at_where_systemd_runs(root: Path) -> None:
+    (root / "etc" / "libvirt" / "qemu.conf").write_text(COMMENTED)
+    (root / "run" / "systemd" / "system").mkdir(parents=True)
+
+    assert qemu_settings.qemu_user() == []
+
+
+def test_qemu_is_not_looked_at_without_libvirt(root: Path) -> None:
+    assert qemu_settings.qemu_user() == []
+
+
+def test_settings_that_cannot_be_read_are_not_called_good(root: Path) -> None:
+    (root / "etc" / "libvirt" / "qemu.conf").mkdir()
+    finding = the(qemu_settings.qemu_user())
+
+    assert finding.state == "gap" and "it is not known whether QEMU runs as root" in finding.text
+
+
+def test_the_setting_comes_before_the_start_of_the_daemon(root: Path, virsh: VirshStub) -> None:
+    """The commands are run in the order in which they are printed."""
+    (root / "etc" / "libvirt" / "qemu.conf").write_text(COMMENTED)
+    virsh.set(error="failed to connect to the hypervisor\nerror: Failed to connect socket: No such file or directory")
+    settings, daemon = checks.host_of_machines()
+
+    assert "qemu.conf" in settings.remedy and "libvirtd -d" not in settings.remedy
+    assert daemon.what == "libvirt" and "libvirtd" in daemon.remedy
 
 
 # KVM
@@ -233,7 +352,8 @@ def test_what_dead_machines_have_left(virsh: VirshStub) -> None:
 
 @pytest.fixture
 def buildable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box, "check_tools", lambda: None)
+    monkeypatch.setattr(box_tools, "check_architecture", lambda: None)
+    monkeypatch.setattr(box_tools, "missing_packages", list)
 
 
 def test_box_that_is_not_built(home: Path, virsh: VirshStub, buildable: None) -> None:
@@ -244,13 +364,13 @@ def test_box_that_is_not_built(home: Path, virsh: VirshStub, buildable: None) ->
 
 
 def test_box_that_cannot_be_built(home: Path, virsh: VirshStub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unfit() -> NoReturn:
-        raise HostUnfit("the box cannot be built without mtools")
-
-    monkeypatch.setattr(box, "check_tools", unfit)
+    monkeypatch.setattr(box_tools, "missing_packages", lambda: ["mtools"])
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "x86_64")
     finding = the(checks.box())
 
-    assert finding.text.endswith("; the box cannot be built without mtools") and not finding.remedy
+    assert finding.text.endswith("; to build it, install mtools: the command is above") and not finding.remedy
+    monkeypatch.setattr(box_tools.platform, "machine", lambda: "aarch64")
+    assert "is made for x86_64, not for this host's aarch64" in the(checks.box()).text
 
 
 def test_box_of_another_recipe(home: Path, virsh: VirshStub, buildable: None) -> None:

@@ -1,6 +1,7 @@
 """libvirt: what is there, what is ours, what is mended. With a stand-in for virsh, and the same with the real one."""
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from conftest import eventually
 from virsh_stub import VirshStub, add_box, install
 
 from picolab.errors import MachineError
+from picolab.host.finding import as_root
 from picolab.machines.vagrant import boxes, libvirt
 
 PREFIX = "picolab_0123abcd_m_"
@@ -42,7 +44,12 @@ def test_state_of_the_host(virsh: VirshStub) -> None:
 
     virsh.set(network="missing", pool="missing", volumes={"x.img": {"physical": 1}})
     assert (libvirt.network(), libvirt.pool_state(), libvirt.pool_free_bytes()) == ("missing", "missing", None)
-    assert libvirt.volumes() == []
+    assert libvirt.volumes() == [] and libvirt.problem() is None, "vagrant makes both"
+
+    virsh.set(network="active", pool="inactive")
+    assert libvirt.problem() == libvirt.POOL_DOWN and libvirt.pool_free_bytes() is None
+    virsh.set(network="inactive")
+    assert libvirt.problem() == libvirt.NETWORK_DOWN
 
 
 def test_what_the_file_system_keeps_for_others_is_not_free(virsh: VirshStub, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_libvirt_that_cannot_be_used(virsh: VirshStub, said: str, words: str, re
 
     assert problem is not None and words in problem.text and remedy in problem.remedy
     assert "\n" not in problem.text
-    assert libvirt.problem() == problem.text
+    assert libvirt.problem() == libvirt.Problem(problem.text, as_root(problem.remedy))
     assert libvirt.versions() == {}
 
 
@@ -86,7 +93,8 @@ def test_libvirt_that_hangs_is_not_waited_for(virsh: VirshStub) -> None:
 def test_host_without_virsh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert libvirt.problem() == "the program virsh is not there"
+    found = libvirt.problem()
+    assert found is not None and found.text == "the program virsh is not there"
     with pytest.raises(MachineError, match="virsh is not there; see: picolab doctor"):
         libvirt.volumes()
 
@@ -215,10 +223,11 @@ class Other(threading.Thread):
         super().__init__()
         self.has_it, self.done = threading.Event(), threading.Event()
         self.error: Exception | None = None
+        self.reported: list[str] = []
 
     def run(self) -> None:
         try:
-            with libvirt.first_up_lock("picolab"):
+            with libvirt.first_up_lock("picolab", self.reported.append):
                 self.has_it.set()
                 self.done.wait(60)
         except MachineError as error:
@@ -271,6 +280,32 @@ def test_second_does_not_wait_for_ever(
         other.start()
         eventually(other.has_it.is_set, "the other one gives up")
     assert "end it, then try again" in str(other.error)
+    # The kernel names the process that holds a lock: here it is this one.
+    assert str(other.error).startswith(f"pid {os.getpid()} (")
+
+
+def test_second_says_for_whom_it_waits(virsh: VirshStub, home: Path, other: Other) -> None:
+    add_box(home, image_bytes=1000)
+    with libvirt.first_up_lock("picolab"):
+        other.start()
+        eventually(lambda: bool(other.reported), "it reports that it waits")
+    assert re.fullmatch(
+        rf"waiting for pid {os.getpid()} \(.+\): it makes the first machine of the box 'picolab'; "
+        r"at most (900|899) s more",
+        other.reported[0],
+    )
+    eventually(other.has_it.is_set, "the lock is free")
+
+
+def test_one_that_need_not_wait_reports_nothing(virsh: VirshStub, home: Path) -> None:
+    add_box(home, image_bytes=1000)
+    reported: list[str] = []
+    with libvirt.first_up_lock("picolab", reported.append):
+        assert reported == [] and libvirt.first_up_lock_file("picolab").exists()
+    assert not libvirt.first_up_lock_file("picolab").exists(), "no lock is left"
+    virsh.set(volumes={base_volume(): {"physical": 1000}})
+    with libvirt.first_up_lock("picolab", reported.append):
+        assert reported == [] and not libvirt.first_up_lock_file("picolab").exists()
 
 
 def test_copy_that_is_not_whole_after_the_first_up_is_told(virsh: VirshStub, home: Path) -> None:

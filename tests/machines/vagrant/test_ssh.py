@@ -112,8 +112,22 @@ def test_a_wait_beyond_its_limit_fails_and_cancels_the_work(turns: list[bool]) -
 
 def test_a_guest_that_is_gone_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "_SLICE_S", 0.01)
-    with pytest.raises(MachineError, match="does not run any more"):
-        ssh._wait(asyncio.sleep(600), 300, "asked", lambda: False)
+    with pytest.raises(MachineError, match="asked: it is off"):
+        ssh._wait(asyncio.sleep(600), 300, "asked", lambda: "it is off")
+
+
+def test_connecting_to_a_guest_that_is_off_is_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tries: list[ssh.Address] = []
+
+    async def connect(address: ssh.Address) -> None:
+        tries.append(address)
+        raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+
+    monkeypatch.setattr(ssh, "_connect", connect)
+    address = ssh.Address("127.0.0.1", 1, "nobody", tmp_path, tmp_path, "guest")
+    with pytest.raises(MachineError, match="ssh to the machine 'guest': it is off"):
+        ssh.Connection.open(address, "guest", 300, lambda: "it is off")
+    assert tries == [address]
 
 
 def test_a_result_is_returned(turns: list[bool]) -> None:

@@ -109,11 +109,15 @@ def test_call_is_made_as_wanted_and_logged(program: Program, command: VagrantCom
     assert re.search(r"-- exit code 0 after \d+\.\d\d s\n$", log)
 
 
-def test_lines_are_told_while_it_runs(program: Program, command: VagrantCommand) -> None:
+def test_steps_are_told_while_it_runs(program: Program, command: VagrantCommand) -> None:
     there = program("""
-        say("one")
+        say("Bringing machine 'default' up with 'libvirt' provider...")
+        say("==> default: one")
         while not noted("heard"): time.sleep(0.01)
-        say("two\\rtwo\\rtwo")
+        say("==> default:  -- Memory: 256M")
+        say("    default: SSH address: 192.168.121.95:22")
+        say("==> default: two\\r==> default: two\\r==> default: two")
+        say("    box: Progress: 4% (Rate: 10M/s)")
     """)
     heard = []
 
@@ -122,7 +126,7 @@ def test_lines_are_told_while_it_runs(program: Program, command: VagrantCommand)
         (there / "heard").touch()
 
     command.up("virtualbox", on_line=hear, limit_s=60)
-    assert heard == ["one", "two"]
+    assert heard == ["one", "two", "Progress: 4% (Rate: 10M/s)"]
 
 
 def test_each_command_and_what_it_returns(program: Program, command: VagrantCommand) -> None:
@@ -369,7 +373,8 @@ def test_at_its_limit_it_may_clean_up(program: Program, command: VagrantCommand,
         hang()
     """)
     with pytest.raises(
-        VagrantError, match=r"got no IP address in time \(ended after 300 s\); .*boot_limit_s"
+        VagrantError,
+        match=r"boot within boot_limit_s = 300 s \(the guest has got no IP address in time\); set boot_limit_s to more",
     ) as caught:
         command.up("libvirt", limit_s=300, on_line=clock.put_forward)
 
@@ -377,6 +382,17 @@ def test_at_its_limit_it_may_clean_up(program: Program, command: VagrantCommand,
     assert caught.value.trouble.name == "no address"
     assert "Removing domain" in text(command.log)
     assert re.search(r"-- exit code 1 after \d+\.\d\d s at its time limit\n$", text(command.log))
+
+
+@pytest.mark.parametrize("words", ["halt", "destroy", "status"])
+def test_other_calls_do_not_blame_the_limit_of_a_boot(
+    program: Program, command: VagrantCommand, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("say('==> default: hangs...'); hang()")
+    monkeypatch.setitem(vagrant_command._LIMITS_S, words, 0.5)
+    with pytest.raises(VagrantError, match=r"vagrant did not end in time .*\(ended after 0 s\)") as caught:
+        getattr(command, words)()
+    assert "boot_limit_s" not in str(caught.value)
 
 
 def test_a_deaf_vagrant_is_killed_with_its_children(
@@ -387,7 +403,7 @@ def test_a_deaf_vagrant_is_killed_with_its_children(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen(["sleep", "1000"])
         note("pids", f"{os.getpid()} {child.pid}")
-        say("hangs...")
+        say("==> default: hangs...")
         hang()
     """)
     with pytest.raises(VagrantError) as caught:
@@ -399,7 +415,7 @@ def test_a_deaf_vagrant_is_killed_with_its_children(
 
 
 def test_signals_that_we_ignore_reach_it(program: Program, command: VagrantCommand, clock: Clock) -> None:
-    program("say('hangs...'); hang()")
+    program("say('==> default: hangs...'); hang()")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with pytest.raises(VagrantError) as caught:
@@ -427,7 +443,7 @@ def test_interrupt_ends_it_before_it_goes_on(program: Program, command: VagrantC
             note("cleaned")
             sys.exit(1)
         signal.signal(signal.SIGINT, clean)
-        say("ready")
+        say("==> default: ready")
         hang()
     """)
 
@@ -467,7 +483,12 @@ def test_action_lock_that_stays_is_told_with_its_owner(
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(VagrantError, match=rf"another vagrant is working on this machine \(pid {os.getpid()}: "):
             command.halt()
-    assert len(calls(there)) == vagrant_command._RETRIES + 1
+        heard: list[str] = []
+        with pytest.raises(VagrantError):
+            command.up("virtualbox", on_line=heard.append, limit_s=60)
+    assert len(calls(there)) == 2 * (vagrant_command._RETRIES + 1)
+    assert heard[0].startswith(f"waiting: another vagrant is working on this machine (pid {os.getpid()}: ")
+    assert heard[0].endswith("; try 1 of 11") and heard[-1].endswith("; try 10 of 11")
 
 
 def test_other_failures_are_not_tried_again(program: Program, command: VagrantCommand) -> None:
@@ -524,6 +545,12 @@ def test_turn_is_not_waited_for_for_ever(
         ) as caught:
             command.destroy()
         assert caught.value.trouble is vagrant_messages.BUSY
+        heard: list[str] = []
+        with pytest.raises(VagrantError):
+            command.up("virtualbox", on_line=heard.append)
+        assert heard == [
+            f"waiting for pid {pid} (vagrant up --provider=virtualbox): it works on this machine; at most 0 s more"
+        ]
     finally:
         owner.kill()
         owner.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import MIB, eventually
-from virtual_machines import domains, obtain, wish
+from virtual_machines import domains, obtain, shell, wish
 
 from picolab.errors import MachineBusy, MachineError
 from picolab.host.processes import ProcessIdentity, this_process
@@ -25,12 +25,6 @@ from picolab.servers.picoshare.builds import find_build
 from picolab.servers.start import StartedServer, start_server
 
 pytestmark = pytest.mark.vm
-
-
-def shell(machine: VagrantMachine, command: str, limit_s: float = 60) -> str:
-    done = machine._guest.connected().run(command, limit_s)
-    assert done.exit_code == 0, f"{command}: {done.stderr}"
-    return done.stdout
 
 
 def reached(machine: VagrantMachine) -> str:

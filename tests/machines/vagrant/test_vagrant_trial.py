@@ -17,6 +17,7 @@ from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
+from picolab.machines.folders import machines_dir
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.report.render import render_report
@@ -45,6 +46,7 @@ def test_a_new_kernel_resumes_with_the_kept_machine(box: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ssh -F" in done.stdout and "picolab machines remove vagrant" in done.stdout
+    assert "Waiting for domain to get an IP address" in done.stderr, "without a terminal, each step has a line"
     record, folder = the_only_record()
     assert record.outcome == "ok" and record.verify is not None and record.verify.matched
     assert record.machine is not None and record.machine.virtual_machine is not None
@@ -73,6 +75,28 @@ def test_a_new_kernel_resumes_with_the_kept_machine(box: str) -> None:
     assert machine is not None and machine.process_status().running, "the server still runs in the guest"
     assert picolab("machines", "remove", "vagrant").returncode == 0
     assert not domains()
+    home = Path(os.environ["VAGRANT_HOME"])
+    assert list(machines_dir().iterdir()) == [], "neither its folder nor its lock"
+    assert list(home.glob("picolab-*")) == []
+    assert json.loads((home / "data" / "machine-index" / "index").read_text())["machines"] == {}
+    assert not (project_root() / ".vagrant").exists()
+    assert picolab("clean").stdout == "There is nothing to remove.\n"
+
+
+def test_a_boot_that_takes_too_long_names_the_limit(box: str, tmp_path: Path) -> None:
+    file = tmp_path / "short.yaml"
+    values = {"machine": "vagrant", "box": box, "file_size": "4M", "boot_limit_s": 4}
+    wanted = {"matrix": {"ram_mb": [256]}, "parameters": values, "repeats": 1, "fault_retries": 0, "idle_limit_s": 0}
+    file.write_text(yaml.safe_dump(wanted))
+    done = picolab("matrix", str(file), "--campaign", "short")
+
+    assert done.returncode == ExitCode.INSTRUMENT_FAULT, done.stdout + done.stderr
+    assert "Expected: 1 boot of virtual machines" in done.stdout
+    (sentence,) = [line.strip() for line in done.stdout.splitlines() if "boot_limit_s" in line]
+    assert "the machine did not boot within boot_limit_s = 4 s (" in sentence
+    assert "; set boot_limit_s to more: under emulation a boot takes 20 to 40 s" in sentence
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not domains() and list(machines_dir().iterdir()) == []
 
 
 def test_a_server_that_needs_too_much_is_killed_in_the_guest(box: str) -> None:

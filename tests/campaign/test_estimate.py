@@ -1,0 +1,150 @@
+"""The boots and the time that a plan is expected to need: measured where earlier campaigns ran the same case."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaign_factory import FakeTrial, virtual_matrix, write_campaign
+
+from picolab.campaign.estimate import ASSUMED_MIB_S, EarlierTimes, earlier_times, estimate
+from picolab.campaign.runner import Campaign
+from picolab.cli.campaign_view import estimate_in_words
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.invalid_input import validate
+from picolab.config.plan import make_plan
+from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
+from picolab.config.yaml_text import read_yaml
+from picolab.machines.kinds import KINDS
+from picolab.results.results_csv import write_results
+
+VIRTUAL = next(kind for kind in KINDS.values() if kind.is_virtual)
+LOCAL = next(kind for kind in KINDS.values() if not kind.is_virtual)
+
+
+def trials(text: str) -> list[TrialParameters]:
+    plan = make_plan(validate(CampaignParameters, read_yaml(text), "file.yaml"), "a-campaign", "file.yaml")
+    return [trial.parameters for trial in plan.trials]
+
+
+TWO_BY_TWO = f"{{matrix: {{machine: [{VIRTUAL.name}], ram_mb: [256, 512], file_size: [25M, 100M]}}, repeats: 5}}"
+
+
+@pytest.fixture
+def outputs(scratch: Path) -> Iterator[Path]:
+    outputs_dir().mkdir(parents=True)
+    yield outputs_dir()
+
+
+def test_nothing_was_measured_and_the_assumptions_are_printed(outputs: Path) -> None:
+    found = estimate(trials(TWO_BY_TWO))
+    words = estimate_in_words(found, at_most=False)
+
+    assert found.boots == 6 and found.measured == found.boots_measured == 0
+    assert found.boot_s == 6 * VIRTUAL.assumed_boot_s
+    transfers_s = 10 * 2 * (25 + 100) / ASSUMED_MIB_S
+    assert found.total_s == pytest.approx(found.boot_s + transfers_s + 20 * VIRTUAL.assumed_overhead_s)
+    assert words == (
+        "Expected: 6 boots of virtual machines (2 min 00 s) and 5 min 30 s in all. No trial of these cases was timed "
+        "before; assumed: upload and verify at 50 MiB/s, plus 8 s. Boots: with assumed times."
+    )
+
+
+def test_a_kind_that_boots_nothing_has_no_boots(outputs: Path) -> None:
+    found = estimate(trials("{matrix: {ram_mb: [256, 512], file_size: [25M]}}"))
+
+    assert found.boots is None and found.boot_s == 0
+    assert estimate_in_words(found, at_most=True).startswith("Expected: at most 18 s in all. No trial")
+
+
+def test_both_kinds_state_both_assumptions(outputs: Path) -> None:
+    found = estimate(trials(f"{{matrix: {{machine: [{LOCAL.name}, {VIRTUAL.name}], ram_mb: [256]}}, repeats: 2}}"))
+
+    assert found.boots == 1
+    assert "plus 2 to 8 s" in estimate_in_words(found, at_most=False)
+
+
+def test_snapshots_may_replace_boots(outputs: Path) -> None:
+    text = f"{{matrix: {{machine: [{VIRTUAL.name}], ram_mb: [256]}}, parameters: {{fresh_machine: per_trial}}}}"
+
+    assert "Expected: at most 1 boot of virtual machines" in estimate_in_words(estimate(trials(text)), at_most=False)
+
+
+def measured_campaign(name: str, of: list[FakeTrial], duration_s: float) -> Path:
+    """Write a campaign whose trials took that long, and its `results.csv`."""
+    folder = write_campaign(outputs_dir() / name, of)
+    ledger = folder / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ledger.write_text("".join(json.dumps({**line, "duration_s": duration_s}) + "\n" for line in lines))
+    write_results(folder, Campaign.load(folder).tally.rows.values())
+    return folder
+
+
+def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
+    """Of the factory's trials, the first one was booted in 31.5 s; the others were cleaned up."""
+    measured_campaign("earlier", virtual_matrix(), 40.0)
+    wanted = trials(TWO_BY_TWO)
+    found = estimate(wanted)
+
+    assert found.measured == 20
+    # All of the boots are of the first trial's RAM size; the other one's are assumed.
+    first_ram = next(t.ram_mb for t in virtual_matrix())
+    of_first = sum(
+        trial.ram_mb == first_ram and (number == 0 or wanted[number - 1].ram_mb != first_ram)
+        for number, trial in enumerate(wanted)
+    )
+    assert found.boots_measured == of_first == 3
+    assert found.boot_s == pytest.approx(3 * 31.5 + 3 * VIRTUAL.assumed_boot_s)
+    assert found.total_s == pytest.approx(20 * 40.0 + found.boot_s), "the boot of the first trial counts once"
+    words = estimate_in_words(found, at_most=False)
+    assert "Earlier trials of the same cases took that long. Boots: 3 like earlier boots, the others with" in words
+
+
+def test_other_cases_do_not_count(outputs: Path) -> None:
+    measured_campaign("earlier", virtual_matrix(), 40.0)
+    more = TWO_BY_TWO.replace("[25M, 100M]", "[25M, 50M]")
+    found = estimate(trials(more))
+
+    assert found.measured == 10
+    assert "10 of 20 trials like earlier ones of their case, the others: upload and verify" in estimate_in_words(
+        found, at_most=False
+    )
+    assert estimate(trials(TWO_BY_TWO.replace("repeats", "parameters: {sync: measure}, repeats"))).measured == 0
+
+
+@pytest.mark.parametrize("file", ["plan.json", "ledger.jsonl", "results.csv"])
+@pytest.mark.parametrize("content", ["", "{", "a,b\n\0,1\n", "[1]"])
+def test_damaged_campaigns_are_left_out(outputs: Path, file: str, content: str) -> None:
+    folder = measured_campaign("earlier", virtual_matrix(), 40.0)
+    (folder / file).write_text(content)
+
+    found = estimate(trials(TWO_BY_TWO))
+    assert found.boots == 6
+    assert found.measured == (20 if file == "results.csv" else 0)
+
+
+def test_faults_are_no_times(outputs: Path) -> None:
+    folder = measured_campaign("earlier", virtual_matrix(), 40.0)
+    ledger = folder / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    fault: dict[str, Any] = {"outcome": "machine_failed", "notebook": None, "record": None}
+    ledger.write_text("".join(json.dumps({**line, **fault}) + "\n" for line in lines))
+
+    assert earlier_times() == EarlierTimes()
+
+
+@pytest.mark.parametrize("boot_s", ["soon", "nan", "inf", "-1", ""])
+def test_a_damaged_boot_time_is_no_boot(boot_s: str, outputs: Path) -> None:
+    folder = measured_campaign("earlier", virtual_matrix(), 40.0)
+    path = folder / "results.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "reached_s": boot_s} for row in rows)
+
+    assert not earlier_times().boots_s

@@ -110,6 +110,8 @@ def unpack(path: Path, folder: Path) -> tuple[str, str]:
     Raises:
         ParameterError: the file is not such a box, or it is damaged.
     """
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"{path} is no ordinary file; {_HOW}")
     try:
         with tarfile.open(path, "r|*") as tar:
             return _unpack(path, tar, folder)
@@ -118,7 +120,7 @@ def unpack(path: Path, folder: Path) -> tuple[str, str]:
             raise ParameterError(f"{path} is no box: it is not a tar archive ({error}); {_HOW}") from None
         raise ParameterError(f"{path} is damaged or was cut off ({error}); {_DAMAGED}") from None
     except OSError as error:
-        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and error.filename == str(path):
+        if isinstance(error, FileNotFoundError | PermissionError) and error.filename == str(path):
             raise ParameterError(f"{path}: cannot be read ({error.strerror})") from None
         # gzip reports its own damage as an OSError without a file.
         if error.errno is None:

@@ -218,6 +218,15 @@ def test_mistakes_are_one_sentence(words: tuple[str, ...], sentence: str, tmp_pa
     assert "Traceback" not in done.stderr and (tmp_path / "exists").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_does_not_fill_the_memory(exported: Path, folder: Path, kind: bytes) -> None:
+    header = member("header", kind)
+    header.size = 1 << 40
+    exported.write_bytes(header.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(ParameterError, match=r"is damaged or was cut off \(a header of 1099511627776 bytes\)"):
+        unpack(exported, folder)
+
+
 def test_a_pipe_and_a_folder_are_no_boxes(tmp_path: Path, folder: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", folder):

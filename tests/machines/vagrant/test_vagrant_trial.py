@@ -161,3 +161,17 @@ def test_a_box_that_is_not_there_is_one_sentence(box: str) -> None:
     assert record.outcome == "machine_failed" and "picolab/no-such-box" in record.outcome_detail
     assert "Traceback" not in done.stdout + done.stderr
     registry.release_by_name("vagrant")
+
+
+def test_a_comparison_moves_into_virtual_machines(box: str, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    matrix = {"ram_mb": [256], "file_size": ["2M"], "machine": ["local"]}
+    file.write_text(yaml.safe_dump({"matrix": matrix, "idle_limit_s": 0, "parameters": {"box": box}}))
+    few = ("--repeats", "2", "--campaign", "moved")
+    done = picolab("compare", "--self", "calibration", str(file), "--machine", "vagrant", *few)
+
+    assert done.returncode in (ExitCode.OK, ExitCode.UNDECIDED), done.stdout + done.stderr
+    trials = read_campaign(find_campaign("moved")).trials
+    assert list(trials["outcome"]) == ["ok"] * 4 and set(trials["machine"]) == {"vagrant"}
+    assert (find_campaign("moved") / "compare.html").exists()
+    assert domains() == {} and registry.existing() == []

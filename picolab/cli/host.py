@@ -93,8 +93,8 @@ def clean(dry_run: bool) -> ExitCode:
     """Remove what dead processes of this project left.
 
     Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, locks, unfinished
-    downloads and files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when something could
-    not be removed.
+    downloads and files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when
+    something could not be removed.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the first machine of a host has made in libvirt for all of them: its network and its storage pool.
+"""libvirt's network and storage pool, which the first machine of a host makes for all of them.
 
 A note in the state folder says which of them were not there before, by their uuid, so that `picolab clean` removes no
 others. They are removed when nothing on this host uses them.

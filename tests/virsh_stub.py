@@ -72,6 +72,12 @@ elif command == "net-list":
           [("vagrant-libvirt", state["network"], "no", "yes")] if state["network"] != "missing" else [])
 elif command == "pool-list":
     table(("Name", "State", "Autostart"), [("default", state["pool"], "yes")] if state["pool"] != "missing" else [])
+elif command in ("net-uuid", "pool-uuid"):
+    print(state.get(command, command + " 1") + "\n")
+elif command in ("net-destroy", "pool-destroy"):
+    state["network" if command == "net-destroy" else "pool"] = "inactive"; save()
+elif command in ("net-undefine", "pool-undefine"):
+    state["network" if command == "net-undefine" else "pool"] = "missing"; save()
 elif command == "pool-info":
     volume(None); print(f"Name:           default\nCapacity:       1\nAvailable:      {state['free']}\n")
 elif command == "pool-dumpxml":

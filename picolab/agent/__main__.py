@@ -59,13 +59,11 @@ def main() -> None:
         if words[4:]:
             from picolab.agent.listen import serve_in_background
 
-            serve_in_background(words[5], agent, protect_the_instrument)
+            serve_in_background(words[5], agent, _protect)
             return
     except (Refusal, OSError) as error:
         sys.exit(str(error))
-    protect_the_instrument()
-    # Where that is not permitted the probe, which runs as the same user, reports it.
-    lock_memory()
+    _protect()
     try:
         for line in sys.stdin.buffer:
             sys.stdout.write(json.dumps(agent.answer(line)) + "\n")
@@ -73,6 +71,13 @@ def main() -> None:
     except (BrokenPipeError, KeyboardInterrupt):
         # Whoever asked is gone.
         os._exit(0)
+
+
+def _protect() -> None:
+    """Keep this process, which must answer when the guest is out of memory, from being killed and from being paged."""
+    protect_the_instrument()
+    # Where that is not permitted the probe, which runs as the same user, reports it.
+    lock_memory()
 
 
 if __name__ == "__main__":

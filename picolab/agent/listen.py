@@ -58,7 +58,7 @@ def serve_in_background(path: str, agent: Agent, begin: Callable[[], None]) -> N
 
 
 def serve(listening: socket.socket, answer: Callable[[bytes], dict[str, Any]]) -> None:
-    """Answer the lines of all connections, one at a time, for ever."""
+    """Answer the lines of all connections, one at a time, forever."""
     waiting = selectors.DefaultSelector()
     waiting.register(listening, selectors.EVENT_READ)
     read: dict[Any, bytes] = {}

@@ -92,9 +92,9 @@ def calibrate(machine: str, quick: bool, work_dir: str) -> ExitCode:
 def clean(dry_run: bool) -> ExitCode:
     """Remove what dead processes of this project left.
 
-    Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, unfinished downloads and
-    files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when something could
-    not be removed.
+    Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, locks, unfinished
+    downloads and files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when
+    something could not be removed.
 
     \b
     Examples:

@@ -80,7 +80,7 @@ class TrialProcess:
 
     Attributes:
         pid: of papermill.
-        lost_fork_server: papermill got a SIGTERM because the fork server was killed, and nobody knows its exit code.
+        lost_fork_server: the fork server was killed, so papermill got a SIGTERM and its exit code is unknown.
     """
 
     def __init__(

@@ -510,6 +510,12 @@ for test, name, see, do in (
         "Name an executable for this processor.",
     ),
     (
+        "servers/test_guest_program.py::test_it_is_refused_before_anything_starts",
+        "build that the guest cannot start",
+        "`cannot run in the virtual machine`, with the missing interpreter, library or version of glibc.",
+        "Build it static, or for the system in the box.",
+    ),
+    (
         "config/test_yaml_text.py::test_hostile_text_is_one_sentence_with_few_steps",
         "parameter file with exponential aliases",
         "One sentence, at once.",

@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from test_executable import elf
 from virsh_stub import add_box
 
+from picolab.config.trial_parameters import TrialParameters
+from picolab.errors import BuildError
 from picolab.exit_codes import ExitCode
+from picolab.machines import registry
 from picolab.machines.kind import GuestSystem
 from picolab.machines.vagrant import boxes
 from picolab.servers.calibration.program import server_path
 from picolab.servers.guest_program import why_unfit
+from picolab.trial.trial import Trial
 
 TRUE = Path(shutil.which("true") or "/bin/true").resolve()
 LOADER = "/usr/lib64/ld-linux-x86-64.so.2"
@@ -128,3 +132,12 @@ def test_it_is_refused_before_anything_starts(command: str, program: Callable[[b
     assert done.returncode == ExitCode.BAD_PARAMETERS, done.stderr
     assert "build 'program': cannot run in the virtual machine: its interpreter /lib/ld-musl-x86_64.so.1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@x86_64
+@pytest.mark.usefixtures("box")
+def test_a_notebook_is_refused_before_a_machine_is_made(program: Callable[[bytes], Path]) -> None:
+    trial = Trial.open(TrialParameters(machine="vagrant", ram_mb=256, build=str(program(with_other_loader()))))
+    with pytest.raises(BuildError, match="cannot run in the virtual machine: its interpreter"):
+        trial.provision()
+    assert registry.existing() == []

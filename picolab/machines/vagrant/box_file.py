@@ -29,6 +29,8 @@ _FORMAT = 1
 _REQUIRED = (METADATA, VAGRANTFILE, KERNEL, INITRD, IMAGE)
 _LARGEST = {_MANIFEST: MIB, METADATA: MIB, VAGRANTFILE: MIB, GUEST_FILE: 16 * MIB, KERNEL: 128 * MIB, INITRD: 128 * MIB}
 _LARGEST_IMAGE = DISK_GIB * 1024 * MIB
+_LARGEST_HEADER = 1 << 16
+"""Times and long names are in headers of their own, which tarfile reads as a whole."""
 _PIECE = MIB
 _DAMAGED = "copy it again, or export it again with: picolab box export"
 
@@ -44,6 +46,17 @@ class Exported:
     path: Path
     size_bytes: int
     sha256: str
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header takes no more memory than those of a box do."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: Any, errors: str) -> "_Member":
+        found = super().frombuf(buf, encoding, errors)
+        if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) and found.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {found.size} bytes")
+        return found
 
 
 def pack(archive: Path, members: Mapping[str, Path], mode: str = "w") -> None:
@@ -110,15 +123,17 @@ def unpack(path: Path, folder: Path) -> tuple[str, str]:
     Raises:
         ParameterError: the file is not such a box, or it is damaged.
     """
+    if path.exists() and not path.is_file():
+        raise ParameterError(f"{path} is no ordinary file; {_HOW}")
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
             return _unpack(path, tar, folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         if not _begins_like_a_box(path):
             raise ParameterError(f"{path} is no box: it is not a tar archive ({error}); {_HOW}") from None
         raise ParameterError(f"{path} is damaged or was cut off ({error}); {_DAMAGED}") from None
     except OSError as error:
-        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and error.filename == str(path):
+        if isinstance(error, FileNotFoundError | PermissionError) and error.filename == str(path):
             raise ParameterError(f"{path}: cannot be read ({error.strerror})") from None
         # gzip reports its own damage as an OSError without a file.
         if error.errno is None:

@@ -1,6 +1,7 @@
 """Leftovers of dead virtual machines outside their folders: domains, disks, unfinished boxes."""
 
 import os
+import shutil
 import stat
 import tempfile
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
 from picolab.host.locks import try_lock
-from picolab.machines.vagrant import libvirt, removal
+from picolab.machines.vagrant import libvirt, made, removal
 
 
 def _domains() -> Removables:
@@ -19,6 +20,12 @@ def _domains() -> Removables:
 def _volumes() -> Removables:
     for volume in removal.lost_volumes():
         yield f"volume {volume}", partial(removal.remove_lost_volume, volume)
+
+
+def _made() -> Removables:
+    if shutil.which("virsh") is not None:
+        for what in made.unused():
+            yield f"{what} {made.name_of(what)}", partial(made.remove, what)
 
 
 def _box_folders() -> Removables:
@@ -45,6 +52,7 @@ def _remove_lock(path: Path) -> None:
 LEFTOVERS = (
     LeftoverKind("virtual machine of no machine", _domains),
     LeftoverKind("disk of no machine", _volumes),
+    LeftoverKind("libvirt object that no machine uses", _made),
     LeftoverKind("lock of a killed first boot", _first_up_locks),
     LeftoverKind("box that was not finished", _box_folders),
 )

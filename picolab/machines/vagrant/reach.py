@@ -11,7 +11,7 @@ from pathlib import Path
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
-from picolab.machines.vagrant import boxes, libvirt, network, saved_state
+from picolab.machines.vagrant import boxes, libvirt, made, network, saved_state
 from picolab.machines.vagrant.domain import command_of, destroy, domain_state
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.state import State
@@ -155,11 +155,12 @@ class Reach:
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return
         image = boxes.box_image(self._state["box"])
-        network.make()
-        with libvirt.first_up_lock(self._state["box"], self._wish.report):
-            mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
-            self._state.write(mended=[*self._state["mended"], *mended])
-            self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        with made.noted():
+            network.make()
+            with libvirt.first_up_lock(self._state["box"], self._wish.report):
+                mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
+                self._state.write(mended=[*self._state["mended"], *mended])
+                self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
 
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -215,6 +216,22 @@ def test_mistakes_are_one_sentence(words: tuple[str, ...], sentence: str, tmp_pa
     if "programs that add the box are missing" not in done.stderr:
         assert sentence in done.stderr
     assert "Traceback" not in done.stderr and (tmp_path / "exists").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_does_not_fill_the_memory(exported: Path, folder: Path, kind: bytes) -> None:
+    header = member("header", kind)
+    header.size = 1 << 40
+    exported.write_bytes(header.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(ParameterError, match=r"is damaged or was cut off \(a header of 1099511627776 bytes\)"):
+        unpack(exported, folder)
+
+
+def test_a_pipe_and_a_folder_are_no_boxes(tmp_path: Path, folder: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", folder):
+        with pytest.raises(ParameterError, match="is no ordinary file; such files are made by: picolab box export"):
+            unpack(path, folder)
 
 
 def test_a_box_of_others_is_not_exported(home: Path, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ for test, name, outcome, see, do in (
         "machines/vagrant/test_vagrant_faults.py::test_a_full_disk_in_the_guest_is_the_servers_answer",
         "disk of the guest fills up before the upload",
         "disk_full",
-        "`the server answered 500`; log, status and the time to stop are complete.",
+        "`the server answered 400: ... disk is full`; log, status and the time to stop are complete.",
         "None: a result. Use a box with a larger disk, or smaller files.",
     ),
     (

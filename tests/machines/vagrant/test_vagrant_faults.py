@@ -138,7 +138,7 @@ def test_a_full_disk_in_the_guest_is_the_servers_answer(box: str, domain: str) -
         shell(left, f"sudo -n rm -f {filler}")
         left.hand_back()
     assert (record.outcome, record.outcome_stage) == ("disk_full", "upload"), record.outcome_detail
-    assert "the server answered 500" in record.outcome_detail
+    assert "the server answered 400: " in record.outcome_detail and "disk is full" in record.outcome_detail
     assert record.server is not None and record.server.stop_s is not None, "it was stopped on a full disk"
     assert record.memory is not None and record.memory.probe_cpu_share is not None
 

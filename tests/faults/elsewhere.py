@@ -243,14 +243,14 @@ for test, name, outcome, see, do in (
         "None: a result. Use a box with a larger disk, or smaller files.",
     ),
     (
-        "machines/vagrant/test_vagrant_faults.py::test_vagrant_that_is_killed_in_up",
+        "machines/vagrant/test_vagrant_faults.py::test_lost_notes_of_vagrant_then_killed_in_up",
         "Vagrant killed while a machine boots",
         "machine_failed",
         "`ended by SIGKILL`; then a sentence in the record's `mended`.",
         "None: the next trial removes the half-made machine first.",
     ),
     (
-        "machines/vagrant/test_vagrant_faults.py::test_lost_notes_of_vagrant_are_no_obstacle",
+        "machines/vagrant/test_vagrant_faults.py::test_lost_notes_of_vagrant_then_killed_in_up",
         "Vagrant's folder of a running machine removed",
         "ok",
         "A sentence in the record's `mended`, when the machine has to boot.",

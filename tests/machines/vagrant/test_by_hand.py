@@ -10,7 +10,9 @@ from conftest import eventually
 from virtual_machines import domains, obtain, wish
 
 from picolab.exit_codes import ExitCode
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
+from picolab.machines.base import Holder
 from picolab.machines.vagrant import boxes
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.servers.calibration.program import server_path
@@ -63,8 +65,14 @@ def test_a_machine_in_the_hands_of_a_person(box: str, machine: VagrantMachine) -
     assert "own" not in registry.others_running("another")
     virsh("resume", domain)
 
-    refused = picolab("machines", "halt", "own")
-    assert refused.returncode == ExitCode.HOST_UNFIT and f"held by process {os.getpid()}" in refused.stderr
+    with subprocess.Popen(["sleep", "600"]) as other:
+        identity = ProcessIdentity.of(other.pid)
+        assert identity is not None
+        machine.hold(Holder(identity, keep=True))
+        refused = picolab("machines", "halt", "own")
+        other.kill()
+    assert refused.returncode == ExitCode.HOST_UNFIT and f"held by process {other.pid} (sleep 600)" in refused.stderr
+    assert list(domains().values()) == ["running"]
 
 
 def test_halt_shuts_the_guest_down_and_a_trial_boots_it(box: str) -> None:

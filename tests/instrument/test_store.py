@@ -166,8 +166,8 @@ def test_record_names_calibration_and_a_fast_enough_client() -> None:
 @pytest.mark.parametrize(
     ("ceilings", "word"),
     [
-        ({"upload_ceiling_mib_s": rate(12.0)}, "the upload ran at"),
-        ({"download_ceiling_mib_s": rate(12.0)}, "the download ran at"),
+        ({"upload_ceiling_mib_s": rate(8.0)}, "the upload ran at"),
+        ({"download_ceiling_mib_s": rate(8.0)}, "the download ran at"),
     ],
 )
 def test_measured_rate_near_the_ceiling_is_a_caveat(ceilings: dict[str, Any], word: str) -> None:
@@ -178,7 +178,7 @@ def test_measured_rate_near_the_ceiling_is_a_caveat(ceilings: dict[str, Any], wo
     (caveat,) = [one for one in record.caveats if one.code == "client_bound"]
     assert word in caveat.message and caveat.message.count(" ran at ") == 1
     rates = {"upload": record.upload.transfer_mib_s, "download": record.download.throughput_mib_s}
-    assert caveat.value == pytest.approx(rates[word.split()[1]] / 12.0, abs=0.001)
+    assert caveat.value == pytest.approx(rates[word.split()[1]] / 8.0, abs=0.001)
 
 
 def test_a_warm_download_larger_than_the_cache_is_a_caveat() -> None:

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from picolab.errors import HostUnfit, MachineError
@@ -116,27 +117,51 @@ def run(command: Sequence[str], what: str, limit_s: float, **environment: str) -
 
 
 def _run(command: Sequence[str], what: str, limit_s: float, environment: Mapping[str, str]) -> str:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env=environment,
-    )
+    process = None
     try:
+        with _signals_later():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                env=environment,
+            )
         stdout, stderr = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
+        assert process is not None
         said = _end(process)
         raise MachineError(f"{what} did not end within {limit_s:.0f} s and was ended{_last_lines(said)}") from None
     except BaseException:
-        _end(process)
+        if process is not None:
+            _end(process)
         raise
     if process.returncode:
         raise MachineError(f"{what} ended with exit code {process.returncode}{_last_lines(stderr or stdout)}")
     return stdout
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Handle signals afterwards: one that comes while a program starts would leave it running, known to nobody."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    replaced = [number for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)]
+    for number in replaced:
+        signal.signal(number, lambda which, _: came.append(which))
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, handlers[number])
+        for which in came:
+            signal.raise_signal(which)
 
 
 def _end(process: "subprocess.Popen[str]") -> str:

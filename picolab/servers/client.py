@@ -101,6 +101,15 @@ class Client:
     def _failure(self, error: Unanswered) -> str:
         return self._said(f"its answer is no HTTP: {error.detail}" if error.not_http else error.detail)
 
+    def ask(self, request: Request, limit_s: float) -> Answer:
+        """Send any request, and return the answer.
+
+        Raises:
+            Unanswered: there is no whole answer within the limit.
+        """
+        with self._exchange(limit_s) as exchange:
+            return exchange.answer(self._ask(exchange, request))
+
     def is_ready(self, limit_s: float = PROBE_LIMIT_S) -> bool:
         """Return whether the server is ready, see `why_not_ready`."""
         return self.why_not_ready(limit_s) is None

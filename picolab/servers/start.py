@@ -11,7 +11,7 @@ from typing import Any
 from picolab.errors import MachineError
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
 from picolab.machines.kinds import kind_of
-from picolab.servers.base import Place, Server
+from picolab.servers.base import Launch, Place, Server
 from picolab.servers.build import Build
 from picolab.servers.client import Client
 
@@ -66,11 +66,11 @@ def start_server(
     store_private(machine.folder / SECRET_FILE, secret)
     place = Place(executable, machine.python, data, tmp, machine.listen_address, port, secret, build.identity, settings)
     launch = server.launch(place)
-    environment = {**(variables or {}), "PATH": os.defpath, "HOME": data, "TMPDIR": tmp, **launch.environment}
+    environment = process_environment(place, launch, variables)
 
     def started(on_loopback: bool) -> StartedServer | None:
         spec = ProcessSpec(launch.argv, environment, log, on_loopback=on_loopback)
-        return _await_ready(machine, server, port, machine.start_process(spec), ready_limit_s)
+        return await_ready(machine, server, port, machine.start_process(spec), ready_limit_s)
 
     found = started(on_loopback=False)
     if found is None:
@@ -82,10 +82,29 @@ def start_server(
     return found
 
 
-def _await_ready(
+def process_environment(place: Place, launch: Launch, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the whole environment of a server's process.
+
+    Args:
+        variables: of the trial; those that picolab sets win.
+    """
+    return {
+        **(variables or {}),
+        "PATH": os.defpath,
+        "HOME": place.data,
+        "TMPDIR": place.tmp,
+        **launch.environment,
+    }
+
+
+def await_ready(
     machine: Machine, server: Server, port: int, status: ProcessStatus, limit_s: float
 ) -> StartedServer | None:
-    """Return the server when it answers or has ended, or the time is over; None when it listens out of reach."""
+    """Return the server when it answers or has ended, or the time is over; None when it listens out of reach.
+
+    Raises:
+        MachineError: the port is not the server's own.
+    """
     host, host_port = machine.endpoint(port)
     base_url = f"http://{host}:{host_port}"
     begun = time.monotonic() if status.started_monotonic_s is None else status.started_monotonic_s

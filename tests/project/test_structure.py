@@ -86,7 +86,7 @@ LAYERS = (
     ("results",),
     ("analysis", "instrument"),
     ("charts",),
-    ("trial", "report"),
+    ("trial", "report", "examine"),
     ("campaign", "doctor"),
     ("api", "cli"),
 )

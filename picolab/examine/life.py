@@ -1,0 +1,132 @@
+"""Checks of a server's life: readiness, endpoints for operators, and the end by SIGTERM."""
+
+from __future__ import annotations
+
+import threading
+
+from picolab.examine.bench import END_LIMIT_S, Bench, ended
+from picolab.examine.check import Check, Observation, Severity
+from picolab.machines.base import ProcessStatus
+
+READY_S = 2.0
+STOP_S = 2.0
+STALLED_STOP_S = 10.0
+NOTICE_S = 0.5
+"""What a server gets to notice a SIGTERM before the client sends the rest of its upload."""
+HEALTH_PATHS = ("/healthz", "/health", "/api/health", "/readyz", "/livez", "/ping")
+METRICS_PATHS = ("/metrics", "/api/metrics")
+
+
+def _ready(bench: Bench) -> Observation:
+    with bench.running() as running:
+        took_s = running.ready_s
+    asked = bench.server.ready()
+    return Observation(took_s > READY_S, f"{asked.method} {asked.path} was answered with 200 after {took_s:.2f} s.")
+
+
+def _endpoint(bench: Bench, paths: tuple[str, ...]) -> Observation:
+    with bench.running() as running:
+        answers = {path: running.ask("GET", path).status for path in paths}
+    there = [path for path, status in answers.items() if status == 200]
+    listed = ", ".join(f"{path}: {status}" for path, status in answers.items())
+    return Observation(not there, f"GET {listed}.")
+
+
+def _stopped(bench: Bench, good_s: float) -> Observation:
+    status = bench.machine.stop_process(END_LIMIT_S)
+    took_s = status.stop_s or 0.0
+    bad = status.exit_code != 0 or took_s > good_s
+    return Observation(bad, f"At the end {ended(status)}, {took_s:.1f} s after SIGTERM.")
+
+
+def _sigterm_idle(bench: Bench) -> Observation:
+    with bench.running():
+        return _stopped(bench, STOP_S)
+
+
+def _sigterm_stalled(bench: Bench) -> Observation:
+    with bench.running() as running, running.part() as part:
+        part.first(0.5)
+        return _stopped(bench, STALLED_STOP_S)
+
+
+def _sigterm_upload(bench: Bench) -> Observation:
+    with bench.running() as running, running.part() as part:
+        part.first(0.5)
+        stopped: list[ProcessStatus] = []
+        over = threading.Event()
+
+        def stop() -> None:
+            try:
+                stopped.append(bench.machine.stop_process(END_LIMIT_S))
+            finally:
+                over.set()
+
+        thread = threading.Thread(target=stop, daemon=True)
+        thread.start()
+        over.wait(NOTICE_S)
+        part.rest()
+        status = part.status(END_LIMIT_S)
+        thread.join()
+    answer = "no answer" if status is None else f"the answer {status}"
+    lost = status is None or not 200 <= status < 300
+    how = ended(stopped[0]) if stopped else "its end was not seen"
+    return Observation(lost, f"The upload got {answer}; the server: {how}.")
+
+
+CHECKS = (
+    Check(
+        "ready-time",
+        "The server takes long until it is ready",
+        "The server was started with an empty data folder, and asked until it answered.",
+        f"More than {READY_S:g} s at each start is downtime at each update, and probes may restart it too early.",
+        "Listen first, and prepare the rest while requests wait.",
+        Severity.LOW,
+        _ready,
+    ),
+    Check(
+        "health-endpoint",
+        "There is no health endpoint",
+        "The usual paths of a health endpoint were asked.",
+        "Supervisors and load balancers can only ask for a page, which says nothing about the database or the disk.",
+        "Answer GET /healthz with 200 when uploads can be stored, else with 503 and the reason.",
+        Severity.LOW,
+        lambda bench: _endpoint(bench, HEALTH_PATHS),
+    ),
+    Check(
+        "metrics-endpoint",
+        "There is no metrics endpoint",
+        "The usual paths of a metrics endpoint were asked.",
+        "Operators cannot see uploads, errors, memory and free space before users complain.",
+        "Offer counters in the Prometheus text format at GET /metrics.",
+        Severity.LOW,
+        lambda bench: _endpoint(bench, METRICS_PATHS),
+    ),
+    Check(
+        "sigterm-idle",
+        "An idle server does not stop cleanly on SIGTERM",
+        "SIGTERM was sent to an idle server.",
+        f"A stop longer than {STOP_S:g} s, or with a code other than 0, looks like a crash to a supervisor.",
+        "Close the listener and exit with 0.",
+        Severity.MEDIUM,
+        _sigterm_idle,
+    ),
+    Check(
+        "sigterm-upload",
+        "SIGTERM ends an upload that is still being sent",
+        "Half of an upload was sent, then SIGTERM to the server, then the rest of the upload at full speed.",
+        "Each update of the server loses the uploads of its users.",
+        "Stop accepting connections, and finish the requests in flight before exiting.",
+        Severity.HIGH,
+        _sigterm_upload,
+    ),
+    Check(
+        "sigterm-stalled",
+        "A stalled upload makes the stop fail",
+        "Half of an upload was sent, and nothing more; then SIGTERM to the server.",
+        "A single slow client makes a planned stop look like a crash, or delays it until the supervisor kills.",
+        f"Give requests in flight a limit below {STALLED_STOP_S:g} s, cancel them, and exit with 0.",
+        Severity.LOW,
+        _sigterm_stalled,
+    ),
+)

@@ -1,0 +1,102 @@
+"""Runs the examination: a local machine of its own, one check after the other, and everything taken down at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from picolab.config.trial_parameters import TrialParameters
+from picolab.errors import PicolabError
+from picolab.examine.bench import Bench
+from picolab.examine.check import Check, NotExamined, Result, Severity, State
+from picolab.host.processes import this_process
+from picolab.machines import registry
+from picolab.machines.base import Holder, MachineWish
+from picolab.record.machine import BuildUnderTest
+from picolab.servers.exchange import Unanswered
+from picolab.servers.registry import server_of
+from picolab.text.foreign import one_line
+
+MACHINE_NAME = "examine"
+RAM_MB = 512
+
+
+@dataclass(frozen=True)
+class Examination:
+    """An examination of one build.
+
+    Attributes:
+        server: title of the server.
+        results: in the order of the checks; fewer than those when it was stopped.
+        stopped: somebody ended it before the last check.
+    """
+
+    server: str
+    build: BuildUnderTest
+    results: Sequence[Result]
+    stopped: bool = False
+
+    def found(self, at_least: Severity = Severity.LOW) -> list[Result]:
+        """Return the findings of this severity or above."""
+        return [result for result in self.results if result.state == "found" and result.check.severity >= at_least]
+
+    @property
+    def not_examined(self) -> list[Result]:
+        return [result for result in self.results if result.state == "not_examined"]
+
+
+def examine(
+    parameters: TrialParameters,
+    checks: Sequence[Check],
+    report: Callable[[str], None] = lambda line: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Examination:
+    """Examine a build on the local machine.
+
+    Args:
+        parameters: `server`, `build`, `build_label`, `work_dir` and settings of the server alone are used.
+        report: is called with a line before each check.
+        stop_requested: ends it between two checks when it returns true.
+
+    Raises:
+        BuildError: there is no such build.
+        HostUnfit: this host cannot make the machine.
+        MachineError: the machine could not be made, or somebody holds one of its name.
+    """
+    server = server_of(parameters.server)
+    build = server.find_build(parameters, in_guest=False)
+    registry.check_free(MACHINE_NAME)
+    registry.check_not_kept(MACHINE_NAME)
+    wish = MachineWish(MACHINE_NAME, RAM_MB, parameters.memory_limit, parameters.work_dir)
+    settings = {name: getattr(parameters, name) for name in server.heeds}
+    results: list[Result] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picolab-examine-")))
+        machine = registry.obtain(wish, Holder(this_process(), keep=False))
+        stack.callback(machine.release)
+        bench = Bench(machine, server, build, settings, folder)
+        for number, check in enumerate(checks, 1):
+            if stop_requested():
+                return Examination(server.title, build.identity, results, stopped=True)
+            report(f"check {number} of {len(checks)}, {check.id}: {check.action}")
+            results.append(_result(check, bench))
+    return Examination(server.title, build.identity, results)
+
+
+def _result(check: Check, bench: Bench) -> Result:
+    begun = time.monotonic()
+    try:
+        observed = check.examine(bench)
+        state: State = "found" if observed.found else "absent"
+        seen = observed.seen
+    except NotExamined as reason:
+        state, seen = "not_examined", f"Not examined: {reason}."
+    except Unanswered as error:
+        state, seen = "not_examined", f"Not examined: a request ended with {error.ending} ({error.detail})."
+    except (PicolabError, OSError) as error:
+        state, seen = "not_examined", f"Not examined: {error}."
+    return Result(check, state, one_line(seen), time.monotonic() - begun)

@@ -22,7 +22,7 @@ from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
 from picolab.servers.base import Place, Request, Server
 from picolab.servers.build import Build
 from picolab.servers.client import Client
-from picolab.servers.exchange import Answer
+from picolab.servers.exchange import Answer, redacted
 from picolab.servers.measurements import Limits, UploadMeasurement
 from picolab.servers.payload import PayloadFile
 from picolab.servers.start import await_ready, process_environment
@@ -112,6 +112,7 @@ class Bench:
         self.folder = folder
         self._build = build
         self._settings = settings
+        self._secret = ""
         self._executable = machine.install(build.path)
 
     def fresh_place(self) -> Place:
@@ -130,6 +131,7 @@ class Bench:
             before: words that go before its command line.
             on_loopback: in the network of this host.
         """
+        self._secret = place.secret
         launch = self.server.launch(place)
         spec = ProcessSpec(
             [*before, *launch.argv],
@@ -187,7 +189,7 @@ class Bench:
 
     def last_words(self) -> str:
         """Return the last line of the server's log, quoted."""
-        lines = self.machine.process_log().strip().splitlines()
+        lines = redacted(self.machine.process_log(), [self._secret]).strip().splitlines()
         return f"its log ends with {lines[-1][:200]!r}" if lines else "it logged nothing"
 
     def disk_bytes(self) -> int:

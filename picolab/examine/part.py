@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -57,6 +58,11 @@ class PartOfUpload:
         with contextlib.suppress(OSError):
             self._socket.sendall(self._payload[self._sent :] + self._after)
             self._await_delivery()
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether an answer, or the end of the connection, can be read."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def status(self, limit_s: float) -> int | None:
         """Return the status of the answer; None when none came within the limit."""

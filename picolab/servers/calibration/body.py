@@ -65,6 +65,13 @@ class Body:
         self.complete = not (self._chunked or self._left)
         return count
 
+    def read_all(self) -> None:
+        """Read the rest and throw it away; a client that ends early ends it."""
+        scrap = memoryview(bytearray(64 << 10))
+        with suppress(BadRequest):
+            while self.readinto(scrap):
+                pass
+
     def discard(self) -> None:
         """Read the rest if it is small, so that the connection can be used again."""
         limit = self.received_bytes + DISCARD_BYTES

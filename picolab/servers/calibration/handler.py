@@ -18,14 +18,14 @@ import sqlite3
 import time
 import urllib.parse
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picolab.servers.calibration.body import BadRequest, Body, UploadBody, wait_forever
 from picolab.servers.calibration.log import log
-from picolab.servers.calibration.memory import held_memory
+from picolab.servers.calibration.memory import held_memory, touched_memory
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.storage import CHUNK_BYTES, DISK_FULL, Entry, Spool
@@ -98,18 +98,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         path, _, self._query = self.path.partition("?")
-        with self.server.request_in_flight():
+        knobs = self.server.knobs
+        turn = self.server.one_at_a_time if knobs.one_request_at_a_time else nullcontext()
+        with self.server.request_in_flight(), turn:
             self._body = Body(self)
             try:
+                command = "GET" if self.command == "HEAD" and knobs.answers_head else self.command
                 for pattern, needs_login, methods in ROUTES:
                     if match := pattern.fullmatch(path):
-                        if self.command not in methods:
+                        if command not in methods:
                             self._reply(405)
                         elif needs_login and not self._is_logged_in():
+                            if knobs.reads_body_before_login:
+                                self._body.read_all()
                             raise Refusal(401, "Authentication required")
                         else:
-                            methods[self.command](self, *match.groups())
+                            methods[command](self, *match.groups())
                         return
+                if (knobs.health_endpoint and path == "/healthz") or (knobs.metrics_endpoint and path == "/metrics"):
+                    self._reply(200, b"ok\n")
+                    return
                 raise Refusal(404, "404 page not found")
             except Refusal as refusal:
                 self._reply(refusal.status, f"{refusal}\n".encode(), headers=refusal.headers)
@@ -146,7 +154,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             expiration = parse_expiration(dict(urllib.parse.parse_qsl(self._query)).get("expiration", ""))
         except ValueError as error:
             raise Refusal(400, f"invalid expiration URL parameter: {error}") from None
-        with Spool(self.server.quota) as spool, UploadBody(self) as body:
+        if knobs.refuses_parallel_uploads and not self.server.uploading.acquire(blocking=False):
+            raise Refusal(503, "another upload is in progress")
+        try:
+            self._store(expiration)
+        finally:
+            if knobs.refuses_parallel_uploads:
+                self.server.uploading.release()
+            if knobs.leak_mib_per_upload:
+                self.server.leaked.append(touched_memory(int(knobs.leak_mib_per_upload * MIB)))
+
+    def _store(self, expiration: str) -> None:
+        knobs = self.server.knobs
+        with Spool(self.server.quota, knobs.keeps_temp_files) as spool, UploadBody(self) as body:
             self._body = body
             try:
                 form = self._receive(body, spool)
@@ -161,7 +181,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 log(f"the client went away after {body.received_bytes} bytes of the body")
                 raise
             except (BadRequest, sqlite3.Error, OSError) as error:
-                raise Refusal(400, f"invalid request: {in_words(error)}") from error
+                words = in_words(error)
+                status = 507 if knobs.answers_507 and words == DISK_FULL else 400
+                words = "upload failed" if knobs.hides_full_disk and words == DISK_FULL else words
+                raise Refusal(status, f"invalid request: {words}") from error
             self._reply(200, json.dumps({"id": entry_id}).encode(), "application/json")
 
     def _delete(self, entry_id: str) -> None:
@@ -173,8 +196,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if entry is None:
             raise Refusal(404, "entry not found")
         size = entry.size_bytes
+        wanted = "" if self.server.knobs.ignores_range else self.headers.get("Range", "")
         try:
-            part = parse_range(self.headers.get("Range", ""), size)
+            part = parse_range(wanted, size)
         except ValueError as error:
             raise Refusal(416, str(error), {"Content-Range": f"bytes */{size}"}) from None
         name = entry.filename.replace("\\", "\\\\").replace('"', '\\"').encode().decode("latin-1")
@@ -186,6 +210,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pace = Pace("download", knobs)
         with held_memory(knobs.download_ballast_mib):
             self.wfile.write(self._head(206 if part else 200, end - start, entry.content_type, headers))
+            if self.command == "HEAD":
+                return
             start_s = time.monotonic()
             schedule = pace.schedule("download_mib_s", start_s)
             sent = 0
@@ -230,9 +256,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         log(f"received {body.received_bytes} bytes in {body.last_read_s - body.first_read_s:.4f} s")
         if form.filename is None:
             raise BadRequest("http: no such file")
-        if not spool.size_bytes:
+        knobs = self.server.knobs
+        if not spool.size_bytes and not knobs.accepts_empty_files:
             raise BadRequest("file must be non-empty")
-        if form.filename.startswith("."):
+        if knobs.refuses_odd_names and not re.fullmatch(r"[\w.-]+", form.filename, re.ASCII):
+            raise BadRequest("filename has unusual characters")
+        if form.filename.startswith(".") and not knobs.accepts_dot_names:
             raise BadRequest("filename cannot begin with dots")
         if not form.filename or len(form.filename) > 255 or not form.filename.isprintable():
             raise BadRequest("filename must have 1 to 255 printable characters")

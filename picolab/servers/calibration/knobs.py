@@ -111,6 +111,47 @@ class Knobs:
         0,
     )
 
+    # For the checks of `picolab examine`: one for each weakness that PicoShare has not, or has.
+    leak_mib_per_upload: float = _knob(
+        "a number, 0 or above", "Each upload adds this much anonymous memory, for good.", 0
+    )
+    sigterm_cuts_uploads: bool = _knob(
+        "true or false", "SIGTERM ends the process with 0 at once, also in an upload.", False
+    )
+    clean_stop: bool = _knob("true or false", "Exits with 0 after SIGTERM even if a request had to be cut.", False)
+    health_endpoint: bool = _knob("true or false", "GET /healthz is answered with 200.", False)
+    metrics_endpoint: bool = _knob("true or false", "GET /metrics is answered with 200.", False)
+    restart_loses_files: bool = _knob("true or false", "A start with an old database forgets its entries.", False)
+    restart_damages_database: bool = _knob(
+        "true or false", "A start with an old database overwrites its last page.", False
+    )
+    restart_sweeps: bool = _knob(
+        "true or false", "A start removes temp files and chunks of uploads that were never completed.", False
+    )
+    exits_without_listener: bool = _knob("true or false", "Exits with 1 if it cannot have its port.", False)
+    accepts_no_secret: bool = _knob("true or false", "Starts without a secret; the empty one is right then.", False)
+    starts_without_data: bool = _knob("true or false", "Stores in TMPDIR if the database cannot be opened.", False)
+    listens_everywhere: bool = _knob("true or false", "Listens on all interfaces (0.0.0.0).", False)
+    answers_507: bool = _knob("true or false", "A full disk is answered with 507 instead of 400.", False)
+    hides_full_disk: bool = _knob("true or false", "The answer to a full disk does not name it.", False)
+    keeps_temp_files: bool = _knob("true or false", "Temp files of uploads are never removed.", False)
+    reads_body_before_login: bool = _knob(
+        "true or false", "A request without a log-in is refused only after its whole body was read.", False
+    )
+    answers_head: bool = _knob("true or false", "HEAD is answered like GET, without the body.", False)
+    ignores_range: bool = _knob("true or false", "A Range header is ignored.", False)
+    refuses_odd_names: bool = _knob(
+        "true or false",
+        "A file name is refused if it has more than ASCII letters, digits, dots, - and _.",
+        False,
+    )
+    accepts_dot_names: bool = _knob("true or false", "A file name may begin with a dot.", False)
+    accepts_empty_files: bool = _knob("true or false", "An empty file is stored.", False)
+    refuses_parallel_uploads: bool = _knob(
+        "true or false", "An upload is refused with 503 while another one is in progress.", False
+    )
+    one_request_at_a_time: bool = _knob("true or false", "A request waits until the one before it is answered.", False)
+
     def __init__(self, **given: object) -> None:
         for name, knob in KNOBS.items():
             setattr(self, name, given.get(name, knob.default))

@@ -49,6 +49,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.quota = Quota(knobs.disk_quota_mib, store.path)
         self.ballast = Ballast(knobs.ballast_mib)
         self.cookie = derive_cookie(secret)
+        self.leaked: list[object] = []
+        self.one_at_a_time = threading.Lock()
+        self.uploading = threading.Semaphore(1)
         self._in_flight = 0
         self._changed = threading.Condition()
         self.address_family = family_of(address[0])
@@ -126,6 +129,24 @@ def read_secret() -> str:
     return secret
 
 
+def open_store(path: Path, knobs: Knobs) -> Store:
+    """Return the store, after whatever the knobs do at a start with an old database."""
+    is_old = path.exists()
+    try:
+        store = Store(path)
+    except sqlite3.Error as error:
+        if not knobs.starts_without_data:
+            die(f"failed to set pragmas: {error}")
+        store = Store(Path(os.environ.get("TMPDIR") or "/tmp", "store.db"))
+    if knobs.restart_sweeps:
+        store.sweep()
+    if is_old and knobs.restart_loses_files:
+        store.forget_entries()
+    if is_old and knobs.restart_damages_database:
+        store.damage()
+    return store
+
+
 def main() -> NoReturn:
     """Run until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
@@ -146,19 +167,25 @@ def main() -> NoReturn:
     try:
         secret = read_secret()
     except (ValueError, OSError) as error:
-        die(f"failed to read shared secret: {error}")
-    try:
-        store = Store(options.db)
-    except sqlite3.Error as error:
-        die(f"failed to set pragmas: {error}")
+        if not knobs.accepts_no_secret:
+            die(f"failed to read shared secret: {error}")
+        secret = ""
+    store = open_store(options.db, knobs)
     if signal.sigtimedwait(stop_signals, knobs.startup_delay_s):
         os._exit(0)
     host, port = os.environ.get("PICOLAB_CALIBRATION_HOST") or "127.0.0.1", os.environ.get("PORT") or "4001"
+    if knobs.listens_everywhere:
+        host = "0.0.0.0"
     server = listen(host, port, knobs, store, secret)
     if server:
         log(f"listening on {host}:{server.server_port}")
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    elif knobs.exits_without_listener:
+        os._exit(1)
     signal.sigwait(stop_signals)
     log("shutting down")
+    if knobs.sigterm_cuts_uploads:
+        os._exit(0)
     finished = server.stop() if server else True
+    finished = finished or knobs.clean_stop
     os._exit(0 if finished else 1)  # without closing the database: like PicoShare, it leaves the WAL

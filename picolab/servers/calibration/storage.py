@@ -48,8 +48,9 @@ class Quota:
 class Spool:
     """The file part of an upload: in memory or, if larger, in $TMPDIR/multipart-<digits>."""
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, keeps_file: bool = False) -> None:
         self._quota = quota
+        self._keeps_file = keeps_file
         self._memory = bytearray()
         self._file: io.FileIO | None = None
         self._path: Path | None = None
@@ -97,7 +98,8 @@ class Spool:
         if self._path:
             self._quota.count_spooled(-self._on_disk_bytes)
             with suppress(FileNotFoundError):
-                self._path.unlink()
+                if not self._keeps_file:
+                    self._path.unlink()
             self._path = None
 
     def _append(self, data: memoryview) -> None:
@@ -136,6 +138,30 @@ class Store:
             "CREATE TABLE IF NOT EXISTS entries_data (id TEXT, chunk_index INTEGER, chunk BLOB, "
             "PRIMARY KEY (id, chunk_index))"
         )
+
+    def forget_entries(self) -> None:
+        """Forget all files; their chunks stay."""
+        self._kept_open.execute("DELETE FROM entries")
+
+    def damage(self) -> None:
+        """Overwrite the last page of the database's file."""
+        self._kept_open.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = self._kept_open.execute("PRAGMA page_size").fetchone()[0]
+        with self.path.open("r+b") as file:
+            file.seek(-page, os.SEEK_END)
+            file.write(b"\xff" * page)
+
+    def sweep(self) -> None:
+        """Remove what uploads left that were never completed: temp files, and chunks without an entry."""
+        for path in Path(os.environ.get("TMPDIR") or "/tmp").glob("multipart-*"):
+            path.unlink()
+        for statement in (
+            "DELETE FROM entries_data WHERE id NOT IN (SELECT id FROM entries)",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            "VACUUM",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+        ):
+            self._kept_open.execute(statement)
 
     def add_chunk(self, db: sqlite3.Connection, entry_id: str, index: int, chunk: bytearray) -> None:
         """Store one chunk."""

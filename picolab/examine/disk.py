@@ -1,0 +1,145 @@
+"""Checks of disk space: a full disk, and an upload that its client cuts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from picolab.config.sizes import MIB
+from picolab.examine.bench import FILE_BYTES, Bench, Running, said
+from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.servers.measurements import UploadMeasurement
+
+DISK_MIB = 32
+TOO_LARGE_BYTES = 64 * MIB
+FULL_STATUSES = (413, 507)
+FREE_LIMIT_S = 5.0
+"""What a server gets to free the space of an upload that failed."""
+KEPT_SHARE = 0.1
+_MOUNT = 'mount -t tmpfs -o "size=$1m,mode=0700" picolab "$2" && mkdir -p "$3" "$4" && shift 4 && exec "$@"'
+
+
+class _SmallDisk:
+    """A server whose work folder is a small file system of its own mount namespace.
+
+    The file system is gone with the last process of the server, however it ends.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        tools = [shutil.which(name) for name in ("unshare", "mount")]
+        if os.geteuid() != 0 or not all(tools):
+            raise NotExamined("a small file system needs root, and the programs unshare and mount")
+        work = bench.machine.work_folder
+        if work is None:
+            raise NotExamined("the machine's disk cannot be seen from this host")
+        self._bench = bench
+        self._work = work
+        self.place = bench.fresh_place()
+        paths = (str(work), self.place.data, self.place.tmp)
+        self.before = (str(tools[0]), "--mount", "sh", "-c", _MOUNT, "sh", str(DISK_MIB), *paths)
+
+    def free_bytes(self) -> int:
+        """Return the free space, as the server sees it."""
+        pid = self._bench.machine.process_status().pid
+        found = os.statvfs(Path(f"/proc/{pid}/root") / self._work.relative_to("/"))
+        if found.f_blocks * found.f_frsize > DISK_MIB * MIB:
+            raise NotExamined("the server did not run on the small file system")
+        return found.f_bavail * found.f_frsize
+
+
+def _too_large(running: Running) -> UploadMeasurement:
+    sent = running.upload(3, TOO_LARGE_BYTES)
+    if sent.entry_id is not None:
+        raise NotExamined(f"{TOO_LARGE_BYTES // MIB} MiB were stored on a disk of {DISK_MIB} MiB")
+    return sent
+
+
+def _full(bench: Bench) -> UploadMeasurement:
+    disk = _SmallDisk(bench)
+    with bench.running(disk.place, disk.before) as running:
+        disk.free_bytes()
+        running.stored()
+        return _too_large(running)
+
+
+def _status(bench: Bench) -> Observation:
+    sent = _full(bench)
+    return Observation(sent.http_status not in FULL_STATUSES, f"The answer was {said(sent)}.")
+
+
+def _sentence(bench: Bench) -> Observation:
+    sent = _full(bench)
+    clear = sent.server_message is not None and bench.server.is_disk_full(sent.server_message)
+    return Observation(not clear, f"The answer was {said(sent)}.")
+
+
+def _freed(bench: Bench) -> Observation:
+    disk = _SmallDisk(bench)
+    with bench.running(disk.place, disk.before) as running:
+        running.stored()
+        before = disk.free_bytes()
+        _too_large(running)
+        bench.outcome(FREE_LIMIT_S, lambda: before - disk.free_bytes() <= KEPT_SHARE * before)
+        kept = before - disk.free_bytes()
+    seen = (
+        f"Of {before / MIB:.1f} MiB that were free before the upload, {max(0, kept) / MIB:.1f} MiB were not after it."
+    )
+    return Observation(kept > KEPT_SHARE * before, seen)
+
+
+def _cut(bench: Bench) -> Observation:
+    with bench.running() as running:
+        running.stored()
+        before = bench.disk_bytes()
+        with running.part() as part:
+            part.first(0.5)
+            bench.outcome(FREE_LIMIT_S, lambda: bench.disk_bytes() - before > FILE_BYTES // 4)
+        half = FILE_BYTES // 2
+        bench.outcome(FREE_LIMIT_S, lambda: bench.disk_bytes() - before <= KEPT_SHARE * half)
+        kept = bench.disk_bytes() - before
+        running.stored(4)
+    seen = f"{FREE_LIMIT_S:g} s later at most, {max(0, kept) / MIB:.1f} of {half / MIB:.0f} MiB were still on disk."
+    return Observation(kept > KEPT_SHARE * half, seen)
+
+
+_ACTION = f"A file of {TOO_LARGE_BYTES // MIB} MiB was uploaded to a disk of {DISK_MIB} MiB."
+
+CHECKS = (
+    Check(
+        "disk-full-status",
+        "A full disk is answered as an error of the client",
+        _ACTION,
+        "Clients take 4xx for a bad request and try another one, and monitoring counts no fault of the server.",
+        "Answer 507 Insufficient Storage (RFC 4918, section 11.5).",
+        Severity.MEDIUM,
+        _status,
+    ),
+    Check(
+        "disk-full-sentence",
+        "The answer does not say that the disk is full",
+        _ACTION,
+        "Neither user nor operator learns what to do.",
+        "Name the full disk in the answer and in the log.",
+        Severity.MEDIUM,
+        _sentence,
+    ),
+    Check(
+        "disk-full-space",
+        "An upload that filled the disk keeps the space",
+        _ACTION,
+        "The disk stays full, and all later uploads fail too.",
+        "Remove the temporary file and the rows of an upload that fails.",
+        Severity.HIGH,
+        _freed,
+    ),
+    Check(
+        "cut-space",
+        "An upload that the client cuts keeps its space",
+        "Half of an upload was sent, then the connection was closed.",
+        "Each lost connection takes disk space that nobody frees.",
+        "Remove the temporary file when the body ends early.",
+        Severity.MEDIUM,
+        _cut,
+    ),
+)

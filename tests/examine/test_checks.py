@@ -1,0 +1,75 @@
+"""Each check on the calibration server: found with a knob, absent without it, and nothing else is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from picolab.config.trial_parameters import TrialParameters
+from picolab.examine.registry import CHECKS
+from picolab.examine.run import Examination, examine
+
+FOUND_WITH: Mapping[str, dict[str, Any]] = {
+    "ready-time": {"startup_delay_s": 3},
+    "sigterm-idle": {"ignore_sigterm": True},
+    "sigterm-upload": {"sigterm_cuts_uploads": True},
+    "kill-transfer-files": {"restart_loses_files": True},
+    "kill-transfer-database": {"restart_damages_database": True},
+    "kill-commit-files": {"restart_loses_files": True},
+    "kill-commit-database": {"restart_damages_database": True},
+    "kill-restart": {"startup_delay_s": 6},
+    "missing-secret": {"accepts_no_secret": True},
+    "unwritable-data": {"starts_without_data": True},
+    "all-interfaces": {"listens_everywhere": True},
+    "disk-full-sentence": {"hides_full_disk": True},
+    "disk-full-space": {"keeps_temp_files": True},
+    "cut-space": {"keeps_temp_files": True},
+    "login-before-body": {"reads_body_before_login": True},
+    "range": {"ignores_range": True},
+    "file-names": {"refuses_odd_names": True},
+    "parallel-uploads": {"refuses_parallel_uploads": True},
+    "memory-leak": {"leak_mib_per_upload": 0.25},
+    "latency-transfer": {"one_request_at_a_time": True},
+    "latency-commit": {"one_request_at_a_time": True, "commit_mib_s": 20},
+}
+"""What PicoShare does well: the knob makes the weakness."""
+ABSENT_WITH: Mapping[str, dict[str, Any]] = {
+    "health-endpoint": {"health_endpoint": True},
+    "metrics-endpoint": {"metrics_endpoint": True},
+    "sigterm-stalled": {"clean_stop": True},
+    "kill-transfer-leak": {"restart_sweeps": True},
+    "kill-commit-leak": {"restart_sweeps": True},
+    "port-taken": {"exits_without_listener": True},
+    "bad-port": {"exits_without_listener": True},
+    "disk-full-status": {"answers_507": True},
+    "head": {"answers_head": True},
+    "dot-names": {"accepts_dot_names": True},
+    "empty-file": {"accepts_empty_files": True},
+}
+"""What PicoShare lacks: the knob takes the weakness away."""
+
+
+def run(knobs: dict[str, Any], *ids: str) -> Examination:
+    return examine(TrialParameters.model_validate({"calibration": knobs}), [CHECKS[name] for name in ids])
+
+
+def test_each_check_has_a_knob() -> None:
+    assert set(FOUND_WITH) | set(ABSENT_WITH) == set(CHECKS) and not set(FOUND_WITH) & set(ABSENT_WITH)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_knob_changes_the_result(name: str) -> None:
+    expected, knobs = ("found", FOUND_WITH[name]) if name in FOUND_WITH else ("absent", ABSENT_WITH[name])
+    (result,) = run(knobs, name).results
+
+    assert result.state == expected, result.seen
+
+
+def test_without_knobs_the_weaknesses_of_picoshare_are_found() -> None:
+    results = run({}, *CHECKS).results
+
+    wrong = [f"{result.check.id}: {result.seen}" for result in results if result.state == "not_examined"]
+    assert wrong == []
+    assert {result.check.id for result in results if result.state == "found"} == set(ABSENT_WITH)

@@ -15,6 +15,8 @@ class ExitCode(IntEnum):
     """The campaign is complete, and some trials found a result other than `ok` (such as `oom_killed`)."""
     REGRESSION = TRIALS_FAILED
     """The same number in a comparison: a candidate is worse than the baseline, or fails more often."""
+    FINDINGS = TRIALS_FAILED
+    """The same number in an examination: a finding is at least as severe as `--fail-on`."""
     UNDECIDED = 2
     """A comparison was made and cannot exclude a regression beyond the margin."""
     INSTRUMENT_FAULT = 3

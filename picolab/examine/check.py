@@ -34,7 +34,7 @@ class NotExamined(Exception):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a check saw.
+    """The observation of a check.
 
     Attributes:
         found: the weakness is there.

@@ -8,7 +8,7 @@ from picolab.servers.payload import payload_files, pieces
 
 ANSWER_S = 3.0
 NAMES = ('with \\"quotes\\".bin', "with spaces.bin", "na\u00efve-\u6587\u4ef6-\U0001f600.bin", "many.dots.in.it.tar.gz")
-"""As they stand in the form: quotes are escaped as RFC 7578 and RFC 2183 have it."""
+"""Written into the form unchanged: quotes are escaped by backslashes (RFC 2183)."""
 DOT_NAME = ".hidden"
 PARALLEL = 4
 PARALLEL_BYTES = 4 << 20
@@ -117,7 +117,7 @@ CHECKS = (
     Check(
         "range",
         "Range requests are not served",
-        "1,000 bytes of a stored file were asked for with a Range header.",
+        "A part of a stored file, 1,000 bytes, was asked for with a Range header.",
         "Broken downloads of large files begin again at zero, and players cannot seek.",
         "Serve single byte ranges with 206 (RFC 9110, section 14).",
         Severity.MEDIUM,

@@ -74,7 +74,12 @@ def test_a_daemon_that_does_not_answer_is_named(virsh: virsh_stub.VirshStub, mac
     virsh.set(error="failed to connect to the hypervisor")
     done = picolab_here("machines", "list")
     assert done.returncode == ExitCode.OK
-    assert "256 MiB  unknown (virsh list --all: failed to connect to the hypervisor)" in done.stdout
+    assert "256 MiB  unknown\n" in done.stdout
+    (sentence,) = done.stderr.splitlines()
+    assert (
+        "machines of the kind vagrant were not asked for their state: the daemon libvirtd does not answer" in sentence
+    )
+    assert "failed to connect to the hypervisor" in sentence and "; run: " in sentence
 
 
 def test_a_daemon_that_hangs_does_not_hold_the_answer_up(virsh: virsh_stub.VirshStub, machine: Path) -> None:

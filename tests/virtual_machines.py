@@ -14,8 +14,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from picolab.errors import HostUnfit
 from picolab.host.processes import this_process
@@ -44,6 +46,8 @@ _LONGEST_FIRST = (
     "test_a_new_kernel_resumes_with_the_kept_machine",
 )
 """Modules and tests in the order in which they begin, so that at the end no process waits long for another."""
+_SHARING = ("test_vagrant_machine", "test_vagrant_faults", "test_vagrant_left_over", "test_by_hand")
+"""The modules whose tests share a machine."""
 _BEFORE = pytest.StashKey[dict[str, set[str]]]()
 
 
@@ -87,10 +91,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("vm"):
             item.add_marker(pytest.mark.timeout(VM_TEST_LIMIT_S))
             item.add_marker(pytest.mark.alone)
-            # With `--dist loadgroup`, what shares a machine runs in one process; all else goes to whoever is free.
-            if "shared_folder" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=_turn)
+
+
+class _ByMachine(LoadScopeScheduling):
+    """Runs the tests of a module that shares a machine in one process; each other test goes to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if Path(file).stem in _SHARING else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return _ByMachine(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def _turn(item: pytest.Item) -> int:

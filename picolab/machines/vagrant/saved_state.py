@@ -2,7 +2,7 @@
 
 They are internal snapshots of QEMU, made and loaded through libvirt. A machine that goes back to one of the same memory
 size keeps its QEMU process, and so its network port: nothing is booted and nothing is negotiated anew. `vagrant
-snapshot` does the same to a machine and starts Ruby for it, and waits until ssh answers.
+snapshot` starts Ruby and another QEMU process for the same, and waits until ssh answers.
 
 Each is noted in `machine.json` with the conditions it was saved under: box, RAM, processors, driver, versions. One that
 was saved under other conditions than the present ones is removed and never restored.
@@ -133,13 +133,17 @@ class SavedStates:
     def load(self, name: str, limit_s: float) -> None:
         """Have the machine run as it was when it was saved, whether it runs now or is off.
 
+        QEMU loads a state of its own memory size into the running process, in 0.2 s for a guest of 256 MiB. libvirt's
+        command starts another process for it, which takes ten times as long, and is needed for another size and for a
+        machine that is off.
+
         Raises:
             MachineError: there is no such saved state, or it could not be restored.
         """
         if self._state["provider"] == "libvirt":
-            # Forced: with another memory size than the present one it needs another QEMU process, which libvirt asks
-            # for.
-            libvirt.virsh("snapshot-revert", self._domain(), name, "--running", "--force", limit_s=_LIMIT_S)
+            domain = self._domain()
+            if not _load_into_process(domain, name):
+                libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
         else:
             command_of(self._state.folder, self._state).snapshot_restore(name, limit_s=limit_s)
 
@@ -163,6 +167,16 @@ class SavedStates:
         for name in libvirt.domains(self._state["prefix"]):
             return name
         raise MachineError(f"the virtual machine {self._state['prefix']}default does not exist any more")
+
+
+def _load_into_process(domain: str, name: str) -> bool:
+    """Have the running QEMU of a domain load a saved state; return False when it is off or has another memory size."""
+    try:
+        said = libvirt.virsh("qemu-monitor-command", domain, "--hmp", f"loadvm {name}", limit_s=_LIMIT_S)
+    except libvirt.LibvirtError:
+        return False
+    # The human monitor prints an error and succeeds; it prints nothing when it loaded the state.
+    return not said.strip()
 
 
 def sizes_mb(folder: Path) -> list[int]:

@@ -61,6 +61,17 @@ def test_a_saved_state_is_usable_as_long_as_nothing_changes(state: State, virsh:
     assert states.names == in_libvirt(virsh) == ["fresh-256mb-1cpu"]
     assert states.useless() == {}
     states.load("fresh-256mb-1cpu", 1)
+    assert virsh.commands[-1].endswith("default --hmp loadvm fresh-256mb-1cpu"), "into the running process"
+
+
+@pytest.mark.parametrize("change", ["another memory", "off"])
+def test_another_memory_or_no_process_takes_libvirt(state: State, virsh: virsh_stub.VirshStub, change: str) -> None:
+    states = SavedStates(state)
+    states.save(256, 1)
+    off = {name: {**domain, "state": "shut off"} for name, domain in virsh.state["domains"].items()}
+    virsh.set(**({"domains": off} if change == "off" else {"other_memory": True}))
+
+    states.load("fresh-256mb-1cpu", 1)
     assert virsh.commands[-1].endswith("default fresh-256mb-1cpu --running --force")
 
 

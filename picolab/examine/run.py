@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
@@ -75,10 +73,10 @@ def examine(
     settings = {name: getattr(parameters, name) for name in server.heeds}
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picolab-examine-")))
         machine = registry.obtain(wish, Holder(this_process(), keep=False))
         stack.callback(machine.release)
-        bench = Bench(machine, server, build, settings, folder)
+        # The machine's folder is removed with the machine, also when this process is killed.
+        bench = Bench(machine, server, build, settings, machine.folder)
         for number, check in enumerate(checks, 1):
             if stop_requested():
                 return Examination(server.title, build.identity, results, stopped=True)

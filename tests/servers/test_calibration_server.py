@@ -779,6 +779,8 @@ def test_wrong_knobs_are_refused_by_name(start: StartServer, knobs: dict[str, ob
 
 def test_every_knob_is_documented_and_tested() -> None:
     docs, tests = DOCS.read_text(), Path(__file__).read_text()
+    # Those of the examination are tested by its checks.
+    tests += (Path(__file__).parents[1] / "examine" / "test_checks.py").read_text()
     for name in KNOBS:
         assert f"`{name}`" in docs
         assert f'"{name}": ' in tests

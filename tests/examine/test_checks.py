@@ -73,3 +73,12 @@ def test_without_knobs_the_weaknesses_of_picoshare_are_found() -> None:
     wrong = [f"{result.check.id}: {result.seen}" for result in results if result.state == "not_examined"]
     assert wrong == []
     assert {result.check.id for result in results if result.state == "found"} == set(ABSENT_WITH)
+
+
+def test_another_server_is_examined_in_the_same_way() -> None:
+    checks = [CHECKS[name] for name in ("login-before-body", "head", "range", "port-taken")]
+    examination = examine(TrialParameters.model_validate({"server": "copyparty", "build": "copyparty"}), checks)
+
+    assert [(result.check.id, result.state) for result in examination.results] == [
+        (check.id, "absent") for check in checks
+    ]

@@ -7,6 +7,7 @@ boot, create.
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
@@ -204,22 +205,30 @@ class Reach:
         self._guest.connected(self._wish.boot_limit_s)
         if restored:
             self._state.write(builds_bytes=0)
-            self._guest.ask({"do": "set_clock", "wall_s": time.time()})
-            facts = self._guest.ask({"do": "facts"})
+            facts = self._facts_after_restore()
         else:
             self._guest.install_agent()
             facts = self._guest.ask({"do": "reset"})
             if self._wish.fresh_for:
                 self._save()
+                facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)
         if reached_by == "created":
             self._state.write(created_disk_bytes=facts["free_disk_bytes"])
 
+    def _facts_after_restore(self) -> dict[str, Any]:
+        self._guest.ask({"do": "set_clock", "wall_s": time.time()})
+        return self._guest.ask({"do": "facts"})
+
     def _save(self) -> None:
-        """Save the guest as it is, with the agent that waits for a connection."""
-        # Without an open connection: the restored guest would wait for its other end for ever.
+        """Save the guest as it is, with the agent that waits for a connection, and have it begin there.
+
+        So a trial right after a boot starts from the same state as the ones that follow it.
+        """
+        # Without an open connection: the restored guest would wait for its other end forever.
         self._guest.drop_connection()
         self._saved.save(self._state["ram_mb"], self._state["cpus"])
+        self._saved.load(saved_state.name_of(self._state["ram_mb"], self._state["cpus"]), self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
 
     def _load(self, name: str) -> bool:

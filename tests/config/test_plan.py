@@ -132,7 +132,7 @@ def test_levels_are_compared_by_what_they_mean() -> None:
         ("matrix: {file_size: [1G, 1024M]}", "file_size = ['1G', '1024M'] names a level twice"),
         ("matrix: {calibration: [{transfer_mib_s: 3}, {transfer_mib_s: 3.0}]}", "names a level twice"),
         ("matrix: {ram_mb: [true]}", "matrix: ram_mb: True is a yes or a no"),
-        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb = '.inf' should be a whole number"),
+        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb = '.inf' should be a number of MiB"),
         ("matrix: {ram_mb: [512, 3]}", "matrix: ram_mb = 3 should be greater than or equal to 16"),
         ("matrix: {file_size: [100MB]}", "matrix: file_size: file size '100MB' is not a size"),
         ("matrix: {file_size: [[1M]]}", "matrix: file_size = ['1M'] should be a text"),

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from picolab.servers.calibration.body import BadRequest, Body, UploadBody, wait_forever
 from picolab.servers.calibration.log import log
-from picolab.servers.calibration.memory import held_memory
+from picolab.servers.calibration.memory import held_memory, memory_to_need
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.storage import CHUNK_BYTES, DISK_FULL, Entry, Spool
@@ -248,7 +248,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         corrupt_at = size + corrupt if corrupt is not None and corrupt < 0 else corrupt
         if corrupt_at is not None and not 0 <= corrupt_at < size:
             log(f"corrupt_byte: {corrupt} lies outside this file of {size} bytes; nothing is flipped")
-        with server.store.session() as db:
+        need_mib = server.knobs.memory_need_mib
+        lacking_mib = 0.0 if need_mib is None else memory_to_need(need_mib, server.knobs.memory_need_percent)
+        with held_memory(lacking_mib), server.store.session() as db:
             try:
                 for index, chunk in enumerate(spool.chunks()):
                     at = index * CHUNK_BYTES

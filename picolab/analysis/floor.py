@@ -113,6 +113,10 @@ class FloorPosterior:
         low, middle, high = np.exp(np.interp([tail, 0.5, 1.0 - tail], below, edges))
         return float(low), float(middle), float(high)
 
+    def chance_below(self, ram: float) -> float:
+        """Return the probability that the floor is at most this RAM."""
+        return float(self._weights[self._floors <= math.log(ram)].sum())
+
     def next_level(self, levels: Sequence[float]) -> float:
         """Return the level after whose outcome the entropy of the floor is expected to be least.
 

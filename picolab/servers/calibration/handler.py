@@ -248,9 +248,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         corrupt_at = size + corrupt if corrupt is not None and corrupt < 0 else corrupt
         if corrupt_at is not None and not 0 <= corrupt_at < size:
             log(f"corrupt_byte: {corrupt} lies outside this file of {size} bytes; nothing is flipped")
-        need_mib = server.knobs.memory_need_mib
-        lacking_mib = 0.0 if need_mib is None else memory_to_need(need_mib, server.knobs.memory_need_percent)
-        with held_memory(lacking_mib), server.store.session() as db:
+        with server.store.session() as db:
             try:
                 for index, chunk in enumerate(spool.chunks()):
                     at = index * CHUNK_BYTES
@@ -265,7 +263,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     server.store.delete(entry_id)
                 raise
         spool.unlink()
-        schedule.wait_for(size)
+        need_mib = server.knobs.memory_need_mib
+        # At the end, when the process has taken all that the commit itself needs.
+        lacking_mib = 0.0 if need_mib is None else memory_to_need(need_mib, server.knobs.memory_need_percent)
+        with held_memory(lacking_mib):
+            schedule.wait_for(size)
         end_s = time.monotonic()
         schedule.check(size, end_s)
         log(f"committed {entry_id}: {size} bytes in {end_s - start_s:.4f} s")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from picolab.analysis.statistics import CONFIDENCE
@@ -74,19 +75,15 @@ class FloorPosterior:
         width = math.log(high / low) + 2 * _MARGIN
         points = min(_MOST_POINTS, math.ceil(width / math.log1p(precision) * _POINTS_IN_PRECISION))
         self._floors: Values = np.linspace(math.log(low) - _MARGIN, math.log(high) + _MARGIN, points)
-        self._softnesses: Values = np.geomspace(_SHARPEST, _SOFTEST, _SOFTNESSES)
         self._offset = float(ndtri(share))
         self._weights: Values = np.full((points, _SOFTNESSES), 1.0 / (points * _SOFTNESSES))
 
     def _survival(self, levels: Sequence[float]) -> Values:
         """Return P(survives) by level, floor and softness."""
         import numpy as np
-        from scipy.special import ndtr
 
-        logs = np.log(np.asarray(levels, dtype=float))
-        distance = (logs[:, None] - self._floors[None, :])[:, :, None] / self._softnesses + self._offset
-        survival: Values = LAPSE + (1.0 - 2 * LAPSE) * ndtr(distance)
-        return survival
+        place = float(self._floors[0]), float(self._floors[-1]), len(self._floors), self._offset
+        return np.stack([_survival_at(level, *place) for level in levels])
 
     def add(self, ram: float, survived: bool) -> None:
         """Add the outcome of a trial."""
@@ -158,6 +155,23 @@ class FloorPosterior:
             low, high = (values[order][min(len(order) - 1, int(np.searchsorted(below, p)))] for p in (tail, 1 - tail))
             bands.append((float(low), float(values @ weights), float(high)))
         return bands
+
+
+@lru_cache(maxsize=512)
+def _survival_at(level: float, first: float, last: float, points: int, offset: float) -> Values:
+    """Return P(survives) at a level by floor and softness; a search asks for the same levels again and again.
+
+    Args:
+        first, last, points: the grid of ln floor.
+        offset: standard deviations from the middle of the curve to the floor.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    distance = math.log(level) - np.linspace(first, last, points)
+    softnesses = np.geomspace(_SHARPEST, _SOFTEST, _SOFTNESSES)
+    survival: Values = LAPSE + (1.0 - 2 * LAPSE) * ndtr(distance[:, None] / softnesses + offset)
+    return survival
 
 
 def posterior_of(

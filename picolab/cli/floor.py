@@ -48,8 +48,8 @@ def floor(build: str, **options: Any) -> ExitCode:
     Repeats trials at changing RAM until the smallest amount at which --share of them survives is known to within
     --precision, then confirms the recommended amount. `picolab resume` continues a stopped search.
 
-    Writes floor.json. Exits with 0 when the floor was found and confirmed, 2 when it was not, 3 when a trial has no
-    result.
+    Writes floor.html and floor.json. Exits with 0 when the floor was found and confirmed, 2 when it was not, 3 when a
+    trial has no result.
 
     \b
     Examples:
@@ -114,9 +114,12 @@ def end_of_search(campaign: Campaign, code: ExitCode) -> ExitCode:
     from picolab.exit_codes import ExitCode
     from picolab.files.writing import write_atomically
     from picolab.report.floor_lines import FLOOR_FILE, as_json, as_lines, exit_code
+    from picolab.report.render import render_floor
 
     found = floor_of(campaign.plan, campaign.tally.rows)
     content = json.dumps(as_json(campaign.plan, found), indent=1, allow_nan=False)
     write_atomically(campaign.folder / FLOOR_FILE, content + "\n")
-    print_lines(["", *as_lines(campaign.plan, found)])
+    # The page first: one that cannot be written ends the command with another exit code than the one printed here.
+    page = render_floor(campaign.folder)
+    print_lines(["", *as_lines(campaign.plan, found), "", f"Page: {page}"])
     return code if code is not ExitCode.OK else exit_code(found)

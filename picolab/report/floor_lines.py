@@ -50,7 +50,8 @@ def as_lines(plan: Plan, found: Floor) -> list[str]:
     if found.recommended_mb is not None and found.proven is not None:
         lines.append(
             f"Recommended: {ram(found.recommended_mb)}. {survived} of {tried} confirmation trials survived there, "
-            f"which proves that at least {percent(found.proven, 1)} do, at {percent(found.interval.confidence)} confidence."
+            f"which proves that at least {percent(found.proven, 1)} do, at "
+            f"{percent(found.interval.confidence)} confidence."
         )
     elif found.recommended_mb is not None:
         lines.append(f"Recommended: {ram(found.recommended_mb)}. No trial has confirmed it.")

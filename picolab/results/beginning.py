@@ -183,7 +183,7 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
         pairs = [(key, was[key], is_now[key]) for key in was if key != "parameters"]
         pairs += [(key, value, is_now["parameters"][key]) for key, value in was["parameters"].items()]
         changes += [f"trial {name}: {key} was {_shown(a)} and is {_shown(b)}" for key, a, b in pairs if a != b]
-    if not changes and list(before) != list(after):
+    if not changes and list(before) != [name for name in after if name in before]:
         changes.append("the order of the trials is another")
     return changes
 

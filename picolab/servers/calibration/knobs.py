@@ -106,8 +106,8 @@ class Knobs:
     )
     memory_need_mib: float | None = _knob(
         "a number above 0",
-        "At the end of the commit of an upload the process takes anonymous memory until it has this much in all, with its page "
-        "tables, times memory_need_percent's factor; freed when the upload is answered.",
+        "At the end of the commit of an upload the process takes anonymous memory until it has this much in all, with "
+        "its page tables, times memory_need_percent's factor; freed when the upload is answered.",
     )
     memory_need_percent: float = _knob(
         "a number from 0 to 100",

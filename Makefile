@@ -53,7 +53,7 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
 	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm"; timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 2 --dist loadfile && exit $$((others + timed))
+	  $(RUN)/python -m pytest -m vm -n 2 --dist loadscope --no-loadscope-reorder && exit $$((others + timed))
 
 lint: $(VENV)/installed-dev ## check formatting and types
 	@$(RUN)/ruff format --check .

@@ -52,7 +52,7 @@ class FloorInterval:
 
 
 class FloorPosterior:
-    """What is known of floor and softness after some trials.
+    """The posterior of floor and softness after some trials.
 
     Args:
         low, high: RAM between which is searched; the floor may lie outside of it.

@@ -1,4 +1,4 @@
-"""A search for the memory floor: what its trials say, which trial comes next, and when it ends."""
+"""A search for the memory floor: the posterior of its trials, the next trial, and the end."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class FloorTrial:
 
 @dataclass(frozen=True)
 class Floor:
-    """What is known of the floor.
+    """The state of a search.
 
     Attributes:
         state: `found`: interval narrow and confirmed; `limit`: the limit of trials came first; `above`, `below`: the
             floor is outside the searched range; `unconfirmed`: trials at the recommended RAM died.
         next_mb: RAM of the next trial; None when the search has ended.
         next_purpose: of the next trial.
-        recommended_mb: RAM that is confirmed, or about to be; None while the search goes on or without an answer.
+        recommended_mb: RAM of the confirmation; None while the search continues or without an answer.
         confirmed: survivors and trials of the confirmation at the recommended RAM.
         failed_sizes: recommended sizes at which a confirmation trial died.
         proven: share that survives at least at the recommended RAM, from its confirmation alone; None without one.

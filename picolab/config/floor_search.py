@@ -1,4 +1,4 @@
-"""What a search for the memory floor looks for, and the amounts of RAM that its trials may have."""
+"""The settings of a search for the memory floor, and the amounts of RAM that its trials may have."""
 
 import math
 from typing import Annotated, Literal

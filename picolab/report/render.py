@@ -33,6 +33,11 @@ def comparison_notebook() -> Path:
     return project_root() / "notebooks" / "compare.ipynb"
 
 
+def floor_notebook() -> Path:
+    """Return the notebook that the page of a memory floor is made from."""
+    return project_root() / "notebooks" / "floor.ipynb"
+
+
 def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
     """Run the analysis notebook over a campaign, finished or not, and write its report.
 
@@ -76,6 +81,26 @@ def render_comparison(
     parameters = {"margin": margin, "baseline": baseline}
     title = "picolab comparison of builds"
     return _render(comparison_notebook(), campaign_folder, parameters, title, output, "compare.html")
+
+
+def render_floor(campaign_folder: Path, output: Path | None = None) -> Path:
+    """Run the floor notebook over a campaign that searched the memory floor, finished or not, and write its page.
+
+    Leaves the executed notebook as `floor.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `floor.html` in the campaign's folder.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
+        PicolabError: the notebook failed, perhaps since the campaign searched no floor; the message names the file
+            that holds the traceback.
+    """
+    return _render(floor_notebook(), campaign_folder, {}, "picolab memory floor", output, "floor.html")
 
 
 def check_output(output: Path) -> None:

@@ -56,7 +56,7 @@ test: $(VENV)/installed-dev format ## run every check (with real virtual machine
 	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; \
 	  wait $$types; types=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm"; timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 2 --dist loadfile && exit $$((types + others + timed))
+	  $(RUN)/python -m pytest -m vm -n 2 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))
 
 format: $(VENV)/installed-dev
 	@$(RUN)/ruff format --check .

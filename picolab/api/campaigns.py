@@ -11,6 +11,7 @@ from picolab.errors import CampaignNotFound, PicolabError
 from picolab.results.folders import all_campaigns, find_campaign
 from picolab.results.load import CampaignData, read_campaign
 from picolab.results.standing import read_standing
+from picolab.text.wording import counted
 
 if TYPE_CHECKING:  # charts take longer to import than everything else together
     from picolab.api.plots import CampaignPlots
@@ -38,7 +39,8 @@ class CampaignResults:
         """The same with the records, for the functions in `picolab.report`."""
 
     def __repr__(self) -> str:
-        return f"<campaign {self.name}: {len(self.trials)} trials, {len(self.problems)} problems>"
+        trials, problems = counted(len(self.trials), "trial"), counted(len(self.problems), "problem")
+        return f"<campaign {self.name}: {trials}, {problems}>"
 
     @property
     def name(self) -> str:

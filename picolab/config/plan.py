@@ -18,7 +18,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import file_name, write_atomically
-from picolab.servers.registry import server_of
+from picolab.servers.registry import default_builds, server_of
 from picolab.text.foreign import one_line, shown, visible
 
 PLAN_FILE = "plan.json"
@@ -220,6 +220,11 @@ def _case(levels: dict[str, Any], wanted: CampaignParameters, source: str) -> Tr
         merged |= {"label": str(levels["build"]), "build": labelled.build, **own}
     # Each value is valid by now; an error here means that two of them contradict each other.
     parameters = validate(TrialParameters, merged, f"{source}: case {shown(levels)}")
+    if merged.get("build") in default_builds() and parameters.build != merged["build"]:
+        raise ParameterError(
+            f"{source}: build {shown(merged['build'])} is no build of server {parameters.server!r}; leave it out for "
+            f"{parameters.build!r}, or give the path of an executable"
+        )
     if parameters.keep_machine == "always":
         raise ParameterError(
             f"{source}: keep_machine = 'always' would keep a machine for every trial; use never, or "

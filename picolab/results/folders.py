@@ -53,8 +53,9 @@ def find_campaign(name: str) -> Path:
         # A name that no file can have.
         exists = False
     if not exists:
-        names = ", ".join(path.name for path in all_campaigns()) or "none yet"
-        raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; there are: {names}")
+        names = ", ".join(path.name for path in all_campaigns())
+        known = f"there are: {names}" if names else "none was run yet"
+        raise CampaignNotFound(f"campaign {name!r}: there is no such campaign in {outputs_dir()}; {known}")
     return folder
 
 

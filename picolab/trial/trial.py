@@ -34,6 +34,9 @@ class Trial:
     def __init__(self, run: TrialRun) -> None:
         self._run = run
 
+    def __repr__(self) -> str:
+        return f"<trial {self.state.identity.trial_id}: {self._run.summary()}>"
+
     @property
     def state(self) -> TrialState:
         return self._run.state

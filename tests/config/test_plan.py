@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.invalid_input import validate
 from picolab.config.matrix import MOST_TRIALS, expand
-from picolab.config.order import is_boot
+from picolab.config.order import ways
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, make_plan
 from picolab.config.project import project_root
 from picolab.config.yaml_text import read_yaml
@@ -262,7 +262,33 @@ def test_cases_of_one_virtual_machine_run_together() -> None:
 
 
 def boots(trials: list[PlannedTrial]) -> int:
-    return sum(is_boot([trial.parameters for trial in trials]))
+    return ways([trial.parameters for trial in trials], [trial.block for trial in trials]).count("boot")
+
+
+@pytest.mark.parametrize(
+    ("fresh_machine", "boots", "restores"),
+    [("per_campaign", 16, 0), ("per_block", 4, 16), ("per_trial", 4, 96)],
+)
+def test_saved_states_replace_boots(fresh_machine: str, boots: int, restores: int) -> None:
+    """Four RAM sizes boot once each; what else has to be fresh or changes the RAM is restored."""
+    made = plan(
+        "matrix: {machine: [vagrant], ram_mb: [128, 256, 512, 1024], file_size: [1M, 2M, 3M, 4M, 5M]}\n"
+        f"repeats: 5\nparameters: {{fresh_machine: {fresh_machine}}}"
+    )
+    found = ways([trial.parameters for trial in made.trials], [trial.block for trial in made.trials])
+
+    assert (found.count("boot"), found.count("restore"), len(found)) == (boots, restores, 100)
+
+
+def test_saved_states_beyond_the_limit_boot_again() -> None:
+    made = plan(
+        "matrix: {machine: [vagrant], ram_mb: [4096, 6144], file_size: [1M]}\n"
+        "repeats: 3\nparameters: {fresh_machine: per_trial}"
+    )
+    found = ways([trial.parameters for trial in made.trials], [trial.block for trial in made.trials])
+
+    # A block begins with the RAM that the block before ended with, whose saved state is still there.
+    assert found == ["boot", "boot", "restore", "boot", "restore", "boot"]
 
 
 @settings(max_examples=80, deadline=None)

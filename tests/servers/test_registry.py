@@ -84,3 +84,13 @@ def test_the_default_build_of_another_server_is_refused(words: list[str]) -> Non
 
     assert refused.exit_code == ExitCode.BAD_PARAMETERS
     assert "build 'calibration' is no build of server 'copyparty'" in refused.output
+
+
+def test_a_campaign_refuses_the_build_of_another_server(scratch: Path) -> None:
+    file = scratch / "campaign.yaml"
+    file.write_text("{matrix: {ram_mb: [128], file_size: [1M]}, parameters: {server: copyparty, build: calibration}}\n")
+
+    refused = CliRunner().invoke(main, ["matrix", str(file)])
+
+    assert refused.exit_code == ExitCode.BAD_PARAMETERS
+    assert "build 'calibration' is no build of server 'copyparty'; leave it out for 'copyparty'" in refused.output

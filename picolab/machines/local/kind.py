@@ -28,6 +28,7 @@ class LocalKind(MachineKind):
     shows_progress = False
     ready_poll_s = 0.005
     assumed_boot_s = 0.0
+    assumed_restore_s = 0.0
     assumed_overhead_s = 2.0
     imports = ("picolab.machines.local.machine",)
 

@@ -15,6 +15,7 @@ from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.files.writing import write_atomically
 from picolab.jupyter.kernel_folders import ipc_kernel
+from picolab.report.script_bundle import script_bundle
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
 
@@ -191,12 +192,11 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
 
 
 def _to_html(notebook: Any, title: str) -> str:
-    import vl_convert
     from nbconvert import HTMLExporter
 
     from picolab.charts.figure import FIGURE_MIME
 
-    bundle = _inside_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    bundle = _inside_script(script_bundle())
     boot = _inside_script((TEMPLATE_DIR / "report.js").read_text(encoding="utf-8"))
     exporter = HTMLExporter(template_name=TEMPLATE_DIR.name, extra_template_basedirs=[str(TEMPLATE_DIR.parent)])
     exporter.register_filter("in_script", _json_in_script)

@@ -27,6 +27,13 @@ def print_begin(campaign: Campaign) -> None:
     """Print what is about to run."""
     plan, done = campaign.plan, campaign.tally.done
     done_text = f", {done} of them done" if done else ""
+    if plan.floor is not None:
+        console.print(
+            f"Campaign {plan.campaign}: searches the memory floor from {plan.floor.low_mb:.10g} to "
+            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{done_text}, then {plan.floor.confirm} "
+            f"to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
+        )
+        return
     most = "at most " if plan.stopping is not None else ""
     console.print(
         f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "

@@ -116,6 +116,10 @@ class MachineKind(ABC):
     """Seconds to restore a saved state in an estimate, where that was not measured; 0: it has none."""
     assumed_overhead_s: ClassVar[float]
     """Seconds of a trial besides boot, upload and verification in an estimate, where none was measured."""
+    smallest_ram_mb: ClassVar[int]
+    """The smallest memory that it can have, in MiB."""
+    ram_step_mb: ClassVar[float]
+    """Its memory is a multiple of this, in MiB."""
     imports: ClassVar[tuple[str, ...]]
     """The modules that its trials need and that take long to import. A campaign imports them once."""
 

@@ -33,6 +33,8 @@ class VagrantKind(MachineKind):
     assumed_boot_s = 20.0
     assumed_restore_s = 3.0
     assumed_overhead_s = 8.0
+    smallest_ram_mb = SMALLEST_GUEST_MB
+    ram_step_mb = 1
     imports = ("picolab.machines.vagrant.machine", "picolab.machines.vagrant.ssh")
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
@@ -42,6 +44,8 @@ class VagrantKind(MachineKind):
                 f"that was seen to boot had {SMALLEST_GUEST_MB} MiB; give {SMALLEST_GUEST_MB} or more, or use machine "
                 f"local"
             )
+        if not float(parameters.ram_mb).is_integer():
+            return f"ram_mb = {parameters.ram_mb} is no whole number of MiB, as machine = 'vagrant' needs it; round it"
         if parameters.memory_limit == "none":
             return (
                 "memory_limit = 'none' makes no sense with machine = 'vagrant', since the memory of a virtual machine "

@@ -12,7 +12,7 @@ from virtual_machines import copy_into_pool, domains, obtain, wish
 from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
 from picolab.machines.base import Holder
-from picolab.machines.folders import folder_of, keeper_of
+from picolab.machines.folders import folder_of, keeper_of, spec_of
 from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.box import remove_box
 from picolab.machines.vagrant.domain import domain_prefix
@@ -46,7 +46,8 @@ def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
     again = obtain(wish(box, name="own"))
     described = again.describe().virtual_machine
     assert described is not None and described.reached_by == "created" and described.mended
-    again.hand_back()
+    again.release()
+    assert not domains() and spec_of(folder_of("own")) is None
 
 
 def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_state: Path) -> None:

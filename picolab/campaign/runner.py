@@ -329,7 +329,7 @@ class Campaign:
         limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         limit_s += kind_of(parameters.machine).make_limit_s(parameters)
         deadline = time.monotonic() + limit_s
-        self._show(process, trial, attempt)
+        self.watcher.progress(self.progress(trial, attempt))
         while not process.wait(min(deadline - time.monotonic(), self.watcher.refresh_s or limit_s)):
             if self.watcher.stop_requested():
                 process.interrupt()

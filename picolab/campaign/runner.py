@@ -329,7 +329,7 @@ class Campaign:
         limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
         limit_s += kind_of(parameters.machine).make_limit_s(parameters)
         deadline = time.monotonic() + limit_s
-        self.watcher.progress(self.progress(trial, attempt))
+        self._show(process, trial, attempt)
         while not process.wait(min(deadline - time.monotonic(), self.watcher.refresh_s or limit_s)):
             if self.watcher.stop_requested():
                 process.interrupt()
@@ -337,12 +337,13 @@ class Campaign:
             if time.monotonic() > deadline:
                 process.interrupt()
                 return Outcome.MACHINE_FAILED, f"the trial's process did not end within {limit_s:.0f} s"
-            self._show(process, trial, attempt)
+            if self.watcher.refresh_s is not None:
+                self._show(process, trial, attempt)
         return None
 
     def _show(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> None:
-        if self.watcher.refresh_s is not None:
-            self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))
+        line = "" if self.watcher.refresh_s is None else last_line(process.folder / PROGRESS_FILE)
+        self.watcher.progress(self.progress(trial, attempt, line))
 
     def _settle(
         self,

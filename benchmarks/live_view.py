@@ -1,9 +1,10 @@
 """Measure the cost of the live view of an upload: throughput with it and without it, in pairs, in a real kernel.
 
-    live_view.py                        10 pairs of 512 MiB to the calibration server at full speed
+    live_view.py                        10 pairs of 256 MiB to the calibration server at full speed
     live_view.py --pairs 20 --size 1G
 
-The order inside a pair alternates. What a browser does with the updates is not included.
+One server gets all uploads, and each is deleted before the next. The order inside a pair alternates.
+What a browser does with the updates is not included.
 """
 
 import argparse
@@ -21,25 +22,27 @@ MEASURE = """
 import json
 from picolab.config.trial_parameters import TrialParameters
 from picolab.jupyter import live_line
+from picolab.trial import upload
 from picolab.trial.trial import Trial
 
 watched = live_line.is_watched
+trial = Trial.open(TrialParameters(file_size="{size}", ram_mb=1024, keep_machine="never"))
+for stage in (trial.provision, trial.start, trial.authenticate):
+    stage()
 
-def throughput(shown, seed):
+def throughput(shown):
     live_line.is_watched = watched if shown else lambda: False
-    parameters = TrialParameters(file_size="{size}", ram_mb=1024, keep_machine="never", seed=seed)
-    trial = Trial.open(parameters)
-    for stage in (trial.provision, trial.start, trial.authenticate, trial.upload):
-        stage()
-    upload = trial.state.upload
-    assert upload.outcome == "ok" and upload.live_view is shown
-    trial.release()
-    return upload.throughput_mib_s
+    upload.upload(trial._run)
+    found = trial.state.upload
+    assert found.outcome == "ok" and found.live_view is shown
+    return found.throughput_mib_s
 
+throughput(False)
 pairs = []
 for number in range({pairs}):
-    found = dict((shown, throughput(shown, number)) for shown in ((True, False) if number % 2 else (False, True)))
+    found = dict((shown, throughput(shown)) for shown in ((True, False) if number % 2 else (False, True)))
     pairs.append([found[False], found[True]])
+trial.release()
 print("PAIRS", json.dumps(pairs))
 """
 
@@ -47,7 +50,7 @@ print("PAIRS", json.dumps(pairs))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--size", default="512M")
+    parser.add_argument("--size", default="256M")
     options = parser.parse_args()
     source = MEASURE.replace("{size}", options.size).replace("{pairs}", str(options.pairs))
     notebook: Any = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])

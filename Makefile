@@ -20,7 +20,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 TEST_PACKAGES := btrfs-progs chromium faketime fonts-dejavu-core iproute2 iptables libatomic1 openssl screen
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint lab benchmark chaos lock clean
+.PHONY: help install demo test format lint lab benchmark chaos lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -50,14 +50,19 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
 	@$(RUN)/picolab report $(CAMPAIGN)
 
-test: $(VENV)/installed-dev lint ## run every check (with real virtual machines where there is Vagrant)
-	@$(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; \
+# Types are checked beside the tests that measure no time.
+test: $(VENV)/installed-dev format ## run every check (with real virtual machines where there is Vagrant)
+	@$(RUN)/mypy & types=$$!; \
+	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; \
+	  wait $$types; types=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm"; timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 2 --dist loadfile && exit $$((others + timed))
+	  $(RUN)/python -m pytest -m vm -n 2 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))
 
-lint: $(VENV)/installed-dev ## check formatting and types
+format: $(VENV)/installed-dev
 	@$(RUN)/ruff format --check .
 	@$(RUN)/ruff check .
+
+lint: format ## check formatting and types
 	@$(RUN)/mypy
 
 lab: $(VENV)/installed ## open the notebooks in JupyterLab

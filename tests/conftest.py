@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import re
@@ -136,6 +137,27 @@ def gone() -> ProcessIdentity:
 def alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
     return ProcessIdentity.of(pid) is not None
+
+
+_CACHE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # By the process that starts all others: they share what picolab keeps in the user's cache folder.
+    if not hasattr(config, "workerinput"):
+        config.stash[_CACHE] = Path(tempfile.mkdtemp(prefix="picolab-test-cache-", dir=folder_on_disk()))
+        os.environ["XDG_CACHE_HOME"] = str(config.stash[_CACHE])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _CACHE in config.stash:
+        shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests stay until the end: Python need not look for garbage among them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def folder_on_disk() -> Path:

@@ -101,9 +101,23 @@ elif command == "vol-dumpxml":
 elif command == "vol-delete":
     name = [word for word in plain if word != "default"][0]
     volume(name); del state["volumes"][name]; save()
+elif command in ("snapshot-create-as", "snapshot-delete", "snapshot-revert"):
+    saved = domain(plain[0]).setdefault("snapshots", [])
+    if command == "snapshot-create-as":
+        saved.append(plain[1])
+    elif plain[1] not in saved:
+        fail(f"Domain snapshot not found: no domain snapshot with matching name '{plain[1]}'")
+    elif command == "snapshot-delete":
+        saved.remove(plain[1])
+    save()
+elif command == "qemu-monitor-command":
+    if domain(plain[0])["state"] != "running":
+        fail("Requested operation is not valid: domain is not running")
+    if plain[1].removeprefix("loadvm ") not in domain(plain[0]).get("snapshots", []) or state.get("other_memory"):
+        print("Error: Size mismatch: pc.ram: 0x10000000 != 0x20000000: Invalid argument")
 elif command == "version":
     print("Compiled against library: libvirt 9.0.0\nUsing library: libvirt 9.0.0\nUsing API: QEMU 9.0.0\n"
-          "Running hypervisor: QEMU 7.2.22\n")
+          f"Running hypervisor: QEMU {state.get('qemu', '7.2.22')}\n")
 else:
     fail(f"unknown command: '{command}'")
 """

@@ -7,14 +7,17 @@ With PICOLAB_REQUIRE_VM=1 (as in CI) not to run them is a failure.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from picolab.errors import HostUnfit
 from picolab.host.processes import this_process
@@ -22,13 +25,29 @@ from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.folders import machines_dir, state_mark
 from picolab.machines.vagrant import box as box_module
-from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant import box_disk, boxes, libvirt
 from picolab.machines.vagrant import machine as vagrant
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.machine import VagrantMachine
 
 REQUIRE = "PICOLAB_REQUIRE_VM"
 VM_TEST_LIMIT_S = 900
+_BOX_HOME = "PICOLAB_TEST_BOX_HOME"
+_LONGEST_FIRST = (
+    "test_vagrant_machine",
+    # Needs no box, which the process above builds meanwhile.
+    "test_stopped_libvirt",
+    "test_vagrant_faults",
+    "test_a_matrix_of_two_blocks_needs_three_boots",
+    "test_vagrant_left_over",
+    "test_by_hand",
+    "test_measure_virtual",
+    "test_a_killed_campaign_is_taken_down_and_resumed",
+    "test_a_new_kernel_resumes_with_the_kept_machine",
+)
+"""Modules and tests in the order in which they begin, so that at the end no process waits long for another."""
+_SHARING = ("test_vagrant_machine", "test_vagrant_faults", "test_vagrant_left_over", "test_by_hand")
+"""The modules whose tests share a machine."""
 _BEFORE = pytest.StashKey[dict[str, set[str]]]()
 
 
@@ -43,9 +62,21 @@ def _why_not() -> str | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     # By the process that starts all others: several may use libvirt at the same time.
-    if not hasattr(config, "workerinput") and shutil.which("virsh"):
+    if hasattr(config, "workerinput"):
+        return
+    from conftest import folder_on_disk
+
+    os.environ[_BOX_HOME] = str(folder_on_disk() / f"picolab-test-vm-{os.getpid()}")
+    if shutil.which("virsh"):
         with contextlib.suppress(subprocess.SubprocessError):
             config.stash[_BEFORE] = _of_libvirt()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput") and _box_home().exists() and (left := _remove_box()):
+        print(f"\nleft in libvirt: {left}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -54,11 +85,36 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _as_before(before)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("vm"):
             item.add_marker(pytest.mark.timeout(VM_TEST_LIMIT_S))
             item.add_marker(pytest.mark.alone)
+    items.sort(key=_turn)
+
+
+class _ByMachine(LoadScopeScheduling):
+    """Runs the tests of a module that shares a machine in one process; each other test goes to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if Path(file).stem in _SHARING else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return _ByMachine(config, log) if config.getoption("dist") == "loadscope" else None
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return when a test begins among those with real virtual machines; 0 for all others."""
+    if not item.get_closest_marker("vm"):
+        return 0
+    names = [item.path.stem, getattr(item, "originalname", item.name)]
+    return min(
+        (_LONGEST_FIRST.index(name) + 1 for name in names if name in _LONGEST_FIRST), default=len(_LONGEST_FIRST)
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -78,28 +134,75 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
+def _box_home() -> Path:
+    """Return the folder of the box that all processes of this session share; the first that needs it makes it."""
+    return Path(os.environ[_BOX_HOME])
+
+
+def _box_name() -> str:
+    return _box_home().name.replace("vm", "box")
+
+
+@contextlib.contextmanager
+def _as_box_owner() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAGRANT_HOME", str(_box_home() / "vagrant"))
+        patch.setenv("PICOLAB_STATE_DIR", str(_box_home() / "state"))
+        yield
+
+
+def _make_box() -> str:
+    """Build the box of this session unless another process has done so; return the driver that works here."""
+    _box_home().mkdir(mode=0o700, exist_ok=True)
+    known = _box_home() / "driver"
+    with (_box_home() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not known.exists():
+            with _as_box_owner():
+                box_module.build_box(name=_box_name(), report=print)
+                copy_into_pool(_box_name())
+                # Asked once: each test has a state folder of its own, and would try KVM anew.
+                known.write_text("kvm" if acceleration().kind == "kvm" else "qemu")
+        return known.read_text()
+
+
+def copy_into_pool(name: str) -> None:
+    """Copy a box into libvirt's pool, as the first `vagrant up` does: of two at the same time, both are broken."""
+    volume, image = boxes.base_volume(name), boxes.box_image(name)
+    assert volume is not None and image is not None
+    if libvirt.pool_state() == "missing":
+        _virsh("pool-define-as", libvirt.POOL, "dir", "--target", str(libvirt.IMAGES))
+        _virsh("pool-build", libvirt.POOL)
+    if libvirt.pool_state() == "inactive":
+        _virsh("pool-start", libvirt.POOL)
+    _virsh("vol-create-as", libvirt.POOL, volume, f"{box_disk.DISK_GIB}G", "--allocation", "0", "--format", "qcow2")
+    _virsh("vol-upload", "--pool", libvirt.POOL, volume, str(image))
+    assert not libvirt.base_volume_is_truncated(name, image)
+
+
+def _remove_box() -> list[str]:
+    """Remove every trace of the box, and return what is left of it in libvirt."""
+    try:
+        with _as_box_owner():
+            box_module.remove_box(_box_name())
+        return [volume for volume in libvirt.volumes() if volume.startswith(f"{_box_name()}_")]
+    finally:
+        shutil.rmtree(_box_home(), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def box() -> Iterator[str]:
-    """Build a box for this session with a VAGRANT_HOME of its own, and remove every trace of it afterwards."""
+    """The box of this session, in a VAGRANT_HOME of this process: Vagrant's locks and index are one for each."""
     from conftest import folder_on_disk
 
+    driver = _make_box()
     home = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
-    name = f"picolab-test-{os.getpid()}"
+    (home / "boxes").symlink_to(_box_home() / "vagrant" / "boxes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAGRANT_HOME", str(home / "vagrant"))
-        patch.setenv("PICOLAB_STATE_DIR", str(home / "state"))
-        box_module.build_box(name=name, report=print)
-        # Asked once: each test has a state folder of its own, and would try KVM anew.
-        patch.setenv("PICOLAB_DRIVER", "kvm" if acceleration().kind == "kvm" else "qemu")
-        try:
-            yield name
-        finally:
-            try:
-                box_module.remove_box(name)
-                left = [volume for volume in libvirt.volumes() if volume.startswith(f"{name}_")]
-            finally:
-                shutil.rmtree(home, ignore_errors=True)
-    assert not left, f"left in libvirt: {left}"
+        patch.setenv("VAGRANT_HOME", str(home))
+        patch.setenv("PICOLAB_DRIVER", driver)
+        yield _box_name()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def _virsh(*words: str) -> list[str]:
@@ -163,8 +266,11 @@ def no_domain_is_left(scratch: Path, request: pytest.FixtureRequest) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def shared_folder(box: str) -> Iterator[Path]:
-    """A state folder that the tests of a module share, with the machine in it: a boot takes long."""
+def shared_folder(box: str, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A state folder that the tests of a module share, with the machine in it: a boot takes long.
+
+    The machine has a saved state, and the name that the module's `MACHINE` says.
+    """
     from conftest import folder_on_disk
 
     folder = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
@@ -172,7 +278,7 @@ def shared_folder(box: str) -> Iterator[Path]:
         patch.setenv("PICOLAB_STATE_DIR", str(folder))
         try:
             # Here, so that its keeper is a process of the module and not one that the first test leaves behind.
-            obtain(wish(box)).hand_back()
+            obtain(wish(box, name=getattr(request.module, "MACHINE", "vm"), fresh_for="the module")).hand_back()
             yield folder
         finally:
             for machine in registry.existing():

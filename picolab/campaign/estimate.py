@@ -1,4 +1,4 @@
-"""The boots and the time that trials need, before they run."""
+"""The boots, the restores and the time that trials need, before they run."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from picolab.config.order import is_boot, machine_key
-from picolab.config.plan import PLAN_FILE, Plan
+from picolab.config.order import machine_key, ways
+from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import BUILD_PARAMETERS, SCENARIO_PARAMETERS, TrialParameters
 from picolab.errors import PicolabError, UnreadableFile
@@ -35,51 +35,62 @@ class EarlierTimes:
     """Seconds that earlier trials took, by case and by machine."""
 
     trials_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By `_case_key`: of each trial, without the boot of its machine."""
+    """By `_case_key`: of each trial, without the boot or the restore of its machine."""
     boots_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By the text of `machine_key`: of each boot."""
+    restores_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By the text of `machine_key`: of each restored saved state."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The boots and the time that trials need.
+    """The boots, the restores and the time that trials need.
 
     Attributes:
         boots: of virtual machines; None when no trial needs one.
-        fresh: some machines have to be fresh, so a snapshot may replace a boot.
+        restores: of saved states of virtual machines; None when no trial needs such a machine.
         boot_s: seconds of all boots together.
-        total_s: seconds of everything, boots included.
+        restore_s: seconds of all restores together.
+        total_s: seconds of everything, boots and restores included.
         measured: trials of a case that earlier campaigns have timed.
         trials: how many they are.
-        boots_measured: boots of a machine that earlier campaigns have timed.
-        overhead_s: assumed seconds besides boot and transfers, the range over the kinds of machine that were assumed.
+        machines_measured: boots and restores of a machine that earlier campaigns have timed.
+        overhead_s: assumed seconds of a trial besides its machine and transfers, by the kinds that were assumed.
     """
 
     boots: int | None
-    fresh: bool
+    restores: int | None
     boot_s: float
+    restore_s: float
     total_s: float
     measured: int
     trials: int
-    boots_measured: int
+    machines_measured: int
     overhead_s: tuple[float, ...]
 
+    @property
+    def machine_share(self) -> float:
+        """The share of the time that boots and restores take, 0 to 1."""
+        return (self.boot_s + self.restore_s) / self.total_s if self.total_s else 0.0
 
-def estimate(trials: Sequence[TrialParameters], earlier: EarlierTimes | None = None) -> Estimate:
-    """Return the boots and the time that trials need in this order.
+
+def estimate(trials: Sequence[PlannedTrial], earlier: EarlierTimes | None = None) -> Estimate:
+    """Return the boots, the restores and the time that trials need in this order.
 
     A trial takes the median time of earlier trials of the same case, or else the time that its transfers take at
-    `ASSUMED_MIB_S` and the overhead that its kind of machine assumes; likewise for each boot.
+    `ASSUMED_MIB_S` and the overhead that its kind of machine assumes; likewise for each boot and each
+    restore.
 
     Args:
         earlier: default: as this project's campaigns have measured.
     """
     earlier = earlier_times() if earlier is None else earlier
-    total_s = boot_s = 0.0
-    measured = boots_measured = 0
+    wanted = [trial.parameters for trial in trials]
+    reached_by = ways(wanted, [trial.block for trial in trials])
+    total_s = boot_s = restore_s = 0.0
+    measured = machines_measured = 0
     assumed: set[float] = set()
-    boots = is_boot(trials)
-    for trial, boots_now in zip(trials, boots, strict=True):
+    for trial, way in zip(wanted, reached_by, strict=True):
         kind = kind_of(trial.machine)
         times_s = earlier.trials_s.get(_case_key(trial))
         if times_s:
@@ -88,19 +99,25 @@ def estimate(trials: Sequence[TrialParameters], earlier: EarlierTimes | None = N
         else:
             assumed.add(kind.assumed_overhead_s)
             total_s += kind.assumed_overhead_s + 2 * trial.uploaded_bytes / MIB / ASSUMED_MIB_S
-        if boots_now:
-            of_boots_s = earlier.boots_s.get(str(machine_key(trial)))
-            boots_measured += bool(of_boots_s)
+        key = str(machine_key(trial))
+        if way == "boot":
+            of_boots_s = earlier.boots_s.get(key)
+            machines_measured += bool(of_boots_s)
             boot_s += statistics.median(of_boots_s) if of_boots_s else kind.assumed_boot_s
-    virtual = [trial for trial in trials if machine_key(trial) is not None]
+        elif way == "restore":
+            of_restores_s = earlier.restores_s.get(key)
+            machines_measured += bool(of_restores_s)
+            restore_s += statistics.median(of_restores_s) if of_restores_s else kind.assumed_restore_s
+    is_virtual = any(machine_key(trial) is not None for trial in wanted)
     return Estimate(
-        boots=sum(boots) if virtual else None,
-        fresh=any(trial.fresh_machine != "per_campaign" for trial in virtual),
+        boots=reached_by.count("boot") if is_virtual else None,
+        restores=reached_by.count("restore") if is_virtual else None,
         boot_s=boot_s,
-        total_s=total_s + boot_s,
+        restore_s=restore_s,
+        total_s=total_s + boot_s + restore_s,
         measured=measured,
         trials=len(trials),
-        boots_measured=boots_measured,
+        machines_measured=machines_measured,
         overhead_s=tuple(sorted(assumed)),
     )
 
@@ -123,30 +140,32 @@ def _read_times(folder: Path, times: EarlierTimes) -> None:
     if not entries or (folder / PLAN_FILE).stat().st_size > _LARGEST_PLAN_BYTES:
         return
     planned = {trial.trial_id: trial.parameters for trial in Plan.load(folder).trials}
-    boots_s = _boots_s(folder)
+    reached = _reached(folder)
     for entry in entries:
         trial = planned.get(entry.trial_id)
         if trial is None or entry.duration_s is None:
             continue
-        boot_s = boots_s.get(entry.trial_id, 0.0)
-        times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - boot_s))
-        if boot_s:
-            times.boots_s[str(machine_key(trial))].append(boot_s)
+        reached_by, reached_s = reached.get(entry.trial_id, ("reset", 0.0))
+        times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - reached_s))
+        if reached_by == "restored":
+            times.restores_s[str(machine_key(trial))].append(reached_s)
+        elif reached_by not in REACHED_WITHOUT_BOOT:
+            times.boots_s[str(machine_key(trial))].append(reached_s)
 
 
-def _boots_s(folder: Path) -> dict[str, float]:
-    """Return the seconds of the boot before each trial that had one."""
+def _reached(folder: Path) -> dict[str, tuple[str, float]]:
+    """Return how the machine of each trial was reached that had a boot or a restore, and the seconds of it."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(folder / RESULTS_FILE, LARGEST_RESULTS_BYTES))))
     except (FileNotFoundError, UnreadableFile, csv.Error):
         return {}
     found = {}
     for row in rows:
-        if row.get("reached_by") and row["reached_by"] not in REACHED_WITHOUT_BOOT:
+        if row.get("reached_by") and row["reached_by"] != "reset":
             with suppress(KeyError, TypeError, ValueError):
-                boot_s = float(row["reached_s"])
-                if math.isfinite(boot_s) and boot_s > 0:
-                    found[row["trial_id"]] = boot_s
+                reached_s = float(row["reached_s"])
+                if math.isfinite(reached_s) and reached_s > 0:
+                    found[row["trial_id"]] = (row["reached_by"], reached_s)
     return found
 
 

@@ -59,10 +59,10 @@ def _check_paths(wanted: Sequence[TrialParameters], source: str) -> None:
 
 
 def _check_memory(wanted: Sequence[TrialParameters], source: str) -> None:
-    largest, total = max(trial.ram_mb for trial in wanted) * MIB, memory_info()["MemTotal"]
-    if largest > total:
+    largest, total = max(trial.ram_mb for trial in wanted), memory_info()["MemTotal"]
+    if largest * MIB > total:
         raise HostUnfit(
-            f"{source}: ram_mb = {largest // MIB} is more than this host's {total // MIB} MiB, so the limit "
+            f"{source}: ram_mb = {largest} is more than this host's {total // MIB} MiB, so the limit "
             f"would mean nothing; choose smaller levels"
         )
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
+from picolab.campaign.floor import with_next_trial
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.stopping import interval_widths, why_enough
@@ -96,6 +97,7 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
+        self._left = 1
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
@@ -196,6 +198,9 @@ class Campaign:
         outcomes = self.tally.outcomes
         if not self.tally.needed <= outcomes.keys():
             return ExitCode.INSTRUMENT_FAULT
+        if self.plan.floor is not None:
+            # A trial that died is what a search looks for.
+            return ExitCode.OK
         if any(outcome is not Outcome.OK for outcome in outcomes.values()):
             return ExitCode.TRIALS_FAILED
         return ExitCode.OK
@@ -215,7 +220,30 @@ class Campaign:
         """The trials of the plan, without those after the block in which `repeats: auto` had enough."""
         return [trial for trial in self.plan.trials if trial.trial_id in self.tally.needed]
 
+    def _run_search(self) -> None:
+        """Run what a search for the memory floor planned, and plan on, until it has ended or a trial has no result."""
+        waited = False
+        while True:
+            left = [trial for trial in self.plan.trials if trial.trial_id not in self.tally.rows]
+            if not left:
+                self.plan, found = with_next_trial(self.plan, self.tally.rows)
+                self._left = found.expected_left
+                if found.next_mb is None:
+                    return
+                left = [self.plan.trials[-1]]
+                self.plan.save(self.folder)
+                self.tally.plan(left[0])
+            if not waited:
+                self._wait_for_idle_host()
+                waited = True
+            self._run_trial(left[0])
+            if left[0].trial_id not in self.tally.rows:
+                return
+
     def _run_blocks(self) -> None:
+        if self.plan.floor is not None:
+            self._run_search()
+            return
         if self.tally.needed <= self.tally.rows.keys():
             return
         self._wait_for_idle_host()
@@ -410,4 +438,8 @@ class Campaign:
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""
         tally = self.tally
+        if self.plan.floor is not None:
+            left = max(self._left, tally.total - tally.done)
+            eta_s = tally.ran_s / tally.done * left if tally.done else None
+            return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)

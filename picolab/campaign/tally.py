@@ -45,6 +45,12 @@ class Tally:
         self.needed = {trial.trial_id for trial in needed}
         self._left = Counter(trial.case for trial in needed if trial.trial_id not in self.rows)
 
+    def plan(self, trial: PlannedTrial) -> None:
+        """Add a trial that a search has planned."""
+        self._trials[trial.trial_id] = trial
+        self._bytes_of[trial.case] = trial.parameters.file_size_bytes
+        self.need(list(self._trials.values()))
+
     @property
     def done(self) -> int:
         return len(self.rows)

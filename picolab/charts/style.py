@@ -75,9 +75,9 @@ CONFIG: dict[str, Any] = {
 """Vega-Lite configuration of every chart; the report adds the colours of light and dark pages."""
 
 
-def ram_label(ram_mb: int, limited: bool) -> str:
+def ram_label(ram_mb: float, limited: bool) -> str:
     """Return a RAM level in words; when nothing limited the memory, it says so."""
-    return f"{ram_mb} MiB" if limited else f"{ram_mb} MiB, no limit"
+    return f"{ram_mb:.10g} MiB{'' if limited else ', no limit'}"
 
 
 def build_label(build: str, build_kind: str | None) -> str:

@@ -27,13 +27,20 @@ def print_begin(campaign: Campaign) -> None:
     """Print what is about to run."""
     plan, done = campaign.plan, campaign.tally.done
     done_text = f", {done} of them done" if done else ""
+    if plan.floor is not None:
+        console.print(
+            f"Campaign {plan.campaign}: searches the memory floor from {plan.floor.low_mb:.10g} to "
+            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{done_text}, then {plan.floor.confirm} "
+            f"to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
+        )
+        return
     most = "at most " if plan.stopping is not None else ""
     console.print(
         f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
         f"{most}{plan.repeats} repeats, seed {plan.seed}. "
         f"Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
     )
-    left = [trial.parameters for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
+    left = [trial for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
     if left:
         console.print(estimate_in_words(estimate(left), at_most=bool(most)))
 
@@ -52,23 +59,31 @@ def print_plan(plan: Plan) -> None:
         f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
-    console.print(estimate_in_words(estimate([trial.parameters for trial in plan.trials]), at_most=bool(most)))
+    console.print(estimate_in_words(estimate(plan.trials), at_most=bool(most)))
     if plan.stopping is not None:
         console.print(watched_in_words(plan))
 
 
 def estimate_in_words(found: Estimate, *, at_most: bool) -> str:
-    """Return the boots and the time that trials need, and where these numbers are from.
+    """Return the boots, the restores and the time that trials need, and where these numbers are from.
 
     Args:
         at_most: the campaign may stop before its last trial.
     """
     most = "at most " if at_most else ""
-    boots = ""
+    machines = ""
     if found.boots is not None:
-        most_boots = "at most " if found.fresh else most
-        boots = f"{most_boots}{counted(found.boots, 'boot')} of virtual machines ({duration(found.boot_s)}) and "
-    words = f"Expected: {boots}{most}{duration(found.total_s)} in all."
+        machines = f"{most}{counted(found.boots, 'boot')} ({duration(found.boot_s)})"
+        if found.restores:
+            machines += f" and {most}{counted(found.restores, 'restore')} ({duration(found.restore_s)})"
+        machines += " of virtual machines, and "
+    words = f"Expected: {machines}{most}{duration(found.total_s)} in all."
+    if found.boots is not None and found.trials:
+        words += (
+            f" Boots and restores take {found.machine_share:.0%} of it."
+            if found.restores
+            else (f" Boots take {found.machine_share:.0%} of it.")
+        )
     assumed = " to ".join(f"{seconds:g}" for seconds in dict.fromkeys([*found.overhead_s[:1], *found.overhead_s[-1:]]))
     assumption = f"upload and verify at {ASSUMED_MIB_S:g} MiB/s, plus {assumed} s"
     if found.measured == found.trials:
@@ -79,11 +94,12 @@ def estimate_in_words(found: Estimate, *, at_most: bool) -> str:
         )
     else:
         words += f" No trial of these cases was timed before; assumed: {assumption}."
-    if found.boots:
-        of_boots = "like earlier boots" if found.boots_measured == found.boots else "with assumed times"
-        if 0 < found.boots_measured < found.boots:
-            of_boots = f"{found.boots_measured} like earlier boots, the others with assumed times"
-        words += f" Boots: {of_boots}."
+    made = (found.boots or 0) + (found.restores or 0)
+    if made:
+        of_machines = "like earlier ones" if found.machines_measured == made else "with assumed times"
+        if 0 < found.machines_measured < made:
+            of_machines = f"{found.machines_measured} like earlier ones, the others with assumed times"
+        words += f" {'Boots and restores' if found.restores else 'Boots'}: {of_machines}."
     return words
 
 

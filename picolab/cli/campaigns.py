@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from picolab.cli.floor import end_of_search
 from picolab.cli.running import PlanOptions, plan_of, plan_options, run, run_plan
 from picolab.text.foreign import visible
 
@@ -82,7 +83,8 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
     from picolab.campaign.runner import Campaign
     from picolab.results.folders import find_campaign
 
-    return run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)[1]
+    resumed, code = run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)
+    return code if resumed.plan.floor is None else end_of_search(resumed, code)
 
 
 @click.command()

@@ -27,7 +27,7 @@ _LEAST_STATE_LIMIT_S = 1.0
 
 @click.group()
 def machines() -> None:
-    """List the machines that exist, log in to one, shut one down, or remove it."""
+    """List the machines that exist, log in to one, shut one down, start it, or remove it."""
 
 
 @machines.command("list")
@@ -35,7 +35,8 @@ def machines_list() -> None:
     """List the machines that exist.
 
     Each is shown with its state, the process that holds it or the trial that kept it, its server, and the way in.
-    Leftovers of dead machines are removed first.
+    Leftovers of dead machines are removed first. A daemon that does not answer within 5 seconds is not waited for: then
+    the states of its machines are unknown, and a sentence says why.
 
     \b
     Example:
@@ -43,15 +44,22 @@ def machines_list() -> None:
     """
     from picolab.machines import registry
 
-    registry.sweep()
+    silent = registry.silent_kinds(registry.SILENT_AFTER_S)
+    registry.sweep(silent)
     existing = registry.existing()
     deadline = time.monotonic() + _STATES_LIMIT_S
     for machine in existing:
+        if machine["kind"] in silent:
+            machine["state"] = "unknown"
+            continue
         limit_s = max(_LEAST_STATE_LIMIT_S, deadline - time.monotonic())
         machine["state"] = registry.state_of(machine["name"], limit_s)
         with suppress(MachineError):
             machine["by_hand"] = registry.by_hand(machine["name"])
     print_machines(existing)
+    for kind, why in silent.items():
+        if any(machine["kind"] == kind for machine in existing):
+            click.echo(f"picolab: machines of the kind {kind} were not asked for their state: {why}", err=True)
 
 
 def print_machines(existing: Sequence[dict[str, Any]]) -> None:
@@ -72,6 +80,9 @@ def print_machines(existing: Sequence[dict[str, Any]]) -> None:
         ]
         if machine["way_in"]:
             lines.append(f"  get in: picolab machines ssh {machine['name']}, or {machine['way_in']}")
+        if machine.get("saved_states_mb"):
+            sizes = " + ".join(map(str, machine["saved_states_mb"]))
+            lines.append(f"  saved states: {sizes} MiB of RAM; removed with the machine")
         if machine.get("by_hand"):
             lines.append(f"  by hand: {machine['by_hand']}")
     print_lines(lines or ["There are no machines."])
@@ -104,7 +115,7 @@ def machines_ssh(name: str, command: tuple[str, ...]) -> None:
 def machines_halt(name: str) -> None:
     """Shut a virtual machine down, and keep it.
 
-    Its server ends; its disk stays. A machine that a process holds is refused. The next trial on it boots it.
+    Its server ends; its disk stays. A machine that a process holds is refused. `picolab machines start` boots it again.
 
     \b
     Example:
@@ -113,6 +124,25 @@ def machines_halt(name: str) -> None:
     folder, kind = _existing(name)
     was_running = kind.halt(folder)
     click.echo(f"Machine {name!r} is off." if was_running else f"Machine {name!r} was off already.")
+
+
+@machines.command("start")
+@click.argument("name")
+def machines_start(name: str) -> None:
+    """Boot a virtual machine that is off, with the disk it has.
+
+    Nothing in it is cleaned up, and its server is not started. A machine that a process holds is refused.
+
+    \b
+    Example:
+      picolab machines start vagrant
+    """
+    folder, kind = _existing(name)
+    was_off = kind.start(folder, lambda line: click.echo(line, err=True))
+    if not was_off:
+        click.echo(f"Machine {name!r} was running already.")
+        return
+    click.echo(f"Machine {name!r} is running; get in: picolab machines ssh {shlex.quote(name)}")
 
 
 def _existing(name: str) -> tuple[Path, MachineKind]:

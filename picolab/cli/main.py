@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from picolab import __version__
-from picolab.cli import box, campaigns, comparison, host, machines, project, trial
+from picolab.cli import box, campaigns, comparison, floor, host, machines, project, trial
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
 
@@ -26,6 +26,7 @@ def main() -> None:
       picolab matrix parameters/quick.yaml      run a campaign
       picolab report quick-20260101T120000      write its report
       picolab compare ./old ./new               is the new build faster?
+      picolab floor ./picoshare --file-size 1G  how much RAM does it need?
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab doctor                            check this host
     """
@@ -38,7 +39,7 @@ def main() -> None:
 for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
-    *(comparison.compare, comparison.verdict),
+    *(comparison.compare, comparison.verdict, floor.floor),
     *(trial.trial, machines.machines, box.box),
 ):
     main.add_command(command)

@@ -51,7 +51,7 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(list(SERVERS)),
                 help="Level of server instead of the file's; may be repeated.",
             ),
-            click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256."),
+            click.option("--memory-limits", help="Levels of ram_mb instead of the file's, such as 512,256,12.5M."),
             click.option("--file-sizes", help="Levels of file_size instead of the file's, such as 100M,1G."),
             click.option("--seed", type=int, help="Seed of the order and the bytes instead of the file's."),
             click.option(
@@ -78,9 +78,13 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
     from picolab.config.campaign_parameters import CampaignParameters
     from picolab.config.invalid_input import validate
     from picolab.config.plan import make_plan
+    from picolab.config.sizes import parse_ram_mib
     from picolab.results.folders import check_name, dated_name
 
-    levels = {"ram_mb": _levels(options["memory_limits"], int), "file_size": _levels(options["file_sizes"], str)}
+    levels = {
+        "ram_mb": _levels(options["memory_limits"], parse_ram_mib),
+        "file_size": _levels(options["file_sizes"], str),
+    }
     wanted["matrix"].update({name: given for name, given in levels.items() if given is not None})
     if options["servers"]:
         wanted["matrix"]["server"] = list(options["servers"])

@@ -16,7 +16,7 @@ from picolab.text.foreign import shown
 
 @click.command()
 @click.option("--machine", type=click.Choice(list(KINDS)), help="Where the server runs (machine).")
-@click.option("--ram", "ram_mb", type=int, help="Memory of the machine in MiB (ram_mb).")
+@click.option("--ram", "ram_mb", help="Memory of the machine in MiB, or with a unit: 256, 12.5M (ram_mb).")
 @click.option("--file-size", help="Size of the upload, such as 100M (file_size).")
 @click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test (server).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
@@ -32,7 +32,7 @@ from picolab.text.foreign import shown
 )
 def trial(
     machine: str | None,
-    ram_mb: int | None,
+    ram_mb: str | None,
     file_size: str | None,
     server: str | None,
     build: str | None,

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.machines.kind import Foreseen
 from picolab.machines.kinds import kind_of
 
 ORDER = (
@@ -146,10 +147,33 @@ def machine_key(case: TrialParameters) -> tuple[Any, ...] | None:
     return None if key is None else (case.machine, *key)
 
 
-def is_boot(trials: Sequence[TrialParameters]) -> list[bool]:
-    """Return for each of these trials, in the order in which they run, whether a machine must boot for it."""
-    keys = [machine_key(trial) for trial in trials]
-    return [key is not None and key != before for key, before in zip(keys, [None, *keys], strict=False)]
+def fresh_for(trial: TrialParameters, trial_words: str, block: int | None) -> str:
+    """Return what needs a fresh machine for a trial, in words; with the same words the machine is reused.
+
+    Args:
+        trial_words: what this trial is called, and nothing else.
+        block: of the trial; None outside a campaign.
+    """
+    match trial.fresh_machine:
+        case "per_trial":
+            return trial_words
+        case "per_block" if block is not None:
+            return f"block {block}"
+    return ""
+
+
+def ways(trials: Sequence[TrialParameters], blocks: Sequence[int]) -> list[str]:
+    """Return how the machine of each trial will be reached when they run in this order: `Foreseen.way`.
+
+    Args:
+        blocks: the block of each trial.
+    """
+    found: list[Foreseen] = []
+    for number, (trial, block) in enumerate(zip(trials, blocks, strict=True)):
+        # The machine of another kind takes the place of this one, which has the same name.
+        before = found[-1] if found and trials[number - 1].machine == trial.machine else None
+        found.append(kind_of(trial.machine).foresee(trial, fresh_for(trial, f"trial {number}", block), before))
+    return [foreseen.way for foreseen in found]
 
 
 def order_in_words(cases: Sequence[TrialParameters], names: Sequence[str]) -> str:

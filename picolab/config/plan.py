@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix, Stopping
+from picolab.config.floor_search import FloorSearch
 from picolab.config.invalid_input import unknown_name, validate
 from picolab.config.matrix import MOST_TRIALS, SET_BY_CAMPAIGN, check_level, expand
 from picolab.config.names import ScenarioNames, case_labels
@@ -30,6 +31,10 @@ LARGEST_PLAN_BYTES = 32 * MIB
 """A plan of `MOST_TRIALS` trials has half of it."""
 
 
+Purpose = Literal["case", "search", "confirmation"]
+"""Why a trial runs: for its case, or in a search for the memory floor."""
+
+
 class PlannedTrial(BaseModel):
     """One trial to run."""
 
@@ -40,6 +45,7 @@ class PlannedTrial(BaseModel):
     position: Annotated[int, Field(ge=1, lt=1 << 31)]
     case: str
     scenario: str = ""
+    purpose: Purpose = "case"
     parameters: TrialParameters
 
 
@@ -61,6 +67,7 @@ class Plan(BaseModel):
     baseline: str | None = None
     margin_percent: Annotated[float, Field(gt=0, le=50)] = 5.0
     stopping: Stopping | None = None
+    floor: FloorSearch | None = None
     idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
     trials: Annotated[list[PlannedTrial], Field(min_length=1)]

@@ -1,6 +1,7 @@
 """Parameters of one trial, validated."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from picolab.config.field_values import AS_WRITTEN, Text, refuse_bool, written_text
 from picolab.config.given_paths import located
 from picolab.config.invalid_input import validate
-from picolab.config.sizes import MIB, format_size, parse_size
+from picolab.config.sizes import MIB, SMALLEST_RAM_MB, format_size, parse_ram_mib, parse_size
 from picolab.errors import ParameterError
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, checked_name, kind_of
 from picolab.servers import registry
@@ -55,7 +56,9 @@ class TrialParameters(BaseModel):
     machine_name: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,59})?$"), AS_WRITTEN] = Field(
         "", description="name of the machine to use or re-attach to; empty: named after its kind"
     )
-    ram_mb: Annotated[int, Field(ge=16, le=1 << 20)] = Field(512, description="memory of the machine in MiB, swap off")
+    ram_mb: Annotated[int | float, Field(ge=SMALLEST_RAM_MB, le=1 << 20)] = Field(
+        512, description="memory of the machine in MiB, or with a unit, such as 12.5M; swap off"
+    )
     file_size: Text = Field("100M", description="size of the upload, binary units: 100M is 100 MiB")
     server: Annotated[str, AfterValidator(registry.checked_name), AS_WRITTEN] = Field(
         registry.DEFAULT_SERVER, description=f"the server under test: {' or '.join(registry.SERVERS)}"
@@ -174,6 +177,17 @@ class TrialParameters(BaseModel):
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{shown(value)} holds something that JSON cannot hold; remove it") from None
         return value
+
+    @field_validator("ram_mb", mode="before")
+    @classmethod
+    def _mib(cls, value: Any) -> Any:
+        try:
+            mib = parse_ram_mib(value)
+        except ParameterError as error:
+            raise ValueError(str(error)) from None
+        if not isinstance(mib, int | float) or not math.isfinite(mib):
+            raise ValueError(f"{shown(value)} should be a number of MiB, or a size such as 12.5M")
+        return mib
 
     @field_validator("file_size", mode="before")
     @classmethod

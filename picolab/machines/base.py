@@ -35,7 +35,7 @@ class MachineWish:
     """
 
     name: str
-    ram_mb: int
+    ram_mb: float
     memory_limit: Literal["enforced", "none"]
     work_dir: str
     kind: str = DEFAULT_KIND

@@ -10,12 +10,12 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from picolab.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from picolab.config.trial_parameters import TrialParameters
@@ -76,6 +76,23 @@ class GuestSystem:
         return frozenset(path.rpartition("/")[2] for path in self.files if path.startswith("/usr/lib"))
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """A machine as a plan foresees it for a trial.
+
+    Attributes:
+        way: how it will be reached.
+        key: the `change_key` of the trial.
+        fresh_for: what it is fresh for.
+        saved: name and MiB of RAM of its saved states, the oldest first.
+    """
+
+    way: Literal["boot", "restore", "cleaned up"]
+    key: tuple[Any, ...] | None = None
+    fresh_for: str = ""
+    saved: tuple[tuple[str, int], ...] = ()
+
+
 class MachineKind(ABC):
     """A kind of machine. Its methods know the machines of this kind only."""
 
@@ -95,8 +112,14 @@ class MachineKind(ABC):
     """Seconds between two looks at a server that is starting. Each look takes time from the server."""
     assumed_boot_s: ClassVar[float]
     """Seconds of a boot in an estimate, where none was measured; 0: it needs none."""
+    assumed_restore_s: ClassVar[float]
+    """Seconds to restore a saved state in an estimate, where that was not measured; 0: it has none."""
     assumed_overhead_s: ClassVar[float]
     """Seconds of a trial besides boot, upload and verification in an estimate, where none was measured."""
+    smallest_ram_mb: ClassVar[int]
+    """The smallest memory that it can have, in MiB."""
+    ram_step_mb: ClassVar[float]
+    """Its memory is a multiple of this, in MiB."""
     imports: ClassVar[tuple[str, ...]]
     """The modules that its trials need and that take long to import. A campaign imports them once."""
 
@@ -110,6 +133,15 @@ class MachineKind(ABC):
 
         A plan groups trials by it. None: a change costs nothing.
         """
+
+    def foresee(self, parameters: TrialParameters, fresh_for: str, before: Foreseen | None) -> Foreseen:
+        """Return how the machine of a trial will be reached.
+
+        Args:
+            fresh_for: what needs a fresh machine; with the same text it is reused. Empty: it need not be fresh.
+            before: the answer for the trial before; None when there is no machine of this kind yet.
+        """
+        return Foreseen("cleaned up")
 
     @abstractmethod
     def make_limit_s(self, parameters: TrialParameters) -> float:
@@ -208,6 +240,34 @@ class MachineKind(ABC):
             f"machine {folder.name!r}: it is {self.meaning} on this host, which cannot be powered off; take it down "
             f"with: picolab machines remove {folder.name}"
         )
+
+    def start(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
+        """Boot a machine that is off, as it was left, and return when it is reached; return False when it ran.
+
+        Args:
+            report: gets the lines of the boot.
+
+        Raises:
+            ParameterError: a machine of this kind has no power to turn on.
+            MachineBusy: a process that is alive holds it.
+            MachineError: it did not boot.
+        """
+        raise ParameterError(
+            f"machine {folder.name!r}: it is {self.meaning} on this host, which cannot be powered on; run a trial to "
+            f"get one"
+        )
+
+    def why_silent(self, limit_s: float) -> str | None:
+        """Return why nothing is known of the machines of this kind; None when the daemon answers, or there is none.
+
+        Args:
+            limit_s: seconds after which an answer is not waited for any more.
+        """
+        return None
+
+    def saved_states_mb(self, folder: Path) -> list[int]:
+        """Return the MiB of RAM of each saved state of a machine, the oldest first; empty when it has none."""
+        return []
 
     def by_hand(self, folder: Path) -> str | None:
         """Return a line of shell with which the program that made the machine is used on it; None without one."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
 NOT_RUNNING = ("suspended", "off", "not created")
 """The states of a machine that uses no processor."""
 _OTHERS_LIMIT_S = 5.0
+SILENT_AFTER_S = 5.0
+"""A daemon that hangs shall not hold up whoever lists machines or starts a trial."""
 
 
 def kind_in(folder: Path) -> MachineKind:
@@ -103,7 +106,7 @@ def existing() -> list[dict[str, Any]]:
     """Return the machines that exist now, without asking any of them.
 
     Each has its name, kind, ram_mb, holder, whether it is held, trial (that keeps it; empty when held or unknown),
-    since (when it is held or kept), server, way_in and folder.
+    since (when it is held or kept), server, way_in, saved_states_mb and folder.
     """
     machines = []
     for folder in machine_folders():
@@ -126,6 +129,7 @@ def existing() -> list[dict[str, Any]]:
                     "since": (holder.started_at if held else _last_change(folder)).isoformat(timespec="seconds"),
                     "server": kind.server_of(folder),
                     "way_in": kind.way_in(folder),
+                    "saved_states_mb": kind.saved_states_mb(folder),
                     "folder": str(folder),
                 }
             )
@@ -174,6 +178,12 @@ def state_of(name: str, limit_s: float) -> str:
         return f"unknown ({error})"
 
 
+def silent_kinds(limit_s: float) -> dict[str, str]:
+    """Return the kinds whose daemon does not answer within `limit_s` seconds, each with the reason."""
+    asked = {kind.name: kind.why_silent(limit_s) for kind in KINDS.values()}
+    return {name: why for name, why in asked.items() if why is not None}
+
+
 def release_by_name(name: str) -> bool:
     """Take a machine down, whoever holds it; return False when there is none of that name."""
     folder = folder_of(name)
@@ -183,18 +193,23 @@ def release_by_name(name: str) -> bool:
     return True
 
 
-def sweep() -> list[str]:
-    """Remove what dead kernels and machines without a keeper have left, and return the names of the machines."""
+def sweep(silent: Collection[str] | None = None) -> list[str]:
+    """Remove what dead kernels and machines without a keeper have left, and return the names of the machines.
+
+    Args:
+        silent: the kinds of machine whose daemon does not answer, which are left out; None: they are looked up.
+    """
     swept = []
+    silent = silent_kinds(SILENT_AFTER_S) if silent is None else silent
     # Here, so that a state folder that cannot be used is found out before anything is done.
     machines_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     kernel_folders.sweep()
     for folder in machine_folders():
         # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
         with contextlib.suppress(MachineError):
-            if kind_in(folder).sweep(folder):
+            if kind_in(folder).name not in silent and kind_in(folder).sweep(folder):
                 swept.append(folder.name)
     for kind in KINDS.values():
         with contextlib.suppress(MachineError):
-            swept += kind.sweep_lost()
+            swept += kind.sweep_lost() if kind.name not in silent else []
     return swept

@@ -36,6 +36,9 @@ def pandas_type_at(path: str) -> str:
 def pandas_type(annotation: Any) -> str:
     """Return the pandas type for an annotation: of a number or a truth value its own, `string` for all else."""
     plain = _alternatives(annotation)
+    if set(plain) == {int, float}:
+        # Usually whole; `trial_frame` makes it a column of fractions where one is none.
+        return _PANDAS_TYPES[int]
     return _PANDAS_TYPES.get(plain[0], "string") if len(plain) == 1 else "string"
 
 

@@ -15,6 +15,7 @@ from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.files.writing import write_atomically
 from picolab.jupyter.kernel_folders import ipc_kernel
+from picolab.report.script_bundle import script_bundle
 from picolab.slow_imports import decline_slow_imports
 from picolab.text.foreign import visible
 
@@ -31,6 +32,11 @@ def analysis_notebook() -> Path:
 def comparison_notebook() -> Path:
     """Return the notebook that a comparison of builds is made from."""
     return project_root() / "notebooks" / "compare.ipynb"
+
+
+def floor_notebook() -> Path:
+    """Return the notebook that the page of a memory floor is made from."""
+    return project_root() / "notebooks" / "floor.ipynb"
 
 
 def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
@@ -76,6 +82,26 @@ def render_comparison(
     parameters = {"margin": margin, "baseline": baseline}
     title = "picolab comparison of builds"
     return _render(comparison_notebook(), campaign_folder, parameters, title, output, "compare.html")
+
+
+def render_floor(campaign_folder: Path, output: Path | None = None) -> Path:
+    """Run the floor notebook over a campaign that searched the memory floor, finished or not, and write its page.
+
+    Leaves the executed notebook as `floor.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `floor.html` in the campaign's folder.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
+        PicolabError: the notebook failed, perhaps since the campaign searched no floor; the message names the file
+            that holds the traceback.
+    """
+    return _render(floor_notebook(), campaign_folder, {}, "picolab memory floor", output, "floor.html")
 
 
 def check_output(output: Path) -> None:
@@ -166,12 +192,11 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
 
 
 def _to_html(notebook: Any, title: str) -> str:
-    import vl_convert
     from nbconvert import HTMLExporter
 
     from picolab.charts.figure import FIGURE_MIME
 
-    bundle = _inside_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    bundle = _inside_script(script_bundle())
     boot = _inside_script((TEMPLATE_DIR / "report.js").read_text(encoding="utf-8"))
     exporter = HTMLExporter(template_name=TEMPLATE_DIR.name, extra_template_basedirs=[str(TEMPLATE_DIR.parent)])
     exporter.register_filter("in_script", _json_in_script)

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from picolab.config.plan import LARGEST_PLAN_BYTES, Plan
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_json, unfit_value
 from picolab.files.writing import write_atomically
@@ -167,7 +168,12 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
         if name != "trials" and was != is_now:
             changes.append(f"{name} was {_shown(was)} and is {_shown(is_now)}")
     before, after = ({trial.trial_id: trial for trial in which.trials} for which in (begun, plan))
-    changes += [f"trial {name} was not in the plan" for name in after if name not in before]
+    like = begun.trials[0].parameters
+    changes += [
+        f"trial {name} was not in the plan"
+        for name, trial in after.items()
+        if name not in before and not (plan.floor is not None and _is_of_search(trial.parameters, like))
+    ]
     for name, trial in before.items():
         other = after.get(name)
         if other is None:
@@ -177,9 +183,14 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
         pairs = [(key, was[key], is_now[key]) for key in was if key != "parameters"]
         pairs += [(key, value, is_now["parameters"][key]) for key, value in was["parameters"].items()]
         changes += [f"trial {name}: {key} was {_shown(a)} and is {_shown(b)}" for key, a, b in pairs if a != b]
-    if not changes and list(before) != list(after):
+    if not changes and list(before) != [name for name in after if name in before]:
         changes.append("the order of the trials is another")
     return changes
+
+
+def _is_of_search(has: TrialParameters, like: TrialParameters) -> bool:
+    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone."""
+    return has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
 
 
 def _host_changes(was: dict[str, str | int | None], is_now: dict[str, Any]) -> list[str]:

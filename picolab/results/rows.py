@@ -186,7 +186,11 @@ def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows of `record_row` as a frame with the types of `row_columns`, in the order of the plan."""
     import pandas as pd
 
-    columns = {name: pd.Series([row[name] for row in rows], dtype=kind) for name, kind in row_columns().items()}
+    columns = {}
+    for name, kind in row_columns().items():
+        values = [row[name] for row in rows]
+        fractions = kind == "Int64" and any(isinstance(value, float) for value in values)
+        columns[name] = pd.Series(values, dtype="Float64" if fractions else kind)
     trials = pd.DataFrame(columns).sort_values(["position", "trial_id"], ignore_index=True)
     trials["build"] = _unambiguous_builds(trials)
     trials["case"] = _unambiguous(trials, "case", "case_id")

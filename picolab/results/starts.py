@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.errors import UnreadableFile
-from picolab.files.foreign import read_text, unfit_value
+from picolab.files.foreign import parse_json, read_text, unfit_value
 from picolab.files.writing import append_line
 from picolab.host.idleness import IdleResult
 
@@ -38,7 +38,7 @@ def read_starts(folder: Path) -> tuple[list[IdleResult], list[str]]:
         if not line.strip():
             continue
         try:
-            start = json.loads(line)
+            start = parse_json(line)
             start.pop("at")
             result = IdleResult(**start)
             # Formatting the line here finds values that could not be shown later.

@@ -5,13 +5,12 @@ The wire format is scrapbook's (github.com/nteract/scrapbook): a cell output who
 scrapbook's own reader gives up on the first notebook that it cannot read; this one reports it and continues.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from picolab.config.sizes import MIB
 from picolab.errors import PicolabError, ProbeError, RecordError, UnreadableFile
-from picolab.files.foreign import read_json, unfit_value
+from picolab.files.foreign import parse_json, read_json, unfit_value
 from picolab.record.record import RECORD_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
 from picolab.record.validation import validate_record
@@ -67,7 +66,7 @@ def _decode(data: Any, encoder: Any) -> Any:
     if encoder == "json" and isinstance(data, str):
         # scrapbook parses a string glued as JSON once more, and keeps it as it is when it is not JSON.
         try:
-            return json.loads(data)
+            return parse_json(data)
         except ValueError:
             return data
     return data

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from picolab.config.order import fresh_for
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import StageError
 from picolab.host.processes import this_process
@@ -108,12 +109,8 @@ class TrialRun:
     def _fresh_for(self) -> str:
         """Return the trial or block that needs a fresh machine; with the same text the machine is reused."""
         identity = self.state.identity
-        match self.state.parameters.fresh_machine:
-            case "per_trial":
-                return f"trial {identity.trial_id}, attempt {identity.attempt}"
-            case "per_block" if identity.block is not None:
-                return f"block {identity.block}"
-        return ""
+        trial = f"trial {identity.trial_id}, attempt {identity.attempt}"
+        return fresh_for(self.state.parameters, trial, identity.block)
 
     def attached(self, earlier: Stage) -> Machine:
         """Return the machine, if the stage before was done and the machine still exists.

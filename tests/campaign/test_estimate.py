@@ -14,9 +14,8 @@ from picolab.campaign.runner import Campaign
 from picolab.cli.campaign_view import estimate_in_words
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.invalid_input import validate
-from picolab.config.plan import make_plan
+from picolab.config.plan import PlannedTrial, make_plan
 from picolab.config.project import outputs_dir
-from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import read_yaml
 from picolab.machines.kinds import KINDS
 from picolab.results.results_csv import write_results
@@ -25,9 +24,9 @@ VIRTUAL = next(kind for kind in KINDS.values() if kind.is_virtual)
 LOCAL = next(kind for kind in KINDS.values() if not kind.is_virtual)
 
 
-def trials(text: str) -> list[TrialParameters]:
+def trials(text: str) -> list[PlannedTrial]:
     plan = make_plan(validate(CampaignParameters, read_yaml(text), "file.yaml"), "a-campaign", "file.yaml")
-    return [trial.parameters for trial in plan.trials]
+    return plan.trials
 
 
 TWO_BY_TWO = f"{{matrix: {{machine: [{VIRTUAL.name}], ram_mb: [256, 512], file_size: [25M, 100M]}}, repeats: 5}}"
@@ -43,13 +42,13 @@ def test_nothing_was_measured_and_the_assumptions_are_printed(outputs: Path) -> 
     found = estimate(trials(TWO_BY_TWO))
     words = estimate_in_words(found, at_most=False)
 
-    assert found.boots == 6 and found.measured == found.boots_measured == 0
+    assert found.boots == 6 and found.measured == found.machines_measured == 0
     assert found.boot_s == 6 * VIRTUAL.assumed_boot_s
     transfers_s = 10 * 2 * (25 + 100) / ASSUMED_MIB_S
     assert found.total_s == pytest.approx(found.boot_s + transfers_s + 20 * VIRTUAL.assumed_overhead_s)
     assert words == (
-        "Expected: 6 boots of virtual machines (2 min 00 s) and 5 min 30 s in all. No trial of these cases was timed "
-        "before; assumed: upload and verify at 50 MiB/s, plus 8 s. Boots: with assumed times."
+        "Expected: 6 boots (2 min 00 s) of virtual machines, and 5 min 30 s in all. Boots take 36% of it. No trial of "
+        "these cases was timed before; assumed: upload and verify at 50 MiB/s, plus 8 s. Boots: with assumed times."
     )
 
 
@@ -68,9 +67,33 @@ def test_both_kinds_state_both_assumptions(outputs: Path) -> None:
 
 
 def test_snapshots_may_replace_boots(outputs: Path) -> None:
-    text = f"{{matrix: {{machine: [{VIRTUAL.name}], ram_mb: [256]}}, parameters: {{fresh_machine: per_trial}}}}"
+    text = TWO_BY_TWO.replace("repeats", "parameters: {fresh_machine: per_trial}, repeats")
+    found = estimate(trials(text))
 
-    assert "Expected: at most 1 boot of virtual machines" in estimate_in_words(estimate(trials(text)), at_most=False)
+    assert (found.boots, found.restores) == (2, 18)
+    assert found.restore_s == 18 * VIRTUAL.assumed_restore_s
+    assert found.machine_share == pytest.approx((found.boot_s + found.restore_s) / found.total_s)
+    words = estimate_in_words(found, at_most=False)
+    assert words.startswith(
+        "Expected: 2 boots (40 s) and 18 restores (54 s) of virtual machines, and 5 min 04 s in all"
+    )
+    assert f" Boots and restores take {found.machine_share:.0%} of it." in words
+    assert words.endswith("Boots and restores: with assumed times.")
+
+
+def test_earlier_restores_count(outputs: Path) -> None:
+    folder = measured_campaign("earlier", virtual_matrix(), 40.0)
+    path = folder / "results.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "reached_by": "restored", "reached_s": 1.5} for row in rows)
+    found = estimate(trials(TWO_BY_TWO.replace("repeats", "parameters: {fresh_machine: per_trial}, repeats")))
+
+    assert found.restore_s == pytest.approx(18 * 1.5) and found.machines_measured == 18
+    assert not earlier_times().boots_s
 
 
 def measured_campaign(name: str, of: list[FakeTrial], duration_s: float) -> Path:
@@ -93,14 +116,15 @@ def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
     # All of the boots are of the first trial's RAM size; the other one's are assumed.
     first_ram = next(t.ram_mb for t in virtual_matrix())
     of_first = sum(
-        trial.ram_mb == first_ram and (number == 0 or wanted[number - 1].ram_mb != first_ram)
+        trial.parameters.ram_mb == first_ram and (number == 0 or wanted[number - 1].parameters.ram_mb != first_ram)
         for number, trial in enumerate(wanted)
     )
-    assert found.boots_measured == of_first == 3
+    assert found.machines_measured == of_first == 3
     assert found.boot_s == pytest.approx(3 * 31.5 + 3 * VIRTUAL.assumed_boot_s)
     assert found.total_s == pytest.approx(20 * 40.0 + found.boot_s), "the boot of the first trial counts once"
     words = estimate_in_words(found, at_most=False)
-    assert "Earlier trials of the same cases took that long. Boots: 3 like earlier boots, the others with" in words
+    assert "Boots take 16% of it. Earlier trials of the same cases took that long. Boots: 3 like earlier" in words
+    assert words.endswith("3 like earlier ones, the others with assumed times.")
 
 
 def test_other_cases_do_not_count(outputs: Path) -> None:

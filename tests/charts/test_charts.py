@@ -73,8 +73,9 @@ def test_the_compiler_takes_every_chart(tmp_path: Path) -> None:
     assert len(panels) == 1 + 1 + 2 + 4 + 1
     for panel in panels:
         assert panel.to_dict()["width"] == "container"
-        assert "NaN" not in texts(panel)
-        assert "undefined" not in texts(panel)
+        words = texts(panel)
+        assert "NaN" not in words
+        assert "undefined" not in words
 
 
 def test_outcome_matrix_says_what_is_in_each_cell(tmp_path: Path) -> None:

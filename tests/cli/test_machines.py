@@ -12,7 +12,7 @@ from command_line import picolab_here
 
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines import folders
+from picolab.machines import folders, registry
 from picolab.machines.folders import folder_of, write_spec
 from picolab.machines.vagrant import by_hand, libvirt
 from picolab.machines.vagrant.domain import domain_prefix
@@ -74,13 +74,54 @@ def test_a_daemon_that_does_not_answer_is_named(virsh: virsh_stub.VirshStub, mac
     virsh.set(error="failed to connect to the hypervisor")
     done = picolab_here("machines", "list")
     assert done.returncode == ExitCode.OK
-    assert "256 MiB  unknown (virsh list --all: failed to connect to the hypervisor)" in done.stdout
+    assert "256 MiB  unknown\n" in done.stdout
+    (sentence,) = done.stderr.splitlines()
+    assert (
+        "machines of the kind vagrant were not asked for their state: the daemon libvirtd does not answer" in sentence
+    )
+    assert "failed to connect to the hypervisor" in sentence and "; run: " in sentence
 
 
 def test_a_daemon_that_hangs_does_not_hold_the_answer_up(virsh: virsh_stub.VirshStub, machine: Path) -> None:
     virsh.set(hang=True)
     with pytest.raises(libvirt.LibvirtError, match="gave no answer within 0 s"):
         by_hand.state(machine, 0.1)
+
+
+def test_the_list_does_not_wait_for_a_daemon_that_hangs(
+    virsh: virsh_stub.VirshStub, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "SILENT_AFTER_S", 0.2)
+    virsh.set(hang=True)
+    done = picolab_here("machines", "list")
+
+    assert done.returncode == ExitCode.OK and "256 MiB  unknown\n" in done.stdout
+    (sentence,) = done.stderr.splitlines()
+    assert "machines of the kind vagrant were not asked for their state: the daemon libvirtd does not" in sentence
+    assert virsh.commands == ["list --name"], "asked once"
+
+
+def test_the_list_of_no_machines_names_no_daemon(virsh: virsh_stub.VirshStub) -> None:
+    virsh.set(error="failed to connect to the hypervisor")
+    done = picolab_here("machines", "list")
+    assert (done.stdout, done.stderr) == ("There are no machines.\n", "")
+
+
+def test_start_leaves_a_running_machine_alone(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    be(virsh, "running")
+    assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [("paused", "is suspended"), ("no state", "is nostate"), ("gone", "is not created")]
+)
+def test_only_what_is_off_is_started(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
+    if state != "gone":
+        be(virsh, state)
+    done = picolab_here("machines", "start", "vm")
+    assert done.returncode == ExitCode.INSTRUMENT_FAULT
+    assert f"machine 'vm': it {shown}, and only one that is off can be started" in done.stderr
+    assert "picolab machines remove vm" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -112,19 +153,20 @@ def test_ssh_to_a_machine_that_is_off_is_refused(virsh: virsh_stub.VirshStub, ma
     assert done.returncode == ExitCode.HOST_UNFIT and "machine 'vm': it is off, so nobody can log in" in done.stderr
 
 
-def test_halt_refuses_what_a_process_holds(virsh: virsh_stub.VirshStub, machine: Path) -> None:
-    be(virsh, "running")
+@pytest.mark.parametrize(("command", "state"), [("halt", "running"), ("start", "shut off")])
+def test_what_a_process_holds_is_refused(virsh: virsh_stub.VirshStub, machine: Path, command: str, state: str) -> None:
+    be(virsh, state)
     child = os.posix_spawn("/bin/sleep", ["sleep", "600"], os.environ)
     try:
         other = ProcessIdentity.of(child)
         assert other is not None
         hold(machine, other, keep=False)
-        done = picolab_here("machines", "halt", "vm")
+        done = picolab_here("machines", command, "vm")
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
     assert done.returncode == ExitCode.HOST_UNFIT and f"held by process {child} (sleep 600)" in done.stderr
-    assert virsh.state["domains"][f"{domain_prefix('vm')}default"]["state"] == "running"
+    assert virsh.state["domains"][f"{domain_prefix('vm')}default"]["state"] == state
 
 
 def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, machine: Path) -> None:

@@ -148,13 +148,17 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
     [
         ({"ram": 512}, "there is no 'ram'; did you mean ram_mb?"),
         ({"zzz": 1}, "there is no 'zzz'; known are boot_limit_s, box, build, cache, calibration, "),
-        ({"ram_mb": 15}, "ram_mb = 15 should be greater than or equal to 16 (memory of the machine in MiB"),
-        ({"ram_mb": 512.5}, "ram_mb = 512.5 should be a whole number"),
-        ({"ram_mb": "much"}, "ram_mb = 'much' should be a whole number"),
-        ({"ram_mb": [512]}, "ram_mb = [512] should be a whole number"),
+        ({"ram_mb": 3}, "ram_mb = 3 should be greater than or equal to 4 (memory of the machine in MiB"),
+        ({"ram_mb": "12.3M"}, "RAM '12.3M' is not a whole number of bytes"),
+        ({"ram_mb": 12.3}, "RAM 12.3 is no multiple of 64 KiB; round it"),
+        ({"ram_mb": 12.5, "machine": "vagrant"}, "ram_mb = 12.5 is too little for machine = 'vagrant'"),
+        ({"ram_mb": 128.5, "machine": "vagrant"}, "ram_mb = 128.5 is no whole number of MiB"),
+        ({"ram_mb": 512.55}, "RAM 512.55 is no multiple of 64 KiB"),
+        ({"ram_mb": "much"}, "RAM 'much' is not a size"),
+        ({"ram_mb": [512]}, "ram_mb: [512] should be a number of MiB"),
         ({"ram_mb": True}, "ram_mb: True is a yes or a no"),
         ({"ram_mb": 10**30}, "should be less than or equal to 1048576"),
-        ({"ram_mb": None}, "ram_mb = None should be a whole number"),
+        ({"ram_mb": None}, "ram_mb: None should be a number of MiB"),
         ({"file_size": "100MB"}, "file_size: file size '100MB' is not a size"),
         ({"file_size": ["1M"]}, "file_size = ['1M'] should be a text"),
         ({"file_size": datetime.date(2020, 1, 1)}, "file_size = datetime.date(2020, 1, 1) should be a text"),
@@ -324,3 +328,16 @@ def test_missing_file_outside_of_a_project_suggests_init(tmp_path: Path, monkeyp
     monkeypatch.setattr("picolab.config.parameter_file.find_project", lambda: None)
     with pytest.raises(ParameterError, match="make one with `picolab init`"):
         load_campaign_parameters(tmp_path / "quick.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "mib"),
+    [(512, 512), ("512", 512), ("16M", 16), ("1G", 1024), ("12.5M", 12.5), (12.0, 12), ("4.0625", 4.0625)],
+)
+def test_ram_is_a_size_and_stays_whole_where_it_is(written: object, mib: float) -> None:
+    found = TrialParameters.model_validate({"ram_mb": written})
+
+    assert found.ram_mb == mib
+    assert type(found.ram_mb) is type(mib)
+    assert TrialParameters.model_validate_json(found.model_dump_json()) == found
+    assert f"local-{mib}mb-100M" in found.case_label

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.invalid_input import validate
 from picolab.config.matrix import MOST_TRIALS, expand
-from picolab.config.order import is_boot
+from picolab.config.order import ways
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, make_plan
 from picolab.config.project import project_root
 from picolab.config.yaml_text import read_yaml
@@ -132,8 +132,8 @@ def test_levels_are_compared_by_what_they_mean() -> None:
         ("matrix: {file_size: [1G, 1024M]}", "file_size = ['1G', '1024M'] names a level twice"),
         ("matrix: {calibration: [{transfer_mib_s: 3}, {transfer_mib_s: 3.0}]}", "names a level twice"),
         ("matrix: {ram_mb: [true]}", "matrix: ram_mb: True is a yes or a no"),
-        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb = '.inf' should be a whole number"),
-        ("matrix: {ram_mb: [512, 3]}", "matrix: ram_mb = 3 should be greater than or equal to 16"),
+        ("matrix: {ram_mb: [.inf]}", "matrix: ram_mb: RAM '.inf' is not a size"),
+        ("matrix: {ram_mb: [512, 3]}", "matrix: ram_mb = 3 should be greater than or equal to 4"),
         ("matrix: {file_size: [100MB]}", "matrix: file_size: file size '100MB' is not a size"),
         ("matrix: {file_size: [[1M]]}", "matrix: file_size = ['1M'] should be a text"),
         ("matrix: {build: [null]}", "matrix: build = None should be a text"),
@@ -142,7 +142,7 @@ def test_levels_are_compared_by_what_they_mean() -> None:
         ("matrix: {exclude: [{ram_mb: 512}]}", "matrix.exclude: there is no 'ram_mb'; known are none"),
         ("matrix: {ram_mb: [512], exclude: [{ram_mb: 256}]}", "matrix.exclude: {'ram_mb': 256} excludes no case"),
         ("matrix: {ram_mb: [512], exclude: [{}]}", "matrix.exclude: {} excludes no case; remove or fix it"),
-        ("matrix: {ram_mb: [512], exclude: [{ram_mb: x}]}", "matrix.exclude: ram_mb = 'x' should be a whole number"),
+        ("matrix: {ram_mb: [512], exclude: [{ram_mb: x}]}", "matrix.exclude: ram_mb: RAM 'x' is not a size"),
         ("matrix: {ram_mb: [512], exclude: [{ram_mb: 512}]}", "matrix: no case is left"),
         ("matrix: {ram_mb: [512], include: [{}]}", "matrix.include: {} adds nothing"),
         ("matrix: {include: [{}]}", "matrix.include: {} adds nothing"),
@@ -262,7 +262,33 @@ def test_cases_of_one_virtual_machine_run_together() -> None:
 
 
 def boots(trials: list[PlannedTrial]) -> int:
-    return sum(is_boot([trial.parameters for trial in trials]))
+    return ways([trial.parameters for trial in trials], [trial.block for trial in trials]).count("boot")
+
+
+@pytest.mark.parametrize(
+    ("fresh_machine", "boots", "restores"),
+    [("per_campaign", 16, 0), ("per_block", 4, 16), ("per_trial", 4, 96)],
+)
+def test_saved_states_replace_boots(fresh_machine: str, boots: int, restores: int) -> None:
+    """Four RAM sizes boot once each; what else has to be fresh or changes the RAM is restored."""
+    made = plan(
+        "matrix: {machine: [vagrant], ram_mb: [128, 256, 512, 1024], file_size: [1M, 2M, 3M, 4M, 5M]}\n"
+        f"repeats: 5\nparameters: {{fresh_machine: {fresh_machine}}}"
+    )
+    found = ways([trial.parameters for trial in made.trials], [trial.block for trial in made.trials])
+
+    assert (found.count("boot"), found.count("restore"), len(found)) == (boots, restores, 100)
+
+
+def test_saved_states_beyond_the_limit_boot_again() -> None:
+    made = plan(
+        "matrix: {machine: [vagrant], ram_mb: [4096, 6144], file_size: [1M]}\n"
+        "repeats: 3\nparameters: {fresh_machine: per_trial}"
+    )
+    found = ways([trial.parameters for trial in made.trials], [trial.block for trial in made.trials])
+
+    # A block begins with the RAM that the block before ended with, whose saved state is still there.
+    assert found == ["boot", "boot", "restore", "boot", "restore", "boot"]
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,6 +1,7 @@
 """Files and folders of others: read with a bound, never blocking, and nothing is removed outside of its folder."""
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.errors import ParameterError, UnreadableFile, UnsafePath
-from picolab.files.foreign import read_bounded, read_json, refuse_links, remove_tree_inside, unfit_value
+from picolab.files.foreign import parse_json, read_bounded, read_json, refuse_links, remove_tree_inside, unfit_value
 from picolab.files.writing import file_name
 
 
@@ -150,6 +151,20 @@ def test_a_plan_that_is_no_file_is_one_sentence(tmp_path: Path, make: Callable[[
     make(tmp_path / "plan.json")
     with pytest.raises(ParameterError, match=words):
         Plan.load(tmp_path)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_as_before(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert parse_json("[[]]") == [[]]
+        with pytest.raises(ValueError, match="Expecting"):
+            parse_json("[")
+        assert unfit_value([1e999]) is not None
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 # Names that become paths

@@ -15,8 +15,6 @@ from playwright.sync_api import sync_playwright
 from picolab.config.project import project_root
 from picolab.machines import registry
 
-pytestmark = pytest.mark.alone
-
 TOKEN = "only-for-this-test"
 SHOWN = """wanted => [...document.querySelectorAll('.jp-OutputArea-output')]
     .some(output => output.textContent.includes(wanted))"""

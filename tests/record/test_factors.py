@@ -20,7 +20,7 @@ from picolab.results.rows import plain_rows, record_row, trial_frame
 
 LEVELS: dict[str, tuple[Any, ...]] = {
     "machine": ("local", "vagrant"),
-    "ram_mb": (512, 256, 513),
+    "ram_mb": (512, 256, 512.5),
     "file_size": ("100M", "25M", "102401K"),
     "server": ("picoshare", "copyparty"),
     "build": ("calibration", "1.5.4", "1.5.3"),

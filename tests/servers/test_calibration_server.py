@@ -29,6 +29,7 @@ from conftest import Delays
 
 from picolab.servers.calibration.handler import LINGER_S
 from picolab.servers.calibration.knobs import KNOBS, Knobs
+from picolab.servers.calibration.memory import memory_to_need
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.program import server_path
@@ -1020,6 +1021,19 @@ def test_constant_ballast(start: StartServer) -> None:
     for _ in range(2):
         assert server.upload(content_of(2 * MIB)).status_code == 200
         assert 100 * MIB <= server.memory_bytes("RssAnon") - before < 108 * MIB
+
+
+def test_memory_need_is_in_all_and_ends_with_the_upload(start: StartServer) -> None:
+    server = start({"memory_need_mib": 100, "memory_need_percent": 0})
+    assert server.upload(content_of(2 * MIB)).status_code == 200
+    assert 100 * MIB <= server.memory_bytes("VmHWM") < 125 * MIB
+    assert server.memory_bytes("RssAnon") < 50 * MIB
+
+
+def test_memory_need_has_the_promised_spread() -> None:
+    logs = [math.log(memory_to_need(1e6, 20) / 1e6) for _ in range(4000)]
+    assert statistics.median(logs) == pytest.approx(0, abs=0.02)
+    assert statistics.stdev(logs) == pytest.approx(0.2, abs=0.02)
 
 
 def test_growing_ballast(start: StartServer) -> None:

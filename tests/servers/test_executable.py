@@ -90,17 +90,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the made programs are for x86-64")
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Callable[[bytes], Path]:
-    def make(content: bytes) -> Path:
-        path = tmp_path / "program"
-        path.write_bytes(content)
-        path.chmod(0o755)
-        return path
-
-    return make
-
-
 @x86_64
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_run_is_refused_in_one_sentence(name: str, program: Callable[[bytes], Path]) -> None:

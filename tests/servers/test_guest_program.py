@@ -32,17 +32,6 @@ GUEST = GuestSystem("x86_64", FILES, complete=True, glibc=(2, 99))
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest of these tests is one for x86-64")
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Callable[[bytes], Path]:
-    def make(content: bytes) -> Path:
-        path = tmp_path / "program"
-        path.write_bytes(content)
-        path.chmod(0o755)
-        return path
-
-    return make
-
-
 def with_other_loader() -> bytes:
     """Return a program for another libc, as far as its headers show."""
     content = TRUE.read_bytes()

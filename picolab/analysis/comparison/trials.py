@@ -113,8 +113,8 @@ class ComparedCampaign:
         return tuple(sorted(names, key=lambda name: (order.get(name, (1, 0)), name)))
 
 
-def _size_order(parameters: TrialParameters) -> tuple[int, int]:
-    return (-parameters.ram_mb, parameters.file_size_bytes)
+def _size_order(parameters: TrialParameters) -> tuple[float, int]:
+    return (-float(parameters.ram_mb), parameters.file_size_bytes)
 
 
 def read_trials(data: CampaignData) -> ComparedCampaign:

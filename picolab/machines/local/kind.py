@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from picolab.config.sizes import RAM_STEPS_PER_MIB, SMALLEST_RAM_MB
 from picolab.errors import HostUnfit
 from picolab.machines.kind import HostDisk, MachineKind
 
@@ -28,7 +29,10 @@ class LocalKind(MachineKind):
     shows_progress = False
     ready_poll_s = 0.005
     assumed_boot_s = 0.0
+    assumed_restore_s = 0.0
     assumed_overhead_s = 2.0
+    smallest_ram_mb = SMALLEST_RAM_MB
+    ram_step_mb = 1 / RAM_STEPS_PER_MIB
     imports = ("picolab.machines.local.machine",)
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:

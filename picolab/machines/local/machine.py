@@ -82,7 +82,7 @@ class LocalMachine:
             "place": place,
             "ram_mb": wish.ram_mb,
             "memory_limit": wish.memory_limit,
-            "limit_bytes": wish.ram_mb << 20,
+            "limit_bytes": int(wish.ram_mb * MIB),
             "work": str(work_parent / place),
         }
         with exclusive():

@@ -4,14 +4,18 @@ import contextlib
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.project import project_root
 from picolab.errors import HostUnfit, MachineError
+from picolab.host.finding import as_root
 from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
 from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.domain import command_of, domain_prefix
 from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.keeper import ensure_keeper
+from picolab.machines.vagrant.reach import note_address
 from picolab.machines.vagrant.state import State
 
 SSH_CONFIG = "ssh_config"
@@ -20,6 +24,7 @@ _STATES |= dict.fromkeys(("shutoff", "poweroff", "crashed", "aborted"), "off")
 _ASK_LIMIT_S = 10.0
 _CONNECT_LIMIT_S = 20.0
 _HALT_LIMIT_S = 90.0
+_BOOT_LIMIT_S = 300.0
 _POLL_S = 0.25
 
 
@@ -35,6 +40,14 @@ def state(folder: Path, limit_s: float = _ASK_LIMIT_S) -> str:
     else:
         word = command_of(folder, spec).status(limit_s=limit_s)
     return _STATES.get(word, word)
+
+
+def why_silent(limit_s: float) -> str | None:
+    """Return why the daemon gives no answer, one sentence with the remedy; None when it does, or virsh is not there."""
+    if shutil.which("virsh") is None:
+        return None
+    found = libvirt.diagnose(limit_s)
+    return None if found is None else f"{found.text}; run: {as_root(found.remedy)}"
 
 
 def foreign_guests(limit_s: float) -> list[str]:
@@ -95,6 +108,43 @@ def halt(folder: Path) -> bool:
         else:
             _shut_down(folder, spec)
         spec.write(server=None, forwards={})
+        return True
+
+
+def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
+    """Boot a machine that is off with the disk it has, and return when it is reached; return False when it ran.
+
+    Nothing in it is cleaned up or made anew, and its server is not started.
+
+    Args:
+        report: gets the lines of the boot.
+
+    Raises:
+        MachineBusy: a process that is alive holds the machine.
+        MachineError: it was never made to its end, or it did not boot.
+    """
+    with exclusive(folder.name):
+        spec = State(folder)
+        refuse_if_held(spec)
+        now = state(folder)
+        if now == "running":
+            return False
+        if now != "off" or spec["state"] != "up":
+            why = "was never made to its end" if now == "off" else f"is {now}"
+            raise MachineError(
+                f"machine {folder.name!r}: it {why}, and only one that is off can be started; take it down with: "
+                f"picolab machines remove {folder.name}"
+            )
+        # The next trial that wants a fresh machine must not take it for one.
+        spec.write(fresh_for=None)
+        ensure_keeper(folder)
+        command_of(folder, spec).up(spec["provider"], limit_s=_BOOT_LIMIT_S, on_line=report)
+        guest = Guest(spec)
+        try:
+            note_address(spec, guest, _BOOT_LIMIT_S)
+            guest.connected(_BOOT_LIMIT_S)
+        finally:
+            guest.drop_connection()
         return True
 
 

@@ -11,13 +11,25 @@ import threading
 import time
 from pathlib import Path
 
-from picolab.errors import PicolabError
+from picolab.errors import MachineError, PicolabError
 from picolab.files.writing import write_atomically
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines.folders import KEEPER, keeper_of, spec_of
+from picolab.machines.folders import KEEPER, keeper_of, spec_of, start_keeper
 from picolab.machines.local.keeper import KEEP_LEASE_S
 
 _POLL_S = 1.0
+
+
+def ensure_keeper(folder: Path) -> None:
+    """Start the keeper of a machine, unless it has one.
+
+    Raises:
+        MachineError: it did not start.
+    """
+    if keeper_of(folder) is None:
+        said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant.keeper", str(folder)])
+        if said != "ready":
+            raise MachineError(f"the machine {folder.name!r} has no keeper: {said or 'it ended'}")
 
 
 def watch(folder: Path, told_to_end: threading.Event) -> bool:

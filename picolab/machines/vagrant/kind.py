@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.machines.kind import GuestSystem, HostDisk, MachineKind
+from picolab.machines.kind import Foreseen, GuestSystem, HostDisk, MachineKind
 
 if TYPE_CHECKING:
     from picolab.config.trial_parameters import TrialParameters
@@ -31,7 +31,10 @@ class VagrantKind(MachineKind):
     shows_progress = True
     ready_poll_s = 0.1
     assumed_boot_s = 20.0
+    assumed_restore_s = 3.0
     assumed_overhead_s = 8.0
+    smallest_ram_mb = SMALLEST_GUEST_MB
+    ram_step_mb = 1
     imports = ("picolab.machines.vagrant.machine", "picolab.machines.vagrant.ssh")
 
     def why_unfit(self, parameters: TrialParameters) -> str | None:
@@ -41,6 +44,8 @@ class VagrantKind(MachineKind):
                 f"that was seen to boot had {SMALLEST_GUEST_MB} MiB; give {SMALLEST_GUEST_MB} or more, or use machine "
                 f"local"
             )
+        if not float(parameters.ram_mb).is_integer():
+            return f"ram_mb = {parameters.ram_mb} is no whole number of MiB, as machine = 'vagrant' needs it; round it"
         if parameters.memory_limit == "none":
             return (
                 "memory_limit = 'none' makes no sense with machine = 'vagrant', since the memory of a virtual machine "
@@ -55,6 +60,24 @@ class VagrantKind(MachineKind):
 
     def change_key(self, parameters: TrialParameters) -> tuple[Any, ...] | None:
         return (parameters.ram_mb, parameters.cpus, parameters.box, parameters.provider)
+
+    def foresee(self, parameters: TrialParameters, fresh_for: str, before: Foreseen | None) -> Foreseen:
+        from picolab.machines.vagrant.saved_state import name_of, removed_for
+
+        key = self.change_key(parameters)
+        # Made anew from another box, a machine has no saved states.
+        is_another = before is None or before.key is None or key is None or before.key[2:] != key[2:]
+        saved = () if before is None or is_another else before.saved
+        if before is not None and before.key == key and fresh_for in ("", before.fresh_for):
+            return Foreseen("cleaned up", key, fresh_for, saved)
+        if not fresh_for:
+            return Foreseen("boot", key, fresh_for, saved)
+        name = name_of(parameters.ram_mb, parameters.cpus)
+        if name in dict(saved):
+            return Foreseen("restore", key, fresh_for, saved)
+        removed = removed_for(saved, parameters.ram_mb)
+        kept = tuple(state for state in saved if state[0] not in removed)
+        return Foreseen("boot", key, fresh_for, (*kept, (name, parameters.ram_mb)))
 
     def make_limit_s(self, parameters: TrialParameters) -> float:
         # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
@@ -122,6 +145,21 @@ class VagrantKind(MachineKind):
         from picolab.machines.vagrant import by_hand
 
         return by_hand.halt(folder)
+
+    def start(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.start(folder, report)
+
+    def why_silent(self, limit_s: float) -> str | None:
+        from picolab.machines.vagrant import by_hand
+
+        return by_hand.why_silent(limit_s)
+
+    def saved_states_mb(self, folder: Path) -> list[int]:
+        from picolab.machines.vagrant import saved_state
+
+        return saved_state.sizes_mb(folder)
 
     def by_hand(self, folder: Path) -> str | None:
         from picolab.machines.vagrant import by_hand

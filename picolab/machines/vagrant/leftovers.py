@@ -9,7 +9,7 @@ from pathlib import Path
 
 from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
 from picolab.host.locks import try_lock
-from picolab.machines.vagrant import libvirt, made, removal
+from picolab.machines.vagrant import libvirt, made, removal, saved_state
 
 
 def _domains() -> Removables:
@@ -20,6 +20,11 @@ def _domains() -> Removables:
 def _volumes() -> Removables:
     for volume in removal.lost_volumes():
         yield f"volume {volume}", partial(removal.remove_lost_volume, volume)
+
+
+def _saved_states() -> Removables:
+    for (folder, name), why in saved_state.all_useless().items():
+        yield f"saved state {name} of {folder.name}: {why}", partial(saved_state.remove_useless, folder, name)
 
 
 def _made() -> Removables:
@@ -52,6 +57,7 @@ def _remove_lock(path: Path) -> None:
 LEFTOVERS = (
     LeftoverKind("virtual machine of no machine", _domains),
     LeftoverKind("disk of no machine", _volumes),
+    LeftoverKind("saved state that must not be restored", _saved_states),
     LeftoverKind("libvirt object that no machine uses", _made),
     LeftoverKind("lock of a killed first boot", _first_up_locks),
     LeftoverKind("box that was not finished", _box_folders),

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +21,13 @@ from picolab.machines.folders import (
     keeper_of,
     refuse_if_held,
     spec_of,
-    start_keeper,
     write_spec,
 )
 from picolab.machines.vagrant import boxes, libvirt, removal
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.domain import command_of, domain_prefix, emulators
 from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, Guest
+from picolab.machines.vagrant.keeper import ensure_keeper
 from picolab.machines.vagrant.kind import VagrantKind
 from picolab.machines.vagrant.reach import Reach
 from picolab.machines.vagrant.state import State
@@ -130,10 +129,7 @@ class VagrantMachine:
             memory_now = {"ram_mb": wish.ram_mb, "cpus": wish.cpus}
             spec = {"state": "new", **memory_now, **(old or {}), **wanted, "acceleration_reason": why_accelerated}
             write_spec(folder, {**spec, "holder": holder.process.to_json(), "keep": holder.keep})
-            if keeper_of(folder) is None:
-                said = start_keeper(folder, [sys.executable, "-m", "picolab.machines.vagrant.keeper", str(folder)])
-                if said != "ready":
-                    raise MachineError(f"the machine {wish.name!r} has no keeper: {said or 'it ended'}")
+            ensure_keeper(folder)
             machine = cls(folder, reused=False)
             begins_at = log.stat().st_size if (log := folder / VAGRANT_LOG).exists() else 0
             try:

@@ -7,6 +7,7 @@ boot, create.
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
@@ -14,12 +15,35 @@ from picolab.machines.base import MachineWish
 from picolab.machines.vagrant import boxes, libvirt, made, network, saved_state
 from picolab.machines.vagrant.domain import command_of, destroy, domain_state
 from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.saved_state import SavedStates
 from picolab.machines.vagrant.state import State
 
 _SYNC_LIMIT_S = 30.0
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
 _MEMORY_TOLERANCE = 0.06
 _DISK_TOLERANCE_BYTES = 32 * MIB
+
+
+def note_address(state: State, guest: Guest, limit_s: float) -> None:
+    """Note where a guest that has booted is reached, and pin its host key if it has none yet.
+
+    Raises:
+        MachineError: it cannot be reached.
+    """
+    # Slow to import, and a local machine has no use for it.
+    from picolab.machines.vagrant import ssh
+
+    found = command_of(state.folder, state).ssh_config()
+    address = {
+        "host": str(found["HostName"]),
+        "port": int(found["Port"]),
+        "user": str(found["User"]),
+        "key": str(found["IdentityFile"]).strip('"'),
+    }
+    state.write(address=address)
+    if not (state.folder / "known_hosts").exists():
+        ssh.pin_host_key(guest.address, limit_s)
+    ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
 
 
 class Reach:
@@ -35,6 +59,7 @@ class Reach:
         self._state, self._guest, self._wish = state, guest, wish
         self._folder: Path = state.folder
         self._command = command_of(self._folder, state)
+        self._saved = SavedStates(state)
 
     def run(self) -> None:
         """Bring the machine there, and note how.
@@ -75,44 +100,51 @@ class Reach:
         Args:
             as_it_was: whether it had the wanted memory and processors before.
         """
-        snapshots: list[str] = self._state.get("snapshots", [])
-        if domain not in ("not_created", "running", "shutoff", "poweroff") and self._state["provider"] == "libvirt":
+        if domain == "not_created":
+            self._create()
+            return "created"
+        if domain not in ("running", "shutoff", "poweroff") and self._state["provider"] == "libvirt":
             self._state.note_fixed(f"the virtual machine was {domain}, and its power was cut")
             for name in libvirt.domains(self._state["prefix"]):
                 libvirt.power_off(name)
-        if domain == "not_created" or (domain != "running" and (self._wish.fresh_for or self._is_forgotten())):
-            if domain != "not_created":
-                destroy(self._folder, self._state)
-            self._create()
-            return "created"
+        # A machine that need not be fresh is as good when it was made fresh for something else.
+        is_fresh = self._wish.fresh_for in ("", self._state.get("fresh_for"))
+        if domain == "running" and as_it_was and is_fresh and self._cleaned():
+            return "reset"
+        if self._is_forgotten():
+            return self._make_anew()
+        if self._wish.fresh_for:
+            return self._freshen()
         if domain != "running":
             self._command.up(self._state["provider"], limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return "booted"
-        fresh = self._state.get("fresh_for") == self._wish.fresh_for
-        if as_it_was and fresh and self._cleaned():
-            return "reset"
-        if self._is_forgotten():
-            destroy(self._folder, self._state)
-            self._create()
-            return "created"
-        if self._wish.fresh_for and self._snapshot_name() in snapshots:
-            self._load(self._snapshot_name())
-            return "restored"
-        if self._wish.fresh_for and not snapshots:
-            # Nothing that is known to be fresh can be gone back to.
-            destroy(self._folder, self._state)
-            self._create()
-            return "created"
-        if self._wish.fresh_for:
-            # A fresh disk first: a reload changes the memory alone.
-            self._load(snapshots[0])
-            self._state.write(builds_bytes=0)
-        else:
-            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
-            with contextlib.suppress(MachineError):
-                self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
+        # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+        with contextlib.suppress(MachineError):
+            self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
         self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
         return "reloaded"
+
+    def _freshen(self) -> str:
+        """Have the existing machine run as after a boot, with the wanted memory; return how that was reached."""
+        for name, why in self._saved.useless().items():
+            self._saved.remove(name)
+            self._state.note_fixed(f"the saved state {name} was removed: {why}")
+        wanted = saved_state.name_of(self._state["ram_mb"], self._state["cpus"])
+        if wanted in self._saved.names:
+            return "restored" if self._load(wanted) else self._make_anew()
+        if not self._saved.names or not self._load(self._saved.names[0]):
+            # Nothing that is known to be fresh can be gone back to.
+            return self._make_anew()
+        # The disk is fresh now, and a reload changes the memory alone.
+        self._state.write(builds_bytes=0)
+        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        return "reloaded"
+
+    def _make_anew(self) -> str:
+        self._guest.drop_connection()
+        destroy(self._folder, self._state)
+        self._create()
+        return "created"
 
     def _is_forgotten(self) -> bool:
         """Return whether Vagrant's notes of the machine are lost: it would take it for another of the same name."""
@@ -122,10 +154,7 @@ class Reach:
         return True
 
     def _recreate(self) -> None:
-        self._guest.drop_connection()
-        destroy(self._folder, self._state)
-        self._create()
-        self._after_boot("created")
+        self._after_boot(self._make_anew())
 
     def _dirt(self) -> str:
         """Return a sentence when the disk holds more than a new machine's and the builds; else an empty text."""
@@ -149,7 +178,12 @@ class Reach:
 
     def _create(self) -> None:
         found = boxes.installed_box(self._state["box"], self._state["provider"])
-        self._state.write(snapshots=[], builds_bytes=0, box_version=(found.recipe or found.version) if found else None)
+        self._state.write(
+            **{saved_state.NOTES: []},
+            builds_bytes=0,
+            box_version=(found.recipe or found.version) if found else None,
+            made_from=saved_state.image_of(self._state["box"], self._state["provider"]),
+        )
         (self._folder / "known_hosts").unlink(missing_ok=True)
         if self._state["provider"] != "libvirt":
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
@@ -164,57 +198,48 @@ class Reach:
 
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""
-        # Slow to import, and a local machine has no use for it.
-        from picolab.machines.vagrant import ssh
-
         restored = reached_by == "restored"
         self._guest.drop_connection()
         if not restored:
-            found = self._command.ssh_config()
-            address = {
-                "host": str(found["HostName"]),
-                "port": int(found["Port"]),
-                "user": str(found["User"]),
-                "key": str(found["IdentityFile"]).strip('"'),
-            }
-            self._state.write(address=address)
-            if not (self._folder / "known_hosts").exists():
-                ssh.pin_host_key(self._guest.address, self._wish.boot_limit_s)
-            ssh.write_ssh_config(self._folder / "ssh_config", self._guest.address)
+            note_address(self._state, self._guest, self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
         if restored:
             self._state.write(builds_bytes=0)
-            self._guest.ask({"do": "set_clock", "wall_s": time.time()})
-            facts = self._guest.ask({"do": "facts"})
+            facts = self._facts_after_restore()
         else:
             self._guest.install_agent()
             facts = self._guest.ask({"do": "reset"})
             if self._wish.fresh_for:
                 self._save()
+                facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)
         if reached_by == "created":
             self._state.write(created_disk_bytes=facts["free_disk_bytes"])
 
+    def _facts_after_restore(self) -> dict[str, Any]:
+        self._guest.ask({"do": "set_clock", "wall_s": time.time()})
+        return self._guest.ask({"do": "facts"})
+
     def _save(self) -> None:
-        """Save the guest as it is, with the agent that waits for a connection."""
-        # Without an open connection: the restored guest would wait for its other end for ever.
+        """Save the guest as it is, with the agent that waits for a connection, and have it begin there.
+
+        So a trial right after a boot starts from the same state as the ones that follow it.
+        """
+        # Without an open connection: the restored guest would wait for its other end forever.
         self._guest.drop_connection()
-        if self._state["provider"] == "libvirt":
-            saved_state.save(self._state["prefix"], self._snapshot_name())
-        else:
-            self._command.snapshot_save(self._snapshot_name())
-        self._state.write(snapshots=[*self._state.get("snapshots", []), self._snapshot_name()])
+        self._saved.save(self._state["ram_mb"], self._state["cpus"])
+        self._saved.load(saved_state.name_of(self._state["ram_mb"], self._state["cpus"]), self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str) -> bool:
+        """Restore a saved state; return False, and note why, when that did not work."""
         self._guest.drop_connection()
-        if self._state["provider"] == "libvirt":
-            saved_state.load(self._state["prefix"], name)
-        else:
-            self._command.snapshot_restore(name, limit_s=self._wish.boot_limit_s)
-
-    def _snapshot_name(self) -> str:
-        return f"fresh-{self._state['ram_mb']}mb-{self._state['cpus']}cpu"
+        try:
+            self._saved.load(name, self._wish.boot_limit_s)
+        except MachineError as error:
+            self._state.note_fixed(f"the saved state {name} could not be restored, so it was made anew ({error})")
+            return False
+        return True
 
     def _cleaned(self) -> bool:
         """Clean the running guest, and return whether memory, swap and disk are back at their baseline."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from picolab.servers.calibration.body import BadRequest, Body, UploadBody, wait_forever
 from picolab.servers.calibration.log import log
-from picolab.servers.calibration.memory import held_memory
+from picolab.servers.calibration.memory import held_memory, memory_to_need
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.storage import CHUNK_BYTES, DISK_FULL, Entry, Spool
@@ -263,7 +263,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     server.store.delete(entry_id)
                 raise
         spool.unlink()
-        schedule.wait_for(size)
+        need_mib = server.knobs.memory_need_mib
+        # At the end, when the process has taken all that the commit itself needs.
+        lacking_mib = 0.0 if need_mib is None else memory_to_need(need_mib, server.knobs.memory_need_percent)
+        with held_memory(lacking_mib):
+            schedule.wait_for(size)
         end_s = time.monotonic()
         schedule.check(size, end_s)
         log(f"committed {entry_id}: {size} bytes in {end_s - start_s:.4f} s")

@@ -104,6 +104,17 @@ class Knobs:
     drift_since: float | None = _knob(
         "a number, 0 or above", "When the drift begins: wall-clock seconds since the epoch (1970)."
     )
+    memory_need_mib: float | None = _knob(
+        "a number above 0",
+        "At the end of the commit of an upload the process takes anonymous memory until it has this much in all, with "
+        "its page tables, times memory_need_percent's factor; freed when the upload is answered.",
+    )
+    memory_need_percent: float = _knob(
+        "a number from 0 to 100",
+        "Every upload multiplies memory_need_mib by a random factor of its own: lognormal, median 1, with this "
+        "standard deviation of its natural logarithm in per cent.",
+        0,
+    )
     noise_percent: float = _knob(
         "a number from 0 to 100",
         "Every upload and download multiplies its rates by a random factor of its own: lognormal, median 1, with this "

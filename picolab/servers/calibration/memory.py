@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -26,6 +28,15 @@ def held_memory(size_mib: float) -> Iterator[None]:
         return
     with touched_memory(int(size_mib * MIB)):
         yield
+
+
+def memory_to_need(need_mib: float, percent: float) -> float:
+    """Return the MiB of memory that this process lacks to what an upload needs, drawn anew for each upload."""
+    # Memory of page tables is charged to a limit too, and cannot be reclaimed either.
+    wanted = ("RssAnon:", "VmPTE:")
+    with Path("/proc/self/status").open() as status:
+        has_kib = sum(int(line.split()[1]) for line in status if line.startswith(wanted))
+    return max(0.0, need_mib * random.lognormvariate(0.0, percent / 100) - has_kib / 1024)
 
 
 class Ballast:

@@ -4,28 +4,34 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import eventually
 from virtual_machines import domains, obtain, wish
 
 from picolab.exit_codes import ExitCode
-from picolab.host.processes import ProcessIdentity
+from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder
 from picolab.machines.vagrant import boxes
 from picolab.machines.vagrant.machine import VagrantMachine
+from picolab.results.folders import find_campaign
+from picolab.results.load import read_campaign
 from picolab.servers.calibration.program import server_path
 from picolab.servers.guest_program import why_unfit
 
 pytestmark = pytest.mark.vm
 
+MACHINE = "own"
+
 
 @pytest.fixture
-def machine(box: str) -> Iterator[VagrantMachine]:
-    machine = obtain(wish(box, name="own"), keep=True)
+def machine(box: str, shared_state: Path) -> Iterator[VagrantMachine]:
+    machine = obtain(wish(box, name=MACHINE), keep=True)
     yield machine
-    machine.release()
+    machine.hand_back()
 
 
 def picolab(*words: str) -> subprocess.CompletedProcess[str]:
@@ -75,27 +81,28 @@ def test_a_machine_in_the_hands_of_a_person(box: str, machine: VagrantMachine) -
     assert list(domains().values()) == ["running"]
 
 
-def test_halt_shuts_the_guest_down_and_a_trial_boots_it(box: str) -> None:
-    """The one who holds it has ended, as after a trial with --keep-machine."""
-    script = (
-        "from virtual_machines import obtain, wish\n"
-        f"obtain(wish({box!r}, name='own'), keep=True)._guest.connected().run('echo kept | sudo tee /etc/kept; sync')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, env=environment)
-    try:
-        done = picolab("machines", "halt", "own")
-        assert (done.returncode, done.stdout) == (0, "Machine 'own' is off.\n"), done.stderr
-        eventually(lambda: list(domains().values()) == ["shutoff"], "the domain is off")
-        off = picolab("machines", "ssh", "own")
-        assert off.returncode == ExitCode.HOST_UNFIT and "machine 'own': it is off" in off.stderr
-        assert "own" not in registry.others_running("another")
-        again = obtain(wish(box, name="own"))
-        described = again.describe().virtual_machine
-        assert described is not None and described.reached_by == "booted"
-        assert again._guest.connected().run("cat /etc/kept").stdout == "kept\n", "its disk stayed"
-    finally:
-        registry.release_by_name("own")
+def test_a_kept_machine_is_halted_and_started(box: str, machine: VagrantMachine, gone: ProcessIdentity) -> None:
+    """The one who held it has ended, as after a trial with --keep-machine."""
+    machine._guest.connected().run("echo kept | sudo tee /etc/kept; sync")
+    machine.hold(Holder(gone, keep=True))
+    machine.hand_back()
+    running = picolab("machines", "start", "own")
+    assert (running.returncode, running.stdout) == (0, "Machine 'own' was running already.\n"), running.stderr
+
+    done = picolab("machines", "halt", "own")
+    assert (done.returncode, done.stdout) == (0, "Machine 'own' is off.\n"), done.stderr
+    eventually(lambda: list(domains().values()) == ["shutoff"], "the domain is off")
+    off = picolab("machines", "ssh", "own")
+    assert off.returncode == ExitCode.HOST_UNFIT and "machine 'own': it is off" in off.stderr
+    assert "own" not in registry.others_running("another")
+    listed = picolab("machines", "list").stdout
+    assert "own  vagrant  256 MiB  off" in listed and "  saved states: 256 MiB of RAM" in listed
+
+    started = picolab("machines", "start", "own")
+    assert started.returncode == 0 and "get in: picolab machines ssh own" in started.stdout, started.stderr
+    assert "Waiting for domain to get an IP address" in started.stderr, "each step of the boot has a line"
+    assert picolab("machines", "ssh", "own", "--", "cat", "/etc/kept").stdout == "kept\n", "its disk stayed"
+    assert "own  vagrant  256 MiB  running" in picolab("machines", "list").stdout
 
 
 def test_the_box_lists_its_system(box: str) -> None:
@@ -104,3 +111,20 @@ def test_the_box_lists_its_system(box: str) -> None:
     assert system.has("/bin/sh") and system.has("/lib64/ld-linux-x86-64.so.2") and system.has_command("python3")
     assert system.has_library("libc.so.6") and not system.has("/bin/zsh")
     assert why_unfit(server_path(), system) == ""
+
+
+def test_a_comparison_moves_into_virtual_machines(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
+    """The campaign takes over the machine of its name, which this process holds, and takes it down at its end."""
+    machine.hold(Holder(this_process(), keep=False))
+    machine.hand_back()
+    file = tmp_path / "two.yaml"
+    matrix = {"ram_mb": [256], "file_size": ["2M"], "machine": ["local"]}
+    file.write_text(yaml.safe_dump({"matrix": matrix, "idle_limit_s": 0, "parameters": {"box": box}}))
+    few = ("--repeats", "2", "--campaign", MACHINE)
+    done = picolab("compare", "--self", "calibration", str(file), "--machine", "vagrant", *few)
+
+    assert done.returncode in (ExitCode.OK, ExitCode.UNDECIDED), done.stdout + done.stderr
+    trials = read_campaign(find_campaign(MACHINE)).trials
+    assert list(trials["outcome"]) == ["ok"] * 4 and set(trials["machine"]) == {"vagrant"}
+    assert (find_campaign(MACHINE) / "compare.html").exists()
+    assert domains() == {} and registry.existing() == []

@@ -87,9 +87,9 @@ def in_the_upload(action: Callable[[], object]) -> Action:
 
 
 @pytest.fixture
-def domain(box: str, shared_state: Path) -> str:
-    """The domain of this module's machine, which runs with 256 MB and is clean."""
-    obtain(wish(box)).hand_back()
+def domain(box: str, shared_state: Path, request: pytest.FixtureRequest) -> str:
+    """The domain of this module's machine, with 256 MB, as after its boot: restored if it did not run any more."""
+    obtain(wish(box, fresh_for=request.node.name)).hand_back()
     (name,) = domains()
     return name
 

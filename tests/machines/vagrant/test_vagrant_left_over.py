@@ -1,59 +1,43 @@
 """Machines that are lost in every way, and what the next start makes of what they leave."""
 
+import contextlib
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import MIB, eventually
-from virtual_machines import domains, obtain, wish
+from virtual_machines import copy_into_pool, domains, obtain, wish
 
+from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
+from picolab.machines.base import Holder
 from picolab.machines.folders import folder_of, keeper_of, spec_of
-from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant.box import remove_box
 from picolab.machines.vagrant.domain import domain_prefix
+from picolab.machines.vagrant.machine import VagrantMachine
 
 pytestmark = pytest.mark.vm
 
-
-def make_elsewhere(box: str, keep: bool) -> subprocess.Popen[str]:
-    """Start a process that makes a machine, holds it, says `made` and waits."""
-    script = (
-        "import sys\n"
-        "from picolab.machines import registry\n"
-        "from picolab.machines.base import Holder, MachineWish\n"
-        "from picolab.host.processes import this_process\n"
-        f"wish = MachineWish('own', 256, 'enforced', '', kind='vagrant', box={box!r})\n"
-        f"registry.obtain(wish, Holder(this_process(), keep={keep}))\n"
-        "print('made', flush=True)\n"
-        "input()\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "made\n"
-    return process
+MACHINE = "own"
 
 
-def test_the_keeper_takes_the_machine_of_a_killed_holder_down(box: str) -> None:
-    with make_elsewhere(box, keep=False) as process:
-        assert list(domains().values()) == ["running"]
-        process.kill()
-    eventually(lambda: not domains() and not folder_of("own").exists(), "the machine is gone", give_up_s=120)
-    assert not libvirt.leftovers(domain_prefix("own"))
+@contextlib.contextmanager
+def held_elsewhere(machine: VagrantMachine, keep: bool) -> Iterator[subprocess.Popen[str]]:
+    """Have another process hold a machine; it waits until it is killed."""
+    with subprocess.Popen(["sleep", "86399"], text=True) as process:
+        holder = ProcessIdentity.of(process.pid)
+        assert holder is not None
+        machine.hold(Holder(holder, keep))
+        machine.hand_back()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_when_holder_and_keeper_are_killed_the_next_start_sweeps(box: str) -> None:
-    with make_elsewhere(box, keep=True) as process:
-        keeper = keeper_of(folder_of("own"))
-        assert keeper is not None
-        process.kill()
-    subprocess.run(["kill", "-9", str(keeper.pid)], check=True, timeout=60)
-    eventually(lambda: not keeper.alive, "the keeper is dead")
-    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
-    assert registry.sweep() == ["own"]
-    assert not domains() and not libvirt.leftovers(domain_prefix("own"))
-
-
-def test_a_lost_dotfile_folder_is_mended(box: str) -> None:
+def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
     """Vagrant alone says: "Name ... of domain about to create is already taken"."""
     first = obtain(wish(box, name="own"))
     first._guest.drop_connection()
@@ -66,7 +50,7 @@ def test_a_lost_dotfile_folder_is_mended(box: str) -> None:
     assert not domains() and spec_of(folder_of("own")) is None
 
 
-def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str) -> None:
+def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_state: Path) -> None:
     machine = obtain(wish(box, name="own"))
     machine._guest.drop_connection()
     subprocess.run(["rm", "-r", str(machine.folder)], check=True, timeout=60)
@@ -75,12 +59,20 @@ def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str) -> None:
     assert not domains() and not libvirt.leftovers(domain_prefix("own"))
 
 
-def test_a_truncated_base_volume_is_mended(box: str) -> None:
+@pytest.fixture
+def own_box(box: str) -> Iterator[str]:
+    """A box that no other machine of this host uses: the same files under another name."""
+    name = f"{box}-truncated"
+    boxes_folder = boxes.vagrant_home() / "boxes"
+    subprocess.run(["cp", "-rl", str(boxes_folder / box), str(boxes_folder / name)], check=True, timeout=60)
+    copy_into_pool(name)
+    yield name
+    remove_box(name)
+
+
+def test_a_truncated_base_volume_is_mended(own_box: str, shared_state: Path) -> None:
     """What a killed first upload leaves: with Vagrant alone every later `up` hangs, waiting for an address."""
-    volume = libvirt.base_volume(box)
-    if volume is None:
-        obtain(wish(box, name="own")).release()
-        volume = libvirt.base_volume(box)
+    volume = libvirt.base_volume(own_box)
     assert volume is not None
     path = subprocess.run(
         ["virsh", "-c", "qemu:///system", "vol-path", volume, "--pool", "default"],
@@ -91,7 +83,24 @@ def test_a_truncated_base_volume_is_mended(box: str) -> None:
     ).stdout.strip()
     with Path(path).open("r+b") as file:
         file.truncate(20 * MIB)
-    machine = obtain(wish(box, name="own"))
+    machine = obtain(wish(own_box, name="own"))
     described = machine.describe().virtual_machine
     assert described is not None and "base volume" in " ".join(described.mended)
-    machine.release()
+    with held_elsewhere(machine, keep=False) as process:
+        assert list(domains().values()) == ["running"]
+        process.kill()
+    # The keeper of a killed holder takes the machine down.
+    eventually(lambda: not domains() and not folder_of("own").exists(), "the machine is gone", give_up_s=120)
+    assert not libvirt.leftovers(domain_prefix("own"))
+
+
+def test_when_holder_and_keeper_are_killed_the_next_start_sweeps(box: str, shared_state: Path) -> None:
+    with held_elsewhere(obtain(wish(box, name="own")), keep=True) as process:
+        keeper = keeper_of(folder_of("own"))
+        assert keeper is not None
+        process.kill()
+    subprocess.run(["kill", "-9", str(keeper.pid)], check=True, timeout=60)
+    eventually(lambda: not keeper.alive, "the keeper is dead")
+    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
+    assert registry.sweep() == ["own"]
+    assert not domains() and not libvirt.leftovers(domain_prefix("own"))

@@ -1,5 +1,6 @@
 """The Vagrant machine with real guests: how it is reached, what runs in it, what is measured, what is left of it."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from command_line import picolab_here
 from conftest import MIB, eventually
 from virtual_machines import domains, obtain, shell, wish
 
+from picolab.config.project import outputs_dir
 from picolab.errors import MachineBusy, MachineError
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import registry
@@ -20,6 +23,7 @@ from picolab.machines.vagrant.domain import domain_prefix
 from picolab.machines.vagrant.guest import GUEST_HOME
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.record.samples import read_samples
+from picolab.record.validation import validate_record
 from picolab.servers.picoshare.adapter import PicoShare
 from picolab.servers.picoshare.builds import find_build
 from picolab.servers.start import StartedServer, start_server
@@ -49,9 +53,9 @@ def run_python(machine: VagrantMachine, program: str, log: Path) -> ProcessStatu
 
 
 @pytest.fixture
-def machine(box: str, shared_state: Path) -> Iterator[VagrantMachine]:
-    """The machine of this module, with 256 MB, cleaned."""
-    machine = obtain(wish(box))
+def machine(box: str, shared_state: Path, request: pytest.FixtureRequest) -> Iterator[VagrantMachine]:
+    """The machine of this module, with 256 MB, as after its boot: restored, whatever the test before did to it."""
+    machine = obtain(wish(box, fresh_for=request.node.name))
     yield machine
     machine.hand_back()
 
@@ -229,16 +233,19 @@ def test_a_guest_without_an_address_is_reached_through_ssh(
     assert httpx.get(started.base_url).status_code == 200, "the same address is good after a reconnect"
 
 
-def test_a_clean_guest_is_reset_a_dirty_disk_is_made_anew(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
+def test_a_clean_guest_is_reset_a_dirty_disk_is_made_anew(
+    box: str, machine: VagrantMachine, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    same = wish(box, fresh_for=request.node.name)
     start_calibration(machine, tmp_path / "log")
     shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 status=none")
     machine.hand_back()
-    again = obtain(wish(box))
+    again = obtain(same)
     assert reached(again) == "reset" and not again.process_status().running
     assert "file" not in shell(again, f"ls -R {GUEST_HOME}")
     shell(again, "dd if=/dev/urandom of=/home/vagrant/left bs=1M count=80 status=none; sync")
     again.hand_back()
-    made_anew = obtain(wish(box))
+    made_anew = obtain(same)
     described = made_anew.describe().virtual_machine
     assert described is not None and described.reached_by == "created"
     assert "guest's disk held 8" in described.mended[0]
@@ -281,6 +288,7 @@ def test_a_fresh_machine_for_each_trial_comes_from_a_snapshot(box: str, shared_s
 
 
 def test_a_suspended_machine_gets_the_wanted_memory(box: str, machine: VagrantMachine) -> None:
+    shell(machine, "echo kept | sudo tee /etc/kept; sync")
     machine.hand_back()
     (domain,) = domains()
     subprocess.run(["virsh", "-c", "qemu:///system", "suspend", domain], check=True, timeout=60, capture_output=True)
@@ -288,6 +296,7 @@ def test_a_suspended_machine_gets_the_wanted_memory(box: str, machine: VagrantMa
     described = again.describe().virtual_machine
     assert described is not None and described.reached_by == "booted" and "paused" in described.mended[0]
     assert described.usable_ram_bytes > 300 * MIB
+    assert shell(again, "cat /etc/kept") == "kept\n", "its disk stayed"
     again.hand_back()
 
 
@@ -297,6 +306,9 @@ def test_a_machine_whose_power_is_cut_is_a_fault_and_soon(box: str, machine: Vag
     subprocess.run(["virsh", "-c", "qemu:///system", "destroy", domain], check=True, timeout=60, capture_output=True)
     with pytest.raises(MachineError, match=r"does not run any more|closed|lost|reset"):
         machine.process_status()
+    again = obtain(wish(box, fresh_for="after the power was cut"))
+    assert reached(again) == "restored" and not again.process_status().running, "from its saved state, without a boot"
+    again.hand_back()
 
 
 def test_a_machine_that_somebody_holds_is_refused(box: str, machine: VagrantMachine) -> None:
@@ -308,3 +320,19 @@ def test_a_machine_that_somebody_holds_is_refused(box: str, machine: VagrantMach
             obtain(wish(box))
         machine.hold(Holder(this_process(), keep=False))
         other.kill()
+
+
+def test_a_server_that_needs_too_much_is_killed_in_the_guest(box: str, machine: VagrantMachine, tmp_path: Path) -> None:
+    """A trial of the command line takes the machine that this process holds over, and takes it down at its end."""
+    machine.hand_back()
+    knobs = json.dumps({"oom_after_mib": 5})
+    words = ("--machine", "vagrant", "--ram", "256", "--file-size", "40M", "-p", "box", box, "-p", "calibration", knobs)
+    done = picolab_here("trial", *words, "-p", "machine_name", "vm", "-p", "keep_machine", "never")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (path,) = (outputs_dir() / "single-trials").glob("*/record.json")
+    record = validate_record(json.loads(path.read_text()), str(path))
+    assert record.outcome == "oom_killed", record.outcome_detail
+    assert record.server is not None and record.server.oom_evidence is not None
+    assert "Killed process" in record.server.oom_evidence and record.server.oom_evidence in record.outcome_detail
+    assert record.server.oom_kills == 1 and record.server.exit_signal == "SIGKILL"
+    assert not domains()

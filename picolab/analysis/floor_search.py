@@ -1,0 +1,153 @@
+"""A search for the memory floor: the posterior of its trials, the next trial, and the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from picolab.analysis.floor import FloorInterval, FloorPosterior, posterior_of, proven_share
+from picolab.config.floor_search import FloorSearch
+from picolab.config.plan import Plan, Purpose
+from picolab.results.rows import step_ok
+
+_SURE = 0.025
+_MOST_SIZES = 3
+"""Sizes at which a confirmation is tried before the search ends without one."""
+
+State = Literal["unfinished", "found", "limit", "above", "below", "unconfirmed"]
+
+
+@dataclass(frozen=True)
+class FloorTrial:
+    """A trial of a search that has a result."""
+
+    trial_id: str
+    ram_mb: float
+    purpose: Purpose
+    survived: bool
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The state of a search.
+
+    Attributes:
+        state: `found`: interval narrow and confirmed; `limit`: the limit of trials came first; `above`, `below`: the
+            floor is outside the searched range; `unconfirmed`: trials at the recommended RAM died.
+        next_mb: RAM of the next trial; None when the search has ended.
+        next_purpose: of the next trial.
+        recommended_mb: RAM of the confirmation; None while the search continues or without an answer.
+        confirmed: survivors and trials of the confirmation at the recommended RAM.
+        failed_sizes: recommended sizes at which a confirmation trial died.
+        proven: share that survives at least at the recommended RAM, from its confirmation alone; None without one.
+    """
+
+    search: FloorSearch
+    trials: list[FloorTrial]
+    posterior: FloorPosterior
+    interval: FloorInterval
+    state: State
+    next_mb: float | None = None
+    next_purpose: Purpose = "search"
+    recommended_mb: float | None = None
+    confirmed: tuple[int, int] = (0, 0)
+    failed_sizes: tuple[float, ...] = ()
+    proven: float | None = None
+
+    @property
+    def expected_left(self) -> int:
+        """Trials that are still to come, as far as it can be guessed."""
+        if self.next_mb is None:
+            return 0
+        if self.next_purpose == "confirmation":
+            return self.search.confirm - self.confirmed[0]
+        halvings = math.log2(max(1.0, self.interval.reach / self.search.precision))
+        left = self.search.limit - sum(trial.purpose == "search" for trial in self.trials)
+        return max(1, min(left, math.ceil(2 * halvings) + 1)) + self.search.confirm
+
+
+def trials_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> list[FloorTrial]:
+    """Return the trials of a search that have a result, in the order in which they ran.
+
+    Args:
+        rows: of `record_row`, by trial_id.
+    """
+    assert plan.floor is not None
+    found = []
+    for trial in plan.trials:
+        row = rows.get(trial.trial_id)
+        if row is None:
+            continue
+        survived = [step_ok(row, step) for step in _steps(plan.floor)]
+        outcome = row["outcome"]
+        found.append(
+            FloorTrial(trial.trial_id, float(trial.parameters.ram_mb), trial.purpose, all(survived), str(outcome))
+        )
+    return found
+
+
+def _steps(search: FloorSearch) -> tuple[Literal["upload", "download"], ...]:
+    return ("upload", "download") if search.step == "both" else (search.step,)
+
+
+def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
+    """Return what is known after these trials, and which one comes next.
+
+    Args:
+        trials: in the order in which they ran.
+    """
+    posterior = posterior_of(
+        [(trial.ram_mb, trial.survived) for trial in trials],
+        search.low_mb,
+        search.high_mb,
+        search.share,
+        search.precision,
+    )
+    interval = posterior.interval()
+    seeking = [trial for trial in trials if trial.purpose == "search"]
+    confirming = [trial for trial in trials if trial.purpose == "confirmation"]
+
+    def floor(state: State, **rest: Any) -> Floor:
+        return Floor(search, list(trials), posterior, interval, state, **rest)
+
+    below = posterior.chance_below(search.low_mb), posterior.chance_below(search.high_mb)
+    if not confirming:
+        if below[1] < _SURE:
+            return floor("above")
+        narrow = interval.reach <= search.precision
+        if not narrow and below[0] <= 1 - _SURE and len(seeking) < search.limit:
+            return floor("unfinished", next_mb=posterior.next_level(search.levels()))
+    levels = search.levels()
+    failed = tuple(dict.fromkeys(trial.ram_mb for trial in confirming if not trial.survived))
+    last = confirming[-1].ram_mb if confirming else None
+    if last is not None and last not in failed:
+        recommended: float | None = last
+    else:
+        least = max([interval.high, *failed])
+        recommended = next((level for level in levels if level >= least and level not in failed), None)
+    ended: State = "below" if below[0] > 1 - _SURE else "found" if interval.reach <= search.precision else "limit"
+    if recommended is None or len(failed) >= _MOST_SIZES:
+        return floor("unconfirmed" if failed else ended, failed_sizes=failed)
+    here = [trial.survived for trial in confirming if trial.ram_mb == recommended]
+    rest: dict[str, Any] = {
+        "recommended_mb": recommended,
+        "confirmed": (sum(here), len(here)),
+        "failed_sizes": failed,
+        "proven": proven_share(sum(here), len(here)) if here else None,
+    }
+    if len(here) < search.confirm:
+        return floor("unfinished", next_mb=recommended, next_purpose="confirmation", **rest)
+    return floor(ended, **rest)
+
+
+def floor_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Floor:
+    """Return what a campaign knows of the floor.
+
+    Args:
+        rows: of `record_row`, by trial_id.
+    """
+    assert plan.floor is not None
+    return look(plan.floor, trials_of(plan, rows))

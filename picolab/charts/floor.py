@@ -1,0 +1,99 @@
+"""The chart of a memory floor: survival against RAM with every trial, the fitted curve, its band and the floor."""
+
+import math
+from typing import Any
+
+import altair as alt
+
+from picolab.analysis.floor_search import Floor
+from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, tip
+
+_POINTS = 120
+_SPREAD = 0.03
+"""Trials of the same RAM are drawn this far below or above each other, in shares."""
+_CURVE, _SURVIVED, _DIED = LEVEL_COLOURS[0], LEVEL_COLOURS[2], LEVEL_COLOURS[1]
+
+
+def survival(floor: Floor) -> list[alt.LayerChart]:
+    """Show survival against RAM: each trial as a point, the curve with its band, floor, interval and recommendation."""
+    if not floor.trials:
+        return []
+    tried = [trial.ram_mb for trial in floor.trials]
+    low, high = min(tried) / 1.1, max(tried) * 1.1
+    levels = [low * (high / low) ** (place / (_POINTS - 1)) for place in range(_POINTS)]
+    curve = [
+        {"ram": round(level, 4), "low": round(one, 4), "mean": round(mean, 4), "high": round(other, 4)}
+        for level, (one, mean, other) in zip(levels, floor.posterior.curve(levels), strict=True)
+    ]
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    x = alt.X(
+        "ram:Q", title="RAM, MiB (logarithmic)", scale=scale, axis=alt.Axis(values=_ticks(low, high), format="~g")
+    )
+    y = alt.Scale(domain=[-0.2, 1.2], nice=False)
+    share = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="%")
+    layers = [
+        chart(curve)
+        .mark_area(opacity=0.18, color=_CURVE, tooltip=None)
+        .encode(x=x, y=alt.Y("low:Q", title="trials that survive", scale=y, axis=share), y2="high:Q"),
+        chart(curve).mark_line(color=_CURVE, strokeWidth=2, tooltip=None).encode(x="ram:Q", y="mean:Q"),
+    ]
+    if floor.state not in ("above", "below"):
+        interval = floor.interval
+        ends = [{"ram": max(low, interval.low), "to": min(high, interval.high)}]
+        layers += [
+            chart(ends).mark_rect(opacity=0.12, color=LIMIT_COLOUR, tooltip=None).encode(x="ram:Q", x2="to:Q"),
+            chart([{"ram": interval.middle, "words": "floor"}])
+            .mark_rule(color=LIMIT_COLOUR, strokeWidth=2)
+            .encode(x="ram:Q", tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")]),
+        ]
+    if floor.recommended_mb is not None:
+        layers.append(
+            chart([{"ram": floor.recommended_mb, "words": "recommended"}])
+            .mark_rule(color=_SURVIVED, strokeWidth=2, strokeDash=[5, 4])
+            .encode(x="ram:Q", tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")])
+        )
+    outcomes = ["survived", "did not survive"]
+    layers.append(
+        chart(_points(floor))
+        .mark_point(filled=True, size=60, opacity=0.9)
+        .encode(
+            x="ram:Q",
+            y="y:Q",
+            color=alt.Color("fate:N", title=None, scale=alt.Scale(domain=outcomes, range=[_SURVIVED, _DIED])),
+            shape=alt.Shape("purpose:N", title=None),
+            tooltip=[
+                tip("trial:N", "trial"),
+                tip("ram:Q", "RAM, MiB", ".6~g"),
+                tip("purpose:N", "for the"),
+                tip("outcome:N", "outcome"),
+            ],
+        )
+    )
+    return [alt.LayerChart(layer=layers).properties(height=260, width="container")]
+
+
+def _points(floor: Floor) -> list[dict[str, Any]]:
+    seen: dict[tuple[float, bool], int] = {}
+    rows = []
+    for trial in floor.trials:
+        place = seen[trial.ram_mb, trial.survived] = seen.get((trial.ram_mb, trial.survived), -1) + 1
+        shift = _SPREAD * (place % 6)
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                "ram": trial.ram_mb,
+                "y": 1 + shift if trial.survived else -shift,
+                "fate": "survived" if trial.survived else "did not survive",
+                "purpose": trial.purpose,
+                "outcome": trial.outcome,
+            }
+        )
+    return rows
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return readable amounts of RAM inside a range, a few of them."""
+    count = 6
+    wanted = [low * (high / low) ** ((place + 0.5) / count) for place in range(count)]
+    rounded = [float(f"{mib:.2g}") if high / low < 8 else 2.0 ** round(math.log2(mib)) for mib in wanted]
+    return sorted({mib for mib in rounded if low <= mib <= high})

@@ -72,12 +72,14 @@ class VagrantKind(MachineKind):
             return Foreseen("cleaned up", key, fresh_for, saved)
         if not fresh_for:
             return Foreseen("boot", key, fresh_for, saved)
-        name = name_of(parameters.ram_mb, parameters.cpus)
+        # Virtual machines have whole MiB.
+        ram_mb = int(parameters.ram_mb)
+        name = name_of(ram_mb, parameters.cpus)
         if name in dict(saved):
             return Foreseen("restore", key, fresh_for, saved)
-        removed = removed_for(saved, parameters.ram_mb)
+        removed = removed_for(saved, ram_mb)
         kept = tuple(state for state in saved if state[0] not in removed)
-        return Foreseen("boot", key, fresh_for, (*kept, (name, parameters.ram_mb)))
+        return Foreseen("boot", key, fresh_for, (*kept, (name, ram_mb)))
 
     def make_limit_s(self, parameters: TrialParameters) -> float:
         # One that is not clean may be brought up twice, and another's first copy of the box be waited for.

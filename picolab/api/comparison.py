@@ -15,7 +15,7 @@ from picolab.exit_codes import ExitCode
 from picolab.report import comparison_page
 from picolab.report.campaign_page import figure
 from picolab.report.comparison_json import GATE_WORDS, as_json
-from picolab.report.markup import Html
+from picolab.text.markup import Html
 
 _NO_PAIR = "There is no pair, so there is {} to show."
 _NOT_COMPLETE = {ExitCode.INSTRUMENT_FAULT: "incomplete", ExitCode.BAD_PARAMETERS: "plan unreadable"}

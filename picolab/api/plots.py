@@ -6,8 +6,8 @@ They are shown without network, in JupyterLab and in an exported page.
 from picolab.charts import campaign as charts
 from picolab.charts.figure import Figure
 from picolab.report.campaign_page import figure
-from picolab.report.markup import Html
 from picolab.results.load import CampaignData
+from picolab.text.markup import Html
 
 
 class CampaignPlots:

@@ -33,6 +33,7 @@ class Watcher:
     """Callbacks of a running campaign, called from its own thread."""
 
     progress: Callable[[Progress], None] = lambda _: None
+    """Called when an attempt begins, and then every `refresh_s`."""
     ended: Callable[[LedgerEntry, Progress], None] = lambda _entry, _progress: None
     waiting: Callable[[str], None] = lambda _line: None
     note: Callable[[str], None] = lambda _line: None
@@ -40,4 +41,4 @@ class Watcher:
     step: Callable[[PlannedTrial, str], None] | None = None
     """Receives each step of the boot of a trial's machine; None: nobody wants them."""
     refresh_s: float | None = None
-    """Interval of `progress` while a trial runs; None: never, because nobody watches."""
+    """Interval of `progress` while a trial runs; None: never."""

@@ -365,12 +365,13 @@ class Campaign:
             if time.monotonic() > deadline:
                 process.interrupt()
                 return Outcome.MACHINE_FAILED, f"the trial's process did not end within {limit_s:.0f} s"
-            self._show(process, trial, attempt)
+            if self.watcher.refresh_s is not None:
+                self._show(process, trial, attempt)
         return None
 
     def _show(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> None:
-        if self.watcher.refresh_s is not None:
-            self.watcher.progress(self.progress(trial, attempt, last_line(process.folder / PROGRESS_FILE)))
+        line = "" if self.watcher.refresh_s is None else last_line(process.folder / PROGRESS_FILE)
+        self.watcher.progress(self.progress(trial, attempt, line))
 
     def _settle(
         self,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from picolab.cli.group import print_error
-from picolab.cli.running import StopRequest
 from picolab.exit_codes import ExitCode
+from picolab.host.stop_request import StopRequest
 from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.text.foreign import one_line
 

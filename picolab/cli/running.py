@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
 from picolab.errors import ParameterError
+from picolab.host.stop_request import StopRequest
 from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import FrameType
 
     from picolab.campaign.progress import Watcher
     from picolab.campaign.runner import Campaign
@@ -83,7 +79,7 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
     from picolab.config.invalid_input import validate
     from picolab.config.plan import make_plan
     from picolab.config.sizes import parse_ram_mib
-    from picolab.results.folders import check_name
+    from picolab.results.folders import check_name, dated_name
 
     levels = {
         "ram_mb": _levels(options["memory_limits"], parse_ram_mib),
@@ -97,7 +93,7 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
         _set_machine(wanted, options["machine"], str(file))
     values = {"seed": options["seed"], "idle_limit_s": options["idle_limit"]}
     wanted.update({name: value for name, value in values.items() if value is not None})
-    name = check_name(options["campaign"] or f"{file.stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    name = check_name(options["campaign"] or dated_name(file.stem))
     return make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
 
 
@@ -153,25 +149,3 @@ def run(open_campaign: Callable[[Watcher], Campaign], accept_changes: bool = Fal
         code = campaign.run(accept_changes)
     print_end(campaign, code)
     return campaign, code
-
-
-class StopRequest:
-    """Notes the first Ctrl-C or SIGTERM, so that work can end in an orderly way; the second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def install(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # A signal that nohup, or a shell's `&`, ignores stays ignored.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        with suppress(OSError):
-            # Unbuffered, as a signal handler needs it; the terminal may be gone.
-            os.write(2, b"\nStopping after cleaning up (again: at once) ...\n")

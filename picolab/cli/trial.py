@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from picolab.cli.running import StopRequest
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.host.stop_request import StopRequest
 from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS, default_builds
 from picolab.text.foreign import shown

@@ -1,7 +1,9 @@
-"""Reading a file of `parameters/`."""
+"""Reading a file of `parameters/`, or a mapping of the same form."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.given_paths import all_located, located
@@ -25,7 +27,20 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
         raise ParameterError(f"{path}: {problem}") from None
     if not isinstance(data, dict):
         raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
-    return _with_paths_from_the_root(validate(CampaignParameters, data, str(path)), path)
+    return campaign_parameters(data, path.parent, str(path))
+
+
+def campaign_parameters(data: Mapping[str, Any], folder: Path, place: str) -> CampaignParameters:
+    """Return the parameters of a campaign that a mapping of the form of such a file holds.
+
+    Args:
+        folder: what a relative path in it means.
+        place: where it was given, for messages.
+
+    Raises:
+        ParameterError: something in it makes no sense.
+    """
+    return _with_paths_from_the_root(validate(CampaignParameters, dict(data), place), folder, place)
 
 
 def _remedy(path: Path) -> str:
@@ -38,9 +53,9 @@ def _remedy(path: Path) -> str:
     return "name a file such as parameters/quick.yaml"
 
 
-def _with_paths_from_the_root(wanted: CampaignParameters, path: Path) -> CampaignParameters:
-    """Return the same parameters with absolute paths: a relative one in a file means the folder of the file."""
-    folder, place, labels = path.parent, str(path), wanted.builds
+def _with_paths_from_the_root(wanted: CampaignParameters, folder: Path, place: str) -> CampaignParameters:
+    """Return the same parameters with absolute paths."""
+    labels = wanted.builds
     matrix = {
         name: [located(name, level, folder, place, labels) for level in levels] if isinstance(levels, list) else levels
         for name, levels in wanted.matrix.factors.items()

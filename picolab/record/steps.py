@@ -90,6 +90,9 @@ class UploadRecord(Part):
     )
     durable_mib_s: float | None = Field(None, description="bytes of all files over duration plus sync")
     parallel_uploads: int = Field(1, description="files that were uploaded at the same time")
+    live_view: bool | None = Field(
+        None, description="a notebook showed its progress meanwhile, never in a campaign; null in older records"
+    )
     files: list[UploadedFile] = Field(
         default_factory=list, description="each file, in order of its payload's number; empty in older records"
     )

@@ -45,6 +45,7 @@ NEWER_PARTS = frozenset(
         "download.conditions",
         "instrument",
         "upload.outcome",
+        "upload.live_view",
         "upload.memory_limit",
         "download.outcome",
         "verify.memory_limit",

@@ -14,9 +14,10 @@ from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
 from picolab.record.machine import VirtualMachineRecord
 from picolab.record.record import Record
-from picolab.report.markup import Html, code, commands, definitions, escape, paragraph
+from picolab.report.markup import code, commands, definitions, paragraph
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
+from picolab.text.markup import Html, escape
 from picolab.text.wording import counted, moment, percent
 
 

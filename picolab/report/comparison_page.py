@@ -20,8 +20,9 @@ from picolab.report.comparison_tables import (
     verdicts,
     words_of_verdicts,
 )
-from picolab.report.markup import Html, commands, definitions, escape, joined, paragraph
+from picolab.report.markup import commands, definitions, joined, paragraph
 from picolab.results.load import CampaignData
+from picolab.text.markup import Html, escape
 from picolab.text.wording import change, counted, listed, moment, percent
 
 __all__ = [

@@ -24,7 +24,8 @@ from picolab.charts.verdicts import (
     shown_rows,
     verdict_kind,
 )
-from picolab.report.markup import Column, Html, boxed, escape, folding, joined, paragraph, table
+from picolab.report.markup import Column, boxed, folding, joined, paragraph, table
+from picolab.text.markup import Html, escape
 from picolab.text.wording import change, percent
 
 _OUTCOME_KINDS = {MORE_FAILURES: "worse", FEWER_FAILURES: "better", NO_DIFFERENCE_SEEN: UNDECIDED}

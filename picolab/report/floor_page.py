@@ -7,9 +7,10 @@ from picolab.config.plan import Plan
 from picolab.errors import ParameterError
 from picolab.report.campaign_page import figure
 from picolab.report.floor_lines import as_lines
-from picolab.report.markup import Column, Html, escape, paragraph, table
+from picolab.report.markup import Column, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
+from picolab.text.markup import Html, escape
 from picolab.text.wording import counted
 
 

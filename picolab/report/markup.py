@@ -1,31 +1,16 @@
-"""HTML for notebooks and reports: everything that comes from outside goes through `escape`, once, here."""
+"""HTML for notebooks and reports: tables, lists, commands, outcomes. What comes from outside goes through `escape`."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from picolab.charts.style import OUTCOME_COLOURS, OUTCOME_LABELS
 from picolab.record.outcomes import Outcome
-from picolab.text.foreign import visible
+from picolab.text.markup import Html, escape
 
 NOTHING = "–"
 LONG_TABLE = 20
 """Rows above which a table scrolls in its own box, so that the page below it is in reach."""
-
-
-class Html:
-    """A piece of HTML that a notebook shows."""
-
-    def __init__(self, markup: str, text: str = "") -> None:
-        self.markup = markup
-        self.text = visible(text)
-
-    def __repr__(self) -> str:
-        return self.text or "(shown as HTML)"
-
-    def _repr_html_(self) -> str:
-        return self.markup
 
 
 @dataclass(frozen=True)
@@ -35,11 +20,6 @@ class Column:
     title: str
     field: str
     decimals: int | None = None
-
-
-def escape(value: Any) -> str:
-    """Return text that is safe in an element and in a quoted attribute, and of which every character is seen."""
-    return html.escape(visible(str(value)), quote=True)
 
 
 def paragraph(text: str, css_class: str = "note") -> Html:

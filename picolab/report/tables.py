@@ -11,9 +11,10 @@ from picolab.record.metric import Metric
 from picolab.record.metrics import shown_metrics
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_ASKED_FOR
-from picolab.report.markup import Column, Html, boxed, code, folding, paragraph, table
+from picolab.report.markup import Column, boxed, code, folding, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import case_value, counting_values, measured_outcomes, plain_rows
+from picolab.text.markup import Html
 
 
 def case_table(data: CampaignData) -> Html:

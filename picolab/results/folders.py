@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.config.plan import PLAN_FILE
@@ -28,6 +29,11 @@ def check_name(name: str) -> str:
             f"and begins with a letter or digit; choose another with --campaign"
         )
     return name
+
+
+def dated_name(stem: str) -> str:
+    """Return the name of a campaign that nobody has named: where its parameters are from, and the time in UTC."""
+    return f"{stem}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
 
 def all_campaigns() -> list[Path]:

@@ -1,5 +1,7 @@
 """The stage upload."""
 
+from typing import TYPE_CHECKING
+
 from picolab.config.sizes import MIB, in_mib
 from picolab.files import reserve
 from picolab.jupyter.live_line import LiveLine
@@ -28,6 +30,9 @@ from picolab.trial.run import NotOk, TrialRun
 from picolab.trial.start import authenticate, start
 from picolab.trial.state import PROGRESS_FILE, SAMPLES_FILE
 from picolab.trial.upload_record import upload_record, why_no_sync
+
+if TYPE_CHECKING:
+    from picolab.trial.upload_view import UploadView
 
 
 def upload(run: TrialRun) -> str:
@@ -72,22 +77,25 @@ def _upload_under(run: TrialRun, machine: Machine, limit: LimitDuringStep) -> st
             run.state.machine = machine.describe()
         try:
             with LiveLine("upload", run.folder / PROGRESS_FILE) as live:
+                view = _view(run, limit) if live.in_notebook else None
 
                 def report(progress: TransferProgress) -> None:
-                    live.show(progress.line())
+                    live.show(progress.line(), None if view is None else lambda: view.shown(progress))
 
                 limits = Limits(parameters.stall_limit_s, parameters.upload_limit_s)
                 measurement = client.upload_files(files(run), limits, report)
                 run.state.entry_ids = [measured.entry_id for measured in measurement.files]
                 if measurement.succeeded and why_no_sync(run) is None:
                     sync_s = machine.sync_data()
+                if view is not None:
+                    live.show_last(view.over(measurement))
         finally:
             probe_exit = probe.finish()
             reserve.give_back(run.folder / SAMPLES_FILE)
             run.add_caveats(caveats.of_clock(probe.clock_drift_s))
     run.state.conditions = conditions_since(run, before, machine, "conditions")
     run.add_caveats(caveats.of_conditions(run.state.conditions))
-    run.state.upload = upload_record(run, measurement, cache, sync_s, limit)
+    run.state.upload = upload_record(run, measurement, cache, sync_s, limit, live.in_notebook)
     run.add_caveats(caveats.of_instrument(run.state.instrument, run.state.upload.transfer_mib_s, None))
     zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0
     run.state.memory, missing, whole = memory_of(run, SAMPLES_FILE, zero_s)
@@ -103,6 +111,15 @@ def _upload_under(run: TrialRun, machine: Machine, limit: LimitDuringStep) -> st
         f"(transfer {in_seconds(upload.transfer_s)}, commit {in_seconds(upload.commit_s)}{synced}), "
         f"peak anonymous memory {in_mib(run.state.memory.peak_anon_bytes)}"
     )
+
+
+def _view(run: TrialRun, limit: LimitDuringStep) -> "UploadView":
+    """Return the view for a person; nothing of it is imported where nobody watches."""
+    from picolab.trial.upload_view import UploadView
+
+    machine = run.state.machine
+    limit_bytes = machine.memory_limit.limit_bytes if machine is not None and limit == "kept" else None
+    return UploadView(run.folder / SAMPLES_FILE, limit_bytes)
 
 
 def _judge_upload(run: TrialRun, measured: UploadsMeasurement) -> None:

@@ -15,6 +15,7 @@ def upload_record(
     cache: PageCache = "warm",
     sync_s: float | None = None,
     limit: LimitDuringStep = "kept",
+    live_view: bool = False,
 ) -> UploadRecord:
     """Return the part of the record, and note in the state why each null in it is missing."""
     parameters = run.state.parameters
@@ -47,6 +48,7 @@ def upload_record(
         sync_s=sync_s,
         durable_mib_s=size_mib / (duration_s + sync_s) if duration_s and sync_s is not None else None,
         parallel_uploads=parameters.parallel_uploads,
+        live_view=live_view,
         files=[_uploaded_file(run, index, one, first_s) for index, one in enumerate(measured.files)],
     )
     unsynced = why_no_sync(run) or why["duration_s"]

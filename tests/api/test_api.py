@@ -35,7 +35,7 @@ def demo() -> pl.CampaignResults:
 def test_public_names() -> None:
     assert pl.__all__ == sorted(pl.__all__)
     assert set(pl.__all__) == {
-        "CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial"
+        "CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial", "run"
     }  # fmt: skip
     for name in pl.__all__:
         value = getattr(pl, name)
@@ -75,7 +75,7 @@ def test_examples(name: str) -> None:
 
 
 def test_each_public_function_has_an_example() -> None:
-    for name in ("campaigns", "compare", "load", "open_trial", "CampaignResults"):
+    for name in ("campaigns", "compare", "load", "open_trial", "run", "CampaignResults"):
         assert ">>> " in (getattr(pl, name).__doc__ or ""), name
 
 

@@ -1,4 +1,4 @@
-"""The trial notebook in a real JupyterLab, in a real browser: Run All, the result, and the chart."""
+"""The trial notebook in a real JupyterLab, in a real browser: Run All, the live view, the result, and the chart."""
 
 import os
 import shutil
@@ -97,5 +97,6 @@ def test_run_all(lab: str) -> None:
         for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):
             page.wait_for_function(SHOWN, arg=wanted, timeout=90_000, polling=250)
         page.wait_for_function(CHART, timeout=90_000, polling=250)
+        assert page.evaluate(SHOWN, "ended, 100 MiB delivered"), "the view of the upload is HTML of the page"
         assert not page.evaluate(SHOWN, "Traceback")
         browser.close()

@@ -29,12 +29,12 @@ from picolab.record.record import Caveat, Record
 from picolab.report import campaign_page, comparison_page, tables
 from picolab.report.comparison_json import as_json
 from picolab.report.comparison_markdown import as_markdown
-from picolab.report.markup import escape
 from picolab.report.render import render_comparison, render_report
 from picolab.results.export import export_campaign
 from picolab.results.load import CampaignData
 from picolab.results.rows import FAULT_COLUMNS, csv_row, record_row, trial_frame
 from picolab.text.foreign import visible
+from picolab.text.markup import escape
 
 NASTY = (
     "\x1b[31mred\x1b[0m",

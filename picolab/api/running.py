@@ -1,0 +1,88 @@
+"""Campaigns from a notebook: `pl.run()`."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from picolab.api.campaigns import CampaignResults
+from picolab.campaign.preflight import check_plan
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
+from picolab.config.parameter_file import campaign_parameters, load_campaign_parameters
+from picolab.config.plan import Plan, make_plan
+from picolab.config.project import in_command
+from picolab.exit_codes import ExitCode
+from picolab.host.stop_request import StopRequest
+from picolab.jupyter.live_line import is_watched
+from picolab.results.folders import check_name, dated_name
+from picolab.results.load import read_campaign
+from picolab.text.foreign import visible
+
+_PLACE = "run()"
+
+
+def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "") -> CampaignResults:
+    """Run a campaign as `picolab matrix` does, and return its results.
+
+    A notebook shows cases by repeats with their outcomes, and the time that is left; a terminal shows what
+    `picolab matrix` shows. A trial that fails does not stop it. Interrupting the kernel stops it after cleaning up;
+    `picolab resume` continues.
+
+    Args:
+        parameters: path of a parameter file, or a mapping of the same form; a relative path in a mapping means the
+            current folder.
+        campaign: name of the campaign; default: the file's name, or `notebook`, and the time in UTC.
+
+    Raises:
+        ParameterError: something in the parameters makes no sense, or there is a campaign of that name.
+        HostUnfit: this host cannot run it.
+
+    Example:
+        >>> import picolab as pl
+        >>> matrix = {"ram_mb": [128], "file_size": ["1M"]}
+        >>> pl.run({"matrix": matrix, "repeats": 1, "idle_limit_s": 0}, campaign="small").trials["outcome"].tolist()
+        [1/1] 001-local-128mb-1M-calibration  ok ...
+        ['ok']
+    """
+    if isinstance(parameters, Mapping):
+        wanted, stem, place = campaign_parameters(parameters, Path.cwd(), _PLACE), "notebook", _PLACE
+    else:
+        path = Path(parameters)
+        wanted, stem, place = load_campaign_parameters(path), path.stem, str(path)
+    plan = make_plan(wanted, check_name(campaign or dated_name(stem)), place)
+    check_plan(plan)
+    with StopRequest(signal.SIGINT) as stop, _watcher(plan, lambda: stop.requested) as (watcher, over):
+        begun = Campaign.create(plan, watcher)
+        over(_ending(begun, begun.run()))
+    return CampaignResults(read_campaign(begun.folder))
+
+
+@contextmanager
+def _watcher(plan: Plan, stop_requested: Callable[[], bool]) -> Iterator[tuple[Watcher, Callable[[str], None]]]:
+    """Yield the callbacks that show a campaign, and a function that shows how it has ended."""
+    if is_watched():
+        from picolab.campaign.live_matrix import LiveMatrix
+        from picolab.jupyter.live_display import LiveDisplay
+
+        matrix = LiveMatrix(plan, LiveDisplay(f"campaign {plan.campaign} begins"))
+        yield matrix.watcher(stop_requested), matrix.over
+        return
+    from picolab.cli.progress import campaign_watcher
+
+    lines: list[str] = []
+    with campaign_watcher(stop_requested) as watcher:
+        yield watcher, lines.append
+    for line in filter(None, lines):
+        print(visible(line))
+
+
+def _ending(campaign: Campaign, code: ExitCode) -> str:
+    """Return how a campaign ended, in a sentence; empty when every trial has a result."""
+    if code not in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
+        return ""
+    missing = len(campaign.needed) - campaign.tally.done
+    return (
+        f"Not every trial has a result ({missing} missing). Resume with: picolab resume {in_command(campaign.folder)}"
+    )

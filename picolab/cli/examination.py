@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from picolab.cli.running import StopRequest
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
+from picolab.host.stop_request import StopRequest
 from picolab.servers.registry import DEFAULT_SERVER, SERVERS
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import HostUnfit
 from picolab.host.facts import memory_info
 from picolab.machines.kinds import kind_of
+from picolab.text.wording import percent
 
 _USUAL_HIGHEST_MB = 1024
 _ORDER = (
@@ -58,7 +59,7 @@ def make_floor_plan(
         campaign=campaign,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
-        description=f"The smallest RAM at which {search.share:.1%} of trials survive: {search.step}.",
+        description=f"The smallest RAM at which {percent(search.share)} of trials survive the {search.step}.",
         seed=seed,
         repeats=1,
         fault_retries=1,

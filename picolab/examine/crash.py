@@ -120,7 +120,7 @@ def _checks(in_commit: bool) -> tuple[Check, ...]:
             f"kill-{phase}-files",
             f"A crash in the {phase} of an upload loses earlier files",
             action,
-            "An OOM kill or a power cut costs files that users believe to be safe.",
+            "An OOM kill costs files that users believe to be safe.",
             "Write in transactions, and sync before an upload is answered.",
             Severity.HIGH,
             lambda bench: _files(bench, in_commit=in_commit),

@@ -169,7 +169,10 @@ def test_matrix_that_makes_no_sense(text: str, words: str) -> None:
         ("parameters: {machine_name: x}", "parameters: machine_name is set by the campaign"),
         ("parameters: {keep_machine: always}", "keep_machine = 'always' would keep a machine for every trial"),
         ("parameters: {build: 1.5.4, calibration: {status: 500}}", "needs build: calibration, but build is '1.5.4'"),
-        ("parameters: {calibration: {transfer_mibs: 4}}", "calibration has no knob 'transfer_mibs'; valid names:"),
+        (
+            "parameters: {calibration: {transfer_mibs: 4}}",
+            "calibration has no knob 'transfer_mibs'; did you mean transfer_mib_s?",
+        ),
         ("parameters: {calibration: {transfer_mib_s: .nan}}", 'transfer_mib_s must be a number above 0, not ".nan"'),
         ("parameters: {calibration: {status: 2020-01-01}}", "status must be an integer from 200 to 599"),
         (

@@ -775,13 +775,19 @@ def test_wrong_knobs_are_refused_by_name(start: StartServer, knobs: dict[str, ob
     assert "PICOLAB_CALIBRATION" in line
     if isinstance(knobs, dict):
         assert next(iter(knobs)) in line
-    assert all(name in line for name in KNOBS)
+
+
+def test_an_unknown_knob_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no knob 'transfer_mibs'; did you mean transfer_mib_s"):
+        Knobs.parse('{"transfer_mibs": 8}')
+    with pytest.raises(ValueError, match=r"no knob 'x'; docs/calibration-server\.md lists them"):
+        Knobs.parse('{"x": 8}')
 
 
 def test_every_knob_is_documented_and_tested() -> None:
     docs, tests = DOCS.read_text(), Path(__file__).read_text()
     # Those of the examination are tested by its checks.
-    tests += (Path(__file__).parents[1] / "examine" / "test_checks.py").read_text()
+    tests += (Path(__file__).parents[1] / "examine" / "test_examination.py").read_text()
     for name in KNOBS:
         assert f"`{name}`" in docs
         assert f'"{name}": ' in tests

@@ -82,8 +82,8 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
     from picolab.results.folders import check_name, dated_name
 
     levels = {
-        "ram_mb": _levels(options["memory_limits"], parse_ram_mib),
-        "file_size": _levels(options["file_sizes"], str),
+        "ram_mb": _levels("--memory-limits", options["memory_limits"], parse_ram_mib),
+        "file_size": _levels("--file-sizes", options["file_sizes"], str),
     }
     wanted["matrix"].update({name: given for name, given in levels.items() if given is not None})
     if options["servers"]:
@@ -119,13 +119,13 @@ def _set_machine(wanted: dict[str, Any], machine: str, source: str) -> None:
         wanted["parameters"]["machine"] = machine
 
 
-def _levels(text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
+def _levels(option: str, text: str | None, convert: Callable[[str], Any]) -> list[Any] | None:
     if text is None:
         return None
     try:
         return [convert(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ParameterError(f"{text!r} should be numbers with commas between, such as 512,256") from None
+    except ParameterError as error:
+        raise ParameterError(f"{option} {text}: {error}") from None
 
 
 def run_plan(plan: Plan) -> tuple[Campaign, ExitCode]:

@@ -272,6 +272,8 @@ def test_a_launched_server_outlives_its_agents(start_agent: StartAgent) -> None:
         "exit_signal": "SIGTERM",
         "ended_monotonic_s": ended["ended_monotonic_s"],
         "stop_s": ended["stop_s"],
+        # Of this whole host, where other tests have their servers killed.
+        "oom_kills": ended["oom_kills"],
     }
     assert status["started_monotonic_s"] <= ended["ended_monotonic_s"] <= time.monotonic()
     assert 0 < ended["stop_s"] < 30

@@ -86,7 +86,8 @@ def test_run_all(lab: str) -> None:
         # High enough for JupyterLab to keep every cell in the page.
         page = browser.new_page(viewport={"width": 1200, "height": 7000})
         page.goto(f"{lab}/lab/tree/trial.ipynb?token={TOKEN}")
-        page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000)
+        # The first cell is text, and its prompt is hidden.
+        page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000, state="attached")
         # A click on Run All before the kernel is there is lost.
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000, state="attached")
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)

@@ -3,6 +3,7 @@
 jupyter_client starts a kernel through a provisioner; this one takes a process that waits for it.
 """
 
+import ctypes
 import json
 import os
 import runpy
@@ -17,6 +18,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from setproctitle import setproctitle
 
 _LAUNCHER = "ipykernel_launcher"
+_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
 
 
@@ -35,9 +37,11 @@ class SpareKernel:
     def __init__(self, name: str) -> None:
         read_end, self._write_end = os.pipe()
         self.returncode: int | None = None
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             os.close(self._write_end)
+            _end_with(parent)
             _wait_and_run(read_end, name)
         os.close(read_end)
 
@@ -71,6 +75,16 @@ class SpareKernel:
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends.
+
+    ipykernel's own watch misses a parent that ends before it begins to look, unless process 1 is the next parent.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _wait_and_run(read_end: int, name: str) -> NoReturn:

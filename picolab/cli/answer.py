@@ -162,10 +162,12 @@ def _command(build: str, options: dict[str, Any]) -> str:
 
 def end_of_answer(campaign: Campaign, code: ExitCode) -> ExitCode:
     """Write `answer.json` and the page, and print the answer as far as it is known; return the exit code."""
-    from picolab.cli.terminal import print_lines
+    from rich.table import Table
+
+    from picolab.cli.terminal import Text, print_lines, print_table
     from picolab.exit_codes import ExitCode
     from picolab.files.writing import write_atomically
-    from picolab.report.answer_lines import ANSWER_FILE, as_json, as_lines, exit_code
+    from picolab.report.answer_lines import ANSWER_FILE, as_json, exit_code, facts, headline, notes, reason
     from picolab.report.answer_page import read
     from picolab.report.render import render_answer
     from picolab.results.load import read_campaign
@@ -175,5 +177,11 @@ def end_of_answer(campaign: Campaign, code: ExitCode) -> ExitCode:
     write_atomically(campaign.folder / ANSWER_FILE, content + "\n")
     # The page first: one that cannot be written ends the command with another exit code than the one printed here.
     page = render_answer(campaign.folder)
-    print_lines(["", *as_lines(answered.plan, answered.found, campaign.folder), "", f"Page: {page}"])
+    found = answered.found
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in facts(found, campaign.folder):
+        table.add_row(*map(Text, row))
+    print_lines(["", f"{headline(found)} {reason(found)}"])
+    print_table(table)
+    print_lines([*notes(found), f"Page: {page}"])
     return code if code is not ExitCode.OK else exit_code(answered.found)

@@ -55,31 +55,39 @@ def sizes_words(found: Answer) -> str:
 
 
 def headline(found: Answer) -> str:
-    """Return whether the upload survives, one or two sentences that say how that is known."""
+    """Return whether the upload survives, one sentence."""
     asked = found.request.parameters
-    memory = f"{asked.ram_mb:.10g} MiB of RAM" if found.limited else "unlimited memory"
-    what = f"{asked.file_size} with {memory}"
-    here, survived = found.asked_survival, f"{found.survived} of {found.trials} trials of {sizes_words(found)} survived"
+    what = f"{asked.file_size} with {f'{asked.ram_mb:.10g} MiB of RAM' if found.limited else 'unlimited memory'}"
     match found.verdict:
-        case "yes" if here is not None:
-            return f"Yes: {what} works. {here.survived} of {here.trials} trials of {asked.file_size} survived."
-        case "no" if here is not None:
-            return f"No: {what} does not work. None of {counted(here.trials, 'trial')} of {asked.file_size} survived."
+        case "yes":
+            return f"Yes: {what} works."
+        case "no":
+            return f"No: {what} does not work."
         case "likely":
-            return f"Very likely: {what} should work. It was not measured, but {survived}{_peak(found)}."
+            return f"Very likely: {what} should work."
         case "unlikely":
-            return f"Very likely not: {what} should fail. It was not measured, and {survived}{_peak(found)}."
-        case "refused":
-            return (
-                f"No answer for {what}: it is more than {LIMIT_OF_EXTRAPOLATION:g} times the largest measured size, "
-                f"{format_size(found.survival[-1].size_bytes)}. Measure larger files: give a larger --budget."
-            )
-        case "uncertain" if here is not None:
-            return f"Not reliably: {what} sometimes fails. {here.survived} of {here.trials} trials of it survived."
+            return f"Very likely not: {what} should fail."
         case "uncertain":
-            return f"Unsure: {what} may fail. It was not measured; {survived}{_peak(found)}."
+            return f"Not reliably: {what} sometimes fails." if found.asked_survival else f"Unsure: {what} may fail."
         case _:
-            return f"No answer for {what}: no trial has a result yet."
+            return f"No answer for {what}."
+
+
+def reason(found: Answer) -> str:
+    """Return how that is known: what was measured, or the predicted peak memory of a size that was not."""
+    asked, here = found.request.parameters.file_size, found.asked_survival
+    if found.verdict == "unknown":
+        return "No trial has a result yet."
+    if here is not None:
+        return f"{here.survived} of {counted(here.trials, 'trial')} of {asked} survived. Nothing is extrapolated."
+    of_others = f"{found.survived} of {counted(found.trials, 'trial')} of {sizes_words(found)} survived"
+    words = f"{asked} was not measured. {of_others}"
+    if found.verdict == "refused":
+        return (
+            f"{words}, and {asked} is more than {LIMIT_OF_EXTRAPOLATION:g} times the largest of them, so nothing is "
+            f"predicted. Measure larger files: give a larger --budget."
+        )
+    return f"{words}{_peak(found)}."
 
 
 def _peak(found: Answer) -> str:
@@ -88,17 +96,22 @@ def _peak(found: Answer) -> str:
     if not peaks:
         return ", and peak memory could not be predicted"
     worst = max(peaks, key=lambda quantity: quantity.prediction.high if quantity.prediction else 0)
-    assert worst.prediction is not None
-    limit = f" of {ram(found.request.parameters.ram_mb)}" if found.limited else ""
-    return f", and the predicted {worst.metric.title} is {interval_words(worst)}{limit}"
+    limit = f", of {ram(found.request.parameters.ram_mb)} of RAM" if found.limited else ""
+    return f", and the predicted peak memory is {interval_words(worst)}{limit}"
+
+
+def interval_only(quantity: Quantity) -> str:
+    """Return the interval of a prediction, such as `19 MiB to 24 MiB`."""
+    one = quantity.prediction
+    assert one is not None
+    return f"{value_words(quantity, one.low)} to {value_words(quantity, one.high)}"
 
 
 def interval_words(quantity: Quantity) -> str:
     """Return a prediction with its interval, such as `21 MiB (90 %: 19 MiB to 24 MiB)`."""
     one = quantity.prediction
     assert one is not None
-    ends = f"{value_words(quantity, one.low)} to {value_words(quantity, one.high)}"
-    return f"{value_words(quantity, one.middle)} ({percent(one.confidence)}: {ends})"
+    return f"{value_words(quantity, one.middle)} ({percent(one.confidence)}: {interval_only(quantity)})"
 
 
 def how_known(found: Answer, quantity: Quantity) -> str:
@@ -107,10 +120,10 @@ def how_known(found: Answer, quantity: Quantity) -> str:
     if one is None or quantity.fit is None:
         return "not predicted"
     if quantity.here:
-        return f"measured, {counted(len(quantity.here), 'trial')} of this size"
+        return f"measured: {counted(len(quantity.here), 'trial')}"
     if not one.extrapolated:
         return "between measured sizes"
-    return f"extrapolated {one.at / quantity.fit.sizes[-1]:.3g} times beyond the largest measured size"
+    return f"extrapolated {one.at / quantity.fit.sizes[-1]:.3g} times beyond {format_size(int(quantity.fit.sizes[-1]))}"
 
 
 def scaling_words(quantity: Quantity) -> str:
@@ -120,90 +133,97 @@ def scaling_words(quantity: Quantity) -> str:
         return "unknown"
     if fit.law == "constant":
         return "constant"
-    per = fit.per_unit * (MIB if quantity.metric.unit == "bytes" else GIB)
-    slope = f"{per / MIB:.3g} MiB for each MiB" if quantity.metric.unit == "bytes" else f"{per:.3g} s for each GiB"
-    if fit.fixed < 1e-6 * fit.per_unit * fit.sizes[-1]:
+    if quantity.metric.unit == "bytes":
+        slope = f"{fit.per_unit:.3g} MiB for each MiB"
+    else:
+        slope = f"{fit.per_unit * GIB:.3g} s for each GiB"
+    if fit.fixed < 1e-3 * fit.per_unit * fit.sizes[-1]:
         return slope
     return f"{value_words(quantity, fit.fixed)} plus {slope}"
 
 
-def as_lines(plan: Plan, found: Answer, folder: Path) -> list[str]:
-    """Return the answer, a sentence or two each: survival, proof, time, memory, disk, floor, what was measured."""
-    lines = [headline(found)]
-    if found.trials:
-        lines.append(_proof(found))
-    lines += [_quantity_line(found, quantity) for quantity in found.quantities]
-    lines.append(
-        f"Disk: {size_words(found.disk_bytes)} while the file is stored. This is not measured: {DISK_FACTOR:g} times "
-        f"the file, for a temp file, the database and its log."
-    )
-    lines.append(_floor_line(found, folder))
-    lines.append(_measured(found))
+def title(quantity: Quantity) -> str:
+    """Return the name of a quantity, such as `time of the upload`."""
+    kind = "peak memory" if quantity.metric.unit == "bytes" else "time"
+    return f"{kind} of the {quantity.metric.step}"
+
+
+Fact = tuple[str, str, str]
+"""A name, its value, and where the value comes from."""
+
+
+def facts(found: Answer, folder: Path) -> list[Fact]:
+    """Return the answer in parts: survival, times, memory, disk, floor, and what was measured.
+
+    Args:
+        folder: of the answer's campaign.
+    """
+    rows = [_survival(found)] if found.trials else []
+    for quantity in found.quantities:
+        if quantity.prediction is None:
+            rows.append((title(quantity), "no prediction", quantity.missing))
+        else:
+            rows.append((title(quantity), interval_words(quantity), how_known(found, quantity)))
+    rule = f"not measured: {DISK_FACTOR:g} times the file, for temp file, database and log while it is stored"
+    rows.append(("disk", size_words(found.disk_bytes), rule))
+    rows.append(_floor(found, folder))
     if found.request.parallel != [1]:
-        lines.append(_parallel_line(found))
+        rows.append(_parallel(found))
+    return [*rows, _measured(found)]
+
+
+def notes(found: Answer) -> list[str]:
+    """Return what limits the answer, a sentence each."""
+    lines = []
     if kind_of(found.request.parameters.machine).is_virtual:
         lines.append("RAM is that of the whole virtual machine, so the guest's own system is included.")
     if found.unused:
+        were = "was" if found.unused == 1 else "were"
         lines.append(
-            f"{counted(found.unused, 'trial')} with another box, memory limit or network than the last one "
-            f"{'was' if found.unused == 1 else 'were'} not used."
+            f"{counted(found.unused, 'trial')} with another box, memory limit or network than the last one {were} not "
+            f"used."
         )
     return lines
 
 
-def _proof(found: Answer) -> str:
+def _survival(found: Answer) -> Fact:
     here = found.asked_survival
-    what = f"of {found.request.parameters.file_size}" if here is not None else "of the measured sizes"
     survived, trials = (here.survived, here.trials) if here is not None else (found.survived, found.trials)
-    words = (
-        f"{survived} of {trials} trials {what} survived; that proves that at least "
-        f"{percent(proven_share(survived, trials), 0)} of such uploads survive, with {percent(CONFIDENCE)} confidence."
-    )
+    sizes = found.request.parameters.file_size if here is not None else "the measured sizes"
+    share = percent(proven_share(survived, trials), 0)
+    proof = f"proves that at least {share} of {sizes} survive, with {percent(CONFIDENCE)} confidence"
     died = Counter({name: count for one in found.survival for name, count in one.outcomes.items() if name != "ok"})
     if died:
-        return f"{words} The others: {', '.join(f'{count} {name}' for name, count in sorted(died.items()))}."
-    return f"{words} {trials_to_prove(0.95)} of {trials_to_prove(0.95)} would prove 95 %."
+        rest = f"others: {', '.join(f'{count} {name}' for name, count in sorted(died.items()))}"
+    else:
+        rest = f"{trials_to_prove(0.95)} of {trials_to_prove(0.95)} would prove 95 %"
+    return "survival", f"{survived} of {counted(trials, 'trial')} of {sizes}", f"{proof}; {rest}"
 
 
-def _quantity_line(found: Answer, quantity: Quantity) -> str:
-    title = quantity.metric.title if quantity.metric.unit == "bytes" else f"time of the {quantity.metric.title}"
-    title = title[0].upper() + title[1:]
-    if quantity.prediction is None:
-        return f"{title}: no prediction, since {quantity.missing}."
-    return f"{title}: {interval_words(quantity)}; {how_known(found, quantity)}. Scaling: {scaling_words(quantity)}."
-
-
-def _measured(found: Answer) -> str:
-    campaigns = Counter(row["campaign"] for row in found.rows)
+def _measured(found: Answer) -> Fact:
     if not found.rows:
-        return "Measured: nothing yet."
+        return "measured", "nothing yet", ""
     days = sorted(str(row["started_at"])[:10] for row in found.rows)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    several = f", in {counted(len(campaigns), 'campaign')}" if len(campaigns) > 1 else ""
-    largest = format_size(max(size.size_bytes for size in found.survival)) if found.survival else "nothing"
-    beyond = (
-        f" Everything beyond {largest} is extrapolated."
-        if found.asked_survival is None
-        else " Nothing is extrapolated."
-    )
-    return f"Measured: {counted(len(found.rows), 'trial')} of {sizes_words(found)}, {when}{several}.{beyond}"
+    campaigns = len({row["campaign"] for row in found.rows})
+    several = f", in {campaigns} campaigns" if campaigns > 1 else ""
+    largest = found.survival[-1].size_bytes if found.survival else 0
+    beyond = f"; nothing beyond {format_size(largest)} was measured" if largest < found.asked_bytes else ""
+    return "measured", f"{counted(len(found.rows), 'trial')} of {sizes_words(found)}", f"{when}{several}{beyond}"
 
 
-def _parallel_line(found: Answer) -> str:
-    size, law = found.request.parallel_size, found.scalability
+def _parallel(found: Answer) -> Fact:
+    law, name = found.scalability, "uploads at the same time"
     if law is None:
-        return f"Uploads at the same time: no law, since {found.scalability_missing}."
-    most = law.predict(law.most)
-    growth = f"{law.most} uploads of {size} together reach {most.middle:.3g} MiB/s, one alone {law.rate:.3g} MiB/s"
+        return name, "no law", found.scalability_missing
+    value = f"{law.most} reach {law.predict(law.most).middle:.3g} MiB/s together, 1 alone {law.rate:.3g} MiB/s"
     peak = (
-        f"throughput is highest with about {law.peak:.2g}"
+        f"highest throughput with about {law.peak:.2g}"
         if law.peak is not None and law.peak <= LIMIT_OF_EXTRAPOLATION * law.most
-        else "throughput falls at no number of uploads that can be predicted"
+        else "no number of uploads within reach has a highest throughput"
     )
-    return (
-        f"Uploads at the same time: {growth}; {peak}. Universal scalability law: contention {law.contention:.3g}, "
-        f"coherency {law.coherency:.3g}."
-    )
+    how = f"files of {found.request.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
+    return name, value, f"{peak}; {how}"
 
 
 def floor_command(found: Answer) -> str:
@@ -235,11 +255,11 @@ def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _floor_line(found: Answer, folder: Path) -> str:
+def _floor(found: Answer, folder: Path) -> Fact:
     known = known_floor(found, folder)
     if known is not None:
-        return one_line(f"RAM floor: {known['headline']} (campaign {known['campaign']})")
-    return f"RAM floor: not searched yet. Find the least RAM with: {floor_command(found)}"
+        return "RAM floor", one_line(known["headline"]), f"campaign {known['campaign']}"
+    return "RAM floor", "not searched yet", f"find it with: {floor_command(found)}"
 
 
 def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
@@ -255,6 +275,7 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
         "file_size": asked.file_size,
         "verdict": found.verdict,
         "headline": headline(found),
+        "reason": reason(found),
         "survival": [
             {
                 "file_size": format_size(size.size_bytes),

@@ -8,14 +8,26 @@ from typing import Any
 import pandas as pd
 
 from picolab.analysis.answer import Answer, answer
+from picolab.analysis.prediction import PREDICTION_CONFIDENCE
 from picolab.charts import answer as charts
 from picolab.charts.figure import Figure
 from picolab.config.plan import Plan
 from picolab.config.sizes import format_size
 from picolab.errors import ParameterError
-from picolab.report.answer_lines import as_lines, how_known, interval_words, scaling_words
+from picolab.report import campaign_page
+from picolab.report.answer_lines import (
+    facts,
+    headline,
+    how_known,
+    interval_only,
+    notes,
+    reason,
+    scaling_words,
+    title,
+    value_words,
+)
 from picolab.report.campaign_page import figure
-from picolab.report.markup import Column, paragraph, table
+from picolab.report.markup import Column, definitions, paragraph, table
 from picolab.results.earlier import read_earlier
 from picolab.results.load import CampaignData
 from picolab.results.rows import record_row, trial_frame
@@ -65,32 +77,48 @@ def _name(row: dict[str, Any], plan: Plan) -> str:
 
 
 def lines(answered: Answered) -> Html:
-    """Show the answer in plain words."""
-    headline, *rest = as_lines(answered.plan, answered.found, answered.data.folder)
-    paragraphs = "".join(f"<p>{escape(line)}</p>" for line in rest)
-    return Html(f'<p class="headline">{escape(headline)}</p>{paragraphs}', headline)
+    """Show the answer in plain words, what it is known from, and each part of it."""
+    found = answered.found
+    parts = [
+        (name[0].upper() + name[1:], Html(f"<strong>{escape(value)}</strong><br>{_quiet(note)}", value))
+        for name, value, note in facts(found, answered.data.folder)
+    ]
+    rest = "".join(f'<p class="note">{escape(line)}</p>' for line in notes(found))
+    return Html(
+        f'<p class="headline">{escape(headline(found))}</p><p class="lead">{escape(reason(found))}</p>'
+        f"{definitions(parts).markup}{rest}{campaign_page.notices(answered.data)}",
+        f"{headline(found)} {reason(found)}",
+    )
+
+
+def _quiet(text: str) -> str:
+    return f'<span class="quiet">{escape(text)}</span>'
 
 
 def numbers(answered: Answered) -> Html:
-    """Show each predicted number with its interval, how it is known, and how it grows with the file size."""
+    """Show each number: its prediction, how it is known, and how it grows with the file size."""
     found = answered.found
     rows = [
         {
-            "what": f"{shown.metric.title}, {shown.metric.step}",
-            "value": interval_words(shown) if shown.prediction else None,
+            "what": title(shown),
+            "value": value_words(shown, shown.prediction.middle) if shown.prediction else None,
+            "interval": interval_only(shown) if shown.prediction else None,
             "basis": how_known(found, shown),
             "scaling": scaling_words(shown),
-            "error": f"{percent(shown.fit.errors[shown.fit.law], 1)}" if shown.fit else None,
+            "spread": percent(shown.fit.spread, 1) if shown.fit else None,
+            "error": percent(shown.fit.errors[shown.fit.law], 1) if shown.fit else None,
             "missing": shown.missing or None,
         }
         for shown in found.quantities
     ]
     columns = [
-        Column(f"for {found.request.parameters.file_size}", "what"),
-        Column("prediction", "value"),
-        Column("measured or extrapolated", "basis"),
-        Column("with the file size", "scaling"),
+        Column("", "what"),
+        Column(f"for {found.request.parameters.file_size}", "value", 0),
+        Column(f"{percent(PREDICTION_CONFIDENCE)} interval", "interval", 0),
+        Column("one trial varies by", "spread", 0),
         Column("error at a size left out", "error", 0),
+        Column("with the file size", "scaling"),
+        Column("how it is known", "basis"),
     ]
     if any(row["missing"] for row in rows):
         columns.append(Column("why there is no prediction", "missing"))
@@ -100,13 +128,7 @@ def numbers(answered: Answered) -> Html:
 def scaling(answered: Answered) -> Figure | Html:
     """Show time and memory against file size."""
     found = answered.found
-    titles = {
-        "duration_s": "Time of the upload",
-        "peak_anon_bytes": "Peak memory of the upload",
-        "download_s": "Time of the download",
-        "download_peak_anon_bytes": "Peak memory of the download",
-    }
-    panels = [charts.quantity(found, shown, titles[shown.metric.name]) for shown in found.quantities]
+    panels = [charts.quantity(found, shown, title(shown).capitalize()) for shown in found.quantities]
     return figure(
         [panel for panel in panels if panel is not None],
         "Each point is a trial. The line is the fitted law, the band holds 90 % of further trials, and the diamond is "

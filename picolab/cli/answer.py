@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,7 @@ def _question(build: str, options: dict[str, Any]) -> Question:
 
     parameters = _parameters(build, options)
     in_guest = kind_of(parameters.machine).is_virtual
-    try:
-        largest = None if options["largest"] is None else parse_size(options["largest"])
-    except ParameterError as error:
-        raise ParameterError(f"--largest: {error}") from None
+    largest = None if options["largest"] is None else _sized("--largest", parse_size, options["largest"])
     return Question(
         parameters,
         build,
@@ -115,6 +113,13 @@ def _question(build: str, options: dict[str, Any]) -> Question:
         largest,
         options["parallel"],
     )
+
+
+def _sized(option: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ParameterError as error:
+        raise ParameterError(f"{option}: {error}") from None
 
 
 def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
@@ -127,7 +132,7 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
     values: dict[str, Any] = {
         "build": absolute_build(build, Path.cwd(), "BUILD"),
         "file_size": options["file_size"],
-        "ram_mb": parse_ram_mib(options["ram"]),
+        "ram_mb": _sized("--ram", parse_ram_mib, options["ram"]),
     }
     values |= {name: options[name] for name in ("machine", "server") if options[name] is not None}
     for name, text in options["others"]:
@@ -143,10 +148,15 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
 
 def _seconds(text: str) -> float:
     """Return the seconds of a time such as `90s`, `20min` or `1.5h`."""
+    from picolab.config.answer_request import LONGEST_BUDGET_S
+
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|min|h|)", text.strip(), re.ASCII)
     if not found or (found[2] == "" and float(found[1])):
         raise ParameterError(f"--budget {shown(text)} is no time; write a number and s, min or h, such as 20min")
-    return float(found[1]) * _SECONDS[found[2]]
+    seconds = float(found[1]) * _SECONDS[found[2]]
+    if seconds > LONGEST_BUDGET_S:
+        raise ParameterError(f"--budget {shown(text)} is more than 30 days; give less")
+    return seconds
 
 
 def _command(build: str, options: dict[str, Any]) -> str:

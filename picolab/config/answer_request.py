@@ -10,6 +10,7 @@ from picolab.config.field_values import Text
 from picolab.config.trial_parameters import TrialParameters
 from picolab.files.writing import file_name
 
+LONGEST_BUDGET_S = 30 * 86400
 _FileName = Annotated[str, AfterValidator(file_name)]
 
 
@@ -36,7 +37,7 @@ class AnswerRequest(BaseModel):
     )
     parallel_size: Text = Field("", description="file size at which several uploads at the same time are measured")
     repeats: Annotated[int, Field(ge=1, le=100)] = Field(description="trials of each case, earlier ones included")
-    budget_s: Annotated[float, Field(gt=0, le=30 * 86400)] = Field(
-        description="seconds after which no further block of trials begins"
+    budget_s: Annotated[float, Field(ge=0, le=LONGEST_BUDGET_S)] = Field(
+        description="seconds after which no further block of trials begins; 0: no trials"
     )
     earlier: list[EarlierTrial] = Field(default_factory=list, description="finished trials that are used too")

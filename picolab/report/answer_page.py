@@ -18,7 +18,6 @@ from picolab.report import campaign_page
 from picolab.report.answer_lines import (
     facts,
     headline,
-    how_known,
     interval_only,
     notes,
     reason,
@@ -103,7 +102,6 @@ def numbers(answered: Answered) -> Html:
             "what": title(shown),
             "value": value_words(shown, shown.prediction.middle) if shown.prediction else None,
             "interval": interval_only(shown) if shown.prediction else None,
-            "basis": how_known(found, shown),
             "scaling": scaling_words(shown),
             "spread": percent(shown.fit.spread, 1) if shown.fit else None,
             "error": percent(shown.fit.errors[shown.fit.law], 1) if shown.fit else None,
@@ -118,7 +116,6 @@ def numbers(answered: Answered) -> Html:
         Column("one trial varies by", "spread", 0),
         Column("error at a size left out", "error", 0),
         Column("with the file size", "scaling"),
-        Column("how it is known", "basis"),
     ]
     if any(row["missing"] for row in rows):
         columns.append(Column("why there is no prediction", "missing"))

@@ -35,7 +35,7 @@ Case = tuple[int, int]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and what may be measured for it.
+    """A question about an upload, and the trials that it may cost.
 
     Attributes:
         parameters: of the upload that is asked about.

@@ -10,6 +10,7 @@ from picolab.campaign.answer import Question, make_answer_plan
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import why_over_budget
+from picolab.cli.main import main
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.config.sizes import parse_size
@@ -108,7 +109,7 @@ def test_questions_without_an_answer_are_refused(
         plan_of(file_size, budget_s, **more)
 
 
-def test_command_refuses_what_makes_no_sense() -> None:
+def test_command_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--file-size", "64M", "--ram", "128M")
     for words, sentence in (
         (("no-such-build", *asked), "no such file"),
@@ -120,11 +121,18 @@ def test_command_refuses_what_makes_no_sense() -> None:
         (("calibration", *asked, "-p", "ram_mb", "64"), "picolab answer sets ram_mb itself"),
         (("calibration", *asked, "--largest", "huge"), "--largest: file size 'huge' is not a size"),
     ):
-        done = picolab_here("answer", *words)
-        assert sentence in done.stderr, done.stderr
-        assert done.returncode == ExitCode.BAD_PARAMETERS
-    dry = picolab_here("answer", "calibration", *asked, "--dry-run")
-    assert "9 trials = 3 cases x 3 repeats" in dry.stdout
+        with pytest.raises(SystemExit) as ended:
+            main(["answer", *words])
+        assert sentence in capsys.readouterr().err
+        assert ended.value.code == ExitCode.BAD_PARAMETERS
+    assert not outputs_dir().exists()
+
+
+def test_dry_run_prints_the_plan_and_runs_nothing() -> None:
+    done = picolab_here("answer", "calibration", "--file-size", "64M", "--ram", "128M", "--dry-run")
+
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "9 trials = 3 cases x 3 repeats" in done.stdout
     assert not outputs_dir().exists()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from picolab.analysis.robust_line import RobustLine, robust_line
+from picolab.text.wording import counted
 
 LIMIT_OF_EXTRAPOLATION = 4.0
 """A prediction reaches at most this far beyond the largest measured size."""
@@ -116,7 +117,7 @@ def fit_sizes(points: Sequence[tuple[float, float]]) -> SizeFit:
     sizes = {size for size, _ in points}
     if len(sizes) < LEAST_SIZES or len(points) < LEAST_TRIALS:
         raise TooFewTrials(
-            f"{len(points)} trials of {len(sizes)} sizes are too few for a line, which needs {LEAST_TRIALS} trials of "
+            f"{counted(len(points), 'trial')} of {counted(len(sizes), 'size')} are too few for a line, which needs {LEAST_TRIALS} trials of "
             f"{LEAST_SIZES} sizes"
         )
     lines = {law: _line(law, points) for law in _TERMS}

@@ -18,6 +18,7 @@ from picolab.analysis.prediction import (
     TooFewTrials,
 )
 from picolab.analysis.robust_line import RobustLine, robust_line
+from picolab.text.wording import counted
 
 LEAST_LEVELS, LEAST_LEVEL_TRIALS = 4, 8
 _NO_COST = 1e-9
@@ -78,7 +79,7 @@ def fit_scalability(points: Sequence[tuple[int, float]]) -> Scalability:
     levels = {uploads for uploads, _ in points}
     if len(levels) < LEAST_LEVELS or len(points) < LEAST_LEVEL_TRIALS:
         raise TooFewTrials(
-            f"{len(points)} trials with {len(levels)} numbers of uploads are too few for the scalability law, which "
+            f"{counted(len(points), 'trial')} with {counted(len(levels), 'number')} of uploads are too few for the scalability law, which "
             f"needs {LEAST_LEVEL_TRIALS} trials with {LEAST_LEVELS} numbers"
         )
     line = robust_line([_terms(uploads) for uploads, _ in points], [uploads / rate for uploads, rate in points])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -251,8 +252,13 @@ def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
         same = is_alike(like, asked) and parameters.file_size == asked.file_size
         built = begun is not None and found.request.build_sha256 in begun.builds.values()
         if same and built and isinstance(data, dict) and isinstance(data.get("headline"), str):
-            return data | {"campaign": other.name}
+            return {"headline": data["headline"], "floor_mb": _number(data.get("floor_mb")), "campaign": other.name}
     return None
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number of a file, or None."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def _floor(found: Answer, folder: Path) -> Fact:
@@ -290,7 +296,7 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
         "disk_bytes": None,
         "disk_missing": "the disk that a server uses is not measured",
         "disk_rule_bytes": found.disk_bytes,
-        "floor_mb": None if floor is None else floor.get("floor_mb"),
+        "floor_mb": None if floor is None else floor["floor_mb"],
         "floor_campaign": None if floor is None else floor["campaign"],
         "floor_missing": f"run: {floor_command(found)}" if floor is None else None,
         "parallel": None

@@ -72,7 +72,7 @@ def test_quantities_say_how_they_are_known_or_why_they_are_missing() -> None:
     assert refused.missing == "it is more than 4 times the largest size that was measured"
     few = answered(rows_of(("16M",)), "16M").quantity("download_s")
     assert few is not None
-    assert "3 trials of 1 sizes are too few" in few.missing
+    assert "3 trials of 1 size are too few" in few.missing
 
 
 def test_trials_of_another_way_to_limit_memory_are_not_pooled() -> None:

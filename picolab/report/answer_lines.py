@@ -192,7 +192,7 @@ def _survival(found: Answer) -> Fact:
     survived, trials = (here.survived, here.trials) if here is not None else (found.survived, found.trials)
     sizes = found.request.parameters.file_size if here is not None else "the measured sizes"
     share = percent(proven_share(survived, trials), 0)
-    proof = f"proves that at least {share} of {sizes} survive, with {percent(CONFIDENCE)} confidence"
+    proof = f"proves that at least {share} of such uploads survive, with {percent(CONFIDENCE)} confidence"
     died = Counter({name: count for one in found.survival for name, count in one.outcomes.items() if name != "ok"})
     if died:
         rest = f"others: {', '.join(f'{count} {name}' for name, count in sorted(died.items()))}"

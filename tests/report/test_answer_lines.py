@@ -35,7 +35,7 @@ def test_facts_say_where_each_number_comes_from(tmp_path: Path) -> None:
     found = by_name(answered("512M"), tmp_path)
 
     assert found["survival"][0] == "9 of 9 trials of the measured sizes"
-    assert "at least 72 % of the measured sizes survive, with 95 % confidence; 59 of 59" in found["survival"][1]
+    assert "at least 72 % of such uploads survive, with 95 % confidence; 59 of 59" in found["survival"][1]
     assert found["time of the upload"][1] == "extrapolated 2 times beyond 256M"
     assert found["disk"] == (
         "1.1 GiB",

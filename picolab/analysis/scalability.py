@@ -79,8 +79,8 @@ def fit_scalability(points: Sequence[tuple[int, float]]) -> Scalability:
     levels = {uploads for uploads, _ in points}
     if len(levels) < LEAST_LEVELS or len(points) < LEAST_LEVEL_TRIALS:
         raise TooFewTrials(
-            f"{counted(len(points), 'trial')} with {counted(len(levels), 'number')} of uploads are too few for the scalability "
-            f"law, which needs {LEAST_LEVEL_TRIALS} trials with {LEAST_LEVELS} numbers"
+            f"{counted(len(points), 'trial')} with {counted(len(levels), 'number')} of uploads are too few for a law, "
+            f"which needs {LEAST_LEVEL_TRIALS} trials with {LEAST_LEVELS} numbers"
         )
     line = robust_line([_terms(uploads) for uploads, _ in points], [uploads / rate for uploads, rate in points])
     alone = max(line.factors[0], 1e-300)

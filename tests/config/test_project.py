@@ -102,7 +102,9 @@ def test_a_new_project_has_every_shipped_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["notebooks", "outputs"])
 def test_a_file_in_the_way_is_named_before_anything_is_written(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(ParameterError, match=re.escape(f"{tmp_path / name}: is a file, and a project needs a folder")):
+    with pytest.raises(
+        ParameterError, match=re.escape(f"{tmp_path / name}: no project can be made here, because this is a file")
+    ):
         make_project(tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == [name]

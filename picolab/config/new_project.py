@@ -61,8 +61,8 @@ def make_project(folder: Path) -> tuple[list[str], list[str]]:
         for parent in (folder / name).parents:
             if parent.exists() and not parent.is_dir():
                 raise ParameterError(
-                    f"{parent}: no project can be made here, because this is a file and must be a folder; move it away, "
-                    "or name another folder: picolab init FOLDER"
+                    f"{parent}: no project can be made here, because this is a file and not a folder; move it, or "
+                    "name another folder: picolab init FOLDER"
                 )
     try:
         for name in (*names, *texts):

@@ -13,6 +13,8 @@ from picolab.host.stop_request import StopRequest
 from picolab.servers.registry import DEFAULT_SERVER, SERVERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from picolab.examine.check import Check
     from picolab.examine.run import Examination
 
@@ -96,7 +98,8 @@ def examine(
         raise ParameterError("--output needs a format for files; add --format markdown, junit, sarif or json")
     show = line_printer()
     stop = StopRequest().install()
-    found = examine_build(parameters, checks, show, lambda: stop.requested)
+    keep, kept = _keeping()
+    found = examine_build(parameters, checks, show, lambda: stop.requested, keep)
     show("")
     if form == "table":
         _print_results(found)
@@ -105,12 +108,29 @@ def examine(
     else:
         write_atomically(output, FORMATS[form](found))
     if form == "table" or output is not None:
-        print_lines([f"{summary(found)}."])
+        print_lines([f"{summary(found)}.", *kept()])
     if found.stopped:
         return ExitCode.INTERRUPTED
     if found.not_examined:
         return ExitCode.INSTRUMENT_FAULT
     return ExitCode.FINDINGS if found.found(Severity[fail_on.upper()]) else ExitCode.OK
+
+
+def _keeping() -> tuple[Callable[[Examination], None], Callable[[], list[str]]]:
+    """Return a function that stores an examination, and one that returns lines that say where it is, or why not."""
+    from picolab.errors import FileNotWritten
+    from picolab.examine.stored import path_of, store
+
+    lines: list[str] = []
+
+    def keep(examination: Examination) -> None:
+        try:
+            store(examination)
+            lines[:] = [f"Kept in {path_of(examination)}; picolab report shows it for campaigns of this build."]
+        except FileNotWritten as error:
+            lines[:] = [f"Not kept for reports: {error}."]
+
+    return keep, lambda: lines
 
 
 def _print_checks(checks: list[Check]) -> None:

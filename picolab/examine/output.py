@@ -147,6 +147,7 @@ def as_json(examination: Examination) -> str:
     return _json(
         {
             "picolab_version": __version__,
+            "begun_at": examination.begun_at,
             "server": examination.server,
             "build": examination.build.model_dump(mode="json"),
             "stopped": examination.stopped,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import PicolabError
@@ -29,12 +30,14 @@ class Examination:
 
     Attributes:
         server: title of the server.
+        begun_at: wall clock time, ISO 8601, UTC.
         results: in the order of the checks; fewer than those when it was stopped.
         stopped: somebody ended it before the last check.
     """
 
     server: str
     build: BuildUnderTest
+    begun_at: str
     results: Sequence[Result]
     stopped: bool = False
 
@@ -52,6 +55,7 @@ def examine(
     checks: Sequence[Check],
     report: Callable[[str], None] = lambda line: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    keep: Callable[[Examination], None] = lambda examination: None,
 ) -> Examination:
     """Examine a build on the local machine.
 
@@ -59,6 +63,10 @@ def examine(
         parameters: `server`, `build`, `build_label`, `work_dir` and settings of the server alone are used.
         report: is called with a line before each check.
         stop_requested: ends it between two checks when it returns true.
+        keep: is called after each check with the examination so far, and at the end.
+
+    Returns:
+        The examination; that so far when KeyboardInterrupt ended it in the middle of a check.
 
     Raises:
         BuildError: there is no such build.
@@ -72,6 +80,9 @@ def examine(
     wish = MachineWish(MACHINE_NAME, RAM_MB, parameters.memory_limit, parameters.work_dir)
     settings = {name: getattr(parameters, name) for name in server.heeds}
     results: list[Result] = []
+    so_far = Examination(
+        server.title, build.identity, datetime.now(UTC).isoformat(timespec="milliseconds"), results, stopped=True
+    )
     with contextlib.ExitStack() as stack:
         machine = registry.obtain(wish, Holder(this_process(), keep=False))
         stack.callback(machine.release)
@@ -79,10 +90,16 @@ def examine(
         bench = Bench(machine, server, build, settings, machine.folder)
         for number, check in enumerate(checks, 1):
             if stop_requested():
-                return Examination(server.title, build.identity, results, stopped=True)
+                return so_far
             report(f"check {number} of {len(checks)}, {check.id}: {check.action}")
-            results.append(_result(check, bench))
-    return Examination(server.title, build.identity, results)
+            try:
+                results.append(_result(check, bench))
+            except KeyboardInterrupt:
+                return so_far
+            keep(so_far)
+    whole = replace(so_far, stopped=False)
+    keep(whole)
+    return whole
 
 
 def _result(check: Check, bench: Bench) -> Result:

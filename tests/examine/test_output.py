@@ -33,7 +33,7 @@ def examination() -> Examination:
         {"label": "a|b", "kind": "file", "version": None, "sha256": "0" * 64, "size_bytes": 1}
     )
     results = [result("head", "found"), result("range", "absent"), result("port-taken", "not_examined")]
-    return Examination("PicoShare", build, results)
+    return Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", results)
 
 
 def test_markdown_shows_the_servers_words_as_text(examination: Examination) -> None:

@@ -76,7 +76,7 @@ def test_without_knobs_the_weaknesses_of_picoshare_are_found() -> None:
 
 
 def test_another_server_is_examined_in_the_same_way() -> None:
-    checks = [CHECKS[name] for name in ("login-before-body", "head", "range", "port-taken")]
+    checks = [CHECKS[name] for name in ("port-taken", "disk-full-status", "login-before-body", "head", "range")]
     examination = examine(TrialParameters.model_validate({"server": "copyparty", "build": "copyparty"}), checks)
 
     assert [(result.check.id, result.state) for result in examination.results] == [

@@ -31,13 +31,13 @@ class _After:
     Attributes:
         entry_id: of a file from before.
         sent_bytes: of the upload that was killed.
-        before_bytes: on disk before that upload.
+        before_bytes: on disk before that upload; None where that cannot be seen.
     """
 
     running: Running
     entry_id: str
     sent_bytes: int
-    before_bytes: int
+    before_bytes: int | None
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def _killed(bench: Bench, *, in_commit: bool) -> Iterator[_After]:
         yield _After(again, entry_id, sent_bytes, before_bytes)
 
 
-def _killed_at(bench: Bench, place: Place, wait_s: float | None) -> tuple[str, int, int] | None:
+def _killed_at(bench: Bench, place: Place, wait_s: float | None) -> tuple[str, int, int | None] | None:
     """Kill the server in an upload.
 
     Args:
@@ -69,7 +69,7 @@ def _killed_at(bench: Bench, place: Place, wait_s: float | None) -> tuple[str, i
     size_bytes = FILE_BYTES if wait_s is None else COMMIT_BYTES
     with bench.running(place) as running:
         entry_id = running.stored()
-        before_bytes = bench.disk_bytes()
+        before_bytes = None if bench.machine.work_folder is None else bench.disk_bytes()
         with running.part(size_bytes=size_bytes) as part:
             part.first(0.5)
             if wait_s is not None:
@@ -90,10 +90,9 @@ def _files(bench: Bench, *, in_commit: bool) -> Observation:
 
 
 def _database(bench: Bench, *, in_commit: bool) -> Observation:
+    work = bench.require_this_host()
     with _killed(bench, in_commit=in_commit):
         pass
-    work = bench.machine.work_folder
-    assert work is not None
     databases = [path for path in sorted(work.rglob("*")) if path.is_file() and _is_sqlite(path)]
     if not databases:
         raise NotExamined("no SQLite database is in its data folder")
@@ -119,14 +118,16 @@ def _integrity(path: Path, folder: Path) -> str:
 
 
 def _leak(bench: Bench, *, in_commit: bool) -> Observation:
+    bench.require_this_host()
     with _killed(bench, in_commit=in_commit) as after:
-        leaked = bench.disk_bytes() - after.before_bytes
+        leaked = bench.disk_bytes() - (after.before_bytes or 0)
         sent = after.sent_bytes
     seen = f"{max(0, leaked) / MIB:.1f} MiB of the {sent / MIB:.0f} MiB that were sent stayed on disk."
     return Observation(leaked > LEAK_SHARE * sent, seen)
 
 
 def _restart(bench: Bench) -> Observation:
+    bench.require_real_speed()
     with _killed(bench, in_commit=True) as after:
         took_s = after.running.ready_s
     return Observation(took_s > SLOW_RESTART_S, f"It was ready {took_s:.2f} s after the restart.")

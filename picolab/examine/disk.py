@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from picolab.config.sizes import MIB
@@ -24,21 +25,18 @@ _MOUNT = 'mount -t tmpfs -o "size=$1m,mode=0700" picolab "$2" && mkdir -p "$3" "
 class _SmallDisk:
     """A server whose work folder is a small file system of its own mount namespace.
 
-    The file system is gone with the last process of the server, however it ends.
+    The file system is gone with the last process of the server, however it ends. Without root, the server is root of a
+    user namespace of its own, which maps to this user.
     """
 
     def __init__(self, bench: Bench) -> None:
-        tools = [shutil.which(name) for name in ("unshare", "mount")]
-        if os.geteuid() != 0 or not all(tools):
-            raise NotExamined("a small file system needs root, and the programs unshare and mount")
-        work = bench.machine.work_folder
-        if work is None:
-            raise NotExamined("the machine's disk cannot be seen from this host")
+        work = bench.require_this_host()
+        namespaces = _namespaces()
         self._bench = bench
         self._work = work
         self.place = bench.fresh_place()
         paths = (str(work), self.place.data, self.place.tmp)
-        self.before = (str(tools[0]), "--mount", "sh", "-c", _MOUNT, "sh", str(DISK_MIB), *paths)
+        self.before = (*namespaces, "sh", "-c", _MOUNT, "sh", str(DISK_MIB), *paths)
 
     def free_bytes(self) -> int:
         """Return the free space, as the server sees it."""
@@ -47,6 +45,24 @@ class _SmallDisk:
         if found.f_blocks * found.f_frsize > DISK_MIB * MIB:
             raise NotExamined("the server did not run on the small file system")
         return found.f_bavail * found.f_frsize
+
+
+def _namespaces() -> list[str]:
+    """Return the command before which a program may mount file systems that nobody else sees.
+
+    Raises:
+        NotExamined: there is none on this host.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or shutil.which("mount") is None:
+        raise NotExamined("a small file system needs the programs unshare and mount; install util-linux")
+    command = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
+    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        raise NotExamined(
+            f"a small file system needs root, or a kernel that lets every user have namespaces ({tried.stderr.strip()})"
+        )
+    return command
 
 
 def _too_large(running: Running) -> UploadMeasurement:

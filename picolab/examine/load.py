@@ -94,6 +94,7 @@ def _observation(latencies: list[float]) -> Observation:
 
 
 def _in_transfer(bench: Bench) -> Observation:
+    bench.require_real_speed()
     with bench.running() as running:
         asks = _asks(running)
         with running.part(size_bytes=BIG_BYTES) as part:
@@ -102,6 +103,7 @@ def _in_transfer(bench: Bench) -> Observation:
 
 
 def _in_commit(bench: Bench) -> Observation:
+    bench.require_real_speed()
     with bench.running() as running:
         asks = _asks(running)
         with running.part(size_bytes=BIG_BYTES) as part:

@@ -35,7 +35,7 @@ def as_markdown(examination: Examination) -> str:
     lines = [
         f"# Examination of {_plain(examination.server)} (build {_plain(build.label)})",
         "",
-        f"SHA-256 of the build: `{build.sha256}`. {summary(examination)}.",
+        f"SHA-256 of the build: `{build.sha256}`. Machine: {_plain(examination.machine)}. {summary(examination)}.",
         "",
         "| check | result | severity | seen |",
         "|---|---|---|---|",
@@ -159,6 +159,7 @@ def as_json(examination: Examination) -> str:
             "picolab_version": __version__,
             "begun_at": examination.begun_at,
             "server": examination.server,
+            "machine": examination.machine,
             "build": examination.build.model_dump(mode="json"),
             "stopped": examination.stopped,
             "results": results,

@@ -49,6 +49,7 @@ class StoredExamination(_Model):
     picolab_version: str
     begun_at: str
     server: str
+    machine: str
     build: BuildUnderTest
     results: list[StoredResult]
 

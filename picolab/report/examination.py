@@ -70,9 +70,10 @@ def _origin(results: Sequence[Dated]) -> str:
     """Return when the results were taken, and by which picolab."""
     times = sorted({one.examination.begun_at for one in results})
     versions = listed(sorted({one.examination.picolab_version for one in results}))
+    machines = listed(sorted({one.examination.machine for one in results}))
     when = moment(times[0]) if len(times) == 1 else f"between {moment(times[0])} and {moment(times[-1])}"
     several = "" if len(times) == 1 else f", in {len(times)} examinations; the newest result of each check counts"
-    return f"Examined {when} by picolab {versions}{several}."
+    return f"Examined {when} by picolab {versions} on the machine {machines}{several}."
 
 
 def _issues(found: Sequence[Dated]) -> Html:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +76,25 @@ def test_without_knobs_the_weaknesses_of_picoshare_are_found() -> None:
     wrong = [f"{result.check.id}: {result.seen}" for result in results if result.state == "not_examined"]
     assert wrong == []
     assert {result.check.id for result in results if result.state == "found"} == set(ABSENT_WITH)
+
+
+def test_a_full_disk_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a user namespace, as for every other user."""
+    monkeypatch.setattr("picolab.examine.disk.os", SimpleNamespace(geteuid=lambda: 1000, statvfs=os.statvfs))
+    (result,) = run({}, "disk-full-sentence").results
+
+    assert (result.state, "database or disk is full" in result.seen) == ("absent", True), result.seen
+
+
+def test_a_kernel_without_namespaces_is_the_reason(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = scratch / "unshare"
+    refusing.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scratch}:{os.environ['PATH']}")
+    (result,) = run({}, "disk-full-sentence").results
+
+    assert result.state == "not_examined"
+    assert "a kernel that lets every user have namespaces (no namespaces here)" in result.seen
 
 
 def test_another_server_is_examined_in_the_same_way() -> None:

@@ -33,7 +33,7 @@ def examination() -> Examination:
         {"label": "a|b", "kind": "file", "version": None, "sha256": "0" * 64, "size_bytes": 1}
     )
     results = [result("head", "found"), result("range", "absent"), result("port-taken", "not_examined")]
-    return Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", results)
+    return Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", "local", results)
 
 
 def test_markdown_shows_the_servers_words_as_text(examination: Examination) -> None:
@@ -137,6 +137,28 @@ def test_a_result_is_written_to_a_file(form: str, scratch: Path) -> None:
 
     assert CliRunner().invoke(main, words).exit_code == ExitCode.OK
     assert "login-before-body" in path.read_text()
+
+
+def test_parameters_of_the_machine_are_heeded(scratch: Path) -> None:
+    words = ["examine", "calibration", "--only", "head", "--format", "json", "-p", "memory_limit", "none"]
+    path = scratch / "result"
+
+    assert CliRunner().invoke(main, [*words, "--output", str(path)]).exit_code == ExitCode.OK
+    assert json.loads(path.read_text())["machine"] == "local, no memory limit"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("file_size", "1G"), "-p file_size: an examination takes memory_limit, cpus, box, provider, boot_limit_s"),
+        (("cpus", "many"), "cpus"),
+        (("cpus", "[1"), "-p cpus: '[1'"),
+    ],
+)
+def test_wrong_parameters_are_refused(words: tuple[str, str], sentence: str) -> None:
+    done = CliRunner().invoke(main, ["examine", "calibration", "--only", "head", "-p", *words])
+
+    assert done.exit_code == ExitCode.BAD_PARAMETERS and sentence in done.output
 
 
 def test_an_unknown_check_is_named() -> None:

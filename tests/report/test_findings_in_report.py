@@ -21,7 +21,7 @@ def keep(time: str, *states: tuple[str, State], seen: str = "Seen.", sha256: str
     """Store an examination of a build."""
     build = BuildUnderTest(label=EVIL, kind="file", version=None, sha256=sha256, size_bytes=1)
     results = [Result(CHECKS[name], state, seen, 0.1) for name, state in states]
-    examination = Examination("PicoShare", build, f"2026-11-20T{time}.000+00:00", results)
+    examination = Examination("PicoShare", build, f"2026-11-20T{time}.000+00:00", "local", results)
     store(examination)
     return path_of(examination)
 

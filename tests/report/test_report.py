@@ -52,7 +52,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = [Result(CHECKS["head"], "found", EVIL, 0.1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PICOLAB_OUTPUTS_DIR", str(tmp_path_factory.mktemp("examined")))
-        store(Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", results))
+        store(Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", "local", results))
         return render_report(folder)
 
 

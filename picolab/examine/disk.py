@@ -109,6 +109,7 @@ def _freed(bench: Bench) -> Observation:
 
 
 def _cut(bench: Bench) -> Observation:
+    bench.require_this_host()
     with bench.running() as running:
         running.stored()
         before = bench.disk_bytes()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.examine.bench import Bench
+from picolab.examine.check import NotExamined
 from picolab.examine.registry import CHECKS
 from picolab.examine.run import Examination, examine
 
@@ -104,3 +106,27 @@ def test_another_server_is_examined_in_the_same_way() -> None:
     assert [(result.check.id, result.state) for result in examination.results] == [
         (check.id, "absent") for check in checks
     ]
+
+
+ON_THIS_HOST = (
+    *("kill-transfer-database", "kill-transfer-leak", "kill-commit-database", "kill-commit-leak", "port-taken"),
+    *("all-interfaces", "disk-full-status", "disk-full-sentence", "disk-full-space", "cut-space"),
+)
+TIMED = ("ready-time", "kill-restart", "latency-transfer", "latency-commit")
+
+
+@pytest.mark.parametrize("name", [*ON_THIS_HOST, *TIMED])
+def test_a_check_that_a_guest_cannot_answer_begins_nothing(name: str, scratch: Path) -> None:
+    """On a machine that does nothing: using it for more than its description would fail."""
+    virtual = SimpleNamespace(acceleration="emulation", route="direct")
+    machine = SimpleNamespace(
+        kind="vagrant",
+        work_folder=None,
+        describe=lambda: SimpleNamespace(virtual_machine=virtual),
+        install=lambda path: str(path),
+    )
+    build = SimpleNamespace(path=scratch / "build")
+    bench = Bench(machine, SimpleNamespace(), build, {}, scratch)  # type: ignore[arg-type]
+
+    with pytest.raises(NotExamined, match="runs in a virtual machine" if name in ON_THIS_HOST else "emulated"):
+        CHECKS[name].examine(bench)

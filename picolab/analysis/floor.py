@@ -102,13 +102,27 @@ class FloorPosterior:
 
     def _quantiles(self, tail: float) -> tuple[float, float, float]:
         """Return the floor below which lie this share of the posterior, half of it, and all but this share."""
+        return _quantiles(self._floors, self._weights.sum(axis=1), tail)
+
+    def ratio_to(self, baseline: FloorPosterior, comparisons: int = 1) -> FloorInterval:
+        """Return how many times the floor of a baseline this floor is, with its interval.
+
+        Both posteriors are independent, since no trial is in both.
+
+        Args:
+            baseline: of a search over the same range.
+            comparisons: how many ratios are looked at together; their intervals hold together (Bonferroni).
+        """
         import numpy as np
 
-        below = np.concatenate([[0.0], np.cumsum(self._weights.sum(axis=1))])
         step = self._floors[1] - self._floors[0]
-        edges = np.concatenate([self._floors - step / 2, [self._floors[-1] + step / 2]])
-        low, middle, high = np.exp(np.interp([tail, 0.5, 1.0 - tail], below, edges))
-        return float(low), float(middle), float(high)
+        ours, theirs = self._weights.sum(axis=1), baseline._weights.sum(axis=1)
+        if len(ours) != len(theirs):
+            raise ValueError(f"grids of {len(ours)} and {len(theirs)} floors have no ratio")
+        differences: Values = step * np.arange(1 - len(theirs), len(ours))
+        low, middle, high = _quantiles(differences, np.convolve(ours, theirs[::-1]), (1.0 - _MASS) / 2 / comparisons)
+        wider = 1.0 + self.precision / 8
+        return FloorInterval(low / wider, middle, high * wider, CONFIDENCE)
 
     def chance_below(self, ram: float) -> float:
         """Return the probability that the floor is at most this RAM."""
@@ -155,6 +169,17 @@ class FloorPosterior:
             low, high = (values[order][min(len(order) - 1, int(np.searchsorted(below, p)))] for p in (tail, 1 - tail))
             bands.append((float(low), float(values @ weights), float(high)))
         return bands
+
+
+def _quantiles(logarithms: Values, weights: Values, tail: float) -> tuple[float, float, float]:
+    """Return the value below which lie a share of a distribution on a grid, half of it, and all but this share."""
+    import numpy as np
+
+    below = np.concatenate([[0.0], np.cumsum(weights)])
+    step = logarithms[1] - logarithms[0]
+    edges = np.concatenate([logarithms - step / 2, [logarithms[-1] + step / 2]])
+    low, middle, high = np.exp(np.interp([tail, 0.5, 1.0 - tail], below, edges))
+    return float(low), float(middle), float(high)
 
 
 @lru_cache(maxsize=512)

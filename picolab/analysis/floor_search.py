@@ -13,7 +13,7 @@ from picolab.config.plan import Plan, Purpose
 from picolab.results.rows import step_ok
 
 _SURE = 0.025
-_MOST_SIZES = 3
+MOST_SIZES = 3
 """Sizes at which a confirmation is tried before the search ends without one."""
 
 State = Literal["unfinished", "found", "limit", "above", "below", "unconfirmed"]
@@ -36,7 +36,8 @@ class Floor:
 
     Attributes:
         state: `found`: interval narrow and confirmed; `limit`: the limit of trials came first; `above`, `below`: the
-            floor is outside the searched range; `unconfirmed`: trials at the recommended RAM died.
+            floor is outside the searched range; `unconfirmed`: trials died at
+            each recommended RAM, or the range has none above the interval.
         next_mb: RAM of the next trial; None when the search has ended.
         next_purpose: of the next trial.
         recommended_mb: RAM of the confirmation; None while the search continues or without an answer.
@@ -69,21 +70,21 @@ class Floor:
         return max(1, min(left, math.ceil(2 * halvings) + 1)) + self.search.confirm
 
 
-def trials_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> list[FloorTrial]:
-    """Return the trials of a search that have a result, in the order in which they ran.
+def trials_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[FloorTrial]]:
+    """Return the trials of a search that have a result, in the order in which they ran, by the label of their build.
 
     Args:
         rows: of `record_row`, by trial_id.
     """
     assert plan.floor is not None
-    found = []
+    found: dict[str, list[FloorTrial]] = {trial.parameters.build_label: [] for trial in plan.trials}
     for trial in plan.trials:
         row = rows.get(trial.trial_id)
         if row is None:
             continue
         survived = [step_ok(row, step) for step in _steps(plan.floor)]
         outcome = row["outcome"]
-        found.append(
+        found[trial.parameters.build_label].append(
             FloorTrial(trial.trial_id, float(trial.parameters.ram_mb), trial.purpose, all(survived), str(outcome))
         )
     return found
@@ -114,23 +115,27 @@ def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
         return Floor(search, list(trials), posterior, interval, state, **rest)
 
     below = posterior.chance_below(search.low_mb), posterior.chance_below(search.high_mb)
-    if not confirming:
-        if below[1] < _SURE:
-            return floor("above")
-        narrow = interval.reach <= search.precision
-        if not narrow and below[0] <= 1 - _SURE and len(seeking) < search.limit:
-            return floor("unfinished", next_mb=posterior.next_level(search.levels()))
-    levels = search.levels()
+    narrow = interval.reach <= search.precision
     failed = tuple(dict.fromkeys(trial.ram_mb for trial in confirming if not trial.survived))
     last = confirming[-1].ram_mb if confirming else None
+    # A death at the recommended size is evidence like any other: the search continues if the interval is too wide now.
+    if last is None or (last in failed and len(failed) < MOST_SIZES):
+        if not confirming and below[1] < _SURE:
+            return floor("above")
+        if not narrow and below[0] <= 1 - _SURE and len(seeking) < search.limit:
+            return floor("unfinished", next_mb=posterior.next_level(search.levels()), failed_sizes=failed)
     if last is not None and last not in failed:
         recommended: float | None = last
     else:
         least = max([interval.high, *failed])
+        levels = search.levels()
         recommended = next((level for level in levels if level >= least and level not in failed), None)
-    ended: State = "below" if below[0] > 1 - _SURE else "found" if interval.reach <= search.precision else "limit"
-    if recommended is None or len(failed) >= _MOST_SIZES:
-        return floor("unconfirmed" if failed else ended, failed_sizes=failed)
+    ended: State = (
+        "below" if below[0] > 1 - _SURE else "limit" if not narrow and len(seeking) >= search.limit else "found"
+    )
+    if recommended is None or len(failed) >= MOST_SIZES:
+        unconfirmed = failed or (search.confirm and ended == "found")
+        return floor("unconfirmed" if unconfirmed else ended, failed_sizes=failed)
     here = [trial.survived for trial in confirming if trial.ram_mb == recommended]
     rest: dict[str, Any] = {
         "recommended_mb": recommended,
@@ -143,11 +148,11 @@ def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
     return floor(ended, **rest)
 
 
-def floor_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Floor:
-    """Return what a campaign knows of the floor.
+def floors_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Floor]:
+    """Return what a campaign knows of the floor of each build, by label, in the order of the command.
 
     Args:
         rows: of `record_row`, by trial_id.
     """
     assert plan.floor is not None
-    return look(plan.floor, trials_of(plan, rows))
+    return {label: look(plan.floor, trials) for label, trials in trials_of(plan, rows).items()}

@@ -1,12 +1,14 @@
 """The chart of a memory floor: survival against RAM with every trial, the fitted curve, its band and the floor."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
 
 from picolab.analysis.floor_search import Floor
-from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, tip
+from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, panel_title, tip
+from picolab.text.foreign import visible
 
 _POINTS = 120
 _SPREAD = 0.03
@@ -14,12 +16,26 @@ _SPREAD = 0.03
 _CURVE, _SURVIVED, _DIED = LEVEL_COLOURS[0], LEVEL_COLOURS[2], LEVEL_COLOURS[1]
 
 
-def survival(floor: Floor) -> list[alt.LayerChart]:
-    """Show survival against RAM: each trial as a point, the curve with its band, floor, interval and recommendation."""
-    if not floor.trials:
+def survival(floors: Mapping[str, Floor]) -> list[alt.LayerChart]:
+    """Show survival against RAM, one above the other for each build, all with the same axis of RAM.
+
+    Each trial is a point; the curve has its band, and there are the floor, its interval and the recommendation.
+
+    Args:
+        floors: by label of the build.
+    """
+    tried = [trial.ram_mb for floor in floors.values() for trial in floor.trials]
+    if not tried:
         return []
-    tried = [trial.ram_mb for trial in floor.trials]
     low, high = min(tried) / 1.1, max(tried) * 1.1
+    return [
+        _panel(floor, low, high, visible(label) if len(floors) > 1 else "")
+        for label, floor in floors.items()
+        if floor.trials
+    ]
+
+
+def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
     levels = [low * (high / low) ** (place / (_POINTS - 1)) for place in range(_POINTS)]
     curve = [
         {"ram": round(level, 4), "low": round(one, 4), "mean": round(mean, 4), "high": round(other, 4)}
@@ -69,7 +85,8 @@ def survival(floor: Floor) -> list[alt.LayerChart]:
             ],
         )
     )
-    return [alt.LayerChart(layer=layers).properties(height=260, width="container")]
+    panel = alt.LayerChart(layer=layers).properties(height=260 if not title else 200, width="container")
+    return panel.properties(title=panel_title(title)) if title else panel
 
 
 def _points(floor: Floor) -> list[dict[str, Any]]:

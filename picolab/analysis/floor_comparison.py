@@ -78,7 +78,8 @@ def _judged(found: FloorInterval, margin: float) -> tuple[Verdict, str]:
 def exit_code(floors: Mapping[str, Floor], margin: float) -> ExitCode:
     """Return the exit code of a search.
 
-    Of one build: 0 when its floor was found as precisely as asked for and confirmed, else 2. Of several, as
+    Of one build: 0 when its floor was found as precisely as asked for and confirmed, and so was that of full
+    speed if it was searched, else 2. Of several, as
     `picolab compare`: 1 when a candidate needs more than the baseline, 0 when more than the margin is excluded for
     all, else 2. Without an end it is 3.
     """
@@ -87,7 +88,8 @@ def exit_code(floors: Mapping[str, Floor], margin: float) -> ExitCode:
     compared = ratios(floors, margin)
     if not compared:
         (floor,) = floors.values()
-        return ExitCode.OK if floor.state == "found" else ExitCode.UNDECIDED
+        fast = floor.speed is None or floor.speed.state in ("found", "below")
+        return ExitCode.OK if floor.state == "found" and fast else ExitCode.UNDECIDED
     if any(one.verdict == "needs more" for one in compared):
         return ExitCode.REGRESSION
     return ExitCode.OK if all(one.no_regression for one in compared) else ExitCode.UNDECIDED

@@ -6,8 +6,10 @@ from typing import Any
 
 import altair as alt
 
+from picolab.analysis.floor import FloorInterval
 from picolab.analysis.floor_search import Floor
-from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, panel_title, tip
+from picolab.analysis.floor_speed import SpeedFloor
+from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, panel_title, tip, value_scale
 from picolab.text.foreign import visible
 
 _POINTS = 120
@@ -41,10 +43,7 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
         {"ram": round(level, 4), "low": round(one, 4), "mean": round(mean, 4), "high": round(other, 4)}
         for level, (one, mean, other) in zip(levels, floor.posterior.curve(levels), strict=True)
     ]
-    scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    x = alt.X(
-        "ram:Q", title="RAM, MiB (logarithmic)", scale=scale, axis=alt.Axis(values=_ticks(low, high), format="~g")
-    )
+    x = _ram_axis(low, high)
     y = alt.Scale(domain=[-0.2, 1.2], nice=False)
     share = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="%")
     layers = [
@@ -54,14 +53,7 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
         chart(curve).mark_line(color=_CURVE, strokeWidth=2, tooltip=None).encode(x="ram:Q", y="mean:Q"),
     ]
     if floor.state not in ("above", "below"):
-        interval = floor.interval
-        ends = [{"ram": max(low, interval.low), "to": min(high, interval.high)}]
-        layers += [
-            chart(ends).mark_rect(opacity=0.12, color=LIMIT_COLOUR, tooltip=None).encode(x="ram:Q", x2="to:Q"),
-            chart([{"ram": interval.middle, "words": "floor"}])
-            .mark_rule(color=LIMIT_COLOUR, strokeWidth=2)
-            .encode(x="ram:Q", tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")]),
-        ]
+        layers += _interval_layers(floor.interval, low, high, x, "floor")
     if floor.recommended_mb is not None:
         layers.append(
             chart([{"ram": floor.recommended_mb, "words": "recommended"}])
@@ -85,8 +77,90 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
             ],
         )
     )
-    panel = alt.LayerChart(layer=layers).properties(height=260 if not title else 200, width="container")
+    return _titled(layers, title)
+
+
+def speed(floors: Mapping[str, Floor]) -> list[alt.LayerChart]:
+    """Show the time of each trial that survived against RAM, one above the other for each build.
+
+    Args:
+        floors: by label of the build; those without a reference of full speed are left out.
+    """
+    tried = [trial.ram_mb for floor in floors.values() for trial in floor.trials if trial.duration_s is not None]
+    if not tried:
+        return []
+    low, high = min(tried) / 1.1, max(tried) * 1.1
+    return [
+        _speed_panel(floor, floor.speed, low, high, visible(label) if len(floors) > 1 else "")
+        for label, floor in floors.items()
+        if floor.speed is not None and floor.speed.limit_s is not None
+    ]
+
+
+def _speed_panel(floor: Floor, speed: SpeedFloor, low: float, high: float, title: str) -> alt.LayerChart:
+    timed = [(trial, trial.duration_s) for trial in floor.trials if trial.duration_s is not None]
+    points = [
+        {
+            "trial": trial.trial_id,
+            "ram": trial.ram_mb,
+            "seconds": round(seconds, 4),
+            "fate": "fast" if speed.is_fast(trial) else "too slow",
+            "purpose": trial.purpose,
+        }
+        for trial, seconds in timed
+    ]
+    limit_s = speed.limit_s or 0.0
+    x = _ram_axis(low, high)
+    y = alt.Y("seconds:Q", title="time, s", scale=value_scale([limit_s, *(seconds for _, seconds in timed)]))
+    layers = [
+        chart([{"seconds": limit_s, "words": "longest time"}])
+        .mark_rule(color=LIMIT_COLOUR, strokeWidth=2, strokeDash=[5, 4])
+        .encode(y=y, tooltip=[tip("words:N", "line"), tip("seconds:Q", "time, s", ".3~g")])
+    ]
+    if speed.interval is not None and speed.state not in ("above", "below"):
+        layers += _interval_layers(speed.interval, low, high, x, "full speed")
+    layers.append(
+        chart(points)
+        .mark_point(filled=True, size=60, opacity=0.9)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "fate:N", title=None, scale=alt.Scale(domain=["fast", "too slow"], range=[_SURVIVED, _DIED])
+            ),
+            shape=alt.Shape("purpose:N", title=None),
+            tooltip=[
+                tip("trial:N", "trial"),
+                tip("ram:Q", "RAM, MiB", ".6~g"),
+                tip("seconds:Q", "time, s", ".3~g"),
+                tip("purpose:N", "for the"),
+            ],
+        )
+    )
+    return _titled(layers, title)
+
+
+def _interval_layers(interval: FloorInterval, low: float, high: float, x: alt.X, words: str) -> list[alt.Chart]:
+    """Return a floor and its interval, as far as the axis shows it."""
+    ends = [{"ram": max(low, interval.low), "to": min(high, interval.high)}]
+    return [
+        chart(ends).mark_rect(opacity=0.12, color=LIMIT_COLOUR, tooltip=None).encode(x=x, x2="to:Q"),
+        chart([{"ram": interval.middle, "words": words}])
+        .mark_rule(color=LIMIT_COLOUR, strokeWidth=2)
+        .encode(x=x, tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")]),
+    ]
+
+
+def _titled(layers: list[alt.Chart], title: str) -> alt.LayerChart:
+    panel = alt.LayerChart(layer=layers).properties(height=200 if title else 260, width="container")
     return panel.properties(title=panel_title(title)) if title else panel
+
+
+def _ram_axis(low: float, high: float) -> alt.X:
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return alt.X(
+        "ram:Q", title="RAM, MiB (logarithmic)", scale=scale, axis=alt.Axis(values=_ticks(low, high), format="~g")
+    )
 
 
 def _points(floor: Floor) -> list[dict[str, Any]]:

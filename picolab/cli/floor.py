@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 )
 @click.option("--share", type=float, default=0.95, show_default=True, help="Share of trials that must survive.")
 @click.option("--precision", default="10%", show_default=True, help="Reach of the interval from its middle.")
+@click.option(
+    "--slowdown", help="Search the RAM too from which the step takes at most this much longer than at full speed."
+)
 @click.option("--limit", type=int, default=80, show_default=True, help="Trials of the search at most.")
 @click.option(
     "--confirm", type=int, default=20, show_default=True, help="Trials that must all survive at the end; 59 prove 95 %."
@@ -47,7 +50,9 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     """Find the smallest RAM at which a server survives.
 
     Repeats trials at changing RAM until the smallest amount at which --share of them survives is known to within
-    --precision, then confirms the recommended amount. `picolab resume` continues a stopped search.
+    --precision, then confirms the recommended amount. With --slowdown, then searches the amount from which half of
+    the trials run at full speed: the median time of trials at the largest RAM. `picolab resume` continues a stopped
+    search.
 
     With several builds their trials alternate, and each floor is compared with that of the first build. LABEL=BUILD
     names a build.
@@ -59,6 +64,7 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     \b
     Examples:
       picolab floor 1.5.4 --file-size 1G
+      picolab floor ./picoshare --file-size 100M --slowdown 10%
       picolab floor old=1.4.4 new=./picoshare --file-size 100M
       picolab floor ./picoshare --file-size 500M --step both --confirm 59
       picolab floor ./picoshare --share 0.9 --precision 5% --from 8M --to 256M
@@ -87,6 +93,8 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     wanted = {name: options[name] for name in ("step", "share", "limit", "confirm")}
     wanted["precision"] = _share(options["precision"], "--precision")
+    if options["slowdown"] is not None:
+        wanted["slowdown"] = _share(options["slowdown"], "--slowdown")
     margin = None if options["margin"] is None else _share(options["margin"], "--margin")
     if margin is not None and not 0 < margin <= 0.5:
         raise ParameterError(f"--margin {options['margin']} should be above 0 and at most 50%")
@@ -110,6 +118,7 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     words += ["--limit", str(search.limit), "--from", f"{search.low_mb:.10g}M", "--to", f"{search.high_mb:.10g}M"]
     words += [word for one in ("machine", "server") if options[one] for word in (f"--{one}", options[one])]
     words += [word for name_, text in options["others"] for word in ("-p", name_, text)]
+    words += ["--slowdown", f"{search.slowdown:g}"] if search.slowdown is not None else []
     words += ["--margin", f"{margin:g}"] if margin is not None else []
     seed, idle_limit_s = options["seed"], options["idle_limit"]
     plan = make_floor_plan(parameters, search, name, shlex.join(words), seed, idle_limit_s, margin)

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from picolab.analysis.floor_comparison import FloorRatio, exit_code, ratios
-from picolab.analysis.floor_search import Floor, FloorTrial
+from picolab.analysis.floor_search import Floor
+from picolab.analysis.floor_speed import SHARE, SpeedFloor
+from picolab.analysis.floor_trials import FloorTrial
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
@@ -63,7 +65,7 @@ def as_lines(plan: Plan, floors: Floors) -> list[str]:
     for label, floor in floors.items():
         begin = f"{one_line(label)}: " if several else ""
         own = [_floor_line(plan, floor)] if several else []
-        lines += [begin + line for line in (*own, *_details(floor))]
+        lines += [begin + line for line in (*own, *_speed_lines(floor), *_details(floor))]
     if kind_of(plan.trials[0].parameters.machine).is_virtual:
         lines.append(_GUEST)
     return lines
@@ -84,6 +86,43 @@ def _floor_line(plan: Plan, found: Floor) -> str:
         f"{begin} {ram(interval.middle)} {percent(search.share)} of trials survive the {step} of {file}; "
         f"the {percent(interval.confidence)} interval is {ram(interval.low)} to {ram(interval.high)}."
     )
+
+
+def _speed_lines(found: Floor) -> list[str]:
+    """Return from which RAM on the server runs at full speed; empty when that was not searched."""
+    search, speed = found.search, found.speed
+    if search.slowdown is None or (speed is None and found.state == "above"):
+        return []
+    within = f"within {percent(search.slowdown)} of full speed"
+    if speed is None or (speed.reference_s is None and speed.state == "unfinished"):
+        return [f"The RAM from which it runs {within} is not searched yet."]
+    if speed.reference_s is None:
+        return [f"Too few trials survive at {ram(search.high_mb)}, so there is no full speed to compare with."]
+    full = (
+        f"Full speed is {speed.reference_s:.3g} s, the median of {counted(speed.references, 'trial')} at "
+        f"{ram(search.high_mb)}."
+    )
+    if speed.state == "above":
+        return [
+            f"Fewer than half of the trials run {within} even near {ram(search.high_mb)}: their times vary too much. "
+            f"Raise --slowdown. {full}"
+        ]
+    if speed.state == "below":
+        return [f"Half of the trials run {within} at {ram(search.low_mb)} already, the least that was tried. {full}"]
+    assert speed.interval is not None
+    interval = speed.interval
+    begin = "So far: from" if speed.state == "unfinished" else "From"
+    lines = [
+        f"{begin} {ram(interval.middle)} on at least half of the trials run {within}; the "
+        f"{percent(interval.confidence)} interval is {ram(interval.low)} to {ram(interval.high)}. {full}"
+    ]
+    if interval.low <= found.interval.high and speed.state != "unfinished":
+        lines.append("The interval overlaps with that of the floor: full speed needs no more RAM that was noticed.")
+    if speed.state == "limit":
+        lines.append(
+            f"The limit of {counted(search.limit, 'trial')} for speed came before {percent(search.precision)}."
+        )
+    return lines
 
 
 def _details(found: Floor) -> list[str]:
@@ -172,7 +211,22 @@ def _build_json(plan: Plan, found: Floor) -> dict[str, Any]:
         "confirmation_trials": found.confirmed[1],
         "proven_share": found.proven,
         "failed_sizes_mb": list(found.failed_sizes),
+        "speed": None if found.speed is None else _speed_json(found.speed),
         "trials": [_trial_json(trial) for trial in found.trials],
+    }
+
+
+def _speed_json(found: SpeedFloor) -> dict[str, Any]:
+    interval = None if found.state in ("above", "below") else found.interval
+    return {
+        "state": found.state,
+        "floor_mb": None if interval is None else interval.middle,
+        "floor_low_mb": None if interval is None else interval.low,
+        "floor_high_mb": None if interval is None else interval.high,
+        "share": SHARE,
+        "full_speed_s": found.reference_s,
+        "full_speed_trials": found.references,
+        "limit_s": found.limit_s,
     }
 
 
@@ -183,6 +237,7 @@ def _trial_json(trial: FloorTrial) -> dict[str, Any]:
         "purpose": trial.purpose,
         "survived": trial.survived,
         "outcome": trial.outcome,
+        "duration_s": trial.duration_s,
     }
 
 

@@ -81,6 +81,19 @@ def survival(data: CampaignData) -> Figure | Html:
     )
 
 
+def speed(data: CampaignData) -> Figure | Html:
+    """Show the time of each trial against RAM, a panel for each build; a sentence when speed was not searched."""
+    plan, floors = read(data)
+    if plan.floor is None or plan.floor.slowdown is None:
+        return paragraph("This search looked at survival alone. --slowdown 10% searches for full speed too.", "empty")
+    return figure(
+        charts.speed(floors),
+        "Each point is a trial that survived. The dashed line is the longest time within the allowed slow-down of full "
+        "speed, the solid line the RAM from which at least half of the trials are below it, with its interval.",
+        empty="No trial at full speed has a result yet, so there is nothing to compare with.",
+    )
+
+
 def levels(data: CampaignData) -> Html:
     """Show each RAM that was tried with its survivors, in the search and in the confirmation."""
     _, floors = read(data)
@@ -93,13 +106,14 @@ def levels(data: CampaignData) -> Html:
         Column("survived", "survived", 0),
         Column("trials", "trials", 0),
         Column("of these to confirm", "confirmation", 0),
+        *([Column("within the slow-down", "fast", 0)] if any(row["fast"] is not None for row in rows) else []),
         Column("outcomes of the others", "died"),
     )
     return table(rows, columns)
 
 
 def _levels(found: Floor) -> list[dict[str, Any]]:
-    rows = []
+    rows, speed = [], found.speed
     for ram in sorted({trial.ram_mb for trial in found.trials}):
         here = [trial for trial in found.trials if trial.ram_mb == ram]
         died = ", ".join(dict.fromkeys(trial.outcome for trial in here if not trial.survived))
@@ -109,6 +123,7 @@ def _levels(found: Floor) -> list[dict[str, Any]]:
                 "survived": sum(trial.survived for trial in here),
                 "trials": len(here),
                 "confirmation": sum(trial.purpose == "confirmation" for trial in here),
+                "fast": None if speed is None or not speed.limit_s else sum(map(speed.is_fast, here)),
                 "died": died or None,
             }
         )

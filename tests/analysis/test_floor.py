@@ -11,7 +11,8 @@ from scipy.special import ndtri
 
 from picolab.analysis.floor import FloorPosterior, posterior_of, proven_share, trials_to_prove
 from picolab.analysis.floor_comparison import exit_code, ratios
-from picolab.analysis.floor_search import Floor, FloorTrial, look
+from picolab.analysis.floor_search import Floor, look
+from picolab.analysis.floor_trials import FloorTrial
 from picolab.config.floor_search import FloorSearch, as_ram_mb
 from picolab.exit_codes import ExitCode
 

@@ -12,9 +12,11 @@ from picolab.analysis.floor_speed import SpeedFloor
 from picolab.charts.style import LEVEL_COLOURS, LIMIT_COLOUR, chart, panel_title, tip, value_scale
 from picolab.text.foreign import visible
 
-_POINTS = 120
+_POINTS = 80
 _SPREAD = 0.03
 """Trials of the same RAM are drawn this far below or above each other, in shares."""
+_ONE_COLUMN, _TWO_COLUMNS = alt.Legend(columns=1), alt.Legend(columns=2)
+"""Both legends stand beside each other, on a phone too."""
 _CURVE, _SURVIVED, _DIED = LEVEL_COLOURS[0], LEVEL_COLOURS[2], LEVEL_COLOURS[1]
 
 
@@ -26,10 +28,7 @@ def survival(floors: Mapping[str, Floor]) -> list[alt.LayerChart]:
     Args:
         floors: by label of the build.
     """
-    tried = [trial.ram_mb for floor in floors.values() for trial in floor.trials]
-    if not tried:
-        return []
-    low, high = min(tried) / 1.1, max(tried) * 1.1
+    low, high = _ends(floors)
     return [
         _panel(floor, low, high, visible(label) if len(floors) > 1 else "")
         for label, floor in floors.items()
@@ -38,7 +37,9 @@ def survival(floors: Mapping[str, Floor]) -> list[alt.LayerChart]:
 
 
 def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
-    levels = [low * (high / low) ** (place / (_POINTS - 1)) for place in range(_POINTS)]
+    # Most points where the curve rises.
+    near = max(low, floor.interval.low / 1.2), min(high, floor.interval.high * 1.2)
+    levels = sorted({*_spaced(low, high), *(_spaced(*near) if near[0] < near[1] else ())})
     curve = [
         {"ram": round(level, 4), "low": round(one, 4), "mean": round(mean, 4), "high": round(other, 4)}
         for level, (one, mean, other) in zip(levels, floor.posterior.curve(levels), strict=True)
@@ -60,15 +61,14 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
             .mark_rule(color=_SURVIVED, strokeWidth=2, strokeDash=[5, 4])
             .encode(x="ram:Q", tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")])
         )
-    outcomes = ["survived", "did not survive"]
     layers.append(
         chart(_points(floor))
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             x="ram:Q",
             y="y:Q",
-            color=alt.Color("fate:N", title=None, scale=alt.Scale(domain=outcomes, range=[_SURVIVED, _DIED])),
-            shape=alt.Shape("purpose:N", title=None),
+            color=_colour(["survived", "failed"]),
+            shape=alt.Shape("purpose:N", title=None, legend=_TWO_COLUMNS),
             tooltip=[
                 tip("trial:N", "trial"),
                 tip("ram:Q", "RAM, MiB", ".6~g"),
@@ -86,15 +86,22 @@ def speed(floors: Mapping[str, Floor]) -> list[alt.LayerChart]:
     Args:
         floors: by label of the build; those without a reference of full speed are left out.
     """
-    tried = [trial.ram_mb for floor in floors.values() for trial in floor.trials if trial.duration_s is not None]
-    if not tried:
-        return []
-    low, high = min(tried) / 1.1, max(tried) * 1.1
+    low, high = _ends(floors)
     return [
         _speed_panel(floor, floor.speed, low, high, visible(label) if len(floors) > 1 else "")
         for label, floor in floors.items()
         if floor.speed is not None and floor.speed.limit_s is not None
     ]
+
+
+def _spaced(low: float, high: float) -> list[float]:
+    return [low * (high / low) ** (place / (_POINTS - 1)) for place in range(_POINTS)]
+
+
+def _ends(floors: Mapping[str, Floor]) -> tuple[float, float]:
+    """Return the RAM at which the axis begins and ends: the same for all panels of a page."""
+    tried = [trial.ram_mb for floor in floors.values() for trial in floor.trials] or [1.0]
+    return min(tried) / 1.1, max(tried) * 1.1
 
 
 def _speed_panel(floor: Floor, speed: SpeedFloor, low: float, high: float, title: str) -> alt.LayerChart:
@@ -125,10 +132,8 @@ def _speed_panel(floor: Floor, speed: SpeedFloor, low: float, high: float, title
         .encode(
             x=x,
             y=y,
-            color=alt.Color(
-                "fate:N", title=None, scale=alt.Scale(domain=["fast", "too slow"], range=[_SURVIVED, _DIED])
-            ),
-            shape=alt.Shape("purpose:N", title=None),
+            color=_colour(["fast", "too slow"]),
+            shape=alt.Shape("purpose:N", title=None, legend=_TWO_COLUMNS),
             tooltip=[
                 tip("trial:N", "trial"),
                 tip("ram:Q", "RAM, MiB", ".6~g"),
@@ -138,6 +143,10 @@ def _speed_panel(floor: Floor, speed: SpeedFloor, low: float, high: float, title
         )
     )
     return _titled(layers, title)
+
+
+def _colour(fates: list[str]) -> alt.Color:
+    return alt.Color("fate:N", title=None, scale=alt.Scale(domain=fates, range=[_SURVIVED, _DIED]), legend=_ONE_COLUMN)
 
 
 def _interval_layers(interval: FloorInterval, low: float, high: float, x: alt.X, words: str) -> list[alt.Chart]:
@@ -174,7 +183,7 @@ def _points(floor: Floor) -> list[dict[str, Any]]:
                 "trial": trial.trial_id,
                 "ram": trial.ram_mb,
                 "y": 1 + shift if trial.survived else -shift,
-                "fate": "survived" if trial.survived else "did not survive",
+                "fate": "survived" if trial.survived else "failed",
                 "purpose": trial.purpose,
                 "outcome": trial.outcome,
             }

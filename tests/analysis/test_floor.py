@@ -6,10 +6,12 @@ import random
 import statistics
 from collections.abc import Callable
 
+import numpy as np
+import psignifit
 import pytest
 from scipy.special import ndtri
 
-from picolab.analysis.floor import FloorPosterior, posterior_of, proven_share, trials_to_prove
+from picolab.analysis.floor import LAPSE, FloorPosterior, posterior_of, proven_share, trials_to_prove
 from picolab.analysis.floor_comparison import exit_code, ratios
 from picolab.analysis.floor_search import Floor, look
 from picolab.analysis.floor_trials import FloorTrial
@@ -172,7 +174,7 @@ def test_floor_outside_the_range_has_a_verdict_without_a_ratio() -> None:
 
 def test_interval_of_a_ratio_holds_it() -> None:
     held = 0
-    for seed in range(15):
+    for seed in range(6):
         chance = random.Random(seed)
         found = []
         for need in (50.0, 65.0):
@@ -183,4 +185,24 @@ def test_interval_of_a_ratio_holds_it() -> None:
             found.append(posterior)
         ratio = found[1].ratio_to(found[0])
         held += ratio.low <= 1.3 <= ratio.high
-    assert held >= 13
+    assert held >= 5
+
+
+def test_threshold_agrees_with_that_of_psignifit() -> None:
+    # Survivors of 20 trials at each RAM, drawn once with a need of 50 MiB and a spread of 20 %.
+    survivors = {30: 0, 35: 1, 40: 0, 45: 4, 50: 9, 55: 14, 60: 13, 70: 19, 80: 19, 100: 20}
+    trials = [(float(ram), place < count) for ram, count in survivors.items() for place in range(20)]
+    fixed = {"lambda": LAPSE, "gamma": LAPSE, "eta": 0.0}
+    oracle = psignifit.psignifit(
+        np.array([(math.log(ram), count, 20) for ram, count in survivors.items()]),
+        sigmoid="norm",
+        experiment_type="yes/no",
+        fixed_parameters=fixed,
+    )
+    for share in (0.95, 0.5):
+        threshold, intervals = oracle.threshold(share)
+        low, high = intervals["0.95"]
+        found = posterior_of(trials, 4, 1024, share, 0.1).interval()
+        assert math.log(found.middle) == pytest.approx(threshold, abs=0.03)
+        assert math.log(found.low) == pytest.approx(low, abs=0.05)
+        assert math.log(found.high) == pytest.approx(high, abs=0.05)

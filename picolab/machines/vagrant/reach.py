@@ -60,6 +60,7 @@ class Reach:
         self._folder: Path = state.folder
         self._command = command_of(self._folder, state)
         self._saved = SavedStates(state)
+        self._is_saved_after_boot = wish.save_state or bool(wish.fresh_for)
 
     def run(self) -> None:
         """Bring the machine there, and note how.
@@ -81,7 +82,7 @@ class Reach:
             domain = "not_created"
         self._state.write(state="making", ram_mb=self._wish.ram_mb, cpus=self._wish.cpus, server=None, forwards={})
         self._command = command_of(self._folder, self._state)
-        reached_by = self._bring_up(domain, as_it_was=as_it_was == wanted)
+        reached_by = self._bring_up(domain, as_it_was)
         if reached_by != "reset":
             self._after_boot(reached_by)
         if reached_by != "created" and (dirt := self._dirt()):
@@ -94,12 +95,13 @@ class Reach:
             state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
         )
 
-    def _bring_up(self, domain: str, *, as_it_was: bool) -> str:
+    def _bring_up(self, domain: str, as_it_was: tuple[int, int]) -> str:
         """Have the machine run with the wanted memory, by the cheapest way; return which that was.
 
         Args:
-            as_it_was: whether it had the wanted memory and processors before.
+            as_it_was: its MiB of memory and its processors before.
         """
+        wanted = (self._state["ram_mb"], self._state["cpus"])
         if domain == "not_created":
             self._create()
             return "created"
@@ -109,12 +111,17 @@ class Reach:
                 libvirt.power_off(name)
         # A machine that need not be fresh is as good when it was made fresh for something else.
         is_fresh = self._wish.fresh_for in ("", self._state.get("fresh_for"))
-        if domain == "running" and as_it_was and is_fresh and self._cleaned():
+        if domain == "running" and as_it_was == wanted and is_fresh and self._cleaned():
             return "reset"
         if self._is_forgotten():
             return self._make_anew()
-        if self._wish.fresh_for:
-            return self._freshen()
+        self._remove_useless()
+        name = saved_state.name_of(*wanted)
+        if name in self._saved.names:
+            return "restored" if self._load(name) else self._make_anew()
+        if self._is_saved_after_boot:
+            # What trials have left on the disk must not become a part of the state that is saved.
+            return self._boot_fresh(saved_state.name_of(*as_it_was))
         if domain != "running":
             self._command.up(self._state["provider"], limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return "booted"
@@ -124,15 +131,19 @@ class Reach:
         self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
         return "reloaded"
 
-    def _freshen(self) -> str:
-        """Have the existing machine run as after a boot, with the wanted memory; return how that was reached."""
+    def _remove_useless(self) -> None:
         for name, why in self._saved.useless().items():
             self._saved.remove(name)
             self._state.note_fixed(f"the saved state {name} was removed: {why}")
-        wanted = saved_state.name_of(self._state["ram_mb"], self._state["cpus"])
-        if wanted in self._saved.names:
-            return "restored" if self._load(wanted) else self._make_anew()
-        if not self._saved.names or not self._load(self._saved.names[0]):
+
+    def _boot_fresh(self, before: str) -> str:
+        """Boot with the wanted memory from the disk of a saved state of another memory; return how that was reached.
+
+        Args:
+            before: the saved state of the memory that the machine has now, which is the quickest to load.
+        """
+        names = self._saved.names
+        if not names or not self._load(before if before in names else names[0]):
             # Nothing that is known to be fresh can be gone back to.
             return self._make_anew()
         # The disk is fresh now, and a reload changes the memory alone.
@@ -209,7 +220,7 @@ class Reach:
         else:
             self._guest.install_agent()
             facts = self._guest.ask({"do": "reset"})
-            if self._wish.fresh_for:
+            if self._is_saved_after_boot:
                 self._save()
                 facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)

@@ -71,7 +71,6 @@ class Reach:
         begun = time.monotonic()
         old_state = self._state["state"]
         as_it_was = (self._state["ram_mb"], self._state["cpus"])
-        wanted = (self._wish.ram_mb, self._wish.cpus)
         self._state["mended"] = []
         domain = domain_state(self._folder, self._state)
         if domain != "not_created" and old_state != "up":

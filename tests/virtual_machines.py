@@ -38,7 +38,7 @@ _LONGEST_FIRST = (
     # Needs no box, which the process above builds meanwhile.
     "test_stopped_libvirt",
     "test_vagrant_faults",
-    "test_a_matrix_of_two_blocks_needs_three_boots",
+    "test_a_matrix_of_two_blocks_boots_each_ram_size_once",
     "test_vagrant_left_over",
     "test_by_hand",
     "test_measure_virtual",

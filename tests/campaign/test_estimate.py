@@ -49,8 +49,8 @@ def test_nothing_was_measured_and_the_assumptions_are_printed(outputs: Path) -> 
     machines_s = found.boot_s + found.restore_s
     assert found.total_s == pytest.approx(machines_s + transfers_s + 20 * VIRTUAL.assumed_overhead_s)
     assert words == (
-        "Expected: 2 boots (50 s) and 4 restores (20 s) of virtual machines, and 4 min 40 s in all. Boots and restores "
-        "take 25% of it. No trial of these cases was timed before; assumed: upload and verify at 50 MiB/s, plus 8 s. "
+        "Expected: 2 boots (40 s) and 4 restores (16 s) of virtual machines, and 4 min 26 s in all. Boots and restores "
+        "take 21% of it. No trial of these cases was timed before; assumed: upload and verify at 50 MiB/s, plus 8 s. "
         "Boots and restores: with assumed times."
     )
 
@@ -78,7 +78,7 @@ def test_snapshots_may_replace_boots(outputs: Path) -> None:
     assert found.machine_share == pytest.approx((found.boot_s + found.restore_s) / found.total_s)
     words = estimate_in_words(found, at_most=False)
     assert words.startswith(
-        "Expected: 2 boots (50 s) and 18 restores (41 s) of virtual machines, and 5 min 01 s in all"
+        "Expected: 2 boots (40 s) and 18 restores (37 s) of virtual machines, and 4 min 47 s in all"
     )
     assert f" Boots and restores take {found.machine_share:.0%} of it." in words
     assert words.endswith("Boots and restores: with assumed times.")
@@ -122,7 +122,7 @@ def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
     machines_s = found.boot_s + 4 * VIRTUAL.assumed_change_s
     assert found.total_s == pytest.approx(20 * 40.0 + machines_s), "the boot of the first trial counts once"
     words = estimate_in_words(found, at_most=False)
-    assert "take 9% of it. Earlier trials of the same cases took that long. Boots and restores: 1 like earlier" in words
+    assert "take 8% of it. Earlier trials of the same cases took that long. Boots and restores: 1 like earlier" in words
     assert words.endswith("1 like earlier ones, the others with assumed times.")
 
 

@@ -30,9 +30,9 @@ class VagrantKind(MachineKind):
     reused_between_trials = True
     shows_progress = True
     ready_poll_s = 0.1
-    assumed_boot_s = 25.0
+    assumed_boot_s = 20.0
     assumed_restore_s = 1.5
-    assumed_change_s = 5.0
+    assumed_change_s = 4.0
     assumed_overhead_s = 8.0
     smallest_ram_mb = SMALLEST_GUEST_MB
     ram_step_mb = 1

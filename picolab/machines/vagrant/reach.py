@@ -13,8 +13,9 @@ from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
 from picolab.machines.vagrant import boxes, libvirt, made, network, saved_state
-from picolab.machines.vagrant.domain import command_of, destroy, domain_state
+from picolab.machines.vagrant.domain import boot, command_of, destroy, domain_state
 from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.messages import BOOT_LIMIT
 from picolab.machines.vagrant.saved_state import SavedStates
 from picolab.machines.vagrant.state import State
 
@@ -121,14 +122,30 @@ class Reach:
         if self._is_saved_after_boot:
             # What trials have left on the disk must not become a part of the state that is saved.
             return self._boot_fresh(saved_state.name_of(*as_it_was))
-        if domain != "running":
-            self._command.up(self._state["provider"], limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
-            return "booted"
-        # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
-        with contextlib.suppress(MachineError):
-            self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
-        return "reloaded"
+        if domain == "running":
+            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+            with contextlib.suppress(MachineError):
+                self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
+        self._boot()
+        return "reloaded" if domain == "running" else "booted"
+
+    def _boot(self) -> None:
+        """Boot the existing machine, whether it runs or is off, with the wanted memory, and reach it."""
+        limit_s = self._wish.boot_limit_s
+        self._guest.drop_connection()
+        if self._state["provider"] != "libvirt":
+            self._command.reload(limit_s=limit_s, on_line=self._wish.report)
+            note_address(self._state, self._guest, limit_s)
+            return
+        if self._wish.report is not None:
+            self._wish.report(f"Booting the machine with {self._state['ram_mb']} MiB of memory ...")
+        boot(self._state)
+        # Its network card is the same, so its address is, too.
+        try:
+            self._guest.connected(limit_s)
+        except MachineError as error:
+            cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=error)
+            raise MachineError(f"{cause}; {BOOT_LIMIT.remedy}") from None
 
     def _remove_useless(self) -> None:
         for name, why in self._saved.useless().items():
@@ -145,9 +162,9 @@ class Reach:
         if not names or not self._load(before if before in names else names[0]):
             # Nothing that is known to be fresh can be gone back to.
             return self._make_anew()
-        # The disk is fresh now, and a reload changes the memory alone.
+        # The disk is fresh now, and a boot changes the memory alone.
         self._state.write(builds_bytes=0)
-        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        self._boot()
         return "reloaded"
 
     def _make_anew(self) -> str:
@@ -209,8 +226,8 @@ class Reach:
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""
         restored = reached_by == "restored"
-        self._guest.drop_connection()
-        if not restored:
+        if reached_by == "created":
+            self._guest.drop_connection()
             note_address(self._state, self._guest, self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
         if restored:

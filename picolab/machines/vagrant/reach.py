@@ -6,6 +6,7 @@ boot, create.
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,32 @@ def note_address(state: State, guest: Guest, limit_s: float) -> None:
     if not (state.folder / "known_hosts").exists():
         ssh.pin_host_key(guest.address, limit_s)
     ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
+
+
+def boot_again(state: State, guest: Guest, limit_s: float, report: Callable[[str], None] | None) -> None:
+    """Boot a machine that exists, whether it runs or is off, with the memory of its description, and connect to it.
+
+    Args:
+        report: gets a line, or those of Vagrant.
+
+    Raises:
+        MachineError: it did not boot in time.
+    """
+    guest.drop_connection()
+    if state["provider"] != "libvirt":
+        command_of(state.folder, state).reload(limit_s=limit_s, on_line=report)
+        note_address(state, guest, limit_s)
+        guest.connected(limit_s)
+        return
+    if report is not None:
+        report(f"Booting the machine with {state['ram_mb']} MiB of memory ...")
+    boot(state)
+    # Its network card is the same, so its address is, too.
+    try:
+        guest.connected(limit_s)
+    except MachineError as error:
+        cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=error)
+        raise MachineError(f"{cause}; {BOOT_LIMIT.remedy}") from None
 
 
 class Reach:
@@ -126,26 +153,8 @@ class Reach:
             # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
             with contextlib.suppress(MachineError):
                 self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-        self._boot()
+        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
         return "reloaded" if domain == "running" else "booted"
-
-    def _boot(self) -> None:
-        """Boot the existing machine, whether it runs or is off, with the wanted memory, and reach it."""
-        limit_s = self._wish.boot_limit_s
-        self._guest.drop_connection()
-        if self._state["provider"] != "libvirt":
-            self._command.reload(limit_s=limit_s, on_line=self._wish.report)
-            note_address(self._state, self._guest, limit_s)
-            return
-        if self._wish.report is not None:
-            self._wish.report(f"Booting the machine with {self._state['ram_mb']} MiB of memory ...")
-        boot(self._state)
-        # Its network card is the same, so its address is, too.
-        try:
-            self._guest.connected(limit_s)
-        except MachineError as error:
-            cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=error)
-            raise MachineError(f"{cause}; {BOOT_LIMIT.remedy}") from None
 
     def _remove_useless(self) -> None:
         for name, why in self._saved.useless().items():
@@ -164,7 +173,7 @@ class Reach:
             return self._make_anew()
         # The disk is fresh now, and a boot changes the memory alone.
         self._state.write(builds_bytes=0)
-        self._boot()
+        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
         return "reloaded"
 
     def _make_anew(self) -> str:

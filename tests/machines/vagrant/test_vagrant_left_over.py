@@ -38,7 +38,7 @@ def held_elsewhere(machine: VagrantMachine, keep: bool) -> Iterator[subprocess.P
 
 
 def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
-    """Vagrant alone says: "Name ... of domain about to create is already taken"."""
+    """Vagrant alone says: "Name ... of domain about to create is already taken". The next test takes the machine."""
     first = obtain(wish(box, name="own"))
     first._guest.drop_connection()
     subprocess.run(["rm", "-r", str(first.folder)], check=True, timeout=60)
@@ -46,8 +46,7 @@ def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
     again = obtain(wish(box, name="own"))
     described = again.describe().virtual_machine
     assert described is not None and described.reached_by == "created" and described.mended
-    again.release()
-    assert not domains() and spec_of(folder_of("own")) is None
+    again.hand_back()
 
 
 def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_state: Path) -> None:
@@ -56,7 +55,7 @@ def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_stat
     subprocess.run(["rm", "-r", str(machine.folder)], check=True, timeout=60)
     (domain,) = domains()
     assert registry.sweep() == [domain]
-    assert not domains() and not libvirt.leftovers(domain_prefix("own"))
+    assert not domains() and not libvirt.leftovers(domain_prefix("own")) and spec_of(folder_of("own")) is None
 
 
 @pytest.fixture

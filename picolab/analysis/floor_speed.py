@@ -1,4 +1,4 @@
-"""The RAM from which a server runs at full speed: its own curve beside that of survival.
+"""The RAM from which a server runs at full speed: a second curve after that of survival.
 
 Full speed is the median time of trials at the largest RAM of the range. A trial is fast when it survives and takes at
 most `slowdown` longer than that. At the floor of full speed half of all trials are fast: the median trial is as slow as

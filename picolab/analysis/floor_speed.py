@@ -30,7 +30,7 @@ SpeedState = Literal["unfinished", "found", "limit", "above", "below"]
 
 @dataclass(frozen=True)
 class SpeedFloor:
-    """What is known of the RAM from which trials are fast.
+    """The estimate of the RAM from which trials are fast.
 
     Attributes:
         state: as of a search for survival; `above` also when too few trials at the largest RAM are fast or survive.

@@ -32,7 +32,7 @@ LARGEST_PLAN_BYTES = 32 * MIB
 """A plan of `MOST_TRIALS` trials has half of it."""
 
 
-Purpose = Literal["case", "search", "confirmation"]
+Purpose = Literal["case", "search", "confirmation", "reference", "speed"]
 """Why a trial runs: for its case, or in a search for the memory floor."""
 
 
@@ -116,7 +116,7 @@ class Plan(BaseModel):
                 first = error.errors(include_input=False)[0]
                 why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
             raise ParameterError(
-                f"{path}: is not a plan that this picolab can read ({one_line(why[:300])}); "
+                f"{path}: this picolab cannot read the plan: {one_line(why[:300])}; "
                 f"the notebooks next to it are still good; a new campaign gets a new plan"
             ) from None
 

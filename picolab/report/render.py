@@ -22,6 +22,8 @@ from picolab.text.foreign import visible
 TEMPLATE_DIR = Path(__file__).with_name("template")
 _IOPUB_TIMEOUT_S = 300
 _HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
+_SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>')
+"""Begins an output that is a section of its own; text from outside in it is escaped."""
 
 
 def analysis_notebook() -> Path:
@@ -244,11 +246,16 @@ def _to_html(notebook: Any, title: str) -> str:
 
 
 def _contents(notebook: Any) -> list[dict[str, str]]:
-    """Sections of the notebook with the ids that nbconvert gives to headings."""
-    titles = [
-        title for cell in notebook.cells if cell.cell_type == "markdown" for title in _HEADING.findall(cell.source)
-    ]
-    return [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
+    """Sections of the notebook: headings with the ids that nbconvert gives them, and outputs that begin with one."""
+    sections = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = _HEADING.findall(cell.source)
+            sections += [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
+        for output in cell.get("outputs", []):
+            if found := _SECTION.match(output.get("data", {}).get("text/html", "")):
+                sections.append({"title": found[2], "id": found[1]})
+    return sections
 
 
 def _inside_script(script: str) -> str:

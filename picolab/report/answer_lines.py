@@ -251,24 +251,34 @@ def floor_command(found: Answer) -> str:
 
 
 def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
-    """Return the content of the newest `floor.json` for this build and size; None when no search has found one.
+    """Return headline, `floor_mb` and campaign of the newest floor search of this build and size; None without one.
 
     Args:
         folder: of the answer's campaign.
     """
-    asked = found.request.parameters
     for other in reversed([one for one in all_campaigns() if one.parent == folder.parent]):
         try:
             data = read_json(other / FLOOR_FILE, _LARGEST_FLOOR_BYTES)
-            parameters = Plan.load(other).trials[0].parameters
-            begun = read_beginning(other).known
-        except (PicolabError, OSError, IndexError):
+            label = _searched_label(other, found)
+        except (PicolabError, OSError):
             continue
-        like = parameters.model_copy(update={"ram_mb": asked.ram_mb, "direction": asked.direction})
-        same = is_alike(like, asked) and parameters.file_size == asked.file_size
-        built = begun is not None and found.request.build_sha256 in begun.builds.values()
-        if same and built and isinstance(data, dict) and isinstance(data.get("headline"), str):
-            return {"headline": data["headline"], "floor_mb": _number(data.get("floor_mb")), "campaign": other.name}
+        builds = data.get("builds") if isinstance(data, dict) else None
+        for build in builds if isinstance(builds, list) else ():
+            if isinstance(build, dict) and build.get("build") == label and isinstance(build.get("headline"), str):
+                floor_mb = _number(build.get("floor_mb"))
+                return {"headline": build["headline"], "floor_mb": floor_mb, "campaign": other.name}
+    return None
+
+
+def _searched_label(search: Path, found: Answer) -> str | None:
+    """Return the label that a search has for the build of an answer; None when it searched for another upload."""
+    asked, begun = found.request.parameters, read_beginning(search).known
+    for trial in Plan.load(search).trials if begun is not None else ():
+        one = trial.parameters
+        like = one.model_copy(update={"ram_mb": asked.ram_mb, "direction": asked.direction})
+        is_same = is_alike(like, asked) and one.file_size == asked.file_size
+        if begun is not None and is_same and begun.builds.get(one.build) == found.request.build_sha256:
+            return one.build_label
     return None
 
 

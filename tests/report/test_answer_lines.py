@@ -77,7 +77,8 @@ def test_floor_of_the_same_upload_is_quoted() -> None:
     plan = Plan.load(folder)
     write_beginning(folder, plan)
     sha256 = next(iter(json.loads((folder / "begun.json").read_text())["builds"].values()))
-    (folder / "floor.json").write_text(json.dumps({"headline": "At 40 MiB 95 % survive.", "floor_mb": 40.0}))
+    build = {"build": "calibration", "headline": "At 40 MiB 95 % survive.", "floor_mb": 40.0}
+    (folder / "floor.json").write_text(json.dumps({"builds": [build]}))
 
     known = answered("512M", build_sha256=sha256)
 

@@ -78,7 +78,7 @@ class Plan(BaseModel):
     def _names_fit(self) -> "Plan":
         if not self.trials and self.answer is None:
             # An answer may need none, when earlier campaigns have measured everything.
-            raise ValueError("it has no trials")
+            raise ValueError("trials: there are none")
         for name, count in Counter(trial.trial_id for trial in self.trials).most_common(1):
             if count > 1:
                 raise ValueError(f"{count} trials are called {name}")

@@ -41,6 +41,11 @@ def floor_notebook() -> Path:
     return project_root() / "notebooks" / "floor.ipynb"
 
 
+def answer_notebook() -> Path:
+    """Return the notebook that the page of an answer is made from."""
+    return project_root() / "notebooks" / "answer.ipynb"
+
+
 def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
     """Run the analysis notebook over a campaign, finished or not, and write its report.
 
@@ -104,6 +109,26 @@ def render_floor(campaign_folder: Path, output: Path | None = None) -> Path:
             that holds the traceback.
     """
     return _render(floor_notebook(), campaign_folder, {}, "picolab memory floor", output, "floor.html")
+
+
+def render_answer(campaign_folder: Path, output: Path | None = None) -> Path:
+    """Run the answer notebook over a campaign that answers a question, finished or not, and write its page.
+
+    Leaves the executed notebook as `answer.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `answer.html` in the campaign's folder.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
+        PicolabError: the notebook failed, perhaps since the campaign answers no question; the message names the file
+            that holds the traceback.
+    """
+    return _render(answer_notebook(), campaign_folder, {}, "picolab answer", output, "answer.html")
 
 
 def check_output(output: Path) -> None:

@@ -527,7 +527,7 @@ def test_folder_without_a_plan_is_no_campaign(tmp_path: Path) -> None:
         (lambda text: text.replace('"plan_version": 1', '"plan_version": 2'), "plan_version: "),
         (lambda text: text.replace('"ram_mb": 512', '"ram_mb": -1'), "parameters.ram_mb: "),
         (lambda text: json.dumps({**json.loads(text), "trials": []}), "trials: "),
-        (lambda text: text + "\udcff", "is not a plan"),
+        (lambda text: text + "\udcff", "cannot read the plan"),
         (lambda text: json.dumps({**json.loads(text), "baseline": "old"}), "the baseline 'old' is no build of a trial"),
         (lambda text: json.dumps({**(p := json.loads(text)), "trials": p["trials"] + p["trials"][:1]}), "are called"),
     ],

@@ -31,6 +31,7 @@ class Copyparty(Server):
     title = "copyparty"
     default_build = "copyparty"
     variables = ("COPYPARTY_PASSWORD",)
+    commits = False
 
     def find_build(self, parameters: TrialParameters, *, in_guest: bool) -> Build:
         """Find the executable; the build `copyparty` is the package that is installed next to picolab.

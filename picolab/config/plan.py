@@ -32,7 +32,7 @@ LARGEST_PLAN_BYTES = 32 * MIB
 """A plan of `MOST_TRIALS` trials has half of it."""
 
 
-Purpose = Literal["case", "search", "confirmation"]
+Purpose = Literal["case", "search", "confirmation", "reference", "speed"]
 """Why a trial runs: for its case, or in a search for the memory floor."""
 
 

@@ -168,11 +168,11 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
         if name != "trials" and was != is_now:
             changes.append(f"{name} was {_shown(was)} and is {_shown(is_now)}")
     before, after = ({trial.trial_id: trial for trial in which.trials} for which in (begun, plan))
+    builds = {trial.parameters.build_label: trial.parameters for trial in begun.trials}
     changes += [
         f"trial {name} was not in the plan"
         for name, trial in after.items()
-        if name not in before
-        and not (plan.floor is not None and _is_of_search(trial.parameters, begun.trials[0].parameters))
+        if name not in before and not (plan.floor is not None and _is_of_search(trial.parameters, builds))
     ]
     for name, trial in before.items():
         other = after.get(name)
@@ -188,9 +188,14 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
     return changes
 
 
-def _is_of_search(has: TrialParameters, like: TrialParameters) -> bool:
-    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone."""
-    return has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
+def _is_of_search(has: TrialParameters, builds: Mapping[str, TrialParameters]) -> bool:
+    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone.
+
+    Args:
+        builds: parameters of the first trial of each build, by label.
+    """
+    like = builds.get(has.build_label)
+    return like is not None and has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
 
 
 def host_changes(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> list[str]:

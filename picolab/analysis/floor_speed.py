@@ -1,4 +1,4 @@
-"""The RAM from which a server runs at full speed: its own curve beside that of survival.
+"""The RAM from which a server runs at full speed: a second curve after that of survival.
 
 Full speed is the median time of trials at the largest RAM of the range. A trial is fast when it survives and takes at
 most `slowdown` longer than that. At the floor of full speed half of all trials are fast: the median trial is as slow as
@@ -30,7 +30,7 @@ SpeedState = Literal["unfinished", "found", "limit", "above", "below"]
 
 @dataclass(frozen=True)
 class SpeedFloor:
-    """What is known of the RAM from which trials are fast.
+    """The estimate of the RAM from which trials are fast.
 
     Attributes:
         state: as of a search for survival; `above` also when too few trials at the largest RAM are fast or survive.

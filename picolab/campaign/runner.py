@@ -33,7 +33,7 @@ from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.floor import with_next_round
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
-from picolab.campaign.stopping import interval_widths, why_enough
+from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
 from picolab.campaign.tally import Tally
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.project import in_command, outputs_dir
@@ -200,8 +200,8 @@ class Campaign:
         outcomes = self.tally.outcomes
         if not self.tally.needed <= outcomes.keys():
             return ExitCode.INSTRUMENT_FAULT
-        if self.plan.floor is not None:
-            # A trial that died is what a search looks for.
+        if self.plan.floor is not None or self.plan.answer is not None:
+            # A trial that died is an answer too.
             return ExitCode.OK
         if any(outcome is not Outcome.OK for outcome in outcomes.values()):
             return ExitCode.TRIALS_FAILED
@@ -280,14 +280,15 @@ class Campaign:
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
 
     def _look(self, block: int) -> None:
-        """Stop after this block when `repeats: auto` has enough."""
+        """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent."""
         rows = self.tally.rows
         last = max((trial.block for trial in self.plan.trials if trial.trial_id in rows), default=0)
-        if self.plan.stopping is None or block < last or len(self.tally.needed) < len(self.plan.trials):
+        if block < last or len(self.tally.needed) < len(self.plan.trials):
             return
-        reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
+        reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
+        reason = reason or why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            widths = interval_widths(self.plan, list(rows.values()))
+            widths = interval_widths(self.plan, list(rows.values())) if self.plan.stopping is not None else []
             note_stop(self.folder, block, reason, [asdict(width) for width in widths])
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")

@@ -16,7 +16,7 @@ _POINTS = 80
 _SPREAD = 0.03
 """Trials of the same RAM are drawn this far below or above each other, in shares."""
 _ONE_COLUMN, _TWO_COLUMNS = alt.Legend(columns=1), alt.Legend(columns=2)
-"""Both legends stand beside each other, on a phone too."""
+"""Both legends are in one row, on a phone too."""
 _CURVE, _SURVIVED, _DIED = LEVEL_COLOURS[0], LEVEL_COLOURS[2], LEVEL_COLOURS[1]
 
 

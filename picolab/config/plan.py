@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from picolab.config.answer_request import AnswerRequest
 from picolab.config.campaign_parameters import CampaignParameters, Matrix, Stopping
 from picolab.config.floor_search import FloorSearch
 from picolab.config.invalid_input import unknown_name, validate
@@ -68,15 +69,19 @@ class Plan(BaseModel):
     margin_percent: Annotated[float, Field(gt=0, le=50)] = 5.0
     stopping: Stopping | None = None
     floor: FloorSearch | None = None
+    answer: AnswerRequest | None = None
     idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
-    trials: Annotated[list[PlannedTrial], Field(min_length=1)]
+    trials: list[PlannedTrial]
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Plan":
-        name, count = Counter(trial.trial_id for trial in self.trials).most_common(1)[0]
-        if count > 1:
-            raise ValueError(f"{count} trials are called {name}")
+        if not self.trials and self.answer is None:
+            # An answer may need none, when earlier campaigns have measured everything.
+            raise ValueError("it has no trials")
+        for name, count in Counter(trial.trial_id for trial in self.trials).most_common(1):
+            if count > 1:
+                raise ValueError(f"{count} trials are called {name}")
         if self.baseline is not None and all(trial.parameters.build_label != self.baseline for trial in self.trials):
             raise ValueError(f"the baseline {self.baseline!r} is no build of a trial")
         return self

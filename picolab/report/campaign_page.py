@@ -294,7 +294,7 @@ def how_to_repeat(data: CampaignData) -> Html:
     plan = data.plan
     lines = ["# the whole campaign, in the same order"]
     source = shlex.quote(str(plan.get("source", "PARAMETERS.yaml")))
-    command = str(plan["source"]) if plan.get("floor") else f"picolab matrix {source}"
+    command = str(plan["source"]) if plan.get("floor") or plan.get("answer") else f"picolab matrix {source}"
     lines.append(f"{command} --seed {plan.get('seed', 'SEED')}")
     if len(data.trials) < len(plan.get("trials", [])):
         lines += ["# the trials without a result", f"picolab resume {in_command(data.folder)}"]

@@ -103,7 +103,7 @@ class Beginning:
             for name, sha256 in self.known.builds.items()
             if name in now and now[name] != sha256
         ]
-        return changes + _host_changes(self.known.host, host_identity())
+        return changes + host_changes(self.known.host, host_identity())
 
 
 def read_beginning(folder: Path) -> Beginning:
@@ -198,7 +198,8 @@ def _is_of_search(has: TrialParameters, builds: Mapping[str, TrialParameters]) -
     return like is not None and has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
 
 
-def _host_changes(was: dict[str, str | int | None], is_now: dict[str, Any]) -> list[str]:
+def host_changes(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> list[str]:
+    """Return in which facts two hosts differ so that their numbers are not comparable; an unknown fact is none."""
     changes = []
     for name, words in _HOST_WORDS.items():
         old, new = was.get(name), is_now.get(name)

@@ -176,7 +176,8 @@ class _Reader:
         found.plan, found.needed, self.campaign = plan, list(plan.trials), plan.campaign
         self.planned = {trial.trial_id: trial for trial in plan.trials}
         last = stopped_after(self.folder)
-        if last is not None and (plan.stopping is None or last > plan.repeats):
+        may_stop = plan.stopping is not None or plan.answer is not None
+        if last is not None and (not may_stop or last > plan.repeats):
             self._problem(self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: ignored")
         elif last is not None:
             # What `repeats: auto` did not need is not missing.

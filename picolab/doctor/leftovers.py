@@ -162,7 +162,7 @@ def why_not_asked() -> dict[str, str]:
 
 
 def has_machines(kind: str) -> bool:
-    """Return whether this state folder has machines of a kind, whoever they belong to."""
+    """Return whether this state folder has machines of one kind, whoever they belong to."""
     return any(registry.kind_in(folder).name == kind for folder in machine_folders())
 
 

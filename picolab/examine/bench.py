@@ -30,6 +30,8 @@ from picolab.servers.payload import PayloadFile
 from picolab.servers.start import await_ready, process_environment
 
 READY_LIMIT_S = 30.0
+EMULATED_PATIENCE = 10
+"""By how much longer a limit is in an emulated machine, in which a start takes seconds."""
 END_LIMIT_S = 20.0
 LIMITS = Limits(30.0, 120.0)
 REQUEST_LIMIT_S = 10.0
@@ -141,6 +143,10 @@ class Bench:
             )
         return self.machine.work_folder
 
+    def patience_s(self, limit_s: float) -> float:
+        """Return how long to wait for something that the server does at once, if it does it at all."""
+        return limit_s * EMULATED_PATIENCE if self.is_emulated else limit_s
+
     def require_real_speed(self) -> None:
         """Do nothing where times are those of the server.
 
@@ -188,17 +194,18 @@ class Bench:
         """
         place = place or self.fresh_place()
         machine = self.machine
+        ready_limit_s = self.patience_s(READY_LIMIT_S)
         try:
             status = self.start(place, before)
-            started = await_ready(machine, self.server, place.port, status, READY_LIMIT_S)
+            started = await_ready(machine, self.server, place.port, status, ready_limit_s)
             if started is None:
                 # It listens on loopback alone, see `start_server`.
                 machine.stop_process(0)
                 place = replace(place, address="127.0.0.1")
                 status = self.start(place, before, on_loopback=True)
-                started = await_ready(machine, self.server, place.port, status, READY_LIMIT_S)
+                started = await_ready(machine, self.server, place.port, status, ready_limit_s)
             if started is None or started.ready_s is None:
-                raise NotExamined(f"the server was not ready within {READY_LIMIT_S:.0f} s: {self.last_words()}")
+                raise NotExamined(f"the server was not ready within {ready_limit_s:.0f} s: {self.last_words()}")
             with Client(self.server, started.base_url) as client:
                 login = client.authenticate(place.secret)
                 if login.session is None:

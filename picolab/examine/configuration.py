@@ -21,13 +21,14 @@ def _exits(bench: Bench, change: Callable[[Place], Place]) -> Observation:
     place = change(bench.fresh_place())
     machine = bench.machine
     port_exists = place.port < NO_PORT
+    limit_s = bench.patience_s(EXIT_S)
     try:
         bench.start(place)
-        status = bench.outcome(EXIT_S, lambda: port_exists and machine.listener(place.port) == "server")
+        status = bench.outcome(limit_s, lambda: port_exists and machine.listener(place.port) == "server")
         words = bench.last_words()
     finally:
         bench.kill()
-    how = f"it ran and listened, or still ran after {EXIT_S:g} s" if status.running else ended(status)
+    how = f"it ran and listened, or still ran after {limit_s:g} s" if status.running else ended(status)
     return Observation(status.running or status.exit_code == 0, f"The server: {how}; {words}.")
 
 

@@ -15,11 +15,12 @@ PARALLEL_BYTES = 4 << 20
 
 
 def _login_first(bench: Bench) -> Observation:
+    limit_s = bench.patience_s(ANSWER_S)
     with bench.running() as running, running.part(logged_in=False) as part:
         part.head()
-        status = part.status(ANSWER_S)
+        status = part.status(limit_s)
     if status is None:
-        return Observation(True, f"No answer came within {ANSWER_S:g} s: the server waited for the body.")
+        return Observation(True, f"No answer came within {limit_s:g} s: the server waited for the body.")
     if 200 <= status < 300:
         raise NotExamined(f"an upload without a log-in was answered with {status}")
     return Observation(False, f"The answer {status} came before the body.")

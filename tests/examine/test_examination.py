@@ -112,7 +112,7 @@ ON_THIS_HOST = (
     *("kill-transfer-database", "kill-transfer-leak", "kill-commit-database", "kill-commit-leak", "port-taken"),
     *("all-interfaces", "disk-full-status", "disk-full-sentence", "disk-full-space", "cut-space"),
 )
-TIMED = ("ready-time", "kill-restart", "latency-transfer", "latency-commit")
+TIMED = ("ready-time", "sigterm-upload", "kill-restart", "latency-transfer", "latency-commit")
 
 
 @pytest.mark.parametrize("name", [*ON_THIS_HOST, *TIMED])

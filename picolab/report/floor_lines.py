@@ -147,7 +147,7 @@ def _details(found: Floor) -> list[str]:
     if found.state == "limit":
         lines.append(
             f"The limit of {counted(search.limit, 'search trial')} came before an interval of "
-            f"{percent(search.precision)}: the border is soft. Raise --limit for a narrower one."
+            f"{percent(search.precision)}. Raise --limit for a narrower one; a soft border takes many trials."
         )
     died = Counter(trial.outcome for trial in found.trials if not trial.survived)
     how = f" ({', '.join(f'{count} {outcome}' for outcome, count in died.items())})" if died else ""

@@ -12,20 +12,22 @@ import signal
 import sys
 from pathlib import Path
 
-import papermill
-from papermill.iorw import LocalHandler, papermill_io
 from setproctitle import setproctitle
 
 from picolab.files.writing import not_written
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_process import SpareKernel, kernel_manager
 from picolab.jupyter.notebook_process import KERNEL_SIGNALLED, name_of_signal
+from picolab.slow_imports import import_papermill, import_scrapbook
+
+papermill = import_papermill()
+import_scrapbook()  # by the kernels
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class _Patient(LocalHandler):  # type: ignore[misc]
+class _Patient(papermill.iorw.LocalHandler):  # type: ignore[misc]
     """Lets papermill continue when it cannot save the notebook: the trial writes its record itself.
 
     What was saved before stays as it is.
@@ -67,7 +69,7 @@ def execute(request_file: Path) -> None:
     # A keeper whose kernel is gone comes to this process, which reaps it below.
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    papermill_io.register("/", _Patient())
+    papermill.iorw.papermill_io.register("/", _Patient())
     manager, kernel_ends = kernel_manager(spare)
     try:
         papermill.execute_notebook(

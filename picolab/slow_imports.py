@@ -43,7 +43,17 @@ def import_papermill() -> Any:
     """Import papermill without pyarrow, which it needs for notebooks in HDFS alone, and return it."""
     decline_slow_imports()
     with _instead_of("pyarrow", None):
-        return importlib.import_module("papermill")
+        import papermill
+
+    return papermill
+
+
+def import_kernel() -> None:
+    """Import what a kernel imports when it starts, but not its debugger: nobody can reach that of a trial."""
+    with _instead_of("debugpy", None):
+        importlib.import_module("ipykernel.debugger")
+    for name in ("ipykernel.kernelapp", "ipykernel.zmqshell", "IPython.core.completerlib", "tornado.platform.asyncio"):
+        importlib.import_module(name)
 
 
 def import_scrapbook() -> Any:
@@ -53,4 +63,6 @@ def import_scrapbook() -> Any:
     """
     decline_slow_imports()
     with _instead_of("pandas", _Later("pandas")):
-        return importlib.import_module("scrapbook")
+        import scrapbook
+
+    return scrapbook

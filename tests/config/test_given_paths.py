@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import papermill.cli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,14 +145,19 @@ def test_papermill_means_its_current_folder(tmp_path: Path, folders: dict[str, s
     assert record["parameters"]["build"] == str(tmp_path / "here" / NAME)
 
 
-@pytest.mark.parametrize("text", ["1.10", "1_000", "True"])
-def test_papermill_makes_a_number_of_a_text_and_is_told(text: str, tmp_path: Path) -> None:
+def test_papermill_makes_a_number_of_a_text_and_is_told(tmp_path: Path) -> None:
     notebook = str(project_root() / "notebooks" / "trial.ipynb")
-    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "build", text], tmp_path)
+    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "build", "1.10"], tmp_path)
 
     assert done.returncode != 0
     assert "the parameters cell: build = " in done.stderr and "-r build TEXT instead of -p" in done.stderr
     assert not outputs_dir().exists()
+
+
+@pytest.mark.parametrize("text", ["1.10", "1_000", "True"])
+def test_whatever_papermill_makes_of_a_text_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match=r"the parameters cell: build = .* -r build TEXT instead of -p"):
+        TrialParameters.from_namespace({"build": papermill.cli._resolve_type(text)})
 
 
 def test_papermill_leaves_a_text_as_it_stands_when_it_is_told(tmp_path: Path) -> None:

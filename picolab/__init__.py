@@ -4,6 +4,7 @@ In a notebook: `import picolab as pl`. Everything is imported when it is first u
 
     pl.open_trial(ram_mb=256, file_size="100M")     one trial, stage by stage
     pl.run("parameters/quick.yaml")                 a campaign, shown while it runs
+    pl.resume("demo")                               the rest of a campaign that was stopped
     pl.campaigns()                                  the campaigns of this project
     pl.load("demo")                                 a campaign as pandas frames, with charts
     pl.compare("demo", margin=0.05)                 its builds against each other
@@ -19,17 +20,28 @@ _MODULES = {
     "compare": "picolab.api.comparison",
     "load": "picolab.api.campaigns",
     "open_trial": "picolab.api.trials",
+    "resume": "picolab.api.running",
     "run": "picolab.api.running",
 }
 """Where each public name is defined. No name of a room may be one of them."""
 
-__all__ = ["CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial", "run"]
+__all__ = [
+    "CampaignResults",
+    "ComparisonResults",
+    "Trial",
+    "campaigns",
+    "compare",
+    "load",
+    "open_trial",
+    "resume",
+    "run",
+]
 
 TYPE_CHECKING = False  # as in typing, which takes a millisecond to import
 if TYPE_CHECKING:
     from picolab.api.campaigns import CampaignResults, campaigns, load
     from picolab.api.comparison import ComparisonResults, compare
-    from picolab.api.running import run
+    from picolab.api.running import resume, run
     from picolab.api.trials import open_trial
     from picolab.trial.trial import Trial
 

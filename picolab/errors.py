@@ -72,6 +72,10 @@ class MachineError(PicolabError):
     pass
 
 
+class MachineSilent(MachineError):
+    """A machine that runs has not answered in time."""
+
+
 class MachineBusy(_WithoutTraceback, MachineError):
     exit_code = ExitCode.HOST_UNFIT
 

@@ -23,7 +23,7 @@ from picolab.errors import HostUnfit
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
-from picolab.machines.folders import machines_dir, state_mark
+from picolab.machines.folders import end_keeper, machines_dir, state_mark
 from picolab.machines.vagrant import box as box_module
 from picolab.machines.vagrant import box_disk, boxes, libvirt
 from picolab.machines.vagrant import machine as vagrant
@@ -38,11 +38,11 @@ _LONGEST_FIRST = (
     # Needs no box, which the process above builds meanwhile.
     "test_stopped_libvirt",
     "test_vagrant_faults",
-    "test_a_matrix_of_two_blocks_needs_three_boots",
+    "test_a_matrix_of_two_blocks_boots_each_ram_size_once",
     "test_vagrant_left_over",
     "test_by_hand",
     "test_measure_virtual",
-    "test_a_killed_campaign_is_taken_down_and_resumed",
+    "test_a_killed_campaign_is_swept_and_resumed",
     "test_a_new_kernel_resumes_with_the_kept_machine",
 )
 """Modules and tests in the order in which they begin, so that at the end no process waits long for another."""
@@ -180,10 +180,20 @@ def copy_into_pool(name: str) -> None:
     assert not libvirt.base_volume_is_truncated(name, image)
 
 
+def _take_down_machines() -> None:
+    """Take down the machines that processes of an interrupted session have left, and end their keepers."""
+    for folder in _box_home().glob("*/machines/*/"):
+        end_keeper(folder)
+    base = boxes.base_volume(_box_name())
+    for disk in libvirt._users_of(base) if base is not None else ():
+        libvirt.remove_domain(disk.removesuffix(".img"))
+
+
 def _remove_box() -> list[str]:
     """Remove every trace of the box, and return what is left of it in libvirt."""
     try:
         with _as_box_owner():
+            _take_down_machines()
             box_module.remove_box(_box_name())
         return [volume for volume in libvirt.volumes() if volume.startswith(f"{_box_name()}_")]
     finally:
@@ -193,10 +203,8 @@ def _remove_box() -> list[str]:
 @pytest.fixture(scope="session")
 def box() -> Iterator[str]:
     """The box of this session, in a VAGRANT_HOME of this process: Vagrant's locks and index are one for each."""
-    from conftest import folder_on_disk
-
     driver = _make_box()
-    home = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
+    home = Path(tempfile.mkdtemp(prefix="vagrant-", dir=_box_home()))
     (home / "boxes").symlink_to(_box_home() / "vagrant" / "boxes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAGRANT_HOME", str(home))
@@ -271,9 +279,7 @@ def shared_folder(box: str, request: pytest.FixtureRequest) -> Iterator[Path]:
 
     The machine has a saved state, and the name that the module's `MACHINE` says.
     """
-    from conftest import folder_on_disk
-
-    folder = Path(tempfile.mkdtemp(prefix="picolab-test-vm-", dir=folder_on_disk()))
+    folder = Path(tempfile.mkdtemp(prefix="state-", dir=_box_home()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PICOLAB_STATE_DIR", str(folder))
         try:

@@ -27,11 +27,16 @@ LAPSE = 0.002
 _MASS = 0.98
 """Of the posterior in an interval of 95 % confidence: with exactly 95 % the interval of a soft curve held the floor in
 84 % of simulated searches that reached their limit."""
-_SOFTEST, _SHARPEST, _SOFTNESSES = 0.5, 0.0025, 9
+SURE = 0.025
+"""A floor is outside of a range when the probability that it is inside is less than this."""
+_SOFTEST, _SHARPEST, _SOFTNESSES = 0.5, 0.0025, 17
+"""Softnesses on the grid are a factor of 1.4 apart. With a factor of 1.9 soft floors converged to a value 11 % off:
+after at most 240 trials 62 % of the intervals held the floor."""
 _MARGIN = math.log(2)
 """How far the grid reaches beyond the searched range, in logarithms."""
 _MOST_POINTS = 1200
 _POINTS_IN_PRECISION = 6
+_NOTHING = 1e-7
 _TAIL = 1e-4
 """Levels with less of the posterior than this below or above them are not looked at, since both outcomes are known."""
 
@@ -58,14 +63,16 @@ class FloorPosterior:
         low, high: RAM between which is searched; the floor may lie outside of it.
         share: of the trials that must survive at the floor, such as 0.95.
         precision: reach of the interval that is wanted, such as 0.1; the grid is several times finer.
+        misses: shares of trials that may fail however much RAM there is, each as likely as the others beforehand.
 
     Raises:
         ValueError: no range, or a share or precision outside 0 to 1.
     """
 
-    def __init__(self, low: float, high: float, share: float, precision: float) -> None:
+    def __init__(
+        self, low: float, high: float, share: float, precision: float, misses: tuple[float, ...] = (LAPSE,)
+    ) -> None:
         import numpy as np
-        from scipy.special import ndtri
 
         if not 0 < low < high:
             raise ValueError(f"RAM from {low:g} to {high:g} is no range")
@@ -75,15 +82,20 @@ class FloorPosterior:
         width = math.log(high / low) + 2 * _MARGIN
         points = min(_MOST_POINTS, math.ceil(width / math.log1p(precision) * _POINTS_IN_PRECISION))
         self._floors: Values = np.linspace(math.log(low) - _MARGIN, math.log(high) + _MARGIN, points)
-        self._offset = float(ndtri(share))
-        self._weights: Values = np.full((points, _SOFTNESSES), 1.0 / (points * _SOFTNESSES))
+        self._misses = misses
+        shapes = _SOFTNESSES * len(misses)
+        self._weights: Values = np.full((points, shapes), 1.0 / (points * shapes))
 
-    def _survival(self, levels: Sequence[float]) -> Values:
-        """Return P(survives) by level, floor and softness."""
+    def _survival(self, levels: Sequence[float], inside: slice = slice(None)) -> Values:
+        """Return P(survives) by level, floor and shape: a softness and a share of misses.
+
+        Args:
+            inside: of the floors on the grid.
+        """
         import numpy as np
 
-        place = float(self._floors[0]), float(self._floors[-1]), len(self._floors), self._offset
-        return np.stack([_survival_at(level, *place) for level in levels])
+        place = float(self._floors[0]), float(self._floors[-1]), len(self._floors), self.share, self._misses
+        return np.stack([_survival_at(level, *place)[inside] for level in levels])
 
     def add(self, ram: float, survived: bool) -> None:
         """Add the outcome of a trial."""
@@ -102,13 +114,27 @@ class FloorPosterior:
 
     def _quantiles(self, tail: float) -> tuple[float, float, float]:
         """Return the floor below which lie this share of the posterior, half of it, and all but this share."""
+        return _quantiles(self._floors, self._weights.sum(axis=1), tail)
+
+    def ratio_to(self, baseline: FloorPosterior, comparisons: int = 1) -> FloorInterval:
+        """Return how many times the floor of a baseline this floor is, with its interval.
+
+        Both posteriors are independent, since no trial is in both.
+
+        Args:
+            baseline: of a search over the same range.
+            comparisons: how many ratios are looked at together; their intervals hold together (Bonferroni).
+        """
         import numpy as np
 
-        below = np.concatenate([[0.0], np.cumsum(self._weights.sum(axis=1))])
         step = self._floors[1] - self._floors[0]
-        edges = np.concatenate([self._floors - step / 2, [self._floors[-1] + step / 2]])
-        low, middle, high = np.exp(np.interp([tail, 0.5, 1.0 - tail], below, edges))
-        return float(low), float(middle), float(high)
+        ours, theirs = self._weights.sum(axis=1), baseline._weights.sum(axis=1)
+        if len(ours) != len(theirs):
+            raise ValueError(f"grids of {len(ours)} and {len(theirs)} floors have no ratio")
+        differences: Values = step * np.arange(1 - len(theirs), len(ours))
+        low, middle, high = _quantiles(differences, np.convolve(ours, theirs[::-1]), (1.0 - _MASS) / 2 / comparisons)
+        wider = 1.0 + self.precision / 8
+        return FloorInterval(low / wider, middle, high * wider, CONFIDENCE)
 
     def chance_below(self, ram: float) -> float:
         """Return the probability that the floor is at most this RAM."""
@@ -130,9 +156,12 @@ class FloorPosterior:
         low, _, high = self._quantiles(_TAIL)
         # A soft curve is learned beside the floor, up to a few softnesses of it.
         near = [level for level in levels if low / 1.5 <= level <= high * 1.2] or list(levels)
-        survival = self._survival(near)
-        survives = survival * self._weights
-        dies = self._weights - survives
+        # Floors that are as good as impossible cost time and change nothing.
+        likely = np.flatnonzero(self._weights.sum(axis=1) > _NOTHING)
+        inside = slice(int(likely[0]), int(likely[-1]) + 1)
+        weights = self._weights[inside]
+        survives = self._survival(near, inside) * weights
+        dies = weights - survives
         entropy = np.zeros(len(near))
         for outcome in (survives, dies):
             joint = outcome.sum(axis=2)
@@ -157,21 +186,38 @@ class FloorPosterior:
         return bands
 
 
+def _quantiles(logarithms: Values, weights: Values, tail: float) -> tuple[float, float, float]:
+    """Return the value below which lie a share of a distribution on a grid, half of it, and all but this share."""
+    import numpy as np
+
+    below = np.concatenate([[0.0], np.cumsum(weights)])
+    step = logarithms[1] - logarithms[0]
+    edges = np.concatenate([logarithms - step / 2, [logarithms[-1] + step / 2]])
+    low, middle, high = np.exp(np.interp([tail, 0.5, 1.0 - tail], below, edges))
+    return float(low), float(middle), float(high)
+
+
 @lru_cache(maxsize=512)
-def _survival_at(level: float, first: float, last: float, points: int, offset: float) -> Values:
-    """Return P(survives) at a level by floor and softness; a search asks for the same levels again and again.
+def _survival_at(
+    level: float, first: float, last: float, points: int, share: float, misses: tuple[float, ...]
+) -> Values:
+    """Return P(survives) at a level by floor and shape; a search asks for the same levels again and again.
 
     Args:
         first, last, points: the grid of ln floor.
-        offset: standard deviations from the middle of the curve to the floor.
+        share: of the trials that survive at the floor.
+        misses: see `FloorPosterior`.
     """
     import numpy as np
-    from scipy.special import ndtr
+    from scipy.special import ndtr, ndtri
 
     distance = math.log(level) - np.linspace(first, last, points)
     softnesses = np.geomspace(_SHARPEST, _SOFTEST, _SOFTNESSES)
-    survival: Values = LAPSE + (1.0 - 2 * LAPSE) * ndtr(distance[:, None] / softnesses + offset)
-    return survival
+    # Standard deviations from the middle of the curve to the floor; with misses the floor is higher up on it.
+    offsets = ndtri(share / (1.0 + LAPSE - np.asarray(misses)))
+    spots = distance[:, None, None] / softnesses[:, None] + offsets
+    survival: Values = LAPSE + (1.0 - LAPSE - np.asarray(misses)) * ndtr(spots)
+    return survival.reshape(points, -1)
 
 
 def posterior_of(

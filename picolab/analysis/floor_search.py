@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from picolab.analysis.floor import FloorInterval, FloorPosterior, posterior_of, proven_share
+from picolab.analysis.floor import SURE, FloorInterval, FloorPosterior, posterior_of, proven_share
+from picolab.analysis.floor_speed import SpeedFloor, look_at_speed
+from picolab.analysis.floor_trials import FloorTrial, trials_of
 from picolab.config.floor_search import FloorSearch
 from picolab.config.plan import Plan, Purpose
-from picolab.results.rows import step_ok
 
-_SURE = 0.025
-_MOST_SIZES = 3
+MOST_SIZES = 3
 """Sizes at which a confirmation is tried before the search ends without one."""
 
 State = Literal["unfinished", "found", "limit", "above", "below", "unconfirmed"]
-
-
-@dataclass(frozen=True)
-class FloorTrial:
-    """A trial of a search that has a result."""
-
-    trial_id: str
-    ram_mb: float
-    purpose: Purpose
-    survived: bool
-    outcome: str
 
 
 @dataclass(frozen=True)
@@ -36,13 +25,15 @@ class Floor:
 
     Attributes:
         state: `found`: interval narrow and confirmed; `limit`: the limit of trials came first; `above`, `below`: the
-            floor is outside the searched range; `unconfirmed`: trials at the recommended RAM died.
+            floor is outside the searched range; `unconfirmed`: trials died at
+            each recommended RAM, or the range has none above the interval.
         next_mb: RAM of the next trial; None when the search has ended.
         next_purpose: of the next trial.
         recommended_mb: RAM of the confirmation; None while the search continues or without an answer.
         confirmed: survivors and trials of the confirmation at the recommended RAM.
         failed_sizes: recommended sizes at which a confirmation trial died.
         proven: share that survives at least at the recommended RAM, from its confirmation alone; None without one.
+        speed: what is known of the RAM from which trials run at full speed; None before that search, or without one.
     """
 
     search: FloorSearch
@@ -56,6 +47,7 @@ class Floor:
     confirmed: tuple[int, int] = (0, 0)
     failed_sizes: tuple[float, ...] = ()
     proven: float | None = None
+    speed: SpeedFloor | None = None
 
     @property
     def expected_left(self) -> int:
@@ -64,41 +56,30 @@ class Floor:
             return 0
         if self.next_purpose == "confirmation":
             return self.search.confirm - self.confirmed[0]
+        if self.speed is not None:
+            return self.speed.expected_left
         halvings = math.log2(max(1.0, self.interval.reach / self.search.precision))
         left = self.search.limit - sum(trial.purpose == "search" for trial in self.trials)
-        return max(1, min(left, math.ceil(2 * halvings) + 1)) + self.search.confirm
-
-
-def trials_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> list[FloorTrial]:
-    """Return the trials of a search that have a result, in the order in which they ran.
-
-    Args:
-        rows: of `record_row`, by trial_id.
-    """
-    assert plan.floor is not None
-    found = []
-    for trial in plan.trials:
-        row = rows.get(trial.trial_id)
-        if row is None:
-            continue
-        survived = [step_ok(row, step) for step in _steps(plan.floor)]
-        outcome = row["outcome"]
-        found.append(
-            FloorTrial(trial.trial_id, float(trial.parameters.ram_mb), trial.purpose, all(survived), str(outcome))
-        )
-    return found
-
-
-def _steps(search: FloorSearch) -> tuple[Literal["upload", "download"], ...]:
-    return ("upload", "download") if search.step == "both" else (search.step,)
+        speed = 0 if self.search.slowdown is None else 2 * self.search.references
+        return max(1, min(left, math.ceil(2 * halvings) + 1)) + self.search.confirm + speed
 
 
 def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
     """Return what is known after these trials, and which one comes next.
 
+    The search for full speed begins when that for survival has ended inside of the range.
+
     Args:
         trials: in the order in which they ran.
     """
+    found = _look_at_survival(search, trials)
+    if search.slowdown is None or found.next_mb is not None or found.state == "above":
+        return found
+    speed = look_at_speed(search, trials)
+    return replace(found, speed=speed, next_mb=speed.next_mb, next_purpose=speed.next_purpose)
+
+
+def _look_at_survival(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
     posterior = posterior_of(
         [(trial.ram_mb, trial.survived) for trial in trials],
         search.low_mb,
@@ -114,23 +95,27 @@ def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
         return Floor(search, list(trials), posterior, interval, state, **rest)
 
     below = posterior.chance_below(search.low_mb), posterior.chance_below(search.high_mb)
-    if not confirming:
-        if below[1] < _SURE:
-            return floor("above")
-        narrow = interval.reach <= search.precision
-        if not narrow and below[0] <= 1 - _SURE and len(seeking) < search.limit:
-            return floor("unfinished", next_mb=posterior.next_level(search.levels()))
-    levels = search.levels()
+    narrow = interval.reach <= search.precision
     failed = tuple(dict.fromkeys(trial.ram_mb for trial in confirming if not trial.survived))
     last = confirming[-1].ram_mb if confirming else None
+    # A death at the recommended size is evidence like any other: the search continues if the interval is too wide now.
+    if last is None or (last in failed and len(failed) < MOST_SIZES):
+        if not confirming and below[1] < SURE:
+            return floor("above")
+        if not narrow and below[0] <= 1 - SURE and len(seeking) < search.limit:
+            return floor("unfinished", next_mb=posterior.next_level(search.levels()), failed_sizes=failed)
     if last is not None and last not in failed:
         recommended: float | None = last
     else:
         least = max([interval.high, *failed])
+        levels = search.levels()
         recommended = next((level for level in levels if level >= least and level not in failed), None)
-    ended: State = "below" if below[0] > 1 - _SURE else "found" if interval.reach <= search.precision else "limit"
-    if recommended is None or len(failed) >= _MOST_SIZES:
-        return floor("unconfirmed" if failed else ended, failed_sizes=failed)
+    ended: State = (
+        "below" if below[0] > 1 - SURE else "limit" if not narrow and len(seeking) >= search.limit else "found"
+    )
+    if recommended is None or len(failed) >= MOST_SIZES:
+        unconfirmed = failed or (search.confirm and ended == "found")
+        return floor("unconfirmed" if unconfirmed else ended, failed_sizes=failed)
     here = [trial.survived for trial in confirming if trial.ram_mb == recommended]
     rest: dict[str, Any] = {
         "recommended_mb": recommended,
@@ -143,11 +128,11 @@ def look(search: FloorSearch, trials: Sequence[FloorTrial]) -> Floor:
     return floor(ended, **rest)
 
 
-def floor_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Floor:
-    """Return what a campaign knows of the floor.
+def floors_of(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Floor]:
+    """Return what a campaign knows of the floor of each build, by label, in the order of the command.
 
     Args:
         rows: of `record_row`, by trial_id.
     """
     assert plan.floor is not None
-    return look(plan.floor, trials_of(plan, rows))
+    return {label: look(plan.floor, trials) for label, trials in trials_of(plan, rows).items()}

@@ -38,8 +38,8 @@ class EarlierTimes:
     """By `_case_key`: of each trial, without the boot or the restore of its machine."""
     boots_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By the text of `machine_key`: of each boot."""
-    restores_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By the text of `machine_key`: of each restored saved state."""
+    restores_s: dict[tuple[str, bool], list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By the text of `machine_key`, and whether that of the trial before was another: of each restored saved state."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def estimate(trials: Sequence[PlannedTrial], earlier: EarlierTimes | None = None
     total_s = boot_s = restore_s = 0.0
     measured = machines_measured = 0
     assumed: set[float] = set()
+    before = ""
     for trial, way in zip(wanted, reached_by, strict=True):
         kind = kind_of(trial.machine)
         times_s = earlier.trials_s.get(_case_key(trial))
@@ -105,9 +106,11 @@ def estimate(trials: Sequence[PlannedTrial], earlier: EarlierTimes | None = None
             machines_measured += bool(of_boots_s)
             boot_s += statistics.median(of_boots_s) if of_boots_s else kind.assumed_boot_s
         elif way == "restore":
-            of_restores_s = earlier.restores_s.get(key)
+            of_restores_s = earlier.restores_s.get((key, key != before))
             machines_measured += bool(of_restores_s)
-            restore_s += statistics.median(of_restores_s) if of_restores_s else kind.assumed_restore_s
+            assumed_s = kind.assumed_restore_s if key == before else kind.assumed_change_s
+            restore_s += statistics.median(of_restores_s) if of_restores_s else assumed_s
+        before = key
     is_virtual = any(machine_key(trial) is not None for trial in wanted)
     return Estimate(
         boots=reached_by.count("boot") if is_virtual else None,
@@ -141,16 +144,19 @@ def _read_times(folder: Path, times: EarlierTimes) -> None:
         return
     planned = {trial.trial_id: trial.parameters for trial in Plan.load(folder).trials}
     reached = _reached(folder)
+    before = ""
     for entry in entries:
         trial = planned.get(entry.trial_id)
         if trial is None or entry.duration_s is None:
             continue
         reached_by, reached_s = reached.get(entry.trial_id, ("reset", 0.0))
         times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - reached_s))
+        key = str(machine_key(trial))
         if reached_by == "restored":
-            times.restores_s[str(machine_key(trial))].append(reached_s)
+            times.restores_s[key, key != before].append(reached_s)
         elif reached_by not in REACHED_WITHOUT_BOOT:
-            times.boots_s[str(machine_key(trial))].append(reached_s)
+            times.boots_s[key].append(reached_s)
+        before = key
 
 
 def _reached(folder: Path) -> dict[str, tuple[str, float]]:

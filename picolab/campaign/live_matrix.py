@@ -5,7 +5,7 @@ nothing is drawn during a measured step.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from picolab.campaign.progress import Progress, Watcher
@@ -29,15 +29,18 @@ class LiveMatrix:
     """Shows a campaign while it runs.
 
     Args:
-        plan: of the campaign, which is a new one.
+        plan: of the campaign.
         display: the output of the cell.
+        found: outcome and detail of each trial that has a result already, by its id.
     """
 
-    def __init__(self, plan: Plan, display: LiveDisplay) -> None:
+    def __init__(
+        self, plan: Plan, display: LiveDisplay, found: Mapping[str, tuple[Outcome, str]] | None = None
+    ) -> None:
         self._plan = plan
         self._display = display
-        self._found: dict[str, LedgerEntry] = {}
-        self._progress = Progress(len(plan.trials), 0)
+        self._found: dict[str, tuple[Outcome, str]] = dict(found or {})
+        self._progress = Progress(len(plan.trials), len(self._found))
         self._line = ""
         self._notes: list[str] = []
 
@@ -55,7 +58,7 @@ class LiveMatrix:
         self._show()
 
     def _ended(self, entry: LedgerEntry, progress: Progress) -> None:
-        self._found[entry.trial_id] = entry
+        self._found[entry.trial_id] = (entry.outcome, entry.outcome_detail)
         self._progress = progress
         self._show()
 
@@ -100,7 +103,7 @@ class LiveMatrix:
         return f"runs {current.trial_id}{again}{': ' if self._line else ''}{self._line}"
 
     def _counts(self, trials: list[PlannedTrial]) -> str:
-        counts = Counter(self._found[trial.trial_id].outcome for trial in trials if trial.trial_id in self._found)
+        counts = Counter(self._found[trial.trial_id][0] for trial in trials if trial.trial_id in self._found)
         return ", ".join(f"{count} {OUTCOME_LABELS[outcome]}" for outcome, count in counts.most_common())
 
     def _table(self) -> str:
@@ -129,6 +132,7 @@ class LiveMatrix:
             return f'<td style="{_CELL};outline:1px solid {_DONE_COLOUR}" title="{escape(trial.trial_id)}">runs</td>'
         if found is None:
             return f'<td style="{_CELL};color:gray" title="{escape(trial.trial_id)}">·</td>'
-        detail = f"{trial.trial_id}: {found.outcome_detail}"
-        style = f"{_CELL};background:{OUTCOME_COLOURS[found.outcome]};color:#ffffff"
-        return f'<td style="{style}" title="{escape(one_line(detail))}">{escape(OUTCOME_LABELS[found.outcome])}</td>'
+        outcome, detail = found
+        title = escape(one_line(f"{trial.trial_id}: {detail}"))
+        style = f"{_CELL};background:{OUTCOME_COLOURS[outcome]};color:#ffffff"
+        return f'<td style="{style}" title="{title}">{escape(OUTCOME_LABELS[outcome])}</td>'

@@ -27,12 +27,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from picolab.analysis.floor_search import floors_of
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
-from picolab.campaign.floor import with_next_trial
+from picolab.campaign.floor import with_next_round
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
-from picolab.campaign.stopping import interval_widths, why_enough
+from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
 from picolab.campaign.tally import Tally
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.project import in_command, outputs_dir
@@ -64,6 +65,7 @@ from picolab.results.rows import record_row
 from picolab.results.standing import RESULTS_FILE, Standing, read_standing
 from picolab.results.starts import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
+from picolab.text.wording import counted, listed
 from picolab.trial.state import (
     PROGRESS_FILE,
     RECORD_FILE,
@@ -97,7 +99,7 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
-        self._left = 1
+        self._left: int | None = None
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
@@ -198,8 +200,8 @@ class Campaign:
         outcomes = self.tally.outcomes
         if not self.tally.needed <= outcomes.keys():
             return ExitCode.INSTRUMENT_FAULT
-        if self.plan.floor is not None:
-            # A trial that died is what a search looks for.
+        if self.plan.floor is not None or self.plan.answer is not None:
+            # A trial that died is an answer too.
             return ExitCode.OK
         if any(outcome is not Outcome.OK for outcome in outcomes.values()):
             return ExitCode.TRIALS_FAILED
@@ -226,19 +228,22 @@ class Campaign:
         while True:
             left = [trial for trial in self.plan.trials if trial.trial_id not in self.tally.rows]
             if not left:
-                self.plan, found = with_next_trial(self.plan, self.tally.rows)
-                self._left = found.expected_left
-                if found.next_mb is None:
+                planned = len(self.plan.trials)
+                self.plan, floors = with_next_round(self.plan, self.tally.rows)
+                self._left = sum(floor.expected_left for floor in floors.values())
+                left = self.plan.trials[planned:]
+                if not left:
                     return
-                left = [self.plan.trials[-1]]
                 self.plan.save(self.folder)
-                self.tally.plan(left[0])
+                for trial in left:
+                    self.tally.plan(trial)
             if not waited:
                 self._wait_for_idle_host()
                 waited = True
-            self._run_trial(left[0])
-            if left[0].trial_id not in self.tally.rows:
-                return
+            for trial in left:
+                self._run_trial(trial)
+                if trial.trial_id not in self.tally.rows:
+                    return
 
     def _run_blocks(self) -> None:
         if self.plan.floor is not None:
@@ -275,17 +280,31 @@ class Campaign:
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
 
     def _look(self, block: int) -> None:
-        """Stop after this block when `repeats: auto` has enough."""
+        """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent."""
         rows = self.tally.rows
         last = max((trial.block for trial in self.plan.trials if trial.trial_id in rows), default=0)
-        if self.plan.stopping is None or block < last or len(self.tally.needed) < len(self.plan.trials):
+        if block < last or len(self.tally.needed) < len(self.plan.trials):
             return
-        reason = why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
+        reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
+        reason = reason or why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
         if reason is not None:
-            widths = interval_widths(self.plan, list(rows.values()))
+            widths = interval_widths(self.plan, list(rows.values())) if self.plan.stopping is not None else []
             note_stop(self.folder, block, reason, [asdict(width) for width in widths])
             self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
+
+    @property
+    def unfinished_search(self) -> str:
+        """That a search for the memory floor has not ended, one sentence; empty when it has, and for no search."""
+        if self.plan.floor is None:
+            return ""
+        floors = floors_of(self.plan, self.tally.rows)
+        left = {label: floor.expected_left for label, floor in floors.items() if floor.next_mb is not None}
+        if not left:
+            return ""
+        of_builds = f" of {listed(left)}" if len(floors) > 1 else ""
+        trials = counted(sum(left.values()), "trial")
+        return f"The search for the memory floor{of_builds} is unfinished; about {trials} more."
 
     # One trial
 
@@ -439,6 +458,8 @@ class Campaign:
         """Return how far the campaign is."""
         tally = self.tally
         if self.plan.floor is not None:
+            if self._left is None:
+                self._left = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
             left = max(self._left, tally.total - tally.done)
             eta_s = tally.ran_s / tally.done * left if tally.done else None
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)

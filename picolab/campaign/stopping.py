@@ -10,7 +10,7 @@ from picolab.config.plan import Plan
 from picolab.record.metric import Metric
 from picolab.record.metrics import compared_metrics
 from picolab.results.rows import step_ok
-from picolab.text.wording import listed
+from picolab.text.wording import duration, listed
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,24 @@ def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: fl
     if all(width.n == 0 for width in widths):
         return f"no trial of {block} blocks gave a value, and more of them would not"
     return f"every interval was within {rule.target_percent:g} % of its middle"
+
+
+def why_over_budget(plan: Plan, block: int, ran_s: float, left_s: float | None) -> str | None:
+    """Return why no block may follow this one, one sentence; None when the budget allows it, or there is none.
+
+    Args:
+        ran_s: seconds that the trials so far took.
+        left_s: expected seconds of all trials that are left.
+    """
+    if plan.answer is None or left_s is None or block >= plan.repeats:
+        return None
+    of_next_s = left_s / (plan.repeats - block)
+    if ran_s + of_next_s <= plan.answer.budget_s:
+        return None
+    return (
+        f"the trials took {duration(ran_s)}, and another block of about {duration(of_next_s)} would exceed the budget "
+        f"of {duration(plan.answer.budget_s)}"
+    )
 
 
 def interval_widths(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[Width]:

@@ -30,10 +30,13 @@ def print_begin(campaign: Campaign) -> None:
     plan, done = campaign.plan, campaign.tally.done
     done_text = f", {done} of them done" if done else ""
     if plan.floor is not None:
+        builds = len({trial.parameters.build_label for trial in plan.trials})
+        of_each = f" of each of {builds} builds" if builds > 1 else ""
         console.print(
-            f"Campaign {plan.campaign}: searches the memory floor from {plan.floor.low_mb:.10g} to "
-            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{done_text}, then {plan.floor.confirm} "
-            f"to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
+            f"Campaign {plan.campaign}: searches the memory floor{of_each} from {plan.floor.low_mb:.10g} to "
+            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{of_each}{done_text}, then "
+            f"{plan.floor.confirm} to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` "
+            f"continues."
         )
         return
     most = "at most " if plan.stopping is not None else ""
@@ -140,7 +143,7 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
         console.print(f"Resume with: picolab resume {name}", style="bold")
     else:
         console.print(f"Write the report with: picolab report {name}")
-        if campaign.plan.baseline is not None:
+        if campaign.plan.baseline is not None and campaign.plan.floor is None:
             console.print(f"Compare its builds with: picolab verdict {name}")
 
 
@@ -161,11 +164,14 @@ def print_status(folder: Path) -> ExitCode:
     left_s = campaign.tally.left_s()
     eta = f", about {duration(left_s)} left" if left_s else ""
     console.print(f"{len(rows)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
+    unfinished = campaign.unfinished_search
+    if unfinished:
+        console.print(one_line(unfinished), style="yellow")
     for row in found.faults:
         words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"
         console.print(one_line(words))
     _print_problems(found)
-    if len(rows) < len(campaign.needed):
+    if unfinished or len(rows) < len(campaign.needed):
         console.print(f"Resume with: picolab resume {in_command(folder)}")
     return ExitCode.INSTRUMENT_FAULT if found.lost else ExitCode.OK
 
@@ -203,4 +209,7 @@ def print_campaigns(folders: Sequence[Path]) -> None:
             console.print(one_line(f"{folder.name}  {error}"), style="red")
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""
-            console.print(f"{one_line(folder.name)}  {progress.done} of {progress.total} trials{gone}  {folder}")
+            trials = f"{progress.done} of {progress.total} trials"
+            if campaign.unfinished_search:
+                trials = f"{progress.done} of about {progress.total} trials of an unfinished search"
+            console.print(f"{one_line(folder.name)}  {trials}{gone}  {folder}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from picolab.cli.answer import end_of_answer
 from picolab.cli.floor import end_of_search
 from picolab.cli.running import PlanOptions, plan_of, plan_options, run, run_plan
 from picolab.text.foreign import visible
@@ -84,6 +85,8 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
     from picolab.results.folders import find_campaign
 
     resumed, code = run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)
+    if resumed.plan.answer is not None:
+        return end_of_answer(resumed, code)
     return code if resumed.plan.floor is None else end_of_search(resumed, code)
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.host.stop_request import StopRequest
+from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.servers.registry import DEFAULT_SERVER, SERVERS
+from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from picolab.examine.check import Check
     from picolab.examine.run import Examination
 
 FORMAT_NAMES = ("table", "markdown", "junit", "sarif", "json")
+MACHINE_PARAMETERS = ("memory_limit", "cpus", "box", "provider", "boot_limit_s")
 _SEVERITIES = ("low", "medium", "high")
 
 
@@ -47,7 +52,19 @@ _SEVERITIES = ("low", "medium", "high")
     show_default=True,
     help="The lowest severity of a finding that makes the exit code 1.",
 )
+@click.option(
+    "--machine", type=click.Choice(list(KINDS)), default=DEFAULT_KIND, show_default=True, help="Where it runs."
+)
 @click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
+@click.option(
+    "-p",
+    "--parameter",
+    "others",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help=f"A parameter of the machine, as in a trial: {', '.join(MACHINE_PARAMETERS)}. May be repeated.",
+)
 def examine(
     build: str | None,
     server: str,
@@ -56,19 +73,23 @@ def examine(
     form: str,
     output: Path | None,
     fail_on: str,
+    machine: str,
     work_dir: str,
+    others: tuple[tuple[str, str], ...],
 ) -> ExitCode:
     """Look for known weaknesses of a server: crashes, stops, full disks, bad settings, odd requests, load.
 
-    BUILD is a build as in a trial; default: that of the server. The server runs on the local machine with 512 MiB.
-    Takes about two minutes. Exits with 0 if nothing was found, 1 if a finding is at least as severe as --fail-on, and
-    3 if a check could not be made.
+    BUILD is a build as in a trial; default: that of the server. The server runs with 512 MiB, on the local machine or
+    in a virtual one, where fewer checks can be made. Takes about two minutes. Exits with 0 if nothing was found, 1 if a
+    finding is at least as severe as --fail-on, and 3 if a check could not be made.
 
     \b
     Examples:
       picolab examine ./picoshare
       picolab examine calibration --only head --only range
       picolab examine ./picoshare --format sarif --output findings.sarif
+      picolab examine ./picoshare --machine vagrant
+      picolab examine ./picoshare -p memory_limit none
       picolab examine --list
     """
     from picolab.cli.progress import line_printer
@@ -76,6 +97,7 @@ def examine(
     from picolab.config.given_paths import absolute_path
     from picolab.config.invalid_input import validate
     from picolab.config.trial_parameters import TrialParameters
+    from picolab.config.yaml_text import YamlProblem, read_value
     from picolab.examine.check import Severity
     from picolab.examine.output import FORMATS, summary
     from picolab.examine.registry import CHECKS
@@ -89,14 +111,24 @@ def examine(
     if only_list:
         _print_checks(checks)
         return ExitCode.OK
-    given = {"server": server, "build": build or SERVERS[server].default_build}
+    given: dict[str, Any] = {"server": server, "build": build or SERVERS[server].default_build, "machine": machine}
+    for name, text in others:
+        if name not in MACHINE_PARAMETERS:
+            raise ParameterError(
+                f"-p {name}: an examination takes {', '.join(MACHINE_PARAMETERS)}, and sets all else itself; remove it"
+            )
+        try:
+            given[name] = read_value(text)
+        except YamlProblem as problem:
+            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     given["work_dir"] = absolute_path(work_dir, Path.cwd(), "--work-dir")
     parameters = validate(TrialParameters, given, "the command line")
     if form == "table" and output is not None:
         raise ParameterError("--output needs a format for files; add --format markdown, junit, sarif or json")
     show = line_printer()
     stop = StopRequest().install()
-    found = examine_build(parameters, checks, show, lambda: stop.requested)
+    keep, kept = _keeping()
+    found = examine_build(parameters, checks, show, lambda: stop.requested, keep)
     show("")
     if form == "table":
         _print_results(found)
@@ -105,12 +137,29 @@ def examine(
     else:
         write_atomically(output, FORMATS[form](found))
     if form == "table" or output is not None:
-        print_lines([f"{summary(found)}."])
+        print_lines([f"{summary(found)}.", *kept()])
     if found.stopped:
         return ExitCode.INTERRUPTED
     if found.not_examined:
         return ExitCode.INSTRUMENT_FAULT
     return ExitCode.FINDINGS if found.found(Severity[fail_on.upper()]) else ExitCode.OK
+
+
+def _keeping() -> tuple[Callable[[Examination], None], Callable[[], list[str]]]:
+    """Return a function that stores an examination, and one that returns lines that say where it is, or why not."""
+    from picolab.errors import FileNotWritten
+    from picolab.examine.stored import path_of, store
+
+    lines: list[str] = []
+
+    def keep(examination: Examination) -> None:
+        try:
+            store(examination)
+            lines[:] = [f"Kept in {path_of(examination)}; picolab report shows it for campaigns of this build."]
+        except FileNotWritten as error:
+            lines[:] = [f"Not kept for reports: {error}."]
+
+    return keep, lambda: lines
 
 
 def _print_checks(checks: list[Check]) -> None:

@@ -94,7 +94,7 @@ def clean(dry_run: bool) -> ExitCode:
 
     Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, locks, unfinished
     downloads and files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when
-    something could not be removed.
+    something could not be removed, or when libvirtd does not answer and this project has a virtual machine.
 
     \b
     Examples:
@@ -103,13 +103,19 @@ def clean(dry_run: bool) -> ExitCode:
     """
     from picolab.doctor import leftovers
 
-    found, troubles = leftovers.find()
+    not_asked = leftovers.why_not_asked()
+    found, troubles = leftovers.find(not_asked)
+    # Without a machine, a daemon that does not run is no trouble.
+    troubles += [why for kind, why in not_asked.items() if leftovers.has_machines(kind)]
     for leftover in found:
         click.echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
     if not dry_run:
         troubles += leftovers.remove(found)
     for sentence in leftovers.left_alone():
         click.echo(f"left alone: {one_line(sentence)}")
+    for kind, sentence in not_asked.items():
+        if not leftovers.has_machines(kind):
+            click.echo(f"picolab: {one_line(sentence)}", err=True)
     if not found and not troubles:
         click.echo("There is nothing to remove.")
     for sentence in dict.fromkeys(troubles):

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from picolab import __version__
-from picolab.cli import box, campaigns, comparison, examination, floor, host, machines, project, trial
+from picolab.cli import answer, box, campaigns, comparison, examination, floor, host, machines, project, trial
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
 
@@ -27,6 +27,7 @@ def main() -> None:
       picolab report quick-20260101T120000      write its report
       picolab compare ./old ./new               is the new build faster?
       picolab floor ./picoshare --file-size 1G  how much RAM does it need?
+      picolab answer ./picoshare --file-size 5G --ram 256M  does it survive, how long?
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab examine ./picoshare               which weaknesses does it have?
       picolab doctor                            check this host
@@ -40,7 +41,7 @@ def main() -> None:
 for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
-    *(comparison.compare, comparison.verdict, floor.floor, examination.examine),
+    *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
     *(trial.trial, machines.machines, box.box),
 ):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
     if twice is not None:
         if words:
             raise ParameterError(f"--self {twice} compares this build with itself; remove {words[0]!r}")
-        label, build = _named(twice, wanted["builds"])
+        label, build = _named(twice, wanted["builds"], "picolab compare")
         again = f"{label[: _LONGEST_LABEL - 6]}-again"
         return _with(wanted, {label: build, again: build})
     if not words:
@@ -40,7 +41,21 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
         return wanted
     if len(words) == 1:
         raise ParameterError(f"{words[0]!r} is one build; name the other too, or compare it with itself: --self")
-    named = [_named(word, wanted["builds"]) for word in words]
+    return _with(wanted, named_builds(words, wanted["builds"], "picolab compare"))
+
+
+def named_builds(words: Sequence[str], known: dict[str, Any], command: str) -> dict[str, dict[str, Any]]:
+    """Return the builds of a command line by label, in its order, each as an entry of `builds`.
+
+    Args:
+        words: a path, a release, `LABEL=BUILD`, or a label of `known`.
+        known: entries of `builds` in a parameter file.
+        command: for messages.
+
+    Raises:
+        ParameterError: two builds have one label, or a path does not exist.
+    """
+    named = [_named(word, known, command) for word in words]
     labels = Counter(label for label, _ in named)
     if max(labels.values()) > 1:
         # Executables with the same file name get their folder into the label.
@@ -51,11 +66,8 @@ def requested(wanted: dict[str, Any], words: list[str], twice: str | None, sourc
         labels = Counter(label for label, _ in named)
     for label, count in labels.items():
         if count > 1:
-            raise ParameterError(
-                f"two builds would be called {label!r}; name them, such as old=PATH new=PATH, or compare one with "
-                f"itself: --self"
-            )
-    return _with(wanted, dict(named))
+            raise ParameterError(f"two builds would be called {label!r}; name them, such as old=PATH new=PATH")
+    return dict(named)
 
 
 def _with(wanted: dict[str, Any], builds: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +75,7 @@ def _with(wanted: dict[str, Any], builds: dict[str, Any]) -> dict[str, Any]:
     return {**wanted, "builds": builds, "matrix": matrix, "baseline": next(iter(builds))}
 
 
-def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _named(word: str, known: dict[str, Any], command: str) -> tuple[str, dict[str, Any]]:
     """Return the label of a build and its entry in `builds`."""
     if word in known:
         return word, known[word]
@@ -71,11 +83,11 @@ def _named(word: str, known: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if match and match[2] in known and not Path(word).is_file():
         return match[1], known[match[2]]
     if match and not Path(word).is_file():
-        return match[1], {"build": absolute_build(match[2], Path.cwd(), "picolab compare")}
+        return match[1], {"build": absolute_build(match[2], Path.cwd(), command)}
     if match and Path(match[2]).expanduser().is_file():
         # A path may hold an equals sign.
         raise ParameterError(f"{word!r} is a file, and {match[2]!r} is one too; write ./{word} for the first")
-    build = absolute_build(word, Path.cwd(), "picolab compare")
+    build = absolute_build(word, Path.cwd(), command)
     return _label(build), {"build": build}
 
 

@@ -26,6 +26,12 @@ class FloorSearch(BaseModel):
     confirm: Annotated[int, Field(ge=0, le=300)] = Field(
         20, description="survivors in a row at the recommended RAM; 0: confirm nothing"
     )
+    slowdown: Annotated[float, Field(ge=0.01, le=10)] | None = Field(
+        None, description="how much longer than at full speed a trial may take, relative; None: time does not matter"
+    )
+    references: Annotated[int, Field(ge=3, le=100)] = Field(
+        5, description="trials at the largest RAM at least, whose median time is that of full speed"
+    )
     low_mb: Annotated[float, Field(ge=SMALLEST_RAM_MB, le=1 << 20)] = Field(description="smallest RAM, MiB")
     high_mb: Annotated[float, Field(ge=SMALLEST_RAM_MB, le=1 << 20)] = Field(description="largest RAM, MiB")
     step_mb: Annotated[float, Field(ge=1 / RAM_STEPS_PER_MIB, le=1024)] = Field(

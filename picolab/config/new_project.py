@@ -57,6 +57,13 @@ def make_project(folder: Path) -> tuple[list[str], list[str]]:
     texts = {MARKER: MARKER_TEXT, "README.md": README.format(name=folder.resolve().name), ".gitignore": GITIGNORE}
     made: list[str] = []
     kept: list[str] = []
+    for name in (*names, *texts):
+        for parent in (folder / name).parents:
+            if parent.exists() and not parent.is_dir():
+                raise ParameterError(
+                    f"{parent}: no project can be made here, because this is a file and not a folder; move it, or "
+                    "name another folder: picolab init FOLDER"
+                )
     try:
         for name in (*names, *texts):
             target = folder / name

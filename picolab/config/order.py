@@ -25,7 +25,8 @@ ORDER_OF_BUILDS = (
 
 ORDER_WITH_VIRTUAL_MACHINES = (
     "Not fully random: inside a block the scenarios that need the same virtual machine (RAM, processors, box, "
-    "provider) run one after the other in random order, since another one costs a boot. A block begins with the "
+    "provider) run one after the other in random order, since another one costs a boot, or a restore of the state that "
+    "was saved after its boot. A block begins with the "
     "virtual machine that the block before ended with. Otherwise the order of virtual machines is random, anew for "
     "each block, and each of them begins a block equally often."
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from picolab.config.answer_request import AnswerRequest
 from picolab.config.campaign_parameters import CampaignParameters, Matrix, Stopping
 from picolab.config.floor_search import FloorSearch
 from picolab.config.invalid_input import unknown_name, validate
@@ -31,7 +32,7 @@ LARGEST_PLAN_BYTES = 32 * MIB
 """A plan of `MOST_TRIALS` trials has half of it."""
 
 
-Purpose = Literal["case", "search", "confirmation"]
+Purpose = Literal["case", "search", "confirmation", "reference", "speed"]
 """Why a trial runs: for its case, or in a search for the memory floor."""
 
 
@@ -68,15 +69,19 @@ class Plan(BaseModel):
     margin_percent: Annotated[float, Field(gt=0, le=50)] = 5.0
     stopping: Stopping | None = None
     floor: FloorSearch | None = None
+    answer: AnswerRequest | None = None
     idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
     busy_host: Literal["flag", "refuse"] = "flag"
-    trials: Annotated[list[PlannedTrial], Field(min_length=1)]
+    trials: list[PlannedTrial]
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Plan":
-        name, count = Counter(trial.trial_id for trial in self.trials).most_common(1)[0]
-        if count > 1:
-            raise ValueError(f"{count} trials are called {name}")
+        if not self.trials and self.answer is None:
+            # An answer may need none, when earlier campaigns have measured everything.
+            raise ValueError("it has no trials")
+        for name, count in Counter(trial.trial_id for trial in self.trials).most_common(1):
+            if count > 1:
+                raise ValueError(f"{count} trials are called {name}")
         if self.baseline is not None and all(trial.parameters.build_label != self.baseline for trial in self.trials):
             raise ValueError(f"the baseline {self.baseline!r} is no build of a trial")
         return self
@@ -111,7 +116,7 @@ class Plan(BaseModel):
                 first = error.errors(include_input=False)[0]
                 why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
             raise ParameterError(
-                f"{path}: is not a plan that this picolab can read ({one_line(why[:300])}); "
+                f"{path}: this picolab cannot read the plan: {one_line(why[:300])}; "
                 f"the notebooks next to it are still good; a new campaign gets a new plan"
             ) from None
 

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from picolab.config.field_values import AS_WRITTEN, Text, refuse_bool, written_text
 from picolab.config.given_paths import located
-from picolab.config.invalid_input import validate
+from picolab.config.injected_parameters import undeclared_names
+from picolab.config.invalid_input import unknown_name, validate
 from picolab.config.sizes import MIB, SMALLEST_RAM_MB, format_size, parse_ram_mib, parse_size
 from picolab.errors import ParameterError
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, checked_name, kind_of
@@ -275,9 +276,12 @@ class TrialParameters(BaseModel):
         """Take from a notebook's `globals()` the names that are parameters, and validate them.
 
         Raises:
-            ParameterError: a value makes no sense.
+            ParameterError: a value makes no sense, or papermill injected a name that nobody declared.
         """
         known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        for name in undeclared_names(namespace.get("In", ())):
+            if name not in cls.model_fields:
+                raise ParameterError(f"the parameters of papermill: {unknown_name(name, sorted(cls.model_fields))}")
         for name, value in known.items():
             if cls.model_fields[name].annotation is str and isinstance(value, int | float) and name != "file_size":
                 raise ParameterError(

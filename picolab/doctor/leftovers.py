@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,10 +125,16 @@ def kinds() -> list[LeftoverKind]:
     ]
 
 
-def find() -> tuple[list[Leftover], list[str]]:
-    """Return what is left, and a sentence for each kind that could not be looked for."""
+def find(silent: Collection[str] = ()) -> tuple[list[Leftover], list[str]]:
+    """Return what is left, and a sentence for each kind that could not be looked for.
+
+    Args:
+        silent: the kinds of machine whose daemon does not answer, which are left out.
+    """
     found, unknown = [], []
     for kind in kinds():
+        if kind.machines in silent:
+            continue
         try:
             found += [Leftover(kind.name, what, remove) for what, remove in kind.find()]
         except (PicolabError, OSError) as error:
@@ -145,6 +151,19 @@ def remove(leftovers: list[Leftover]) -> list[str]:
         except (PicolabError, OSError) as error:
             failed.append(f"{leftover.kind}: {leftover.what}: could not be removed ({error})")
     return failed
+
+
+def why_not_asked() -> dict[str, str]:
+    """Return the kinds of machine whose daemon does not answer, each with a sentence that says why."""
+    return {
+        name: f"leftovers of the kind {name} were not looked for: {why}"
+        for name, why in registry.silent_kinds(registry.SILENT_AFTER_S).items()
+    }
+
+
+def has_machines(kind: str) -> bool:
+    """Return whether this state folder has any machine of that kind, of any holder."""
+    return any(registry.kind_in(folder).name == kind for folder in machine_folders())
 
 
 def left_alone() -> list[str]:

@@ -34,14 +34,14 @@ def jupyter_kernel() -> list[Finding]:
 def notebooks() -> list[Finding]:
     """Check whether the notebooks are there and whole."""
     what, folder = "notebooks", project_root() / "notebooks"
-    for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb", "floor.ipynb"):
+    for name in ("trial.ipynb", "analysis.ipynb", "compare.ipynb", "floor.ipynb", "answer.ipynb"):
         try:
             json.loads((folder / name).read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             fix = restoring_command(folder / name)
             text = f"{folder / name} cannot be used ({type(error).__name__}: {error})"
             return [Finding(what, "bad", text, fix, blocks=True)]
-    return [Finding(what, "good", f"trial.ipynb, analysis.ipynb, compare.ipynb and floor.ipynb are in {folder}")]
+    return [Finding(what, "good", f"trial.ipynb, analysis.ipynb and the notebooks of other pages are in {folder}")]
 
 
 def machines() -> list[Finding]:

@@ -1,6 +1,7 @@
 """The machine on which a server is examined: starts it, with other settings if wanted, kills it and looks at its disk.
 
-The server runs on this host, in a local machine: its processes, files and sockets are looked at from outside.
+In a local machine the server's processes, files and sockets can be looked at from outside. A check that does so, or
+that judges times, asks the bench for it, and is not made where that is impossible.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from picolab.config.sizes import MIB
 from picolab.examine.check import NotExamined
 from picolab.examine.part import PartOfUpload
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
+from picolab.machines.kinds import kind_of
 from picolab.servers.base import Place, Request, Server
 from picolab.servers.build import Build
 from picolab.servers.client import Client
@@ -92,7 +94,15 @@ class Running:
         return self.client.ask(Request(method, path, headers or {}), limit_s)
 
     def part(self, seed: int = 2, size_bytes: int = FILE_BYTES, *, logged_in: bool = True) -> PartOfUpload:
-        """Open a connection for an upload that is sent in parts."""
+        """Open a connection for an upload that is sent in parts.
+
+        Raises:
+            NotExamined: nobody would know when the server's kernel has a part.
+        """
+        if self.bench.is_reached_through_ssh:
+            raise NotExamined(
+                "the virtual machine is reached through an ssh connection, which takes bytes before the server has them"
+            )
         server = self.bench.server
         request = server.upload(self.session if logged_in else None, PayloadFile(seed, size_bytes))
         return PartOfUpload(request, self.bench.machine.endpoint(self.place.port), seed, size_bytes)
@@ -114,6 +124,31 @@ class Bench:
         self._settings = settings
         self._secret = ""
         self._executable = machine.install(build.path)
+        is_virtual = kind_of(machine.kind).is_virtual
+        virtual = machine.describe().virtual_machine if is_virtual else None
+        self.is_emulated = virtual is not None and virtual.acceleration == "emulation"
+        self.is_reached_through_ssh = virtual is not None and virtual.route == "ssh_forward"
+
+    def require_this_host(self) -> Path:
+        """Return the folder with data folder and TMPDIR, for a check that looks at the server from this host.
+
+        Raises:
+            NotExamined: the server runs in a virtual machine.
+        """
+        if self.machine.work_folder is None:
+            raise NotExamined(
+                "it looks at files or sockets of the server from this host, and the server runs in a virtual machine"
+            )
+        return self.machine.work_folder
+
+    def require_real_speed(self) -> None:
+        """Do nothing where times are those of the server.
+
+        Raises:
+            NotExamined: the machine is emulated.
+        """
+        if self.is_emulated:
+            raise NotExamined("it judges a time, and the virtual machine is emulated by software")
 
     def fresh_place(self) -> Place:
         """Return a place with empty folders, a free port and a new secret."""
@@ -173,7 +208,10 @@ class Bench:
             self.kill()
 
     def kill(self) -> None:
-        """End the server by SIGKILL, if it runs."""
+        """End the server by SIGKILL, if it runs; in a virtual machine by SIGTERM and at once SIGKILL."""
+        if self.machine.work_folder is None:
+            self.machine.stop_process(0)
+            return
         status = self.machine.process_status()
         if status.running and status.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -194,9 +232,7 @@ class Bench:
 
     def disk_bytes(self) -> int:
         """Return the disk space that data folder and TMPDIR take, by blocks."""
-        work = self.machine.work_folder
-        if work is None:
-            raise NotExamined("the machine's disk cannot be seen from this host")
+        work = self.require_this_host()
         total = 0
         for path in work.rglob("*"):
             # It may vanish meanwhile.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from picolab.examine.bench import Bench, ended
 from picolab.examine.check import Check, NotExamined, Observation, Severity
@@ -33,6 +32,7 @@ def _exits(bench: Bench, change: Callable[[Place], Place]) -> Observation:
 
 
 def _taken(bench: Bench) -> Observation:
+    bench.require_this_host()
     place = replace(bench.fresh_place(), address="127.0.0.1")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -50,15 +50,12 @@ def _taken(bench: Bench) -> Observation:
 
 
 def _unwritable(bench: Bench) -> Observation:
-    def below_a_file(place: Place) -> Place:
-        # Not even root can write there, whom permissions do not stop.
-        Path(place.data, "file").touch()
-        return replace(place, data=f"{place.data}/file")
-
-    return _exits(bench, below_a_file)
+    # Not even root can write below a file, whom permissions do not stop.
+    return _exits(bench, lambda place: replace(place, data=f"{place.executable}/data"))
 
 
 def _everywhere(bench: Bench) -> Observation:
+    bench.require_this_host()
     with bench.running() as running:
         pid = bench.machine.process_status().pid
         addresses = sorted(map(str, listening_sockets(running.place.port, [pid] if pid else []).values()))

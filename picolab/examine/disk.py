@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from picolab.config.sizes import MIB
@@ -13,7 +14,8 @@ from picolab.servers.measurements import UploadMeasurement
 
 DISK_MIB = 32
 TOO_LARGE_BYTES = 64 * MIB
-FULL_STATUSES = (413, 507)
+TOO_LARGE_STATUS = 413
+"""Content Too Large (RFC 9110, section 15.5.14): of all 4xx the one that points to the size."""
 FREE_LIMIT_S = 5.0
 """What a server gets to free the space of an upload that failed."""
 KEPT_SHARE = 0.1
@@ -23,21 +25,18 @@ _MOUNT = 'mount -t tmpfs -o "size=$1m,mode=0700" picolab "$2" && mkdir -p "$3" "
 class _SmallDisk:
     """A server whose work folder is a small file system of its own mount namespace.
 
-    The file system is gone with the last process of the server, however it ends.
+    The file system is gone with the last process of the server, however it ends. Without root, the server is root of a
+    user namespace of its own, which maps to this user.
     """
 
     def __init__(self, bench: Bench) -> None:
-        tools = [shutil.which(name) for name in ("unshare", "mount")]
-        if os.geteuid() != 0 or not all(tools):
-            raise NotExamined("a small file system needs root, and the programs unshare and mount")
-        work = bench.machine.work_folder
-        if work is None:
-            raise NotExamined("the machine's disk cannot be seen from this host")
+        work = bench.require_this_host()
+        namespaces = _namespaces()
         self._bench = bench
         self._work = work
         self.place = bench.fresh_place()
         paths = (str(work), self.place.data, self.place.tmp)
-        self.before = (str(tools[0]), "--mount", "sh", "-c", _MOUNT, "sh", str(DISK_MIB), *paths)
+        self.before = (*namespaces, "sh", "-c", _MOUNT, "sh", str(DISK_MIB), *paths)
 
     def free_bytes(self) -> int:
         """Return the free space, as the server sees it."""
@@ -46,6 +45,24 @@ class _SmallDisk:
         if found.f_blocks * found.f_frsize > DISK_MIB * MIB:
             raise NotExamined("the server did not run on the small file system")
         return found.f_bavail * found.f_frsize
+
+
+def _namespaces() -> list[str]:
+    """Return the command before which a program may mount file systems that nobody else sees.
+
+    Raises:
+        NotExamined: there is none on this host.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or shutil.which("mount") is None:
+        raise NotExamined("a small file system needs the programs unshare and mount; install util-linux")
+    command = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
+    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        raise NotExamined(
+            f"a small file system needs root, or a kernel that lets every user have namespaces ({tried.stderr.strip()})"
+        )
+    return command
 
 
 def _too_large(running: Running) -> UploadMeasurement:
@@ -65,7 +82,10 @@ def _full(bench: Bench) -> UploadMeasurement:
 
 def _status(bench: Bench) -> Observation:
     sent = _full(bench)
-    return Observation(sent.http_status not in FULL_STATUSES, f"The answer was {said(sent)}.")
+    status = sent.http_status
+    if status is None:
+        raise NotExamined(f"the upload that filled the disk got no answer: {said(sent)}")
+    return Observation(status < 500 and status != TOO_LARGE_STATUS, f"The answer was {said(sent)}.")
 
 
 def _sentence(bench: Bench) -> Observation:
@@ -89,6 +109,7 @@ def _freed(bench: Bench) -> Observation:
 
 
 def _cut(bench: Bench) -> Observation:
+    bench.require_this_host()
     with bench.running() as running:
         running.stored()
         before = bench.disk_bytes()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from picolab import __version__
@@ -34,7 +35,7 @@ def as_markdown(examination: Examination) -> str:
     lines = [
         f"# Examination of {_plain(examination.server)} (build {_plain(build.label)})",
         "",
-        f"SHA-256 of the build: `{build.sha256}`. {summary(examination)}.",
+        f"SHA-256 of the build: `{build.sha256}`. Machine: {_plain(examination.machine)}. {summary(examination)}.",
         "",
         "| check | result | severity | seen |",
         "|---|---|---|---|",
@@ -65,7 +66,9 @@ def _plain(text: str) -> str:
 def as_junit(examination: Examination) -> str:
     """Return JUnit XML: a finding is a failure, and a check that could not be made is skipped."""
     results = examination.results
-    suite = ElementTree.Element(
+    root = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(
+        root,
         "testsuite",
         name=f"picolab examine {one_line(examination.build.label)}",
         tests=str(len(results)),
@@ -73,6 +76,7 @@ def as_junit(examination: Examination) -> str:
         errors="0",
         skipped=str(len(examination.not_examined)),
         time=f"{sum(result.took_s for result in results):.3f}",
+        timestamp=examination.begun_at[:19],
     )
     for result in results:
         check = result.check
@@ -86,8 +90,8 @@ def as_junit(examination: Examination) -> str:
             ElementTree.SubElement(case, "skipped", message=_xml(result.seen))
         else:
             ElementTree.SubElement(case, "system-out").text = _xml(result.seen)
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _xml(text: str) -> str:
@@ -96,7 +100,11 @@ def _xml(text: str) -> str:
 
 
 def as_sarif(examination: Examination) -> str:
-    """Return SARIF 2.1.0: a rule for each check that was made, a result for each, `notApplicable` if it was not."""
+    """Return SARIF 2.1.0: a rule for each check that was made, a result for each, `notApplicable` if it was not.
+
+    Each result names the build as a relative path with line 1, and has a fingerprint: GitHub's code scanning refuses
+    results without a physical location, and shows one without a fingerprint again with each upload.
+    """
     kinds = {"found": "fail", "absent": "pass", "not_examined": "notApplicable"}
     rules = [
         {
@@ -108,6 +116,9 @@ def as_sarif(examination: Examination) -> str:
         }
         for result in examination.results
     ]
+    build = examination.build
+    place = {"artifactLocation": {"uri": quote(one_line(build.label), safe="")}, "region": {"startLine": 1}}
+    logical = [{"name": build.label, "kind": "module"}]
     results = [
         {
             "ruleId": result.check.id,
@@ -116,9 +127,8 @@ def as_sarif(examination: Examination) -> str:
             # SARIF has a level for failures alone.
             "level": _LEVELS[result.check.severity] if result.state == "found" else "none",
             "message": {"text": result.paragraph if result.state == "found" else result.seen},
-            "locations": [
-                {"logicalLocations": [{"name": examination.build.label, "kind": "module"}]},
-            ],
+            "locations": [{"physicalLocation": place, "logicalLocations": logical}],
+            "partialFingerprints": {"picolabCheck/v1": result.check.id},
         }
         for index, result in enumerate(examination.results)
     ]
@@ -147,7 +157,9 @@ def as_json(examination: Examination) -> str:
     return _json(
         {
             "picolab_version": __version__,
+            "begun_at": examination.begun_at,
             "server": examination.server,
+            "machine": examination.machine,
             "build": examination.build.model_dump(mode="json"),
             "stopped": examination.stopped,
             "results": results,

@@ -59,10 +59,9 @@ class PartOfUpload:
             self._socket.sendall(self._payload[self._sent :] + self._after)
             self._await_delivery()
 
-    @property
-    def has_answer(self) -> bool:
-        """Whether an answer, or the end of the connection, can be read."""
-        return bool(select.select([self._socket], [], [], 0)[0])
+    def answers_within(self, limit_s: float) -> bool:
+        """Return whether an answer, or the end of the connection, can be read within a time."""
+        return bool(select.select([self._socket], [], [], limit_s)[0])
 
     def status(self, limit_s: float) -> int | None:
         """Return the status of the answer; None when none came within the limit."""

@@ -19,10 +19,12 @@ class LeftoverKind:
     Attributes:
         name: in singular.
         find: may raise PicolabError or OSError.
+        machines: the kind of machine whose daemon is asked for it; empty: none is.
     """
 
     name: str
     find: Callable[[], Removables]
+    machines: str = ""
 
 
 def is_ours(path: Path, is_kind: Callable[[int], bool]) -> bool:

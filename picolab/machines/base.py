@@ -30,6 +30,7 @@ class MachineWish:
         boot_limit_s: seconds that a boot may take.
         fresh_for: names what the machine shall be fresh for (a trial, a block): another name than before means
             that cleaning up is not enough, and that the guest is put back to the state after its boot.
+        save_state: save the state after each boot, so that no memory size has to be booted twice.
         log: file that gets what Vagrant said while the machine was brought into this state.
         report: is called with a line now and then while that takes long.
     """
@@ -44,6 +45,7 @@ class MachineWish:
     provider: Literal["libvirt", "virtualbox"] = "libvirt"
     boot_limit_s: float = 300.0
     fresh_for: str = ""
+    save_state: bool = False
     log: Path | None = None
     report: Callable[[str], None] | None = None
 

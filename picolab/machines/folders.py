@@ -150,14 +150,18 @@ def write_spec(folder: Path, spec: dict[str, Any]) -> None:
     write_atomically(folder / SPEC, json.dumps(spec))
 
 
-def refuse_if_held(spec: dict[str, Any]) -> None:
+def refuse_if_held(spec: dict[str, Any], *, ancestors_may: bool = True) -> None:
     """Do nothing if the machine may be taken.
 
+    Args:
+        ancestors_may: the machine of a campaign may be taken by its trials, which descend from it.
+
     Raises:
-        MachineBusy: a process that is alive and no ancestor of this one holds it.
+        MachineBusy: a process that is alive holds it, and is neither this one nor an ancestor that may.
     """
     holder = ProcessIdentity.from_json(spec["holder"])
-    if holder.alive and not is_self_or_ancestor(holder.pid):
+    may = is_self_or_ancestor(holder.pid) if ancestors_may else holder.pid == os.getpid()
+    if holder.alive and not may:
         raise MachineBusy(
             f"the machine {spec['name']!r} is held by process {holder.pid} ({holder.command}): "
             f"end that (in JupyterLab: shut its kernel down), choose another machine_name, "
@@ -177,13 +181,20 @@ def keeper_of(folder: Path) -> ProcessIdentity | None:
     return keeper if keeper.alive else None
 
 
-_own_keepers: list[tuple[Path, subprocess.Popen[str]]] = []
+class _Keeper(subprocess.Popen[str]):
+    """A keeper that this process started. Python warns of processes that outlive their parent; a keeper does so."""
+
+    def __del__(self) -> None:
+        self.poll()
+
+
+_own_keepers: list[tuple[Path, _Keeper]] = []
 """Keepers that this process started. They outlive it on purpose; those that ended are reaped here."""
 
 
 def start_keeper(folder: Path, command: Sequence[str]) -> str:
     """Start a keeper and return the first line that it prints: `ready`, or what is wrong (then it has ended)."""
-    keeper = subprocess.Popen(
+    keeper = _Keeper(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -114,6 +114,8 @@ class MachineKind(ABC):
     """Seconds of a boot in an estimate, where none was measured; 0: it needs none."""
     assumed_restore_s: ClassVar[float]
     """Seconds to restore a saved state in an estimate, where that was not measured; 0: it has none."""
+    assumed_change_s: ClassVar[float]
+    """The same, when the trial before had another RAM or another number of processors."""
     assumed_overhead_s: ClassVar[float]
     """Seconds of a trial besides boot, upload and verification in an estimate, where none was measured."""
     smallest_ram_mb: ClassVar[int]

@@ -66,7 +66,8 @@ METRICS: dict[str, Metric] = {
             "commit",
             "MiB/s",
             "bytes of all files over the time from the last byte acknowledged to the last response",
-            f"{_NOT_ANSWERED}, or one file was answered while another was still transferred",
+            f"{_NOT_ANSWERED}, one file was answered while another was still transferred, or the server stores while "
+            "it receives",
             "upload",
             higher_is_better=True,
             verdicts=_RATE,

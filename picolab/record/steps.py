@@ -77,7 +77,8 @@ class UploadRecord(Part):
     throughput_mib_s: float | None = Field(description="bytes of all files over duration")
     transfer_mib_s: float | None = Field(description="bytes of all files over transfer")
     commit_mib_s: float | None = Field(
-        description="bytes of all files over commit; null when a file was answered while another was still transferred"
+        description="bytes of all files over commit; null when a file was answered while another was still "
+        "transferred, or the server stores while it receives"
     )
     delivered_bytes: int = Field(description="bytes of all files delivered when the upload ended")
     http_status: int | None = Field(description="status of the answer; of the first upload that failed, if one did")

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -190,12 +190,18 @@ def provenance(data: CampaignData) -> Html:
         ("picolab", _same(_picolab(record) for record in records)),
         ("Python", _same(record.provenance.versions.get("python", "?") for record in records)),
         ("Parameters", str(plan.get("source", "unknown"))),
-        ("Repeats of each case", str(plan.get("repeats", "unknown"))),
+        ("Repeats of each case", _repeats(plan)),
         ("Order of trials", str(plan.get("order", "unknown"))),
         ("Seed", str(plan.get("seed", "unknown"))),
         ("Changed since the start", "; ".join(data.accepted)),
     ]
     return definitions([(name, value) for name, value in facts if isinstance(value, Html) or value])
+
+
+def _repeats(plan: Mapping[str, Any]) -> str:
+    if plan.get("floor"):
+        return "as many as the search for the memory floor needed at each RAM"
+    return str(plan.get("repeats", "unknown"))
 
 
 def _instrument(record: Record) -> str:
@@ -288,7 +294,7 @@ def how_to_repeat(data: CampaignData) -> Html:
     plan = data.plan
     lines = ["# the whole campaign, in the same order"]
     source = shlex.quote(str(plan.get("source", "PARAMETERS.yaml")))
-    command = str(plan["source"]) if plan.get("floor") else f"picolab matrix {source}"
+    command = str(plan["source"]) if plan.get("floor") or plan.get("answer") else f"picolab matrix {source}"
     lines.append(f"{command} --seed {plan.get('seed', 'SEED')}")
     if len(data.trials) < len(plan.get("trials", [])):
         lines += ["# the trials without a result", f"picolab resume {in_command(data.folder)}"]

@@ -22,6 +22,8 @@ from picolab.text.foreign import visible
 TEMPLATE_DIR = Path(__file__).with_name("template")
 _IOPUB_TIMEOUT_S = 300
 _HEADING = re.compile(r"^## +(.+?) *#*$", re.MULTILINE)
+_SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>')
+"""Begins an output that is a section of its own; text from outside in it is escaped."""
 
 
 def analysis_notebook() -> Path:
@@ -37,6 +39,11 @@ def comparison_notebook() -> Path:
 def floor_notebook() -> Path:
     """Return the notebook that the page of a memory floor is made from."""
     return project_root() / "notebooks" / "floor.ipynb"
+
+
+def answer_notebook() -> Path:
+    """Return the notebook that the page of an answer is made from."""
+    return project_root() / "notebooks" / "answer.ipynb"
 
 
 def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
@@ -102,6 +109,26 @@ def render_floor(campaign_folder: Path, output: Path | None = None) -> Path:
             that holds the traceback.
     """
     return _render(floor_notebook(), campaign_folder, {}, "picolab memory floor", output, "floor.html")
+
+
+def render_answer(campaign_folder: Path, output: Path | None = None) -> Path:
+    """Run the answer notebook over a campaign that answers a question, finished or not, and write its page.
+
+    Leaves the executed notebook as `answer.ipynb` in the campaign's folder. Files appear whole or not.
+
+    Args:
+        output: the HTML file; by default `answer.html` in the campaign's folder.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        CampaignNotFound: no such folder.
+        ParameterError: the file cannot be written.
+        PicolabError: the notebook failed, perhaps since the campaign answers no question; the message names the file
+            that holds the traceback.
+    """
+    return _render(answer_notebook(), campaign_folder, {}, "picolab answer", output, "answer.html")
 
 
 def check_output(output: Path) -> None:
@@ -217,11 +244,16 @@ def _to_html(notebook: Any, title: str) -> str:
 
 
 def _contents(notebook: Any) -> list[dict[str, str]]:
-    """Sections of the notebook with the ids that nbconvert gives to headings."""
-    titles = [
-        title for cell in notebook.cells if cell.cell_type == "markdown" for title in _HEADING.findall(cell.source)
-    ]
-    return [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
+    """Sections of the notebook: headings with the ids that nbconvert gives them, and outputs that begin with one."""
+    sections = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = _HEADING.findall(cell.source)
+            sections += [{"title": html.escape(title), "id": html.escape(title.replace(" ", "-"))} for title in titles]
+        for output in cell.get("outputs", []):
+            if found := _SECTION.match(output.get("data", {}).get("text/html", "")):
+                sections.append({"title": found[2], "id": found[1]})
+    return sections
 
 
 def _inside_script(script: str) -> str:

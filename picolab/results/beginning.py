@@ -6,7 +6,7 @@ Numbers from before and after such a change are not comparable. The file is writ
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,7 +103,7 @@ class Beginning:
             for name, sha256 in self.known.builds.items()
             if name in now and now[name] != sha256
         ]
-        return changes + _host_changes(self.known.host, host_identity())
+        return changes + host_changes(self.known.host, host_identity())
 
 
 def read_beginning(folder: Path) -> Beginning:
@@ -168,11 +168,11 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
         if name != "trials" and was != is_now:
             changes.append(f"{name} was {_shown(was)} and is {_shown(is_now)}")
     before, after = ({trial.trial_id: trial for trial in which.trials} for which in (begun, plan))
-    like = begun.trials[0].parameters
+    builds = {trial.parameters.build_label: trial.parameters for trial in begun.trials}
     changes += [
         f"trial {name} was not in the plan"
         for name, trial in after.items()
-        if name not in before and not (plan.floor is not None and _is_of_search(trial.parameters, like))
+        if name not in before and not (plan.floor is not None and _is_of_search(trial.parameters, builds))
     ]
     for name, trial in before.items():
         other = after.get(name)
@@ -188,12 +188,18 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
     return changes
 
 
-def _is_of_search(has: TrialParameters, like: TrialParameters) -> bool:
-    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone."""
-    return has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
+def _is_of_search(has: TrialParameters, builds: Mapping[str, TrialParameters]) -> bool:
+    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone.
+
+    Args:
+        builds: parameters of the first trial of each build, by label.
+    """
+    like = builds.get(has.build_label)
+    return like is not None and has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
 
 
-def _host_changes(was: dict[str, str | int | None], is_now: dict[str, Any]) -> list[str]:
+def host_changes(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> list[str]:
+    """Return in which facts two hosts differ so that their numbers are not comparable; an unknown fact is none."""
     changes = []
     for name, words in _HOST_WORDS.items():
         old, new = was.get(name), is_now.get(name)

@@ -167,14 +167,17 @@ class _Reader:
         try:
             plan = Plan.load(self.folder)
         except PicolabError as error:
-            why = str(error).removeprefix(f"{path}: is not a plan that this picolab can read (").split("); the note")[0]
+            why = (
+                str(error).removeprefix(f"{path}: this picolab cannot read the plan: ").split("; the notebooks next")[0]
+            )
             why = "it is not there" if isinstance(error, CampaignNotFound) else why
-            self._problem(path, f"the plan is damaged ({why}): it is unknown which trials are missing")
+            self._problem(path, f"the plan is damaged, so it is unknown which trials are missing: {why}")
             return
         found.plan, found.needed, self.campaign = plan, list(plan.trials), plan.campaign
         self.planned = {trial.trial_id: trial for trial in plan.trials}
         last = stopped_after(self.folder)
-        if last is not None and (plan.stopping is None or last > plan.repeats):
+        may_stop = plan.stopping is not None or plan.answer is not None
+        if last is not None and (not may_stop or last > plan.repeats):
             self._problem(self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: ignored")
         elif last is not None:
             # What `repeats: auto` did not need is not missing.

@@ -130,6 +130,8 @@ class Server(ABC):
     """Lower-case parts of an error that mean a full disk."""
     spools_from_bytes: int = 0
     """Smaller uploads stay in its memory, so that they show neither spooling nor the memory that this needs."""
+    commits: bool = True
+    """Whether it stores an upload after the last byte. False: it stores while it receives, so a rate means nothing."""
     listen_failed: str = ""
     """Part of the log of a server that lives on without its port; empty: it exits then."""
 

@@ -1,6 +1,6 @@
 """The stages collect and release."""
 
-from picolab.errors import StageError
+from picolab.errors import MachineSilent, StageError
 from picolab.machines import registry
 from picolab.machines.base import Holder
 from picolab.record.outcomes import STAGES, Outcome
@@ -24,7 +24,14 @@ def collect(run: TrialRun) -> str:
             run.machine.save_log()
             run.state.missing["server.stop_s"] = "the server was kept running"
         else:
-            status = run.stop_server()
+            try:
+                status = run.stop_server()
+            except MachineSilent as error:
+                if run.state.outcome is not Outcome.STALLED:
+                    raise
+                silent = f"the machine did not answer ({error})"
+                run.state.missing |= {"server.stop_s": silent, "server.oom_kills": silent}
+                return _collected(run)
         server.exit_code, server.exit_signal = status.exit_code, status.exit_signal
         if run.state.verify is None or run.measures("download"):
             server.oom_kills, server.oom_evidence = status.oom_kills, status.oom_evidence
@@ -34,6 +41,10 @@ def collect(run: TrialRun) -> str:
             server.stop_s = status.stop_s
         else:
             run.state.missing.setdefault("server.stop_s", "the server ended by itself")
+    return _collected(run)
+
+
+def _collected(run: TrialRun) -> str:
     (run.folder / PROGRESS_FILE).unlink(missing_ok=True)
     return f"{run.state.outcome}: {run.state.outcome_detail}"
 

@@ -92,6 +92,8 @@ class TrialRun:
                 provider=self.state.parameters.provider,
                 boot_limit_s=self.state.parameters.boot_limit_s,
                 fresh_for=self._fresh_for(),
+                # A campaign may come back to this memory size; a trial of its own does not.
+                save_state=self.state.identity.block is not None,
                 log=self.folder / VAGRANT_LOG_FILE,
                 report=lambda line: self._report(live, line),
             )

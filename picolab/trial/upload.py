@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from picolab.config.sizes import MIB, in_mib
+from picolab.errors import MachineSilent
 from picolab.files import reserve
 from picolab.jupyter.live_line import LiveLine
 from picolab.machines.base import Machine
@@ -102,6 +103,7 @@ def _upload_under(run: TrialRun, machine: Machine, limit: LimitDuringStep) -> st
     run.state.missing.update(missing)
     run.add_caveats(caveats.of_memory(run.state.memory))
     if not whole:
+        _judge_silence(run, machine, measurement)
         raise probe_ended_early(run, machine, probe_exit, run.state.memory)
     _judge_upload(run, measurement)
     upload = run.state.upload
@@ -120,6 +122,24 @@ def _view(run: TrialRun, limit: LimitDuringStep) -> "UploadView":
     machine = run.state.machine
     limit_bytes = machine.memory_limit.limit_bytes if machine is not None and limit == "kept" else None
     return UploadView(run.folder / SAMPLES_FILE, limit_bytes)
+
+
+def _judge_silence(run: TrialRun, machine: Machine, measured: UploadsMeasurement) -> None:
+    """Raise the result when no byte was delivered any more and the machine itself does not answer either."""
+    if run.state.upload is None or all(one.ending != "stalled" for one in measured.failed):
+        return
+    try:
+        machine.process_status()
+    except MachineSilent as error:
+        delivered = f"after {measured.delivered_bytes / MIB:.1f} of {run.state.parameters.uploaded_bytes / MIB:.1f} MiB"
+        limit = f"{run.state.parameters.stall_limit_s:g} s"
+        found = NotOk(
+            Outcome.STALLED,
+            f"no byte was delivered for stall_limit_s = {limit}, {delivered}; the machine did not answer either, so it "
+            f"is not known whether the server still ran ({error})",
+        )
+        run.state.upload.outcome, run.state.upload.outcome_detail = found.outcome, found.detail
+        raise found from None
 
 
 def _judge_upload(run: TrialRun, measured: UploadsMeasurement) -> None:

@@ -26,6 +26,7 @@ def upload_record(
     last_s = measured.last_byte_s
     overlap = last_s is not None and any(m.response_s is not None and m.response_s < last_s for m in measured.files)
     failed = measured.failed
+    no_commit_rate = _no_commit_rate(run, overlap) if commit_s is not None else why["commit_s"]
     record = UploadRecord(
         outcome=None,
         outcome_detail="",
@@ -35,7 +36,7 @@ def upload_record(
         **times,
         throughput_mib_s=size_mib / duration_s if duration_s else None,
         transfer_mib_s=size_mib / transfer_s if transfer_s else None,
-        commit_mib_s=size_mib / commit_s if commit_s and not overlap else None,
+        commit_mib_s=size_mib / commit_s if commit_s and not no_commit_rate else None,
         delivered_bytes=measured.delivered_bytes,
         http_status=(failed or measured.files)[0].http_status,
         server_message=failed[0].server_message if failed else None,
@@ -56,15 +57,20 @@ def upload_record(
         "first_byte_monotonic_s": "no byte was sent",
         "throughput_mib_s": why["duration_s"],
         "transfer_mib_s": why["transfer_s"],
-        "commit_mib_s": "a file was answered while another one was still transferred"
-        if commit_s is not None
-        else why["commit_s"],
+        "commit_mib_s": no_commit_rate or "the commit took no measurable time",
         "http_status": "the server gave no answer",
         "sync_s": unsynced,
         "durable_mib_s": unsynced,
     }
     run.explain("upload", record, why)
     return record
+
+
+def _no_commit_rate(run: TrialRun, overlap: bool) -> str:
+    """Return why a rate would say nothing about a commit that was timed; empty when it does."""
+    if not run.server.commits:
+        return f"{run.server.title} stores an upload while it receives it"
+    return "a file was answered while another one was still transferred" if overlap else ""
 
 
 def _uploaded_file(run: TrialRun, index: int, measured: UploadMeasurement, zero_s: float | None) -> UploadedFile:

@@ -1,5 +1,6 @@
 """Comparisons of builds: verdicts, what may not be concluded, caveats, and the gate; from campaigns of known truth."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -422,6 +423,23 @@ def test_boots_are_a_level_of_their_own(
 
     assert words in comparison.independence
     assert ("one_boot" in codes(comparison)) is found
+
+
+def test_a_restored_machine_is_in_the_boot_of_its_ram_again(tmp_path: Path) -> None:
+    trials = paired_trials(around(1.0), machine="vagrant", acceleration="kvm", ram_mb=256)
+    trials += paired_trials(around(1.0), machine="vagrant", acceleration="kvm", ram_mb=512)
+    trials.sort(key=lambda trial: trial.block)
+    seen: set[int] = set()
+    for before, trial in itertools.pairwise([None, *trials]):
+        if trial.ram_mb not in seen:
+            trial.reached_by = "reloaded" if seen else "created"
+            seen.add(trial.ram_mb)
+        else:
+            trial.reached_by = "reset" if before and before.ram_mb == trial.ram_mb else "restored"
+    comparison = compare(read(tmp_path / "c", trials))
+
+    assert "40 trials in virtual machines ran in 2 boots" in comparison.independence
+    assert "one_boot" in codes(comparison)
 
 
 def test_local_trials_are_independent_by_themselves(tmp_path: Path) -> None:

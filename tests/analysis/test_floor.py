@@ -6,12 +6,17 @@ import random
 import statistics
 from collections.abc import Callable
 
+import numpy as np
+import psignifit
 import pytest
 from scipy.special import ndtri
 
-from picolab.analysis.floor import FloorPosterior, posterior_of, proven_share, trials_to_prove
-from picolab.analysis.floor_search import Floor, FloorTrial, look
+from picolab.analysis.floor import LAPSE, FloorPosterior, posterior_of, proven_share, trials_to_prove
+from picolab.analysis.floor_comparison import exit_code, ratios
+from picolab.analysis.floor_search import Floor, look
+from picolab.analysis.floor_trials import FloorTrial
 from picolab.config.floor_search import FloorSearch, as_ram_mb
+from picolab.exit_codes import ExitCode
 
 SEARCH = FloorSearch(low_mb=4, high_mb=1024, confirm=0)
 
@@ -102,6 +107,12 @@ def test_floor_outside_the_range_is_told_apart() -> None:
     assert below.recommended_mb < 6
 
 
+def test_interval_at_the_end_of_the_range_leaves_no_recommendation() -> None:
+    found = ended(lambda ram: ram >= 50, high_mb=52, low_mb=40, confirm=1)
+
+    assert (found.state, found.recommended_mb) == ("unconfirmed", None)
+
+
 def test_death_in_a_confirmation_moves_it_up() -> None:
     seen: list[float] = []
 
@@ -122,3 +133,76 @@ def test_limit_ends_a_search() -> None:
 
     assert found.state == "limit"
     assert len(found.trials) == 12
+
+
+def trials_at(need: float) -> list[FloorTrial]:
+    """Return the trials of a finished search whose server survives from this RAM on."""
+    return ended(lambda ram: ram >= need).trials
+
+
+def test_floors_of_two_builds_give_a_verdict() -> None:
+    floors = {name: look(SEARCH, trials_at(need)) for name, need in (("old", 50), ("same", 50.5), ("new", 70))}
+
+    pair = {name: {"old": floors["old"], name: floors[name]} for name in ("same", "new")}
+    (same,), (more,) = ratios(pair["same"], 0.2), ratios(pair["new"], 0.2)
+
+    assert same.verdict == "equivalent"
+    assert same.no_regression
+    assert more.verdict == "needs more"
+    assert more.ratio is not None
+    assert more.ratio.low < 1.4 < more.ratio.high < more.ratio.low * 1.35
+    assert exit_code(pair["same"], 0.2) is ExitCode.OK
+    assert exit_code(pair["same"], 0.01) is ExitCode.UNDECIDED
+    assert exit_code(pair["new"], 0.2) is ExitCode.REGRESSION
+    assert exit_code(dict(reversed(pair["new"].items())), 0.2) is ExitCode.OK
+    together = ratios(floors, 0.2)[0].ratio
+    assert together is not None
+    assert same.ratio is not None
+    assert together.low < same.ratio.low < same.ratio.high < together.high
+
+
+def test_floor_outside_the_range_has_a_verdict_without_a_ratio() -> None:
+    floors = {"old": look(SEARCH, trials_at(50)), "new": look(SEARCH, trials_at(1e6))}
+
+    (found,) = ratios(floors, 0.2)
+
+    assert (found.ratio, found.verdict) == (None, "needs more")
+    assert "above the searched range" in found.reason
+    assert exit_code(dict(reversed(floors.items())), 0.2) is ExitCode.OK
+    assert exit_code({"one": floors["new"], "other": floors["new"]}, 0.2) is ExitCode.UNDECIDED
+
+
+def test_interval_of_a_ratio_holds_it() -> None:
+    held = 0
+    for seed in range(6):
+        chance = random.Random(seed)
+        found = []
+        for need in (50.0, 65.0):
+            posterior = FloorPosterior(4, 1024, 0.95, 0.1)
+            for _ in range(16):
+                ram = posterior.next_level(SEARCH.levels())
+                posterior.add(ram, ram >= need * math.exp(chance.gauss(0, 0.02)))
+            found.append(posterior)
+        ratio = found[1].ratio_to(found[0])
+        held += ratio.low <= 1.3 <= ratio.high
+    assert held >= 5
+
+
+def test_threshold_agrees_with_that_of_psignifit() -> None:
+    # Survivors of 20 trials at each RAM, drawn once with a need of 50 MiB and a spread of 20 %.
+    survivors = {30: 0, 35: 1, 40: 0, 45: 4, 50: 9, 55: 14, 60: 13, 70: 19, 80: 19, 100: 20}
+    trials = [(float(ram), place < count) for ram, count in survivors.items() for place in range(20)]
+    fixed = {"lambda": LAPSE, "gamma": LAPSE, "eta": 0.0}
+    oracle = psignifit.psignifit(
+        np.array([(math.log(ram), count, 20) for ram, count in survivors.items()]),
+        sigmoid="norm",
+        experiment_type="yes/no",
+        fixed_parameters=fixed,
+    )
+    for share in (0.95, 0.5):
+        threshold, intervals = oracle.threshold(share)
+        low, high = intervals["0.95"]
+        found = posterior_of(trials, 4, 1024, share, 0.1).interval()
+        assert math.log(found.middle) == pytest.approx(threshold, abs=0.03)
+        assert math.log(found.low) == pytest.approx(low, abs=0.05)
+        assert math.log(found.high) == pytest.approx(high, abs=0.05)

@@ -15,6 +15,8 @@ from comparison_campaigns import around, paired_trials, read
 from IPython.core.interactiveshell import InteractiveShell
 
 import picolab as pl
+from picolab.config.floor_search import FloorSearch
+from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.errors import CampaignNotFound, ParameterError
 
@@ -35,7 +37,7 @@ def demo() -> pl.CampaignResults:
 def test_public_names() -> None:
     assert pl.__all__ == sorted(pl.__all__)
     assert set(pl.__all__) == {
-        "CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial", "run"
+        "CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial", "resume", "run"
     }  # fmt: skip
     for name in pl.__all__:
         value = getattr(pl, name)
@@ -75,7 +77,7 @@ def test_examples(name: str) -> None:
 
 
 def test_each_public_function_has_an_example() -> None:
-    for name in ("campaigns", "compare", "load", "open_trial", "run", "CampaignResults"):
+    for name in ("campaigns", "compare", "load", "open_trial", "resume", "run", "CampaignResults"):
         assert ">>> " in (getattr(pl, name).__doc__ or ""), name
 
 
@@ -94,6 +96,14 @@ def test_a_campaign_is_loaded_by_its_path(demo: pl.CampaignResults, monkeypatch:
     (demo.folder / "plan.json").unlink()
 
     assert len(pl.load(demo.folder).trials) == len(demo.trials)
+
+
+def test_a_search_for_a_floor_is_resumed_by_its_command(demo: pl.CampaignResults) -> None:
+    search = FloorSearch.model_validate({"low_mb": 32, "high_mb": 512})
+    Plan.load(demo.folder).model_copy(update={"floor": search}).save(demo.folder)
+
+    with pytest.raises(ParameterError, match="'demo' searches a memory floor; continue it with: picolab resume demo"):
+        pl.resume("demo")
 
 
 @pytest.mark.usefixtures("demo")

@@ -1,7 +1,6 @@
 """A search for the memory floor as a campaign: from the command line, stopped and resumed, with a known floor."""
 
 import json
-import math
 
 from command_line import picolab_here
 
@@ -13,48 +12,68 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.exit_codes import ExitCode
 from picolab.results.standing import read_standing
+from picolab.text.markup import escape
 
-NEED = {"memory_need_mib": 200}
+NEEDS = {"small": 130, "large": 330}
 
 
 def plan_of(**search: object) -> Plan:
-    parameters = TrialParameters.model_validate({"file_size": "64K", "calibration": NEED, "keep_machine": "never"})
-    values = {"low_mb": 150, "high_mb": 300, "precision": 0.2, "confirm": 2} | search
-    return make_floor_plan(parameters, make_search(values, "local", "test"), "search", "picolab floor test", 1, 0)
+    shared = {"file_size": "64K", "keep_machine": "never"}
+    builds = [
+        TrialParameters.model_validate({**shared, "label": label, "calibration": {"memory_need_mib": need}})
+        for label, need in NEEDS.items()
+    ]
+    values = {"low_mb": 80, "high_mb": 640, "share": 0.5, "precision": 0.4, "confirm": 1} | search
+    return make_floor_plan(builds, make_search(values, "local", "test"), "search", "picolab floor test", 1, 0)
 
 
-def test_search_is_stopped_and_resumed_without_losing_a_trial() -> None:
+def test_search_of_two_builds_is_stopped_and_resumed() -> None:
     ended: list[str] = []
-    watcher = Watcher(ended=lambda entry, _: ended.append(entry.trial_id), stop_requested=lambda: len(ended) == 2)
+    watcher = Watcher(ended=lambda entry, _: ended.append(entry.trial_id), stop_requested=lambda: len(ended) == 3)
     assert Campaign.create(plan_of(), watcher).run() is ExitCode.INTERRUPTED
     begun = Plan.load(outputs_dir() / "search")
+    stopped = picolab_here("status", "search")
+    assert "The search for the memory floor of small and large is unfinished" in stopped.stdout
+    assert "of an unfinished search" in picolab_here("status").stdout
 
     done = picolab_here("resume", "search")
 
-    assert done.returncode == ExitCode.OK, done.stderr
+    assert done.returncode == ExitCode.REGRESSION, done.stderr
     folder = outputs_dir() / "search"
     plan, standing = Plan.load(folder), read_standing(folder)
     assert plan.trials[: len(begun.trials)] == begun.trials
     assert [trial.trial_id for trial in plan.trials] == list(standing.results)
     assert not standing.problems
     assert {trial.purpose for trial in plan.trials} == {"search", "confirmation"}
+    rounds = ["small", "large", "large", "small", "small", "large"]
+    assert [trial.parameters.label for trial in plan.trials[:6]] == rounds
     answer = json.loads((folder / "floor.json").read_text())
-    assert answer["state"] == "found"
-    assert abs(math.log(answer["floor_mb"] / 200)) < 0.1
-    assert answer["floor_low_mb"] <= 200 * 1.05
-    assert answer["confirmation_survived"] == answer["confirmation_trials"] == 2
-    assert len(answer["trials"]) == len(plan.trials)
+    for found in answer["builds"]:
+        need = NEEDS[found["build"]]
+        assert found["state"] == "found"
+        assert found["floor_low_mb"] <= need * 1.05 <= found["floor_high_mb"] * 1.05
+        assert found["confirmation_survived"] == found["confirmation_trials"] == 1
+    assert sum(len(found["trials"]) for found in answer["builds"]) == len(plan.trials)
+    (ratio,) = answer["ratios"]
+    assert ratio["verdict"] == "needs more"
+    assert ratio["low"] < NEEDS["large"] / NEEDS["small"] < ratio["high"]
+    assert answer["exit_code"] == done.returncode
     page = (folder / "floor.html").read_text()
-    assert answer["headline"] in page
-    assert "Survival against RAM" in page
-    assert "2 of 2 confirmation trials survived" in done.stdout
-    assert picolab_here("status", "search").returncode == ExitCode.OK
+    assert escape(answer["headline"]) in page
+    assert "as many as the search for the memory floor needed" in page
+    assert answer["headline"] in " ".join(done.stdout.split())
+    after = picolab_here("status", "search")
+    assert after.returncode == ExitCode.OK
+    assert "unfinished" not in after.stdout
 
 
 def test_command_refuses_what_makes_no_sense() -> None:
     for words, sentence in (
         (("--precision", "much"), "--precision 'much' should be a share, such as 10%"),
         (("--from", "100M", "--to", "105M"), "is no range for a precision of 10%"),
+        (("--slowdown", "slow"), "--slowdown 'slow' should be a share, such as 10%"),
+        (("--margin", "90%"), "--margin 90% should be above 0 and at most 50%"),
+        (("calibration",), "two builds would be called 'calibration'"),
         (("-p", "ram_mb", "64"), "the search sets ram_mb itself"),
         (("--to", "900G"), "is more than this host's"),
         (("--from", "12.3M"), "RAM '12.3M'"),

@@ -298,11 +298,18 @@ def test_a_libvirt_that_does_not_answer_is_reported(no_libvirt: virsh_stub.Virsh
     no_libvirt.set(error="Failed to connect socket to '/var/run/libvirt/libvirt-sock'")
     download = state_dir() / "builds" / ".new-x1"
     download.mkdir(parents=True)
-    done = subprocess.run([sys.executable, "-m", "picolab", "clean"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "picolab", "clean"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.OK, "this state folder has no virtual machine"
+    assert "leftovers of the kind vagrant were not looked for: the daemon libvirtd does not answer" in done.stderr
+    assert done.stderr.count("\n") == 1 and not download.exists()
 
+    folders.folder_of("vm").mkdir(parents=True)
+    folders.write_spec(folders.folder_of("vm"), {"kind": "vagrant", "name": "vm"})
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.INSTRUMENT_FAULT
-    assert "virtual machine of no machine: could not be looked for" in done.stderr and "Traceback" not in done.stderr
-    assert not download.exists()
+    assert "leftovers of the kind vagrant were not looked for" in done.stderr and done.stderr.count("\n") == 1
+    shutil.rmtree(folders.folder_of("vm"))
 
 
 def test_names_from_elsewhere_are_shown_as_text() -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,6 +169,14 @@ def test_what_a_process_holds_is_refused(virsh: virsh_stub.VirshStub, machine: P
         os.waitpid(child, 0)
     assert done.returncode == ExitCode.HOST_UNFIT and f"held by process {child} (sleep 600)" in done.stderr
     assert virsh.state["domains"][f"{domain_prefix('vm')}default"]["state"] == state
+
+
+def test_a_machine_of_the_process_that_asks_is_refused(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+    """Of a JupyterLab's kernel, for example, from whose notebook somebody runs the command."""
+    be(virsh, "running")
+    command = [sys.executable, "-m", "picolab", "machines", "halt", "vm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.HOST_UNFIT and f"held by process {os.getpid()} (" in done.stderr
 
 
 def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, machine: Path) -> None:

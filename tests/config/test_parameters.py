@@ -1,6 +1,7 @@
 """What may be set: sizes, limits, and error messages that name the value, the place and the remedy."""
 
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,29 @@ def test_from_a_notebook_only_the_known_names_are_taken() -> None:
     assert TrialParameters.from_namespace(namespace) == TrialParameters(ram_mb=64, file_size="1M")
     with pytest.raises(ParameterError, match="the parameters cell: ram_mb = 3 should be"):
         TrialParameters.from_namespace({"ram_mb": 3})
+
+
+INJECTED = "# Parameters\nram_mb = 64\nfile_sise = '1M'\n"
+
+
+def test_a_mistyped_parameter_of_papermill_is_refused() -> None:
+    sentence = "the parameters of papermill: there is no 'file_sise'; did you mean file_size?"
+    with pytest.raises(ParameterError, match=re.escape(sentence)):
+        TrialParameters.from_namespace({"In": ["", "ram_mb = 256\nfile_size: str = '8M'", INJECTED], "ram_mb": 64})
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["", "ram_mb: int = 256\nfile_sise = '8M'", INJECTED],
+        ["", "%matplotlib inline", "mine = 3", "# Parameters of mine\nother = 1"],
+        ["", "# Parameters\nram_mb = 64"],
+        ["", "# Parameters\nram_mb = = 64"],
+    ],
+    ids=["a parameter of this notebook's own", "names of its reader", "known names", "no Python"],
+)
+def test_other_names_of_a_notebook_are_its_readers(cells: list[str]) -> None:
+    assert TrialParameters.from_namespace({"In": cells, "ram_mb": 64}).ram_mb == 64
 
 
 @pytest.mark.parametrize(

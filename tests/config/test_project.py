@@ -1,6 +1,7 @@
 """Which project is used, where its folders are, and how a new one is made."""
 
 import errno
+import re
 import subprocess
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_a_new_project_has_every_shipped_file(tmp_path: Path) -> None:
         assert (tmp_path / "bench" / name).read_bytes() == (ROOT / name).read_bytes()
     assert (ROOT / MARKER).read_text() == MARKER_TEXT == (tmp_path / "bench" / MARKER).read_text()
     assert "# bench" in (tmp_path / "bench" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["notebooks", "outputs"])
+def test_a_file_in_the_way_is_named_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(
+        ParameterError, match=re.escape(f"{tmp_path / name}: no project can be made here, because this is a file")
+    ):
+        make_project(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_git_ignores_results_and_state_of_a_new_project(tmp_path: Path) -> None:

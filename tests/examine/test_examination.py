@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.examine.bench import Bench
+from picolab.examine.check import NotExamined
 from picolab.examine.registry import CHECKS
 from picolab.examine.run import Examination, examine
 
@@ -75,10 +80,53 @@ def test_without_knobs_the_weaknesses_of_picoshare_are_found() -> None:
     assert {result.check.id for result in results if result.state == "found"} == set(ABSENT_WITH)
 
 
+def test_a_full_disk_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a user namespace, as for every other user."""
+    monkeypatch.setattr("picolab.examine.disk.os", SimpleNamespace(geteuid=lambda: 1000, statvfs=os.statvfs))
+    (result,) = run({}, "disk-full-sentence").results
+
+    assert (result.state, "database or disk is full" in result.seen) == ("absent", True), result.seen
+
+
+def test_a_kernel_without_namespaces_is_the_reason(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = scratch / "unshare"
+    refusing.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scratch}:{os.environ['PATH']}")
+    (result,) = run({}, "disk-full-sentence").results
+
+    assert result.state == "not_examined"
+    assert "a kernel that lets every user have namespaces (no namespaces here)" in result.seen
+
+
 def test_another_server_is_examined_in_the_same_way() -> None:
-    checks = [CHECKS[name] for name in ("login-before-body", "head", "range", "port-taken")]
+    checks = [CHECKS[name] for name in ("port-taken", "disk-full-status", "login-before-body", "head", "range")]
     examination = examine(TrialParameters.model_validate({"server": "copyparty", "build": "copyparty"}), checks)
 
     assert [(result.check.id, result.state) for result in examination.results] == [
         (check.id, "absent") for check in checks
     ]
+
+
+ON_THIS_HOST = (
+    *("kill-transfer-database", "kill-transfer-leak", "kill-commit-database", "kill-commit-leak", "port-taken"),
+    *("all-interfaces", "disk-full-status", "disk-full-sentence", "disk-full-space", "cut-space"),
+)
+TIMED = ("ready-time", "kill-restart", "latency-transfer", "latency-commit")
+
+
+@pytest.mark.parametrize("name", [*ON_THIS_HOST, *TIMED])
+def test_a_check_that_a_guest_cannot_answer_begins_nothing(name: str, scratch: Path) -> None:
+    """On a machine that does nothing: using it for more than its description would fail."""
+    virtual = SimpleNamespace(acceleration="emulation", route="direct")
+    machine = SimpleNamespace(
+        kind="vagrant",
+        work_folder=None,
+        describe=lambda: SimpleNamespace(virtual_machine=virtual),
+        install=lambda path: str(path),
+    )
+    build = SimpleNamespace(path=scratch / "build")
+    bench = Bench(machine, SimpleNamespace(), build, {}, scratch)  # type: ignore[arg-type]
+
+    with pytest.raises(NotExamined, match="runs in a virtual machine" if name in ON_THIS_HOST else "emulated"):
+        CHECKS[name].examine(bench)

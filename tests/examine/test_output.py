@@ -33,7 +33,7 @@ def examination() -> Examination:
         {"label": "a|b", "kind": "file", "version": None, "sha256": "0" * 64, "size_bytes": 1}
     )
     results = [result("head", "found"), result("range", "absent"), result("port-taken", "not_examined")]
-    return Examination("PicoShare", build, results)
+    return Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", "local", results)
 
 
 def test_markdown_shows_the_servers_words_as_text(examination: Examination) -> None:
@@ -46,13 +46,17 @@ def test_markdown_shows_the_servers_words_as_text(examination: Examination) -> N
 
 
 def test_junit_tells_findings_from_skipped_checks(examination: Examination) -> None:
-    suite = ElementTree.fromstring(as_junit(examination))
+    root = ElementTree.fromstring(as_junit(examination))
+    (suite,) = root
 
-    assert {name: suite.get(name) for name in ("tests", "failures", "skipped")} == {
-        "tests": "3",
-        "failures": "1",
-        "skipped": "1",
+    assert (root.tag, suite.tag) == ("testsuites", "testsuite")
+    counts = {"tests": "3", "failures": "1", "errors": "0", "skipped": "1"}
+    assert suite.attrib == counts | {
+        "name": "picolab examine a|b",
+        "time": "1.500",
+        "timestamp": "2026-11-20T10:00:00",
     }
+    assert [sorted(case.attrib) for case in suite] == [["classname", "name", "time"]] * 3
     assert [[child.tag for child in case] for case in suite] == [["failure"], ["system-out"], ["skipped"]]
     assert '<script>alert("x")</script>' in (suite[0][0].text or "")
 
@@ -67,6 +71,23 @@ def test_sarif_has_a_rule_and_a_result_for_each_check(examination: Examination) 
         ("notApplicable", "none"),
     ]
     assert [rules[found["ruleIndex"]]["id"] for found in run["results"]] == ["head", "range", "port-taken"]
+
+
+def test_sarif_has_the_fields_that_readers_require(examination: Examination) -> None:
+    """The required properties of SARIF 2.1.0 (sections 3.13 to 3.28), and those of GitHub's code scanning."""
+    log = json.loads(as_sarif(examination))
+    (run,) = log["runs"]
+    driver = run["tool"]["driver"]
+
+    assert (log["version"], driver["name"]) == ("2.1.0", "picolab examine")
+    assert len({rule["id"] for rule in driver["rules"]}) == len(driver["rules"])
+    for rule in driver["rules"]:
+        assert all(rule[name]["text"] for name in ("shortDescription", "fullDescription", "help"))
+        assert rule["defaultConfiguration"]["level"] in ("note", "warning", "error")
+    for found in run["results"]:
+        assert found["message"]["text"] and found["partialFingerprints"] == {"picolabCheck/v1": found["ruleId"]}
+        (place,) = found["locations"]
+        assert place["physicalLocation"] == {"artifactLocation": {"uri": "a%7Cb"}, "region": {"startLine": 1}}
 
 
 def test_json_has_a_paragraph_for_each_finding(examination: Examination) -> None:
@@ -116,6 +137,28 @@ def test_a_result_is_written_to_a_file(form: str, scratch: Path) -> None:
 
     assert CliRunner().invoke(main, words).exit_code == ExitCode.OK
     assert "login-before-body" in path.read_text()
+
+
+def test_parameters_of_the_machine_are_heeded(scratch: Path) -> None:
+    words = ["examine", "calibration", "--only", "head", "--format", "json", "-p", "memory_limit", "none"]
+    path = scratch / "result"
+
+    assert CliRunner().invoke(main, [*words, "--output", str(path)]).exit_code == ExitCode.OK
+    assert json.loads(path.read_text())["machine"] == "local, no memory limit"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("file_size", "1G"), "-p file_size: an examination takes memory_limit, cpus, box, provider, boot_limit_s"),
+        (("cpus", "many"), "cpus"),
+        (("cpus", "[1"), "-p cpus: '[1'"),
+    ],
+)
+def test_wrong_parameters_are_refused(words: tuple[str, str], sentence: str) -> None:
+    done = CliRunner().invoke(main, ["examine", "calibration", "--only", "head", "-p", *words])
+
+    assert done.exit_code == ExitCode.BAD_PARAMETERS and sentence in done.output
 
 
 def test_an_unknown_check_is_named() -> None:

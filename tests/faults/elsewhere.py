@@ -117,7 +117,7 @@ for test, name, outcome, see, do in (
         "Remove unused machines and boxes (`picolab machines list`, `picolab box list`).",
     ),
     (
-        "machines/vagrant/test_vagrant_left_over.py::test_when_holder_and_keeper_are_killed_the_next_start_sweeps",
+        "machines/vagrant/test_vagrant_trial.py::test_a_killed_campaign_is_swept_and_resumed",
         "virtual machine without a holder",
         "ok",
         "None.",

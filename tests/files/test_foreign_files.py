@@ -142,7 +142,7 @@ def test_a_hostile_plan_is_one_sentence_in_bounded_memory(tmp_path: Path, name: 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (60, 60)),
     )
     sentence, peak_kib = done.stdout.splitlines()
-    assert sentence.startswith(f"{tmp_path}/plan.json: is not a plan that this picolab can read (")
+    assert sentence.startswith(f"{tmp_path}/plan.json: this picolab cannot read the plan: ")
     assert int(peak_kib) < 1500 * 1024
 
 

@@ -96,13 +96,17 @@ def test_a_campaign_of_a_notebook_shows_its_matrix() -> None:
     client = run_cells(
         "import picolab as pl\n"
         "wanted = {'matrix': {'ram_mb': [128, 64], 'file_size': ['1M']}, 'repeats': 1, 'idle_limit_s': 0}\n"
-        "pl.run(wanted, campaign='live')"
+        "pl.run(wanted, campaign='live')",
+        "for lost in (pl.load('live').folder / 'trials').glob('002-*'):\n    lost.unlink()\npl.resume('live')",
     )
 
     texts = [data["text/plain"] for data in client.shown]
-    assert len(texts) == 5, "two trials begin and end, and the campaign ends: nothing during a measured step"
+    assert len(texts) == 5 + 4, "a trial begins and ends, the campaign ends, a note: nothing during a measured step"
+    again = texts[5:]
+    assert again[-3].startswith("campaign live: 1 of 2 trials, about ") and "; 1 ok; runs 002-" in again[-3]
+    assert again[-1].startswith("campaign live: 2 of 2 trials; 2 ok")
     assert texts[0].startswith("campaign live: 0 of 2 trials; runs 001-")
-    assert texts[-1].startswith("campaign live: 2 of 2 trials; 2 ok")
+    assert texts[4].startswith("campaign live: 2 of 2 trials; 2 ok")
     assert client.shown[-1]["text/html"].count(">ok</td>") == 2
     outputs = client.nb.cells[0].outputs
     assert [output.output_type for output in outputs] == ["display_data", "execute_result"]

@@ -11,6 +11,7 @@ from browser import EVIL, visit
 from campaign_factory import (
     BUSY_CAVEAT,
     CALIBRATION_CAVEAT,
+    SHA,
     UNLIMITED_CAVEAT,
     FakeTrial,
     quick_matrix,
@@ -22,6 +23,11 @@ from click.testing import CliRunner
 from picolab.cli.main import main
 from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
+from picolab.examine.check import Result
+from picolab.examine.registry import CHECKS
+from picolab.examine.run import Examination
+from picolab.examine.stored import store
+from picolab.record.machine import BuildUnderTest
 from picolab.record.outcomes import Outcome
 from picolab.report.render import check_output, render_comparison, render_report
 
@@ -30,7 +36,7 @@ SOURCE = project_root() / "notebooks" / "analysis.ipynb"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of an unfinished campaign in which all sorts of things went wrong."""
+    """The report of an unfinished campaign in which all sorts of things went wrong, and whose build was examined."""
     trials = quick_matrix()
     for trial in trials:
         trial.caveats = [CALIBRATION_CAVEAT]
@@ -42,7 +48,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_campaign(tmp_path_factory.mktemp("outputs") / "demo & more", trials[:11], planned=trials[11:])
     broken = sorted((folder / "trials").glob("*.ipynb"))[0]
     broken.write_text(broken.read_text()[:1000])
-    return render_report(folder)
+    build = BuildUnderTest(label="demo", kind="file", version=None, sha256=SHA["calibration"], size_bytes=1)
+    results = [Result(CHECKS["head"], "found", EVIL, 0.1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PICOLAB_OUTPUTS_DIR", str(tmp_path_factory.mktemp("examined")))
+        store(Examination("PicoShare", build, "2026-11-20T10:00:00.000+00:00", "local", results))
+        return render_report(folder)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +200,16 @@ def test_local_campaign_says_nothing_of_virtual_machines(report: Path) -> None:
         text = visited.page.locator("main").inner_text()
     assert "local: a process of the host" in text
     assert not re.search("vagrant|virtual machine|emulat|guest", text)
+
+
+def test_findings_in_the_same_build_are_a_section(report: Path, empty_report: Path) -> None:
+    with visit(report) as visited:
+        page = visited.page
+        assert page.get_by_role("link", name="Findings in the builds").count() == 1
+        assert page.locator("h2#Findings-in-the-builds").is_visible()
+        row = page.locator("tr", has=page.locator("code", has_text="head"))
+        assert "HEAD of a stored file is refused" in row.inner_text() and EVIL in row.inner_text()
+    assert "Findings-in-the-builds" not in empty_report.read_text()
 
 
 def test_nothing_is_dropped_silently(report: Path) -> None:
@@ -353,7 +374,7 @@ def test_a_failed_analysis_keeps_the_report_and_its_traceback(tmp_path: Path, mo
 def test_the_notebook_is_thin_and_without_outputs() -> None:
     notebook = nbformat.read(SOURCE, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(cells) <= 16
+    assert len(cells) <= 17
     assert cells[0].metadata.tags == ["parameters"]
     for cell in cells:
         assert cell.outputs == []

@@ -1,6 +1,7 @@
 """Reading executed notebooks: the wire format against the real scrapbook, and what may be broken."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -313,8 +314,8 @@ def test_a_damaged_line_and_a_damaged_plan_are_listed(tmp_path: Path) -> None:
     ledger.write_text("[]\n" + ledger.read_text())
     data = read_campaign(folder)
     assert len(data.trials) == 2
-    assert [words.split(" (")[0] for words in data.problems["problem"]] == [
-        "the plan is damaged",
+    assert [re.split(" \\(|: ", words)[0] for words in data.problems["problem"]] == [
+        "the plan is damaged, so it is unknown which trials are missing",
         "line 1 is damaged",
     ]
 

@@ -553,7 +553,7 @@ def test_a_record_of_no_moment_is_no_result(campaign: Path, moment: str) -> None
 )
 def test_a_plan_with_a_value_that_no_file_may_have_is_refused(campaign: Path, name: str, value: float) -> None:
     edited(campaign / "plan.json", lambda data: data.update({name: value}))
-    with pytest.raises(ParameterError, match=f"is not a plan that this picolab can read .{name}: "):
+    with pytest.raises(ParameterError, match=f"this picolab cannot read the plan: {name}: "):
         Plan.load(campaign)
 
 

@@ -29,7 +29,7 @@ from conftest import Delays
 
 from picolab.servers.calibration.handler import LINGER_S
 from picolab.servers.calibration.knobs import KNOBS, Knobs
-from picolab.servers.calibration.memory import memory_to_need
+from picolab.servers.calibration.memory import memory_limit_mib, memory_to_need
 from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.program import server_path
@@ -978,6 +978,32 @@ def test_drift_is_one_law_for_all_servers(start: StartServer) -> None:
         ((what, factor, drift, noise),) = factors(server)
         assert (what, noise, factor) == ("upload", 1, drift)
         assert after - 1e-6 < drift < before + 1e-6
+
+
+def test_too_little_memory_slows_every_phase_down(start: StartServer) -> None:
+    # The server is in the cgroup of this test.
+    need_mib = 2 * memory_limit_mib()
+    server = start({"transfer_mib_s": 16, "commit_mib_s": 16, "full_speed_mib": need_mib, "full_speed_power": 1})
+    content = content_of(4 * MIB)
+    paced(server, "received", 0.5, lambda: server.upload(content))
+    assert "rates times 0.500000 (drift 1.000000, noise 1.000000, memory 0.500000)" in server.log
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [("4:memory:/a/b", "memory/a/b/memory.limit_in_bytes"), ("0::/a/b", "a/b/memory.max")],
+    ids=["v1", "v2"],
+)
+def test_memory_limit_is_read_from_the_cgroup(tmp_path: Path, line: str, file: str) -> None:
+    proc, limit = tmp_path / "proc", tmp_path / file
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 2097152 kB\n")
+    (proc / "self" / "cgroup").write_text(f"9:cpu:/\n{line}\n")
+    assert memory_limit_mib(proc, tmp_path) == 2048
+    limit.parent.mkdir(parents=True)
+    for text, mib in (("max\n", 2048), ("104857600\n", 100)):
+        limit.write_text(text)
+        assert memory_limit_mib(proc, tmp_path) == mib
 
 
 def test_there_is_no_drift_before_its_beginning(start: StartServer) -> None:

@@ -57,6 +57,8 @@ def test_a_trial_of_copyparty_is_measured(run_trial: Callable[..., Record]) -> N
     assert record.parameters.server == record.parameters.build == "copyparty"
     assert record.machine and record.machine.memory_limit.limit_bytes == 256 * MIB
     assert record.upload and record.upload.http_status == 201 and record.upload.delivered_bytes == 40 * MIB
+    assert record.upload.commit_mib_s is None
+    assert record.missing["upload.commit_mib_s"] == "copyparty stores an upload while it receives it"
     assert record.upload.transfer_s and record.upload.commit_s is not None
     assert record.verify and record.verify.matched and record.verify.received_bytes == 40 * MIB
     assert record.memory and record.memory.samples > 0 and record.download

@@ -8,16 +8,19 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner
 from conftest import Delays, eventually
+from trial_steps import begin
 
 from picolab.cli.main import main
 from picolab.config.sizes import MIB, in_mib
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import MachineError, ParameterError, ProbeError, StageError
+from picolab.errors import MachineError, MachineSilent, ParameterError, ProbeError, StageError
 from picolab.machines import folders, registry
+from picolab.machines.base import Stream
 from picolab.machines.folders import KEEPER
 from picolab.machines.local import machine as local
 from picolab.record.outcomes import Outcome
@@ -318,3 +321,39 @@ def test_an_early_answer_leaves_the_phases_unknown() -> None:
     for phase in ("transfer_s", "commit_s", "transfer_mib_s", "commit_mib_s"):
         assert trial.state.missing[f"upload.{phase}"] == "the answer came before the last byte was acknowledged"
     assert (in_seconds(record.transfer_s), in_mib(None)) == ("not known", "not known")
+
+
+def test_a_machine_that_falls_silent_in_a_stalled_upload_is_a_result() -> None:
+    """As a guest does that has no memory left, not even for its probe."""
+    trial = begin(calibration={"stall_after_mib": 1}, stall_limit_s=0.5, file_size="16M")
+    machine = trial._run.machine
+    assert machine is not None
+    start_probe = machine.probe
+
+    def silent(*_: object) -> NoReturn:
+        raise MachineSilent("machine 'local': status: no answer within 60 s")
+
+    def probe_that_falls_silent(interval_s: float, output: Path) -> Stream:
+        stream = start_probe(interval_s, output)
+        finish = stream.finish
+
+        def cut_off(patience_s: float = 10.0) -> None:
+            finish(patience_s)
+            output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:-1]))
+
+        patch.setattr(stream, "finish", cut_off)
+        patch.setattr(machine, "process_status", silent)
+        patch.setattr(machine, "stop_process", silent)
+        return stream
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "probe", probe_that_falls_silent)
+        trial.upload()
+        trial.verify()
+        record = trial.collect()
+    trial.release()
+    assert (record.outcome, record.outcome_stage) == ("stalled", "upload")
+    assert "the machine did not answer either, so it is not known whether the server still ran" in record.outcome_detail
+    assert "no answer within 60 s" in record.missing["server.stop_s"] == record.missing["server.oom_kills"]
+    assert record.upload is not None and record.upload.outcome == "stalled"
+    assert record.memory is not None and record.memory.samples > 0

@@ -47,7 +47,8 @@ def caveats(trials: Sequence[ComparedTrial]) -> list[Caveat]:
             value=len(scenarios),
             message="All trials ran in one boot of the virtual machine, so the conclusions hold for that boot only: "
             f"{listed_few(scenarios)}.",
-            advice="Set fresh_machine to per_block, so that each block has a boot of its own.",
+            advice="Run the comparison a second time: each campaign boots its machines anew, and no setting of "
+            "fresh_machine does so within a campaign.",
         )
     ]
 
@@ -60,12 +61,16 @@ def _boots(trials: Sequence[ComparedTrial]) -> dict[str, set[tuple[str, int]]]:
     """Return the boots of virtual machines in which the trials of each scenario ran."""
     boots: dict[str, set[tuple[str, int]]] = {}
     number: Counter[str] = Counter()
+    boot_of: dict[tuple[str, int, int], int] = {}
     for trial in trials:
         machine = trial.record.machine
         virtual = _virtual_machine(trial)
         if machine is None or virtual is None:
             continue
-        # A snapshot holds the state after a boot: a restored machine is still in that boot.
-        number[machine.name] += virtual.reached_by in _BOOTS
-        boots.setdefault(trial.scenario, set()).add((machine.name, number[machine.name]))
+        # A saved state holds the state after a boot of that RAM: a restored machine is in that boot again.
+        size = (machine.name, virtual.nominal_ram_bytes, virtual.cpus)
+        if virtual.reached_by in _BOOTS:
+            number[machine.name] += 1
+            boot_of[size] = number[machine.name]
+        boots.setdefault(trial.scenario, set()).add((machine.name, boot_of.setdefault(size, 0)))
     return boots

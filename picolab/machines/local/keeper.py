@@ -1,12 +1,12 @@
 """The keeper of a local machine: a small process of its own that outlives kernels and notebooks.
 
-It makes the memory cgroup, the private network and the work folder, starts the server in them, watches it and takes
-everything down again. A notebook's kernel cannot do that: it may be killed at any moment and then runs no clean-up.
+It makes the memory cgroup, the private network and the work folder, starts the server in them, watches it and removes
+everything at the end. A notebook's kernel cannot do that: it may be killed at any moment and then cleans nothing up.
 
-The keeper lives as long as its machine. It ends, and leaves nothing behind,
-- when it is asked to (`release`),
+The keeper lives as long as its machine. It ends and leaves nothing behind
+- on `release`,
 - when its holder is gone and the machine was not meant to be kept,
-- when the machine was kept and nobody came back for `KEEP_LEASE_S`.
+- when the machine was kept and nobody used it for `KEEP_LEASE_S`.
 If the keeper itself is killed, the kernel kills the server with it, and the next start sweeps the rest.
 
 It listens on `keeper.sock` in the machine's folder for one JSON object a connection:
@@ -82,7 +82,7 @@ class Keeper:
         self.is_taken_down = False
 
     def become_subreaper(self) -> None:
-        """Have the kernel make this process the parent of what the server leaves behind, so that it can be ended."""
+        """Become the parent of orphaned processes of the server, so that they can be ended."""
         self.is_subreaper = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
     def set_up(self) -> socket.socket:
@@ -111,7 +111,7 @@ class Keeper:
         """Make the private network if there can be one, and return what others need to know about it.
 
         Raises:
-            MachineError: it could be made before since this host was started, so that other trials have had one.
+            MachineError: one could be made earlier since this host booted, so other trials had one.
         """
         reason = self.spec["no_private_network"]
         if reason is None:
@@ -144,12 +144,12 @@ class Keeper:
             self._bury_orphans()
             if listener in ready:
                 self._answer(listener)
-            # On each turn: whoever asks in a tight loop keeps no machine up whose holder is gone.
+            # On each turn, so that frequent requests do not keep a machine whose holder is gone.
             if not self.released:
                 self._look_after_holder()
 
     def end(self, *_: object) -> None:
-        """Have `run` end within a second. A signal handler may do no more: an exception can get lost from there."""
+        """Make `run` return within a second. A signal handler must do no more: its exceptions can be lost."""
         self.released = True
 
     def _look_after_holder(self) -> None:
@@ -161,7 +161,7 @@ class Keeper:
         elif not self.keep:
             self.released = True
         elif self.limit_is_lifted and self._restore_limit():
-            # Whoever lifted it was killed; who comes back finds it in its place.
+            # The process that lifted it was killed.
             return
         elif self.lease_ends_s is None:
             self.lease_ends_s = time.monotonic() + KEEP_LEASE_S
@@ -176,7 +176,7 @@ class Keeper:
                 try:
                     request = json.loads(stream.readline())
                     if not isinstance(request, dict):
-                        raise MachineError("the keeper takes JSON objects only")
+                        raise MachineError("the keeper accepts JSON objects only")
                     answer = {"ok": True, **self._do(request)}
                 except (PicolabError, OSError, subprocess.SubprocessError, LookupError, TypeError, ValueError) as error:
                     answer = {"ok": False, "error": str(error) or type(error).__name__}
@@ -206,7 +206,7 @@ class Keeper:
             case "restore_limit":
                 return {"restored": self._restore_limit()}
             case "release":
-                # Taken down before the answer: who asks may rely on it.
+                # Removed before the answer, so that the caller can rely on it.
                 self.take_down()
                 self.released = True
                 return {}
@@ -259,7 +259,7 @@ class Keeper:
         if self.server is None or self.server_pidfd is None:
             return
         self.ended_monotonic_s = time.monotonic()
-        # What it has started ends with it. Its number cannot mean anybody else before it is waited for.
+        # Its children end with it. Until it is waited for, the kernel does not reuse its pid.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()

@@ -30,6 +30,7 @@ class LocalKind(MachineKind):
     ready_poll_s = 0.005
     assumed_boot_s = 0.0
     assumed_restore_s = 0.0
+    assumed_change_s = 0.0
     assumed_overhead_s = 2.0
     smallest_ram_mb = SMALLEST_RAM_MB
     ram_step_mb = 1 / RAM_STEPS_PER_MIB

@@ -5,10 +5,10 @@ Ethernet devices, whose other end is on this host. Both ends have an address of 
 (169.254.x.y/30) that nobody else on this host uses, and the namespace has no other route: to a packet from elsewhere,
 should the host forward one, no answer finds its way.
 
-A namespace lives as long as somebody is in it or holds it open, here the server and its keeper, and the devices end
-with it. Their name is made of the machine's, so that a sweep finds them too.
+A namespace exists as long as a process is in it or holds it open, here the server and its keeper, and the devices end
+with it. Their name is derived from the machine's, so that a sweep finds them too.
 
-It is done with netlink messages, so that it needs no program. Sources: rtnetlink(7), netlink(7), veth(4),
+It uses netlink messages, so it needs no external program. Sources: rtnetlink(7), netlink(7), veth(4),
 network_namespaces(7), setns(2), and linux/if_link.h for the numbers.
 """
 
@@ -46,13 +46,13 @@ _IFF_UP = 1
 _NESTED = 0x8000
 
 _MTU = 65535
-"""The largest there is, as that of loopback (65536) nearly: segments are as large, and so is their cost."""
+"""The largest that is allowed. Loopback has 65536, so segments are nearly as large and cost as much."""
 _PREFIX = 30
 _SERVER_INTERFACE = "picolab"
 _TRIES = 50
 _CONNECT_LIMIT_S = 3.0
 _METADATA_NETWORK = 169
-"""169.254.169.x is where clouds answer questions about a virtual machine."""
+"""Clouds serve the metadata of a virtual machine at 169.254.169.x."""
 
 
 class NoPrivateNetwork(Exception):
@@ -66,7 +66,7 @@ class PrivateNetwork:
     Attributes:
         interface: name of the host's end.
         server_address: at which the host reaches the server.
-        namespace: descriptor that keeps the namespace, and lets the server in.
+        namespace: open descriptor of the namespace; the server enters through it.
     """
 
     interface: str
@@ -83,7 +83,7 @@ class PrivateNetwork:
         _setns(self.namespace)
 
     def close(self) -> None:
-        """Remove the devices; the namespace ends with its last process, and the devices then at the latest."""
+        """Remove the devices. The namespace ends with its last process."""
         with contextlib.suppress(OSError):
             remove(self.interface)
         os.close(self.namespace)
@@ -93,7 +93,7 @@ def interface_of(place: str) -> str:
     """Return the name of the host's device for a machine; at most 15 characters are allowed.
 
     Args:
-        place: the machine's name on this host, of which there is only one.
+        place: the machine's name, unique on this host.
     """
     return f"picolab{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
@@ -160,7 +160,7 @@ def make(place: str) -> PrivateNetwork:
 
 def _connect(place: str, interface: str, namespace: int, outer: "_Netlink", inner: "_Netlink") -> ipaddress.IPv4Address:
     """Make the two devices and give them addresses; return the server's."""
-    # Set, because udev gives devices with a random one another, in the middle of things.
+    # Set explicitly: udev would later replace a random address.
     host_mac, server_mac = _random_mac(), _random_mac()
     peer = _attributes(
         (_IFLA_IFNAME, _SERVER_INTERFACE.encode() + b"\0"),
@@ -193,7 +193,7 @@ def _connect(place: str, interface: str, namespace: int, outer: "_Netlink", inne
     inner.ask(_RTM_NEWLINK, 0, _link(_index(inner, "lo"), up=True))
     inner.ask(_RTM_NEWLINK, 0, _link(there, up=True))
     outer.ask(_RTM_NEWLINK, 0, _link(here, up=True))
-    # Each knows the other for good: nobody need ask, now (an answer that is lost costs a second) or in a trial.
+    # Permanent entries, so that no trial waits for address resolution; a lost answer costs a second.
     outer.ask(_RTM_NEWNEIGH, _NLM_F_CREATE, _neighbour(here, server_address, server_mac))
     inner.ask(_RTM_NEWNEIGH, _NLM_F_CREATE, _neighbour(there, host_address, host_mac))
     return server_address
@@ -202,7 +202,7 @@ def _connect(place: str, interface: str, namespace: int, outer: "_Netlink", inne
 def _take_free_network(outer: "_Netlink", index: int) -> ipaddress.IPv4Network:
     """Give the host's end the first address of a network that no other device of this host has, and return it.
 
-    Others may be doing the same at this moment: who looks after taking sees at least everybody who was earlier.
+    Another process may do the same at this moment, so it checks again after it has taken one.
     """
     for _ in range(_TRIES):
         third, fourth = 1 + secrets.randbelow(254), 4 * secrets.randbelow(64)
@@ -223,7 +223,7 @@ def _networks(netlink: "_Netlink", narrow: bool) -> Iterator[tuple[int, ipaddres
     """Yield (index of the device, network) for each IPv4 address of this host.
 
     Args:
-        narrow: of a wide link-local network, which is one of the hosts around, only the address itself.
+        narrow: take only the address itself of a wide link-local network, which the host shares with others.
     """
     for body in netlink.ask(_RTM_GETADDR, _NLM_F_DUMP, struct.pack("=BBBBI", socket.AF_INET, 0, 0, 0, 0)):
         _family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBI", body)
@@ -237,7 +237,7 @@ def _prove(namespace: int, address: ipaddress.IPv4Address) -> None:
     """Reach a listener in the namespace from this host, as the client will.
 
     Raises:
-        NoPrivateNetwork: it is not reached.
+        NoPrivateNetwork: the host cannot reach it.
     """
     with _inside(namespace):
         listener = socket.create_server((str(address), 0))
@@ -257,7 +257,7 @@ def _prove(namespace: int, address: ipaddress.IPv4Address) -> None:
 
 
 def try_out() -> str | None:
-    """Return why no private network can be made, or None. A pair of devices is made where nobody sees it."""
+    """Return why no private network can be made, or None. It makes a pair of devices in a namespace of its own."""
     reason = why_not()
     if reason is not None:
         return reason
@@ -289,7 +289,7 @@ def sweep(place: str, namespace: int | None) -> None:
     """Remove the network that a machine without a keeper has left, and end whoever is still in it.
 
     Args:
-        namespace: its number, as the keeper has noted it; None when the keeper did not come so far.
+        namespace: its number, as the keeper noted it; None when the keeper ended before that.
     """
     interface = interface_of(place)
     if alias_of(interface) != place:
@@ -351,7 +351,7 @@ def remove(interface: str) -> None:
 
 
 def _without_ipv6(netlink: "_Netlink", index: int) -> None:
-    """Have a device get no IPv6 address by itself; a kernel without IPv6 has nothing to switch off."""
+    """Keep a device from assigning itself an IPv6 address. A kernel without IPv6 ignores this."""
     inet6 = _attributes((_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _ADDR_GEN_MODE_NONE)))
     spec = _attributes((_IFLA_AF_SPEC | _NESTED, _attributes((socket.AF_INET6 | _NESTED, inet6))))
     with contextlib.suppress(OSError):
@@ -359,7 +359,7 @@ def _without_ipv6(netlink: "_Netlink", index: int) -> None:
 
 
 def _random_mac() -> bytes:
-    """Return a hardware address that is locally administered and no group's."""
+    """Return a locally administered unicast hardware address."""
     return bytes([0x02]) + secrets.token_bytes(5)
 
 
@@ -379,7 +379,7 @@ def _setns(namespace: int) -> None:
 
 @contextlib.contextmanager
 def _inside(namespace: int) -> Iterator[None]:
-    """Have the calling thread in a namespace for a moment; sockets belong to where they were made."""
+    """Run the block in a namespace. A socket stays in the namespace in which it was made."""
     home = os.open(_OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(namespace)

@@ -15,7 +15,7 @@ from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.domain import command_of, domain_prefix
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.keeper import ensure_keeper
-from picolab.machines.vagrant.reach import note_address
+from picolab.machines.vagrant.reach import boot_again
 from picolab.machines.vagrant.state import State
 
 SSH_CONFIG = "ssh_config"
@@ -94,7 +94,7 @@ def halt(folder: Path) -> bool:
     """
     with exclusive(folder.name):
         spec = State(folder)
-        refuse_if_held(spec)
+        refuse_if_held(spec, ancestors_may=False)
         now = state(folder)
         if now in ("off", "not created"):
             return False
@@ -125,7 +125,7 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
     """
     with exclusive(folder.name):
         spec = State(folder)
-        refuse_if_held(spec)
+        refuse_if_held(spec, ancestors_may=False)
         now = state(folder)
         if now == "running":
             return False
@@ -138,11 +138,9 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
         # The next trial that wants a fresh machine must not take it for one.
         spec.write(fresh_for=None)
         ensure_keeper(folder)
-        command_of(folder, spec).up(spec["provider"], limit_s=_BOOT_LIMIT_S, on_line=report)
         guest = Guest(spec)
         try:
-            note_address(spec, guest, _BOOT_LIMIT_S)
-            guest.connected(_BOOT_LIMIT_S)
+            boot_again(spec, guest, _BOOT_LIMIT_S, report)
         finally:
             guest.drop_connection()
         return True

@@ -25,6 +25,9 @@ USER = "vagrant"
 PYTHON = "/usr/bin/python3"
 ASK_LIMIT_S = 300.0
 """A guest that is out of memory may take very long to answer, and that is what is to be measured."""
+STATUS_LIMIT_S = 60.0
+"""For the state of the server, and for the end of the probe: a guest whose probe could not lock its memory was seen to
+pause for 10 s."""
 _STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
 """Words of libvirt and Vagrant for the state of a machine that does not run, and ours."""
 _LOOK_S = 5.0
@@ -252,7 +255,7 @@ class _GuestStream(Stream):
     def await_first(self, limit_s: float) -> None:
         self._first.wait(limit_s)
 
-    def finish(self, patience_s: float = ASK_LIMIT_S) -> int | None:
+    def finish(self, patience_s: float = STATUS_LIMIT_S) -> int | None:
         self._program.close_input()
         deadline = time.monotonic() + patience_s
         down = None
@@ -268,7 +271,8 @@ class _GuestStream(Stream):
         with contextlib.suppress(Exception, concurrent.futures.CancelledError):
             self._relayed.result(_RELAY_LIMIT_S)
         self._file.close()
-        if down is not None:
+        if down is not None or not self._over.is_set():
+            # A guest that has not answered so far would be waited for again.
             return exit_code
         with contextlib.suppress(MachineError):
             self.clock_drift_s = self._read_clock().ahead_s - self._clock.ahead_s

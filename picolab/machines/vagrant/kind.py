@@ -31,7 +31,8 @@ class VagrantKind(MachineKind):
     shows_progress = True
     ready_poll_s = 0.1
     assumed_boot_s = 20.0
-    assumed_restore_s = 3.0
+    assumed_restore_s = 1.5
+    assumed_change_s = 4.0
     assumed_overhead_s = 8.0
     smallest_ram_mb = SMALLEST_GUEST_MB
     ram_step_mb = 1
@@ -70,8 +71,6 @@ class VagrantKind(MachineKind):
         saved = () if before is None or is_another else before.saved
         if before is not None and before.key == key and fresh_for in ("", before.fresh_for):
             return Foreseen("cleaned up", key, fresh_for, saved)
-        if not fresh_for:
-            return Foreseen("boot", key, fresh_for, saved)
         # Virtual machines have whole MiB.
         ram_mb = int(parameters.ram_mb)
         name = name_of(ram_mb, parameters.cpus)

@@ -10,6 +10,7 @@ from pathlib import Path
 from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt, made, removal, saved_state
+from picolab.machines.vagrant.kind import VagrantKind
 
 
 def _domains() -> Removables:
@@ -55,10 +56,10 @@ def _remove_lock(path: Path) -> None:
 
 
 LEFTOVERS = (
-    LeftoverKind("virtual machine of no machine", _domains),
-    LeftoverKind("disk of no machine", _volumes),
-    LeftoverKind("saved state that must not be restored", _saved_states),
-    LeftoverKind("libvirt object that no machine uses", _made),
+    LeftoverKind("virtual machine of no machine", _domains, VagrantKind.name),
+    LeftoverKind("disk of no machine", _volumes, VagrantKind.name),
+    LeftoverKind("saved state that must not be restored", _saved_states, VagrantKind.name),
+    LeftoverKind("libvirt object that no machine uses", _made, VagrantKind.name),
     LeftoverKind("lock of a killed first boot", _first_up_locks),
     LeftoverKind("box that was not finished", _box_folders),
 )

@@ -26,7 +26,7 @@ from picolab.machines.folders import (
 from picolab.machines.vagrant import boxes, libvirt, removal
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.domain import command_of, domain_prefix, emulators
-from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, Guest
+from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, STATUS_LIMIT_S, Guest
 from picolab.machines.vagrant.keeper import ensure_keeper
 from picolab.machines.vagrant.kind import VagrantKind
 from picolab.machines.vagrant.reach import Reach
@@ -258,7 +258,7 @@ class VagrantMachine:
         return self._status(answer)
 
     def process_status(self) -> ProcessStatus:
-        return self._status(self._guest.ask({"do": "status"}))
+        return self._status(self._guest.ask({"do": "status"}, STATUS_LIMIT_S))
 
     def _status(self, answer: dict[str, Any]) -> ProcessStatus:
         values = {name: answer[name] for name in ProcessStatus.__dataclass_fields__}

@@ -6,6 +6,7 @@ boot, create.
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
 from picolab.machines.vagrant import boxes, libvirt, made, network, saved_state
-from picolab.machines.vagrant.domain import command_of, destroy, domain_state
+from picolab.machines.vagrant.domain import boot, command_of, destroy, domain_state
 from picolab.machines.vagrant.guest import Guest
+from picolab.machines.vagrant.messages import BOOT_LIMIT
 from picolab.machines.vagrant.saved_state import SavedStates
 from picolab.machines.vagrant.state import State
 
@@ -46,6 +48,32 @@ def note_address(state: State, guest: Guest, limit_s: float) -> None:
     ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
 
 
+def boot_again(state: State, guest: Guest, limit_s: float, report: Callable[[str], None] | None) -> None:
+    """Boot a machine that exists, whether it runs or is off, with the memory of its description, and connect to it.
+
+    Args:
+        report: gets a line, or those of Vagrant.
+
+    Raises:
+        MachineError: it did not boot in time.
+    """
+    guest.drop_connection()
+    if state["provider"] != "libvirt":
+        command_of(state.folder, state).reload(limit_s=limit_s, on_line=report)
+        note_address(state, guest, limit_s)
+        guest.connected(limit_s)
+        return
+    if report is not None:
+        report(f"Booting the machine with {state['ram_mb']} MiB of memory ...")
+    boot(state)
+    # Its network card is the same, so its address is, too.
+    try:
+        guest.connected(limit_s)
+    except MachineError as error:
+        cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=error)
+        raise MachineError(f"{cause}; {BOOT_LIMIT.remedy}") from None
+
+
 class Reach:
     """One way to the wanted state.
 
@@ -60,6 +88,7 @@ class Reach:
         self._folder: Path = state.folder
         self._command = command_of(self._folder, state)
         self._saved = SavedStates(state)
+        self._is_saved_after_boot = wish.save_state or bool(wish.fresh_for)
 
     def run(self) -> None:
         """Bring the machine there, and note how.
@@ -70,7 +99,6 @@ class Reach:
         begun = time.monotonic()
         old_state = self._state["state"]
         as_it_was = (self._state["ram_mb"], self._state["cpus"])
-        wanted = (self._wish.ram_mb, self._wish.cpus)
         self._state["mended"] = []
         domain = domain_state(self._folder, self._state)
         if domain != "not_created" and old_state != "up":
@@ -81,7 +109,7 @@ class Reach:
             domain = "not_created"
         self._state.write(state="making", ram_mb=self._wish.ram_mb, cpus=self._wish.cpus, server=None, forwards={})
         self._command = command_of(self._folder, self._state)
-        reached_by = self._bring_up(domain, as_it_was=as_it_was == wanted)
+        reached_by = self._bring_up(domain, as_it_was)
         if reached_by != "reset":
             self._after_boot(reached_by)
         if reached_by != "created" and (dirt := self._dirt()):
@@ -94,12 +122,13 @@ class Reach:
             state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
         )
 
-    def _bring_up(self, domain: str, *, as_it_was: bool) -> str:
+    def _bring_up(self, domain: str, as_it_was: tuple[int, int]) -> str:
         """Have the machine run with the wanted memory, by the cheapest way; return which that was.
 
         Args:
-            as_it_was: whether it had the wanted memory and processors before.
+            as_it_was: its MiB of memory and its processors before.
         """
+        wanted = (self._state["ram_mb"], self._state["cpus"])
         if domain == "not_created":
             self._create()
             return "created"
@@ -109,35 +138,42 @@ class Reach:
                 libvirt.power_off(name)
         # A machine that need not be fresh is as good when it was made fresh for something else.
         is_fresh = self._wish.fresh_for in ("", self._state.get("fresh_for"))
-        if domain == "running" and as_it_was and is_fresh and self._cleaned():
+        if domain == "running" and as_it_was == wanted and is_fresh and self._cleaned():
             return "reset"
         if self._is_forgotten():
             return self._make_anew()
-        if self._wish.fresh_for:
-            return self._freshen()
-        if domain != "running":
-            self._command.up(self._state["provider"], limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
-            return "booted"
-        # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
-        with contextlib.suppress(MachineError):
-            self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
-        return "reloaded"
+        self._remove_useless()
+        name = saved_state.name_of(*wanted)
+        if name in self._saved.names:
+            return "restored" if self._load(name) else self._make_anew()
+        if self._is_saved_after_boot:
+            # What trials have left on the disk must not become a part of the state that is saved.
+            return self._boot_fresh(saved_state.name_of(*as_it_was))
+        if domain == "running":
+            # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
+            with contextlib.suppress(MachineError):
+                self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
+        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
+        return "reloaded" if domain == "running" else "booted"
 
-    def _freshen(self) -> str:
-        """Have the existing machine run as after a boot, with the wanted memory; return how that was reached."""
+    def _remove_useless(self) -> None:
         for name, why in self._saved.useless().items():
             self._saved.remove(name)
             self._state.note_fixed(f"the saved state {name} was removed: {why}")
-        wanted = saved_state.name_of(self._state["ram_mb"], self._state["cpus"])
-        if wanted in self._saved.names:
-            return "restored" if self._load(wanted) else self._make_anew()
-        if not self._saved.names or not self._load(self._saved.names[0]):
+
+    def _boot_fresh(self, before: str) -> str:
+        """Boot with the wanted memory from the disk of a saved state of another memory; return how that was reached.
+
+        Args:
+            before: the saved state of the memory that the machine has now, which is the quickest to load.
+        """
+        names = self._saved.names
+        if not names or not self._load(before if before in names else names[0]):
             # Nothing that is known to be fresh can be gone back to.
             return self._make_anew()
-        # The disk is fresh now, and a reload changes the memory alone.
+        # The disk is fresh now, and a boot changes the memory alone.
         self._state.write(builds_bytes=0)
-        self._command.reload(limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
         return "reloaded"
 
     def _make_anew(self) -> str:
@@ -199,8 +235,8 @@ class Reach:
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""
         restored = reached_by == "restored"
-        self._guest.drop_connection()
-        if not restored:
+        if reached_by == "created":
+            self._guest.drop_connection()
             note_address(self._state, self._guest, self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
         if restored:
@@ -209,7 +245,7 @@ class Reach:
         else:
             self._guest.install_agent()
             facts = self._guest.ask({"do": "reset"})
-            if self._wish.fresh_for:
+            if self._is_saved_after_boot:
                 self._save()
                 facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-from picolab.errors import MachineError
+from picolab.errors import MachineError, MachineSilent
 
 T = TypeVar("T")
 
@@ -55,7 +55,8 @@ def _wait(
     """Run a coroutine on the shared loop and return its result.
 
     Raises:
-        MachineError: it failed, took longer than `limit_s` seconds, or the guest was found not to be up any more.
+        MachineSilent: it took longer than `limit_s` seconds.
+        MachineError: it failed, or the guest was found not to be up any more.
     """
     future = asyncio.run_coroutine_threadsafe(work, _shared_loop())
     deadline = time.monotonic() + limit_s
@@ -63,7 +64,7 @@ def _wait(
         # Never told by a TimeoutError: a socket's ETIMEDOUT, which ends the work at once, is one as well.
         while not _is_done(future, min(_SLICE_S, max(0.0, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                raise MachineError(f"{what}: no answer within {limit_s:g} s")
+                raise MachineSilent(f"{what}: no answer within {limit_s:g} s")
             if (why := why_down()) is not None:
                 raise MachineError(f"{what}: {why}")
         return future.result()
@@ -157,7 +158,8 @@ class Connection:
             why_down: asked after a failure, and every few seconds; a sentence that is no None ends the attempts.
 
         Raises:
-            MachineError: the guest cannot be reached, or shows another host key than the pinned one.
+            MachineSilent: the guest cannot be reached in time.
+            MachineError: it does not run any more, or shows another host key than the pinned one.
         """
         what = f"ssh to the machine {name!r}"
         deadline = time.monotonic() + limit_s
@@ -166,8 +168,10 @@ class Connection:
             try:
                 return cls(_wait(_connect(address), max(1.0, left_s), what, why_down), name)
             except MachineError as error:
-                if left_s <= 0 or "ost key" in str(error):
+                if "ost key" in str(error):
                     raise
+                if left_s <= 0:
+                    raise MachineSilent(str(error)) from None
                 if (why := why_down()) is not None:
                     raise MachineError(f"{what}: {why}") from None
                 time.sleep(_RETRY_S)

@@ -115,6 +115,12 @@ class Knobs:
         "standard deviation of its natural logarithm in per cent.",
         0,
     )
+    full_speed_mib: float | None = _knob(
+        "a number above 0",
+        "With less memory than this (the limit of its cgroup, or the RAM of its machine), every rate is multiplied by "
+        "(memory / this) to the power of full_speed_power.",
+    )
+    full_speed_power: float = _knob("a number above 0", "The power of full_speed_mib.", 4)
     noise_percent: float = _knob(
         "a number from 0 to 100",
         "Every upload and download multiplies its rates by a random factor of its own: lognormal, median 1, with this "

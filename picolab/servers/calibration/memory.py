@@ -6,7 +6,7 @@ import mmap
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MIB = 1 << 20
@@ -37,6 +37,22 @@ def memory_to_need(need_mib: float, percent: float) -> float:
     with Path("/proc/self/status").open() as status:
         has_kib = sum(int(line.split()[1]) for line in status if line.startswith(wanted))
     return max(0.0, need_mib * random.lognormvariate(0.0, percent / 100) - has_kib / 1024)
+
+
+def memory_limit_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the least of the RAM of this machine and the limits of the memory cgroup that this process is in."""
+    limits = [int((proc / "meminfo").read_text().split()[1]) / 1024]
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            file = cgroups / path.lstrip("/") / "memory.max"
+        elif "memory" in controllers.split(","):
+            file = cgroups / "memory" / path.lstrip("/") / "memory.limit_in_bytes"
+        else:
+            continue
+        with suppress(OSError, ValueError):  # no limit at the root; "max" is none
+            limits.append(int(file.read_text()) / MIB)
+    return min(limits)
 
 
 class Ballast:

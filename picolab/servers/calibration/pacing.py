@@ -8,6 +8,7 @@ import time
 
 from picolab.servers.calibration.knobs import Knobs
 from picolab.servers.calibration.log import log
+from picolab.servers.calibration.memory import memory_limit_mib
 
 MIB = 1 << 20
 TICK_S = 0.002  # paced reads and writes happen about this often
@@ -53,9 +54,14 @@ class Pace:
         minutes = max(0.0, time.time() - (knobs.drift_since or 0)) / 60
         drift = 1 / (1 + knobs.drift_per_minute * minutes)
         noise = random.lognormvariate(0, knobs.noise_percent / 100)
-        self.factor = drift * noise
-        if knobs.drift_per_minute or knobs.noise_percent:
-            log(f"{what}: rates times {self.factor:.6f} (drift {drift:.6f}, noise {noise:.6f})")
+        shortage = 1.0
+        if knobs.full_speed_mib is not None:
+            shortage = min(1.0, memory_limit_mib() / knobs.full_speed_mib) ** knobs.full_speed_power
+        self.factor = drift * noise * shortage
+        if knobs.drift_per_minute or knobs.noise_percent or knobs.full_speed_mib is not None:
+            words = f"drift {drift:.6f}, noise {noise:.6f}"
+            words += "" if knobs.full_speed_mib is None else f", memory {shortage:.6f}"
+            log(f"{what}: rates times {self.factor:.6f} ({words})")
 
     def schedule(self, knob: str, start_s: float) -> Schedule:
         """Return the schedule of a phase whose rate is the knob of that name."""

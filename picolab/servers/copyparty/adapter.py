@@ -31,6 +31,7 @@ class Copyparty(Server):
     title = "copyparty"
     default_build = "copyparty"
     variables = ("COPYPARTY_PASSWORD",)
+    commits = False
 
     def find_build(self, parameters: TrialParameters, *, in_guest: bool) -> Build:
         """Find the executable; the build `copyparty` is the package that is installed next to picolab.
@@ -46,7 +47,11 @@ class Copyparty(Server):
         return found or file_build(wanted, label, in_guest=in_guest)
 
     def launch(self, place: Place) -> Launch:
-        options = ["-c", f"{place.data}/accounts.conf", "-v", f"{place.data}/files::rwd,picolab", "-q", "--no-crt"]
+        # Without --wram it refuses uploads to a file system in memory, which a data folder may be on.
+        options = [
+            *("-c", f"{place.data}/accounts.conf", "-v", f"{place.data}/files::rwd,picolab"),
+            *("-q", "--no-crt", "--wram"),
+        ]
         argv = ["/bin/sh", "-c", _START, place.executable, "-i", place.address, "-p", str(place.port), *options]
         return Launch(argv, {"COPYPARTY_PASSWORD": place.secret})
 

@@ -12,7 +12,7 @@ from virtual_machines import copy_into_pool, domains, obtain, wish
 from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
 from picolab.machines.base import Holder
-from picolab.machines.folders import folder_of, keeper_of, spec_of
+from picolab.machines.folders import folder_of, spec_of
 from picolab.machines.vagrant import boxes, libvirt
 from picolab.machines.vagrant.box import remove_box
 from picolab.machines.vagrant.domain import domain_prefix
@@ -24,12 +24,12 @@ MACHINE = "own"
 
 
 @contextlib.contextmanager
-def held_elsewhere(machine: VagrantMachine, keep: bool) -> Iterator[subprocess.Popen[str]]:
+def held_elsewhere(machine: VagrantMachine) -> Iterator[subprocess.Popen[str]]:
     """Have another process hold a machine; it waits until it is killed."""
     with subprocess.Popen(["sleep", "86399"], text=True) as process:
         holder = ProcessIdentity.of(process.pid)
         assert holder is not None
-        machine.hold(Holder(holder, keep))
+        machine.hold(Holder(holder, keep=False))
         machine.hand_back()
         try:
             yield process
@@ -38,7 +38,7 @@ def held_elsewhere(machine: VagrantMachine, keep: bool) -> Iterator[subprocess.P
 
 
 def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
-    """Vagrant alone says: "Name ... of domain about to create is already taken"."""
+    """Vagrant alone says: "Name ... of domain about to create is already taken". The next test takes the machine."""
     first = obtain(wish(box, name="own"))
     first._guest.drop_connection()
     subprocess.run(["rm", "-r", str(first.folder)], check=True, timeout=60)
@@ -46,8 +46,7 @@ def test_a_lost_dotfile_folder_is_mended(box: str, shared_state: Path) -> None:
     again = obtain(wish(box, name="own"))
     described = again.describe().virtual_machine
     assert described is not None and described.reached_by == "created" and described.mended
-    again.release()
-    assert not domains() and spec_of(folder_of("own")) is None
+    again.hand_back()
 
 
 def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_state: Path) -> None:
@@ -56,7 +55,7 @@ def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_stat
     subprocess.run(["rm", "-r", str(machine.folder)], check=True, timeout=60)
     (domain,) = domains()
     assert registry.sweep() == [domain]
-    assert not domains() and not libvirt.leftovers(domain_prefix("own"))
+    assert not domains() and not libvirt.leftovers(domain_prefix("own")) and spec_of(folder_of("own")) is None
 
 
 @pytest.fixture
@@ -86,21 +85,9 @@ def test_a_truncated_base_volume_is_mended(own_box: str, shared_state: Path) -> 
     machine = obtain(wish(own_box, name="own"))
     described = machine.describe().virtual_machine
     assert described is not None and "base volume" in " ".join(described.mended)
-    with held_elsewhere(machine, keep=False) as process:
+    with held_elsewhere(machine) as process:
         assert list(domains().values()) == ["running"]
         process.kill()
     # The keeper of a killed holder takes the machine down.
     eventually(lambda: not domains() and not folder_of("own").exists(), "the machine is gone", give_up_s=120)
     assert not libvirt.leftovers(domain_prefix("own"))
-
-
-def test_when_holder_and_keeper_are_killed_the_next_start_sweeps(box: str, shared_state: Path) -> None:
-    with held_elsewhere(obtain(wish(box, name="own")), keep=True) as process:
-        keeper = keeper_of(folder_of("own"))
-        assert keeper is not None
-        process.kill()
-    subprocess.run(["kill", "-9", str(keeper.pid)], check=True, timeout=60)
-    eventually(lambda: not keeper.alive, "the keeper is dead")
-    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
-    assert registry.sweep() == ["own"]
-    assert not domains() and not libvirt.leftovers(domain_prefix("own"))

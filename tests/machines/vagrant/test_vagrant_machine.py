@@ -292,7 +292,8 @@ def test_a_suspended_machine_gets_the_wanted_memory(box: str, machine: VagrantMa
     machine.hand_back()
     (domain,) = domains()
     subprocess.run(["virsh", "-c", "qemu:///system", "suspend", domain], check=True, timeout=60, capture_output=True)
-    again = obtain(wish(box, ram_mb=384))
+    # A memory size of which there is no saved state.
+    again = obtain(wish(box, ram_mb=448))
     described = again.describe().virtual_machine
     assert described is not None and described.reached_by == "booted" and "paused" in described.mended[0]
     assert described.usable_ram_bytes > 300 * MIB

@@ -1,0 +1,163 @@
+"""An answer as a campaign: from the command line, stopped and resumed, asked again, and questions that are refused."""
+
+import json
+
+import pytest
+from campaign_factory import FakeTrial, write_campaign
+from command_line import picolab_here
+
+from picolab.campaign.answer import Question, make_answer_plan
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
+from picolab.campaign.stopping import why_over_budget
+from picolab.cli.main import main
+from picolab.config.plan import Plan
+from picolab.config.project import outputs_dir
+from picolab.config.sizes import parse_size
+from picolab.config.trial_parameters import TrialParameters
+from picolab.errors import ParameterError
+from picolab.exit_codes import ExitCode
+from picolab.results.beginning import builds_of
+from picolab.results.earlier import is_alike
+from picolab.results.standing import read_standing
+
+LAW = {"ballast_mib_per_mib": 1, "transfer_mib_s": 60}
+KNOBS = ("-p", "calibration", json.dumps(LAW))
+
+
+def question_of(file_size: str, budget_s: float = 1200, **more: object) -> Question:
+    parameters = TrialParameters.model_validate(
+        {"file_size": file_size, "ram_mb": 128, "direction": "both", "calibration": LAW, "keep_machine": "never"}
+    )
+    sha256 = str(more.pop("sha256", "c" * 64))
+    return Question(parameters, "calibration", sha256, budget_s, **more)  # type: ignore[arg-type]
+
+
+def plan_of(file_size: str, budget_s: float = 1200, **more: object) -> Plan:
+    return make_answer_plan(question_of(file_size, budget_s, **more), "asked", "picolab answer test", 1, 0)
+
+
+def sizes_of(plan: Plan) -> list[str]:
+    assert plan.answer is not None
+    return plan.answer.sizes
+
+
+def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> None:
+    sha256 = next(iter(builds_of(plan_of("8M")).values()))
+    plan = plan_of("8M", sha256=sha256)
+    ended: list[str] = []
+    watcher = Watcher(ended=lambda entry, _: ended.append(entry.trial_id), stop_requested=lambda: len(ended) == 2)
+    assert Campaign.create(plan, watcher).run() is ExitCode.INTERRUPTED
+
+    done = picolab_here("resume", "asked")
+
+    assert done.returncode == ExitCode.OK, done.stderr
+    folder = outputs_dir() / "asked"
+    assert list(read_standing(folder).results) == [trial.trial_id for trial in plan.trials]
+    assert Plan.load(folder) == plan
+    first = json.loads((folder / "answer.json").read_text())
+    assert first["verdict"] == "yes"
+    assert first["quantities"]["peak_anon_bytes"]["basis"] == "measured: 3 trials"
+    assert "Yes: 8M with 128 MiB of RAM works. 3 of 3 trials of 8M survived. Nothing is extrapolated." in done.stdout
+
+    again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
+
+    assert again.returncode == ExitCode.OK, again.stderr
+    assert "9 finished trials of this project answer it too." in again.stdout
+    other = next(path for path in outputs_dir().glob("answer-*"))
+    found = json.loads((other / "answer.json").read_text())
+    assert found["verdict"] == "likely"
+    assert found["trials"] == [f"asked/{trial.trial_id}" for trial in plan.trials]
+    memory = found["quantities"]["peak_anon_bytes"]
+    assert memory["law"] == "linear"
+    assert 0.6 < memory["per_byte"] < 1.6
+    assert memory["basis"] == "extrapolated 4 times beyond 8M"
+    assert memory["low"] < memory["predicted"] < memory["high"]
+    page = (other / "answer.html").read_text()
+    for words in (found["headline"], "not searched yet", "How it scales", f"asked/{plan.trials[0].trial_id}"):
+        assert words in page
+    assert picolab_here("status", "asked").returncode == ExitCode.OK
+    assert picolab_here("status", other.name).returncode == ExitCode.OK
+
+
+def test_sizes_follow_the_budget() -> None:
+    assert sizes_of(plan_of("5G")) == ["256M", "1G", "5G"]
+    assert sizes_of(plan_of("5G", 500)) == ["128M", "512M", "1G", "2G"]
+    assert sizes_of(plan_of("5G", 235)) == ["64M", "256M", "1280M"]
+    assert sizes_of(plan_of("32M", largest_bytes=parse_size("16M"))) == ["1M", "4M", "8M", "16M"]
+    parallel = plan_of("64M", parallel=8)
+    assert parallel.answer is not None
+    assert parallel.answer.parallel == [1, 2, 4, 8]
+    assert {trial.parameters.file_size for trial in parallel.trials if trial.parameters.parallel_uploads > 1} == {"4M"}
+    assert len(parallel.trials) == 3 * (3 + 3)
+    assert {trial.block for trial in parallel.trials} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("file_size", "budget_s", "more", "sentence"),
+    [
+        ("100K", 60, {}, "ask for at least 1M"),
+        ("5G", 60, {}, "--budget 1 min 00 s is too little: the least for 5G is about"),
+        ("5G", 1200, {"largest_bytes": parse_size("1G")}, "--largest 1G is less than a quarter of 5G"),
+        ("5G", 0, {}, "--budget 0: no finished trial of this build has 128 MiB of RAM"),
+    ],
+)
+def test_questions_without_an_answer_are_refused(
+    file_size: str, budget_s: float, more: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ParameterError, match=sentence):
+        plan_of(file_size, budget_s, **more)
+
+
+def test_command_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--file-size", "64M", "--ram", "128M")
+    for words, sentence in (
+        (("no-such-build", *asked), "no such file"),
+        (("calibration", "--file-size", "64MB", "--ram", "128M"), "MB and GB mean different things"),
+        (("calibration", "--file-size", "64M", "--ram", "much"), "--ram: RAM 'much' is not a size"),
+        (("calibration", *asked, "--budget", "999999h"), "is more than 30 days"),
+        (("calibration", *asked, "--budget", "soon"), "--budget 'soon' is no time"),
+        (("calibration", *asked, "--budget", "20"), "--budget '20' is no time"),
+        (("calibration", *asked, "-p", "ram_mb", "64"), "picolab answer sets ram_mb itself"),
+        (("calibration", *asked, "--largest", "huge"), "--largest: file size 'huge' is not a size"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["answer", *words])
+        assert sentence in capsys.readouterr().err
+        assert ended.value.code == ExitCode.BAD_PARAMETERS
+    assert not outputs_dir().exists()
+
+
+def test_dry_run_prints_the_plan_and_runs_nothing() -> None:
+    done = picolab_here("answer", "calibration", "--file-size", "64M", "--ram", "128M", "--dry-run")
+
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "9 trials = 3 cases x 3 repeats" in done.stdout
+    assert not outputs_dir().exists()
+
+
+def test_trials_of_another_host_are_not_pooled() -> None:
+    earlier = FakeTrial(ram_mb=128, direction="both", parameters_too={"calibration": LAW})
+    write_campaign(outputs_dir() / "earlier", [earlier])
+
+    plan = plan_of("64M")
+
+    assert plan.answer is not None
+    assert plan.answer.earlier == []
+
+
+def test_alike_trials_differ_in_size_uploads_and_names_alone() -> None:
+    one = question_of("64M").parameters
+    assert is_alike(one, one.model_copy(update={"file_size": "1G", "parallel_uploads": 4, "label": "x", "seed": 7}))
+    for name, value in (("ram_mb", 64), ("direction", "upload"), ("environment", {"A": "1"}), ("calibration", {})):
+        assert not is_alike(one, one.model_copy(update={name: value})), name
+
+
+def test_no_block_begins_that_would_exceed_the_budget() -> None:
+    plan = plan_of("64M", 60)
+
+    assert why_over_budget(plan, 1, 20.0, 38.0) is None
+    reason = why_over_budget(plan, 1, 40.0, 80.0)
+    assert reason is not None
+    assert "another block of about 40 s would exceed the budget of 1 min 00 s" in reason
+    assert why_over_budget(plan, 3, 400.0, 0.0) is None

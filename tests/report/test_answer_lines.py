@@ -1,0 +1,85 @@
+"""An answer in words and as JSON: facts with their origin, missing numbers with a reason, and a floor that is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from campaign_factory import FakeTrial, make_record, write_campaign
+
+from picolab.analysis.answer import Answer, answer
+from picolab.config.answer_request import AnswerRequest
+from picolab.config.plan import Plan
+from picolab.config.project import outputs_dir
+from picolab.config.trial_parameters import TrialParameters
+from picolab.record.outcomes import Outcome
+from picolab.record.record import Record
+from picolab.report.answer_lines import as_json, facts
+from picolab.results.beginning import write_beginning
+from picolab.results.rows import record_row
+
+
+def answered(file_size: str, last: Outcome = Outcome.OK, **request: Any) -> Answer:
+    trials = [FakeTrial(file_size=size, ram_mb=128) for size in ("16M", "64M", "256M") for _ in range(3)]
+    trials[-1].outcome = last
+    rows = [record_row(Record.model_validate(make_record(one, place))) for place, one in enumerate(trials, 1)]
+    values = {"build": "./my server", "build_sha256": "c" * 64, "sizes": ["16M"], "repeats": 3, "budget_s": 1}
+    asked = TrialParameters(file_size=file_size, ram_mb=128)
+    return answer(AnswerRequest.model_validate({"parameters": asked, **values, **request}), rows)
+
+
+def by_name(found: Answer, folder: Path) -> dict[str, tuple[str, str]]:
+    return {name: (value, note) for name, value, note in facts(found, folder)}
+
+
+def test_facts_say_where_each_number_comes_from(tmp_path: Path) -> None:
+    found = by_name(answered("512M"), tmp_path)
+
+    assert found["survival"][0] == "9 of 9 trials of the measured sizes"
+    assert "at least 72 % of such uploads survive, with 95 % confidence; 59 of 59" in found["survival"][1]
+    assert found["time of the upload"][1] == "extrapolated 2 times beyond 256M"
+    assert found["disk"] == (
+        "1.1 GiB",
+        "not measured: 2.2 times the file, for temp file, database and log while it is stored",
+    )
+    assert found["RAM floor"][1] == "find it with: picolab floor './my server' --file-size 512M --step upload"
+    assert found["measured"] == ("9 trials of 16M, 64M and 256M", "2026-11-22; nothing beyond 256M was measured")
+    assert "time of the download" not in found
+
+
+def test_deaths_are_counted_by_outcome(tmp_path: Path) -> None:
+    survival = by_name(answered("256M", Outcome.OOM_KILLED), tmp_path)["survival"]
+
+    assert survival[0] == "2 of 3 trials of 256M"
+    assert survival[1].endswith("others: 1 oom_killed")
+
+
+def test_missing_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
+    plan = Plan.load(write_campaign(outputs_dir() / "c", [FakeTrial()]))
+    found = as_json(plan, answered("2G"), tmp_path)
+
+    assert found["verdict"] == "refused"
+    time = found["quantities"]["duration_s"]
+    assert time["predicted"] is None
+    assert time["missing"] == "it is more than 4 times the largest size that was measured"
+    assert found["disk_bytes"] is None
+    assert found["disk_missing"]
+    assert found["floor_missing"].startswith("run: picolab floor")
+    assert found["parallel_missing"] == "not asked for; give --parallel 8"
+    few = as_json(plan, answered("256M", parallel=[1, 2], parallel_size="16M"), tmp_path)
+    assert "too few for a law" in few["parallel_missing"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_floor_of_the_same_upload_is_quoted() -> None:
+    folder = write_campaign(outputs_dir() / "search", [FakeTrial(file_size="512M", ram_mb=64)])
+    plan = Plan.load(folder)
+    write_beginning(folder, plan)
+    sha256 = next(iter(json.loads((folder / "begun.json").read_text())["builds"].values()))
+    (folder / "floor.json").write_text(json.dumps({"headline": "At 40 MiB 95 % survive.", "floor_mb": 40.0}))
+
+    known = answered("512M", build_sha256=sha256)
+
+    assert by_name(known, outputs_dir() / "c")["RAM floor"] == ("At 40 MiB 95 % survive.", "campaign search")
+    assert as_json(plan, known, outputs_dir() / "c")["floor_mb"] == 40.0
+    assert by_name(answered("256M", build_sha256=sha256), outputs_dir() / "c")["RAM floor"][0] == "not searched yet"
+    assert by_name(answered("512M"), outputs_dir() / "c")["RAM floor"][0] == "not searched yet"

@@ -63,6 +63,16 @@ elif command == "destroy":
         fail("Failed to destroy domain\nerror: Requested operation is not valid: domain is not running")
     domain(plain[0])["state"] = "shut off"
     save()
+elif command in ("setmaxmem", "setmem", "setvcpus"):
+    if "--config" not in words:
+        fail("Requested operation is not valid: domain is not running")
+    domain(plain[0])[command] = plain[1]
+    save()
+elif command == "start":
+    if domain(plain[0])["state"] != "shut off":
+        fail("Domain is already active")
+    domain(plain[0])["state"] = "running"
+    save()
 elif command == "undefine":
     domain(plain[0]); del state["domains"][plain[0]]
     state["volumes"] = {n: v for n, v in state["volumes"].items() if n != plain[0] + ".img"}

@@ -35,8 +35,9 @@ VM_TEST_LIMIT_S = 900
 _BOX_HOME = "PICOLAB_TEST_BOX_HOME"
 _LONGEST_FIRST = (
     "test_vagrant_machine",
-    # Needs no box, which the process above builds meanwhile.
+    # These need no box, which the process above builds meanwhile.
     "test_stopped_libvirt",
+    "test_stale_state_of_the_real_libvirt_is_seen_and_mended",
     "test_vagrant_faults",
     "test_a_matrix_of_two_blocks_boots_each_ram_size_once",
     "test_vagrant_left_over",

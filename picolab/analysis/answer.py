@@ -17,7 +17,7 @@ from picolab.analysis.prediction import (
 )
 from picolab.analysis.scalability import Scalability, fit_scalability
 from picolab.config.answer_request import AnswerRequest
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, format_size
 from picolab.config.trial_parameters import DISK_FACTOR
 from picolab.record.factors import fact_factors
 from picolab.record.metric import Metric
@@ -180,8 +180,9 @@ def _quantity(metric: Metric, rows: Sequence[dict[str, Any]], request: AnswerReq
     except TooFewTrials as problem:
         return Quantity(metric, here, missing=str(problem))
     if asked > LIMIT_OF_EXTRAPOLATION * fit.sizes[-1]:
-        reason = f"it is more than {LIMIT_OF_EXTRAPOLATION:g} times the largest size that was measured"
-        return Quantity(metric, here, fit, missing=reason)
+        largest = format_size(int(fit.sizes[-1]))
+        beyond = f"{request.parameters.file_size} is more than {LIMIT_OF_EXTRAPOLATION:g} times {largest}"
+        return Quantity(metric, here, fit, missing=f"{beyond}, the largest size that gave a value")
     return Quantity(metric, here, fit, fit.predict(float(asked)))
 
 

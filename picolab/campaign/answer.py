@@ -178,7 +178,8 @@ def _plan(
         campaign=campaign,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
-        description=f"Does an upload of {asked.file_size} survive with {asked.ram_mb:.10g} MiB of RAM? How long is it?",
+        description=f"Does an upload of {asked.file_size} survive with {asked.ram_mb:.10g} MiB of RAM? "
+        "How long does it take?",
         seed=seed,
         repeats=max(missing.values(), default=1),
         fault_retries=1,

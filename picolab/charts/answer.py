@@ -13,8 +13,6 @@ from picolab.config.sizes import GIB, MIB
 _POINTS = 60
 _LINE, _BEYOND = LEVEL_COLOURS[0], LEVEL_COLOURS[1]
 _MEASURED, _EXTRAPOLATED = "measured sizes", "extrapolated"
-_PARTS = alt.Scale(domain=[_MEASURED, _EXTRAPOLATED], range=[_LINE, _BEYOND])
-_DASHES = alt.Scale(domain=[_MEASURED, _EXTRAPOLATED], range=[[1, 0], [6, 4]])
 
 
 def quantity(found: Answer, shown: Quantity, title: str) -> alt.LayerChart | None:
@@ -46,12 +44,14 @@ def quantity(found: Answer, shown: Quantity, title: str) -> alt.LayerChart | Non
     points = [{"size": round(size / size_unit, 5), "value": value / unit} for size, value in shown.fit.points]
     x = alt.X("size:Q", title=f"file size, {size_name}", scale=alt.Scale(domainMin=0, nice=False))
     y = alt.Y("low:Q", title=f"{shown.metric.title}, {name}", scale=alt.Scale(zero=True))
-    colour = alt.Color("part:N", title=None, scale=_PARTS)
+    parts = [_MEASURED, *([_EXTRAPOLATED] if end > largest else [])]
+    colour = alt.Color("part:N", title=None, scale=alt.Scale(domain=parts, range=[_LINE, _BEYOND][: len(parts)]))
+    dashes = alt.Scale(domain=parts, range=[[1, 0], [6, 4]][: len(parts)])
     layers = [
         chart(curve).mark_area(opacity=0.18, tooltip=None).encode(x=x, y=y, y2="high:Q", color=colour),
         chart(curve)
         .mark_line(strokeWidth=2, tooltip=None)
-        .encode(x="size:Q", y="middle:Q", color=colour, strokeDash=alt.StrokeDash("part:N", title=None, scale=_DASHES)),
+        .encode(x="size:Q", y="middle:Q", color=colour, strokeDash=alt.StrokeDash("part:N", title=None, scale=dashes)),
         chart(points)
         .mark_point(filled=True, size=50, opacity=0.75, color=_LINE)
         .encode(

@@ -9,6 +9,8 @@ from picolab.examine.check import Check, Observation, Severity
 from picolab.machines.base import ProcessStatus
 
 READY_S = 2.0
+STARTS = 3
+"""At most, while none is fast enough."""
 STOP_S = 2.0
 STALLED_STOP_S = 10.0
 NOTICE_S = 0.5
@@ -19,10 +21,15 @@ METRICS_PATHS = ("/metrics", "/api/metrics")
 
 def _ready(bench: Bench) -> Observation:
     bench.require_real_speed()
-    with bench.running() as running:
-        took_s = running.ready_s
-    asked = bench.server.ready()
-    return Observation(took_s > READY_S, f"{asked.method} {asked.path} was answered with 200 after {took_s:.2f} s.")
+    times_s: list[float] = []
+    # Other programs of the host can make a start slow, and never fast.
+    while len(times_s) < STARTS and min(times_s, default=READY_S + 1) > READY_S:
+        with bench.running() as running:
+            times_s.append(running.ready_s)
+    asked, took_s = bench.server.ready(), min(times_s)
+    fastest = f", in the fastest of {len(times_s)} starts" if len(times_s) > 1 else ""
+    seen = f"{asked.method} {asked.path} was answered with 200 after {took_s:.2f} s{fastest}."
+    return Observation(took_s > READY_S, seen)
 
 
 def _endpoint(bench: Bench, paths: tuple[str, ...]) -> Observation:

@@ -28,6 +28,8 @@ from picolab.text.wording import counted, duration, listed, percent
 
 ANSWER_FILE = "answer.json"
 _LARGEST_FLOOR_BYTES = 4 * MIB
+_BUSY = {"busy_host", "host_busy_during_trial"}
+"""Codes of caveats."""
 _CODES = {"yes": ExitCode.OK, "likely": ExitCode.OK, "unlikely": ExitCode.TRIALS_FAILED, "no": ExitCode.TRIALS_FAILED}
 
 
@@ -83,6 +85,9 @@ def reason(found: Answer) -> str:
         return f"{here.survived} of {counted(here.trials, 'trial')} of {asked} survived. Nothing is extrapolated."
     of_others = f"{found.survived} of {counted(found.trials, 'trial')} of {sizes_words(found)} survived"
     words = f"{asked} was not measured. {of_others}"
+    dead = next((size for size in found.survival if size.survived == 0), None)
+    if found.verdict == "unlikely" and dead is not None:
+        return f"{words}, but none of {counted(dead.trials, 'trial')} of {format_size(dead.size_bytes)}."
     if found.verdict == "refused":
         return (
             f"{words}, and {asked} is more than {LIMIT_OF_EXTRAPOLATION:g} times the largest of them, so nothing is "
@@ -176,6 +181,14 @@ def facts(found: Answer, folder: Path) -> list[Fact]:
 def notes(found: Answer) -> list[str]:
     """Return what limits the answer, a sentence each."""
     lines = []
+    if found.request.parameters.build == "calibration":
+        lines.append("The server was picolab's own calibration server, a test instrument, not PicoShare.")
+    busy = sum(bool(_BUSY & set(str(row["caveats"]).split())) for row in found.rows)
+    if busy:
+        lines.append(
+            f"{busy} of {counted(len(found.rows), 'trial')} ran on a busy host: on an idle one they vary less and are "
+            f"often faster."
+        )
     if kind_of(found.request.parameters.machine).is_virtual:
         lines.append("RAM is that of the whole virtual machine, so the guest's own system is included.")
     if found.unused:
@@ -195,7 +208,10 @@ def _survival(found: Answer) -> Fact:
     proof = f"proves that at least {share} of such uploads survive, with {percent(CONFIDENCE)} confidence"
     died = Counter({name: count for one in found.survival for name, count in one.outcomes.items() if name != "ok"})
     if died:
-        rest = f"others: {', '.join(f'{count} {name}' for name, count in sorted(died.items()))}"
+        rest = f"the others: {', '.join(f'{count} {name}' for name, count in sorted(died.items()))}"
+        if here is None:
+            # Sizes that differ in their survivors are no sample of one kind of upload.
+            return "survival", f"{survived} of {counted(trials, 'trial')} of {sizes}", rest
     else:
         rest = f"{trials_to_prove(0.95)} of {trials_to_prove(0.95)} would prove 95 %"
     return "survival", f"{survived} of {counted(trials, 'trial')} of {sizes}", f"{proof}; {rest}"
@@ -221,7 +237,7 @@ def _parallel(found: Answer) -> Fact:
     peak = (
         f"highest throughput with about {law.peak:.2g}"
         if law.peak is not None and law.peak <= LIMIT_OF_EXTRAPOLATION * law.most
-        else "no number of uploads within reach has a highest throughput"
+        else f"no peak up to {LIMIT_OF_EXTRAPOLATION * law.most:.0f} uploads"
     )
     how = f"files of {found.request.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
     return name, value, f"{peak}; {how}"

@@ -42,13 +42,12 @@ def headline(plan: Plan, floors: Floors) -> str:
 def ratio_line(found: FloorRatio) -> str:
     """Return the comparison of two floors in one sentence."""
     candidate, baseline = one_line(found.candidate), one_line(found.baseline)
-    words = found.verdict if found.verdict != "equivalent" else "needs as much"
     if found.ratio is None:
-        return f"{candidate} against {baseline}: {words}, since {one_line(found.reason)}."
+        return f"{candidate} against {baseline}: {found.verdict}, since {one_line(found.reason)}."
     ratio = found.ratio
     return (
-        f"{candidate} needs {ratio.middle:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] of {baseline}'s RAM: "
-        f"{found.verdict}."
+        f"{candidate} needs {ratio.middle:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] of {baseline}'s RAM "
+        f"({found.verdict})."
     )
 
 

@@ -52,6 +52,7 @@ def test_deaths_decide_before_any_prediction() -> None:
 
     assert answered(rows, "256M").verdict == "no"
     assert answered(rows, "512M").verdict == "unlikely"
+    assert reason(answered(rows, "512M")).endswith("survived, but none of 3 trials of 256M.")
     assert answered(rows[:-1] + rows_of(("256M",))[:1], "256M").verdict == "uncertain"
     assert answered([], "256M").verdict == "unknown"
 
@@ -69,7 +70,7 @@ def test_quantities_say_how_they_are_known_or_why_they_are_missing() -> None:
     refused = answered(rows_of(), "2G").quantity("duration_s")
     assert refused is not None
     assert refused.prediction is None
-    assert refused.missing == "it is more than 4 times the largest size that was measured"
+    assert refused.missing == "2G is more than 4 times 256M, the largest size that gave a value"
     few = answered(rows_of(("16M",)), "16M").quantity("download_s")
     assert few is not None
     assert "3 trials of 1 size are too few" in few.missing

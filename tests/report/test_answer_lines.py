@@ -50,7 +50,9 @@ def test_deaths_are_counted_by_outcome(tmp_path: Path) -> None:
     survival = by_name(answered("256M", Outcome.OOM_KILLED), tmp_path)["survival"]
 
     assert survival[0] == "2 of 3 trials of 256M"
-    assert survival[1].endswith("others: 1 oom_killed")
+    assert survival[1].endswith("with 95 % confidence; the others: 1 oom_killed")
+    other = by_name(answered("512M", Outcome.OOM_KILLED), tmp_path)["survival"]
+    assert other == ("8 of 9 trials of the measured sizes", "the others: 1 oom_killed")
 
 
 def test_missing_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_missing_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
     assert found["verdict"] == "refused"
     time = found["quantities"]["duration_s"]
     assert time["predicted"] is None
-    assert time["missing"] == "it is more than 4 times the largest size that was measured"
+    assert time["missing"] == "2G is more than 4 times 256M, the largest size that gave a value"
     assert found["disk_bytes"] is None
     assert found["disk_missing"]
     assert found["floor_missing"].startswith("run: picolab floor")

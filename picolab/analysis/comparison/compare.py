@@ -37,8 +37,14 @@ def compare(data: CampaignData, margin: float | None = None, baseline: str | Non
         baseline: label of the build that the others are compared with; default: the plan's, or its first build.
 
     Raises:
-        ParameterError: the campaign has only one build, or none with this label, or the margin is out of range.
+        ParameterError: the campaign has only one build, or none with this label, or the margin is out of range; or it
+            searched memory floors, so that its builds ran at different RAM.
     """
+    if data.plan.get("floor"):
+        raise ParameterError(
+            f"{data.folder}: this campaign searched memory floors, so its builds ran at different RAM; floor.html in "
+            f"it compares the floors"
+        )
     paired = PairedCampaign(read_trials(data), baseline)
     return _compared(paired, _margin(margin, data), _randomised(data), plan_is_known=bool(data.plan))
 

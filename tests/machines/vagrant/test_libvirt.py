@@ -15,6 +15,7 @@ from virsh_stub import VirshStub, add_box, install
 from picolab.errors import MachineError
 from picolab.host.finding import as_root
 from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant.domain import boot
 
 PREFIX = "picolab_0123abcd_m_"
 
@@ -139,6 +140,18 @@ def test_power_is_cut_once(virsh: VirshStub) -> None:
     libvirt.power_off("one")
     libvirt.power_off("none")
     assert [line for line in virsh.commands if line.startswith("destroy")] == ["destroy one"]
+
+
+@pytest.mark.parametrize("state", ["running", "shut off"])
+def test_a_boot_has_the_memory_of_the_description(virsh: VirshStub, state: str) -> None:
+    name = f"{PREFIX}default"
+    virsh.set(domains={name: domain(state), "other": domain()})
+    boot({"prefix": PREFIX, "ram_mb": 512, "cpus": 2})
+
+    found = virsh.state["domains"]
+    assert found["other"] == domain() and found[name]["state"] == "running"
+    assert [found[name][what] for what in ("setmaxmem", "setmem", "setvcpus")] == ["512MiB", "512MiB", "2"]
+    assert virsh.commands[-1] == f"start {name}", "once all of it is set"
 
 
 # What is mended

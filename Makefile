@@ -5,9 +5,12 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-# Tests at the same time, of those that measure no time; they wait more than they compute.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Tests at the same time, of those that may run next to each other; they wait as much as they compute.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)
+
+# A test run starts a thousand processes: none of them shall compile picolab or the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Installs a Debian package when that is possible without asking, else says how.
 debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -50,10 +53,10 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
 	@$(RUN)/picolab report $(CAMPAIGN)
 
-# Types are checked beside the tests that measure no time.
+# Types are checked beside the tests that may run next to others.
 test: $(VENV)/installed-dev format ## run every check (with real virtual machines where there is Vagrant)
 	@$(RUN)/mypy & types=$$!; \
-	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS); others=$$?; \
+	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS) --dist worksteal; others=$$?; \
 	  wait $$types; types=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm"; timed=$$?; \
 	  $(RUN)/python -m pytest -m vm -n 2 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))

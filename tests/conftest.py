@@ -74,6 +74,14 @@ class Delays:
     processors, so one program may have waited that many times as long. A kernel without them allows nothing.
     """
 
+    @staticmethod
+    def counted() -> bool:
+        """Return whether this kernel counts how long programs wait for a processor."""
+        try:
+            return "some " in Path("/proc/pressure/cpu").read_text()
+        except OSError:
+            return False
+
     def __enter__(self) -> Delays:
         self._begun_s = self._total_s()
         return self
@@ -152,6 +160,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _CACHE in config.stash:
         shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Before `-m` selects: where the kernel counts no waits, nothing may keep a paced test waiting.
+    if not Delays.counted():
+        for item in items:
+            if item.get_closest_marker("paced"):
+                item.add_marker("alone")
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -16,7 +17,8 @@ from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.results.load import CampaignData, read_campaign
+from picolab.results.rows import record_row, trial_rows
+from picolab.results.standing import Standing, read_standing
 from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration
 
@@ -109,11 +111,11 @@ def estimate_in_words(found: Estimate, *, at_most: bool) -> str:
 def print_end(campaign: Campaign, code: ExitCode) -> None:
     """Print how a campaign ended and what can be done next."""
     console.print()
-    data = read_campaign(campaign.folder)
-    print_table(outcome_table(campaign, data))
+    rows = _rows(read_standing(campaign.folder))
+    print_table(outcome_table(campaign, rows))
     name = in_command(campaign.folder)
     console.print(
-        f"{len(data.trials)} of {len(campaign.needed)} trials have a result. A rate counts when its step is ok. "
+        f"{len(rows)} of {len(campaign.needed)} trials have a result. A rate counts when its step is ok. "
         f"Everything is in {campaign.folder}"
     )
     if any(trial.parameters.build == "calibration" for trial in campaign.plan.trials):
@@ -123,7 +125,7 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
         )
     if any(trial.parameters.memory_limit == "none" for trial in campaign.plan.trials):
         console.print("The memory limit was NOT enforced in some of these trials.", style="yellow")
-    if (data.trials["acceleration"] == "emulation").any():
+    if any(row["acceleration"] == "emulation" for row in rows):
         console.print(
             "Virtual machines were emulated by software: their rates and times say little about a real machine.",
             style="yellow",
@@ -147,42 +149,47 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
 
 def print_status(folder: Path) -> ExitCode:
     """Print the progress of a campaign; return 3 when results are gone, 4 when the plan cannot be read, else 0."""
-    data = read_campaign(folder)
+    found = read_standing(folder, with_samples=True)
+    rows = _rows(found)
     try:
         campaign = Campaign.load(folder)
     except CampaignNotFound:
         raise
     except PicolabError as error:
         console.print(one_line(str(error)), style="red")
-        console.print(f"{len(data.trials)} trials have a result. Folder: {folder}")
-        _print_problems(data)
+        console.print(f"{len(rows)} trials have a result. Folder: {folder}")
+        _print_problems(found)
         return error.exit_code
-    print_table(outcome_table(campaign, data))
+    print_table(outcome_table(campaign, rows))
     left_s = campaign.tally.left_s()
     eta = f", about {duration(left_s)} left" if left_s else ""
-    console.print(f"{len(data.trials)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
+    console.print(f"{len(rows)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
     unfinished = campaign.unfinished_search
     if unfinished:
         console.print(one_line(unfinished), style="yellow")
-    for row in data.faults.to_dict("records"):
+    for row in found.faults:
         words = f"  {row['trial_id']} attempt {row['attempt']}: {row['outcome']}: {row['outcome_detail']}"
         console.print(one_line(words))
-    _print_problems(data)
-    if unfinished or len(data.trials) < len(campaign.needed):
+    _print_problems(found)
+    if unfinished or len(rows) < len(campaign.needed):
         console.print(f"Resume with: picolab resume {in_command(folder)}")
-    return ExitCode.INSTRUMENT_FAULT if data.lost else ExitCode.OK
+    return ExitCode.INSTRUMENT_FAULT if found.lost else ExitCode.OK
 
 
-def _print_problems(data: CampaignData) -> None:
+def _rows(found: Standing) -> list[dict[str, Any]]:
+    return trial_rows(record_row(record) for record in found.results.values())
+
+
+def _print_problems(found: Standing) -> None:
     """Print which results are gone, and the first files that cannot be read or contradict each other."""
-    if data.lost:
-        names = ", ".join(f"{trial_id} ({outcome})" for trial_id, outcome in list(data.lost.items())[:_MOST_PROBLEMS])
-        more = " ..." if len(data.lost) > _MOST_PROBLEMS else ""
-        one = len(data.lost) == 1
-        which = "1 result that the ledger names is" if one else f"{len(data.lost)} results that the ledger names are"
+    if found.lost:
+        names = ", ".join(f"{trial_id} ({outcome})" for trial_id, outcome in list(found.lost.items())[:_MOST_PROBLEMS])
+        more = " ..." if len(found.lost) > _MOST_PROBLEMS else ""
+        one = len(found.lost) == 1
+        which = "1 result that the ledger names is" if one else f"{len(found.lost)} results that the ledger names are"
         console.print(one_line(f"{which} gone: {names}{more}"), style="red")
-    others = data.problems[~data.problems["problem"].str.startswith(("no result", "is gone: "))]
-    for path, problem in others.head(_MOST_PROBLEMS).itertuples(index=False):
+    others = [one for one in found.problems if not one.problem.startswith(("no result", "is gone: "))]
+    for path, problem in others[:_MOST_PROBLEMS]:
         console.print(one_line(f"  {path}: {problem}"), style="yellow")
     if len(others) > _MOST_PROBLEMS:
         console.print(f"  and {len(others) - _MOST_PROBLEMS} more; the report lists them all", style="yellow")

@@ -252,6 +252,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def read_software() -> None:
+    """Find out what software this is; processes that are forked from this one run it too, and need not look again."""
+    _commit()
+    _versions()
+
+
 def host_identity() -> dict[str, Any]:
     """Return the facts that make numbers of two hosts not comparable, those that this host knows of itself."""
     names = ("hostname", "cpu_model", "cpu_count", "architecture", "ram_bytes", "kernel")

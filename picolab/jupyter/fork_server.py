@@ -39,7 +39,8 @@ class ForkServer:
     It starts when it is first needed, and again if it has been killed meanwhile.
 
     Args:
-        runs: the module whose `execute` a forked process calls with the path of its request.
+        runs: the module whose `prepare` the server calls once, and whose `execute` a forked process calls with the
+            path of its request.
         imports: further modules to import once.
     """
 
@@ -135,7 +136,7 @@ def main() -> None:
     """Answer requests until the other end of the socket is closed.
 
     The arguments are the socket's number, the log of the first process, which says in a list of processes whose server
-    this is, the module whose `execute` runs in the forked processes, and other modules.
+    this is, the module whose `prepare` runs here and `execute` in the forked processes, and other modules.
     """
     # Now, because the place of the title is found only before the environment changes, as in each forked process.
     setproctitle.setproctitle(f"{sys.executable} -m picolab.jupyter.fork_server {sys.argv[2]}")
@@ -143,6 +144,7 @@ def main() -> None:
     os.set_inheritable(connection.fileno(), False)
     decline_slow_imports()
     runs, *_ = [importlib.import_module(name) for name in sys.argv[3:]]
+    runs.prepare()
     gc.freeze()
     server_pid = os.getpid()
     lines = connection.makefile("rb")

@@ -27,7 +27,7 @@ _REQUEST_FILE = "request.json"
 _KERNEL_WORD = b"ipykernel_launcher"
 KERNEL_SIGNALLED = 64
 """The exit code of papermill's process when a signal has ended the kernel: this and the signal's number."""
-_IMPORTED_ONCE = ("ipykernel.kernelapp", "ipykernel.zmqshell", "scrapbook", "picolab.api.trials", "picolab.trial.trial")
+_IMPORTED_ONCE = ("picolab.api.trials", "picolab.trial.trial", "httpcore")
 """By a trial's notebook and its kernel, besides papermill."""
 _LONGEST_POLL_MS = (1 << 31) - 1
 """That poll(2) takes: 24 days."""

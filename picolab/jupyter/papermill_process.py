@@ -11,21 +11,25 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-import papermill
-from papermill.iorw import LocalHandler, papermill_io
+import nbformat.validator
 from setproctitle import setproctitle
 
 from picolab.files.writing import not_written
+from picolab.host import facts
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_process import SpareKernel, kernel_manager
 from picolab.jupyter.notebook_process import KERNEL_SIGNALLED, name_of_signal
+from picolab.slow_imports import import_kernel, import_papermill, import_scrapbook
+
+papermill = import_papermill()
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class _Patient(LocalHandler):  # type: ignore[misc]
+class _Patient(papermill.iorw.LocalHandler):  # type: ignore[misc, name-defined]
     """Lets papermill continue when it cannot save the notebook: the trial writes its record itself.
 
     What was saved before stays as it is.
@@ -42,6 +46,39 @@ class _Patient(LocalHandler):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
                 print(not_written(Path(path), error), file=sys.stderr, flush=True)
+
+
+class _Manager(papermill.engines.NotebookExecutionManager):  # type: ignore[misc, name-defined]
+    """Saves the notebook when a cell with code begins, and at the end, instead of twice a cell.
+
+    What it saves when a cell begins has the outputs of all cells before it.
+    """
+
+    _saves = True
+
+    def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+        self._saves = cell.cell_type == "code"
+        super().cell_start(cell, cell_index, **kwargs)
+        self._saves = True
+
+    def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+        self._saves = False
+        super().cell_complete(cell, cell_index, **kwargs)
+        self._saves = True
+
+    def save(self, **kwargs: Any) -> None:
+        if self._saves:
+            super().save(**kwargs)
+
+
+def prepare() -> None:
+    """Do in the fork server, once, the work that every trial would do before and after its upload."""
+    import_kernel()
+    import_scrapbook()
+    facts.read_software()
+    # Compiled once for each version of the format; trials have that of their template.
+    nbformat.validator.get_validator(4, 5)
+    papermill.engines.NotebookExecutionManager = _Manager
 
 
 def execute(request_file: Path) -> None:
@@ -67,7 +104,7 @@ def execute(request_file: Path) -> None:
     # A keeper whose kernel is gone comes to this process, which reaps it below.
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    papermill_io.register("/", _Patient())
+    papermill.iorw.papermill_io.register("/", _Patient())
     manager, kernel_ends = kernel_manager(spare)
     try:
         papermill.execute_notebook(

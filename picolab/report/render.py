@@ -16,7 +16,7 @@ from picolab.errors import CampaignNotFound, ParameterError, PicolabError
 from picolab.files.writing import write_atomically
 from picolab.jupyter.kernel_folders import ipc_kernel
 from picolab.report.script_bundle import script_bundle
-from picolab.slow_imports import decline_slow_imports
+from picolab.slow_imports import import_papermill
 from picolab.text.foreign import visible
 
 TEMPLATE_DIR = Path(__file__).with_name("template")
@@ -185,9 +185,7 @@ def _render(
 
 
 def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
-    decline_slow_imports()
-    import papermill
-
+    papermill = import_papermill()
     # papermill writes while it runs, and not atomically: it gets a name of its own until all is well.
     working = folder / f".{source.stem}.{os.getpid()}.ipynb"
     failed = folder / f"{source.stem}.failed.ipynb"

@@ -182,30 +182,43 @@ def csv_row(row: dict[str, Any]) -> dict[str, Any]:
     return {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
-def trial_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows of `record_row` as a frame with the types of `row_columns`, in the order of the plan."""
+def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `record_row` as they are shown: in the order of the plan, and no name stands for two things."""
+    ordered = sorted(rows, key=lambda row: (row["position"] is None, row["position"] or 0, row["trial_id"]))
+    _make_unambiguous(ordered, "build", "build_sha256")
+    _make_unambiguous(ordered, "case", "case_id")
+    for name, kind in _kinds(ordered).items():
+        if kind == "Float64":
+            for row in ordered:
+                row[name] = None if row[name] is None else float(row[name])
+    return ordered
+
+
+def _make_unambiguous(rows: list[dict[str, Any]], name: str, identity: str) -> None:
+    """Give the begin of its identity to each name that stands for several of them."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row[name], set()).update(filter(None, [row[identity]]))
+    for row in rows:
+        if len(found[row[name]]) > 1:
+            row[name] = f"{row[name]} {(row[identity] or 'unknown')[:8]}"
+
+
+def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the columns and their pandas types; a column with a fraction in it holds fractions."""
+    return {
+        name: "Float64" if kind == "Int64" and any(isinstance(row[name], float) for row in rows) else kind
+        for name, kind in row_columns().items()
+    }
+
+
+def trial_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows of `record_row` as a frame with the types of `row_columns`, as `trial_rows` has them."""
     import pandas as pd
 
-    columns = {}
-    for name, kind in row_columns().items():
-        values = [row[name] for row in rows]
-        fractions = kind == "Int64" and any(isinstance(value, float) for value in values)
-        columns[name] = pd.Series(values, dtype="Float64" if fractions else kind)
-    trials = pd.DataFrame(columns).sort_values(["position", "trial_id"], ignore_index=True)
-    trials["build"] = _unambiguous_builds(trials)
-    trials["case"] = _unambiguous(trials, "case", "case_id")
-    return trials
-
-
-def _unambiguous_builds(trials: pd.DataFrame) -> pd.Series:
-    """Tell two executables apart that have one label."""
-    return _unambiguous(trials, "build", "build_sha256")
-
-
-def _unambiguous(trials: pd.DataFrame, name: str, identity: str) -> pd.Series:
-    """Return a column of names, of which those that stand for several identities get the begin of it."""
-    several = trials.groupby(name)[identity].transform("nunique") > 1
-    return trials[name].mask(several, trials[name] + " " + trials[identity].str[:8].fillna("unknown"))
+    shown = trial_rows(rows)
+    kinds = _kinds(shown)
+    return pd.DataFrame({name: pd.Series([row[name] for row in shown], dtype=kinds[name]) for name in kinds})
 
 
 def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:

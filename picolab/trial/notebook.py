@@ -8,7 +8,7 @@ from picolab.errors import ProbeError
 from picolab.files import reserve
 from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
-from picolab.slow_imports import decline_slow_imports
+from picolab.slow_imports import import_scrapbook
 from picolab.trial.run import TrialRun
 from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
@@ -19,9 +19,7 @@ def publish(run: TrialRun, record: Record) -> None:
     # The record is safe: the room that was reserved for the notebook is free for it now.
     reserve.free(run.folder, notebook_only=True)
     if in_notebook():
-        decline_slow_imports()
-        import scrapbook
-
+        scrapbook = import_scrapbook()
         scrapbook.glue(RECORD_SCRAP, json.loads(record.model_dump_json()), "json")
         if (run.folder / SAMPLES_FILE).exists():
             scrapbook.glue(SAMPLES_SCRAP, samples_of(run), "json")

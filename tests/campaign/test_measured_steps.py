@@ -37,7 +37,7 @@ from picolab.record.outcomes import Outcome
 from picolab.record.record import Record, step_outcome
 from picolab.record.validation import validate_record
 from picolab.results.load import read_campaign
-from picolab.results.rows import record_row
+from picolab.results.rows import plain_rows, record_row
 from picolab.trial import verify
 from picolab.trial.state import RECORD_FILE
 from picolab.trial.trial import Trial
@@ -224,7 +224,7 @@ def test_a_campaign_shows_each_step_with_its_peak() -> None:
     campaign = Campaign.create(make_plan(CampaignParameters.model_validate(wanted), "test", "test.yaml"), Watcher())
     code = campaign.run()
     data = read_campaign(campaign.folder)
-    table = outcome_table(campaign, data)
+    table = outcome_table(campaign, plain_rows(data.trials))
     headings = [str(column.header) for column in table.columns]
     cells = list(zip(*(column.cells for column in table.columns), strict=True))
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import papermill.cli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,9 @@ from picolab.config.yaml_text import read_yaml
 from picolab.errors import ParameterError
 from picolab.servers.calibration.program import server_path
 from picolab.trial.state import repeat_command
+
+NAME = f"server-of-a-test-{os.getpid()}"
+"""Of an executable that lies in the checkout too, where other processes run the same tests."""
 
 
 def make_server(path: Path, mark: str) -> str:
@@ -63,7 +67,7 @@ def records(folder: Path) -> list[dict[str, dict[str, str]]]:
 @pytest.fixture
 def in_the_checkout() -> Iterator[Path]:
     """Put an executable of the same name where trials run; another one would be measured instead of the user's."""
-    path = project_root() / "server-of-a-test"
+    path = project_root() / NAME
     make_server(path, "of the checkout")
     yield path
     path.unlink()
@@ -76,22 +80,22 @@ def folders(tmp_path: Path, in_the_checkout: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("build", "whose"),
+    ("place", "whose"),
     [
-        ("server-of-a-test", "here"),
-        ("~/server-of-a-test", "home"),
+        ("", "here"),
+        ("~/", "home"),
     ],
 )
 def test_a_trial_measures_the_file_of_the_users_folder(
-    build: str, whose: str, tmp_path: Path, folders: dict[str, str]
+    place: str, whose: str, tmp_path: Path, folders: dict[str, str]
 ) -> None:
     (tmp_path / "here" / "work").mkdir()
     few = ("--ram", "128", "--file-size", "1M", "-p", "work_dir", "work", "-p", "keep_machine", "never")
-    picolab(tmp_path / "here", "trial", "--build", build, *few, HOME=str(tmp_path / "home"))
+    picolab(tmp_path / "here", "trial", "--build", f"{place}{NAME}", *few, HOME=str(tmp_path / "home"))
 
     (record,) = records(outputs_dir())
     assert record["build"]["sha256"] == folders[whose]
-    assert record["parameters"]["build"] == str(tmp_path / whose / "server-of-a-test")
+    assert record["parameters"]["build"] == str(tmp_path / whose / NAME)
     assert record["parameters"]["work_dir"] == str(tmp_path / "here" / "work")
     # The command in the record is right from any folder.
     again = shlex.split(record["identity"]["repeat_command"])
@@ -102,7 +106,7 @@ def test_a_trial_measures_the_file_of_the_users_folder(
 def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders: dict[str, str]) -> None:
     file = tmp_path / "there" / "two.yaml"
     file.write_text(
-        "builds: {own: {build: ./server-of-a-test}, other: {build: ../home/server-of-a-test}}\n"
+        f"builds: {{own: {{build: ./{NAME}}}, other: {{build: ../home/{NAME}}}}}\n"
         "matrix: {ram_mb: [128], file_size: [1M]}\n"
         "parameters: {work_dir: work}\n"
         "repeats: 1\nidle_limit_s: 0\n"
@@ -115,10 +119,10 @@ def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders
     assert {record["parameters"]["work_dir"] for record in found.values()} == {str(tmp_path / "there" / "work")}
     plan = Plan.load(outputs_dir() / "file")
     assert {trial.parameters.build for trial in plan.trials} == {
-        str(tmp_path / name / "server-of-a-test") for name in ("there", "home")
+        str(tmp_path / name / NAME) for name in ("there", "home")
     }
     file.write_text("{matrix: {ram_mb: [128], file_size: [1M]}, repeats: 1, idle_limit_s: 0}")
-    picolab(here, "matrix", "../there/two.yaml", "--campaign", "line", "--build", "./server-of-a-test")
+    picolab(here, "matrix", "../there/two.yaml", "--campaign", "line", "--build", f"./{NAME}")
     (record,) = records(outputs_dir() / "line")
     assert record["build"]["sha256"] == folders["here"]
     # Another folder of outputs, named from the user's folder, is the same for the trials.
@@ -132,23 +136,28 @@ def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders
 def test_papermill_means_its_current_folder(tmp_path: Path, folders: dict[str, str]) -> None:
     notebook = str(project_root() / "notebooks" / "trial.ipynb")
     few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
-    words = [sys.executable, "-m", "papermill", notebook, "out.ipynb", *few, "-p", "build", "./server-of-a-test"]
+    words = [sys.executable, "-m", "papermill", notebook, "out.ipynb", *few, "-p", "build", f"./{NAME}"]
     done = run(words, tmp_path / "here")
 
     assert done.returncode == 0, done.stderr
     (record,) = records(outputs_dir())
     assert record["build"]["sha256"] == folders["here"]
-    assert record["parameters"]["build"] == str(tmp_path / "here" / "server-of-a-test")
+    assert record["parameters"]["build"] == str(tmp_path / "here" / NAME)
 
 
-@pytest.mark.parametrize("text", ["1.10", "1_000", "True"])
-def test_papermill_makes_a_number_of_a_text_and_is_told(text: str, tmp_path: Path) -> None:
+def test_papermill_makes_a_number_of_a_text_and_is_told(tmp_path: Path) -> None:
     notebook = str(project_root() / "notebooks" / "trial.ipynb")
-    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "build", text], tmp_path)
+    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "build", "1.10"], tmp_path)
 
     assert done.returncode != 0
     assert "the parameters cell: build = " in done.stderr and "-r build TEXT instead of -p" in done.stderr
     assert not outputs_dir().exists()
+
+
+@pytest.mark.parametrize("text", ["1.10", "1_000", "True"])
+def test_whatever_papermill_makes_of_a_text_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match=r"the parameters cell: build = .* -r build TEXT instead of -p"):
+        TrialParameters.from_namespace({"build": papermill.cli._resolve_type(text)})
 
 
 def test_papermill_leaves_a_text_as_it_stands_when_it_is_told(tmp_path: Path) -> None:

@@ -22,8 +22,6 @@ from picolab.instrument import measure, room, store
 from picolab.instrument.measure import FULL, QUICK, calibrate_instrument
 from picolab.machines import registry
 
-pytestmark = pytest.mark.alone
-
 Small = Callable[[int], Path]
 
 

@@ -25,6 +25,10 @@ import numpy
 COUNTED = []
 
 
+def prepare():
+    COUNTED.append(0)
+
+
 def execute(request):
     words = json.loads(request.read_text())
     COUNTED.append(1)
@@ -81,7 +85,7 @@ def test_processes_share_nothing(run: Run, server: ForkServer, tmp_path: Path) -
     second, two = run(environment={"B": "\udcff"})
 
     assert server.exit_code(first) == server.exit_code(second) == 0
-    assert first != second and one["counted"] == two["counted"] == 1
+    assert first != second and one["counted"] == two["counted"] == 2, "once by `prepare` in the server, and once here"
     assert one["environment"] == {"A": "1", "TMPDIR": str(tmp_path)} and two["environment"] == {"B": "\udcff"}
     assert one["temporary"] == str(tmp_path) != two["temporary"]
     assert one["cwd"] == str(tmp_path) and one["session"] is two["session"] is True

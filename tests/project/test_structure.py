@@ -1,6 +1,7 @@
 """The structure of the package: imports run one way, rooms know only what they may, each module has a docstring."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -47,10 +48,13 @@ def as_module(module: str, name: str) -> str:
     return inner if place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() else module
 
 
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imports(path)
-    for path in PACKAGE.rglob("*.py")
-}
+@functools.cache
+def all_modules() -> dict[str, set[str]]:
+    """Return the imports of each module; not at import, which each process that collects tests would do."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imports(path)
+        for path in PACKAGE.rglob("*.py")
+    }
 
 
 def modules(*prefixes: str) -> dict[str, set[str]]:
@@ -58,7 +62,7 @@ def modules(*prefixes: str) -> dict[str, set[str]]:
     wanted = [f"picolab.{prefix}" for prefix in prefixes]
     return {
         name: {target for target in targets if target.startswith("picolab")}
-        for name, targets in MODULES.items()
+        for name, targets in all_modules().items()
         if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted)
     }
 
@@ -72,7 +76,7 @@ def assert_only(rooms: dict[str, set[str]], *allowed: str) -> None:
 
 
 def test_nothing_imports_the_command_line() -> None:
-    for name, targets in MODULES.items():
+    for name, targets in all_modules().items():
         assert "picolab.cli.main" not in targets or name == "picolab.__main__", name
 
 
@@ -101,12 +105,12 @@ def test_imports_run_one_way() -> None:
     rooms = {room: index for index, rooms in enumerate(LAYERS) for room in rooms}
     level = {
         name: 1 if DECLARATIONS.fullmatch(name) else rooms[room_of(name)]
-        for name in MODULES
+        for name in all_modules()
         if room_of(name) not in ("", "__main__")
     }
     wrong = [
         f"{name} imports {target}"
-        for name, targets in sorted(MODULES.items())
+        for name, targets in sorted(all_modules().items())
         for target in sorted(targets)
         if name in level and target in level and level[target] > level[name]
     ]
@@ -123,7 +127,7 @@ def test_the_document_shows_these_layers() -> None:
 
 
 def test_statistics_are_pure() -> None:
-    names = {target.partition(".")[0] for target in MODULES["picolab.analysis.statistics"]}
+    names = {target.partition(".")[0] for target in all_modules()["picolab.analysis.statistics"]}
     assert names <= set(sys.stdlib_module_names) - {"os", "pathlib", "io", "random", "time"} | {"numpy", "scipy"}
 
 
@@ -144,11 +148,14 @@ SHIPPED = {f"picolab.servers.calibration.{name}" for name in program.MODULES}
 
 @pytest.mark.parametrize("name", sorted(SHIPPED | {"picolab.servers.calibration.sink"}))
 def test_files_copied_to_machines_need_python_alone(name: str) -> None:
-    assert {target.partition(".")[0] for target in MODULES[name] - SHIPPED} <= set(sys.stdlib_module_names)
+    assert {target.partition(".")[0] for target in all_modules()[name] - SHIPPED} <= set(sys.stdlib_module_names)
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    graph = {name: {target for target in targets if target in MODULES} - {name} for name, targets in MODULES.items()}
+    graph = {
+        name: {target for target in targets if target in all_modules()} - {name}
+        for name, targets in all_modules().items()
+    }
     finished: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:

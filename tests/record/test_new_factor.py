@@ -21,6 +21,7 @@ from picolab.record import factors
 from picolab.record.factors import FACTORS, Factor
 from picolab.results.export import export_campaign
 from picolab.results.load import CampaignData, read_campaign
+from picolab.results.rows import plain_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 DISKS = ("ext4", "xfs")
@@ -68,7 +69,7 @@ def test_a_new_fact_is_in_results_and_exports(data: CampaignData, factor: Factor
 
 
 def test_a_new_fact_splits_a_case_on_the_console(data: CampaignData) -> None:
-    table = outcome_table(Campaign.load(data.folder), data)
+    table = outcome_table(Campaign.load(data.folder), plain_rows(data.trials))
     cases = [str(cell) for cell in table.columns[0].cells]
     assert [case.split(" · ")[1] for case in cases] == ["disk ext4", "disk xfs"]
 

@@ -20,6 +20,7 @@ from picolab.record.metrics import METRICS, documentation_table
 from picolab.report import tables
 from picolab.results.export import export_campaign
 from picolab.results.load import CampaignData
+from picolab.results.rows import plain_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 PER_BLOCK = 1000.0
@@ -106,7 +107,7 @@ def test_a_new_metric_is_in_both_tables(data: CampaignData) -> None:
 
 
 def test_a_new_metric_is_on_the_console(data: CampaignData) -> None:
-    table = outcome_table(Campaign.load(data.folder), data)
+    table = outcome_table(Campaign.load(data.folder), plain_rows(data.trials))
     shown = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     assert shown["clock\ns\nmedian"] == ["7,150.000", "5,500.000"], shown["case"]
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from campaign_factory import FakeTrial, make_record, make_samples, write_campaign
+from conftest import folder_on_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ from picolab.results.beginning import BEGUN_FILE, write_beginning
 from picolab.results.export import export_campaign
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import CampaignData, read_campaign
+from picolab.results.rows import plain_rows, record_row, trial_rows
 from picolab.results.standing import read_standing
 
 TRIALS = [
@@ -53,9 +55,16 @@ def new_campaign(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole() -> Iterator[Path]:
+    """Write the campaign once; tests damage a copy of it."""
+    with tempfile.TemporaryDirectory(prefix="picolab-test-", dir=folder_on_disk()) as folder:
+        yield new_campaign(Path(folder) / "c")
+
+
 @pytest.fixture
-def campaign(tmp_path: Path) -> Path:
-    return new_campaign(tmp_path / "c")
+def campaign(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "c"))
 
 
 Damage = Callable[[Path], object]
@@ -309,14 +318,15 @@ def check_resume(folder: Path, results: set[str], monkeypatch: pytest.MonkeyPatc
 )
 @given(done=st.lists(damages(), min_size=1, max_size=3))
 def test_all_answers_agree_whatever_was_damaged(
-    done: list[Described], scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: list[Described],
+    whole: Path,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = scratch / "whole"
-    if not whole.exists():
-        new_campaign(whole / "c")
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         folder = Path(place) / "c"
-        shutil.copytree(whole / "c", folder)
+        shutil.copytree(whole, folder)
         for damage in done:
             damage.damage(folder)
         with monkeypatch.context() as patch:
@@ -328,6 +338,11 @@ def test_whole_campaign_has_no_problem_but_what_has_not_run(campaign: Path) -> N
     assert list(found.results) == trial_ids(campaign)[:3]
     assert [problem.problem[:9] for problem in found.problems] == ["no result"] * 3
     assert found.lost == {}
+
+
+def test_rows_without_a_frame_are_those_of_the_frame(campaign: Path) -> None:
+    data = read_campaign(campaign)
+    assert trial_rows(record_row(record) for record in data.records.values()) == plain_rows(data.trials)
 
 
 def test_removed_results_are_named_and_measured_again(

@@ -34,7 +34,7 @@ from picolab.servers.calibration.multipart import MultipartReader
 from picolab.servers.calibration.pacing import Pace
 from picolab.servers.calibration.program import server_path
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 MIB = 1 << 20
 SECRET = "correct-horse-battery"

@@ -30,7 +30,7 @@ from picolab.servers.measurements import (
 from picolab.servers.payload import PayloadFile, payload_files, pieces
 from picolab.servers.picoshare.adapter import PicoShare
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paced
 
 SINK = Path(__file__).parents[2] / "benchmarks" / "client_throughput.py"
 PATIENT = Limits(stall_s=30, total_s=120)

@@ -82,7 +82,7 @@ def _peak_anon(record: Record) -> int:
     return record.memory.peak_anon_bytes
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_the_truth_of_the_calibration_server_is_found(run_trial: Callable[..., Record]) -> None:
     paced = {"transfer_mib_s": 30, "commit_mib_s": 20}
     case = {"file_size": "60M", "ram_mb": 512}

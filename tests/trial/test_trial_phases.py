@@ -39,9 +39,6 @@ from picolab.servers.calibration.multipart import BUFFER_BYTES
 from picolab.trial.state import DOWNLOAD_SAMPLES_FILE, SAMPLES_FILE
 from picolab.trial.trial import Trial
 
-pytestmark = pytest.mark.alone
-
-
 TOLERANCE = 0.02
 """Of a phase's time: its edges are a few milliseconds wide, and each phase here takes 1.5 s."""
 
@@ -118,7 +115,7 @@ def test_the_environment_never_replaces_picolabs_own() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.alone
+@pytest.mark.paced
 def test_uploads_at_once_are_as_fast_as_each_is_allowed_to_be(count: int) -> None:
     with Delays() as delays:
         record = measure(
@@ -151,7 +148,7 @@ def test_uploads_at_once_are_as_fast_as_each_is_allowed_to_be(count: int) -> Non
     assert len({file.seed for file in upload.files}) == count and upload.files[0].seed == record.parameters.seed
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_the_memory_of_all_uploads_at_once_is_seen() -> None:
     case: dict[str, Any] = {"parallel_uploads": 4, "file_size": "20M", "ram_mb": 512}
     paced = {"transfer_mib_s": 20, "commit_mib_s": 40}
@@ -297,7 +294,7 @@ server.UploadBody = Body
 # ---- the measured download -----------------------------------------------------------------------
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_the_download_is_measured_with_its_memory() -> None:
     case: dict[str, Any] = {"file_size": "45M", "direction": "download"}
     paced = {"download_mib_s": 30}
@@ -329,7 +326,7 @@ def test_the_download_is_measured_with_its_memory() -> None:
     assert row["scenario"] == ballast.parameters.scenario
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_several_files_are_downloaded_one_after_another() -> None:
     with Delays() as delays:
         record = measure(parallel_uploads=3, file_size="10M", direction="both", calibration={"download_mib_s": 20})

@@ -282,7 +282,7 @@ def test_a_plan_with_a_path_for_a_name_touches_nothing(resting: Path, made: str)
         (resting / "plan.json").write_text(json.dumps(plan))
         with pytest.raises(ParameterError) as caught:
             Campaign.load(resting)
-        assert "is not a plan" in str(caught.value) and "\n" not in str(caught.value)
+        assert "cannot read the plan" in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(resting.rglob("*")) == before
     assert (precious / "file").read_text() == "precious"
 

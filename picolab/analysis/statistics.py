@@ -6,7 +6,6 @@ dropped: an outlier, a tie and a zero difference all count. docs/statistics.md e
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -157,8 +156,8 @@ def trend(values: Sequence[float]) -> Trend | None:
     """Return whether values in order of time went up or down.
 
     The line is that of Theil and Sen (median of the slopes between all pairs), on logarithms; the test is that of
-    Mann and Kendall, exact for few values without ties, else approximated, which is enough for a caveat.
-    Outliers hardly move either. Sources: P. K. Sen,
+    Mann and Kendall as scipy has it: exact for few values without ties, else approximated, which is enough for a
+    caveat. Outliers hardly move either. Sources: P. K. Sen,
     "Estimates of the regression coefficient based on Kendall's tau", JASA 63 (1968), 1379-1389; M. G. Kendall and
     J. D. Gibbons, Rank Correlation Methods, 5th edition, 1990.
 
@@ -172,11 +171,9 @@ def trend(values: Sequence[float]) -> Trend | None:
     n = len(logs)
     if n < 3:
         return None
-    import numpy as np
+    from scipy.stats import theilslopes
 
-    values_in_order = np.asarray(logs)
-    one, other = np.triu_indices(n, 1)
-    slope = float(np.median((values_in_order[other] - values_in_order[one]) / (other - one)))
+    slope = float(theilslopes(logs, range(n)).slope)
     return Trend(math.expm1(slope * (n - 1)), _trend_p_value(logs))
 
 
@@ -290,10 +287,10 @@ def outcome_test(failed_a: int, n_a: int, failed_b: int, n_b: int) -> float:
     for failed, n in ((failed_a, n_a), (failed_b, n_b)):
         if not 0 <= failed <= n:
             raise ValueError(f"{failed} failures of {n} trials cannot be")
-    failed = failed_a + failed_b
-    # In how many ways the failures can be shared out, by the failures of the first: whole numbers, so exact.
-    ways = [math.comb(n_a, one) * math.comb(n_b, failed - one) for one in range(failed + 1)]
-    return sum(count for count in ways if count <= ways[failed_a]) / sum(ways)
+    import numpy as np
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(np.array([[failed_a, n_a - failed_a], [failed_b, n_b - failed_b]])).pvalue)
 
 
 # Signed ranks
@@ -387,40 +384,13 @@ def _relative_spread(logs: Sequence[float]) -> float | None:
 _QN_FACTORS = {3: 0.994, 4: 0.512, 5: 0.844, 6: 0.611, 7: 0.857, 8: 0.669, 9: 0.872}
 
 
-_MOST_EXACT_RANKS = 33
-"""Values for which the test of a trend is exact; more are near enough to the normal distribution."""
-
-
 def _trend_p_value(logs: Sequence[float]) -> float:
-    """Return the two-sided p-value of Kendall's tau against time; 1 when all values are equal.
-
-    Not by scipy.stats, whose import takes longer than a whole comparison; the tests compare both.
-    """
-    n, pairs = len(logs), math.comb(len(logs), 2)
-    ties = [count for count in Counter(logs).values() if count > 1]
-    if ties == [n]:
+    """Return the two-sided p-value of Kendall's tau against time; 1 when all values are equal."""
+    if len(set(logs)) == 1:
         return 1.0
-    falling = sum(later < earlier for place, earlier in enumerate(logs) for later in logs[place + 1 :])
-    fewer = min(falling, pairs - falling)
-    if not ties and (n <= _MOST_EXACT_RANKS or fewer <= 1):
-        return _rank_order_p_value(n, fewer)
-    tied_pairs = sum(math.comb(count, 2) for count in ties)
-    # Kendall and Gibbons, section 4.2: the variance of rising less falling pairs where some values are equal.
-    variance = (2 * pairs * (2 * n + 5) - sum(count * (count - 1) * (2 * count + 5) for count in ties)) / 18
-    return math.erfc(abs(pairs - tied_pairs - 2 * falling) / math.sqrt(2 * variance))
+    from scipy.stats import kendalltau
 
-
-@lru_cache
-def _rank_order_p_value(n: int, reversed_pairs: int) -> float:
-    """Return twice the share of the orders of n values with at most that many pairs in reverse order, at most 1.
-
-    The orders are counted by adding one value after another: the n-th can be behind 0 to n - 1 of the others. Source:
-    M. G. Kendall and J. D. Gibbons, Rank Correlation Methods, 5th edition, 1990, section 5.2.
-    """
-    orders = [1] + [0] * reversed_pairs
-    for size in range(2, n + 1):
-        orders = [sum(orders[max(0, pairs - size + 1) : pairs + 1]) for pairs in range(reversed_pairs + 1)]
-    return min(1.0, 2.0 * (sum(orders) / math.factorial(n)))
+    return float(kendalltau(range(len(logs)), logs).pvalue)
 
 
 # What all of them need

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.config.sizes import MIB
 from picolab.text.foreign import visible
 
@@ -36,8 +37,8 @@ def box_build(name: str, mirror: str | None, suite: str | None) -> None:
     """
     from picolab.machines.vagrant.box import build_box
 
-    built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: click.echo(visible(line)))
-    click.echo(f"Box {built.name!r} {built.version}: {built.size_bytes / MIB:,.0f} MiB in {built.duration_s:.0f} s")
+    built = build_box(name=name, mirror=mirror, suite=suite, report=lambda line: echo(visible(line)))
+    echo(f"Box {built.name!r} {built.version}: {built.size_bytes / MIB:,.0f} MiB in {built.duration_s:.0f} s")
 
 
 @box.command("list")
@@ -90,7 +91,7 @@ def box_export(file: Path, name: str) -> None:
     from picolab.machines.vagrant.box_file import export_box
 
     done = export_box(name, file)
-    click.echo(visible(f"{done.path}: {done.size_bytes / MIB:,.0f} MiB, checksum {done.sha256}"))
+    echo(visible(f"{done.path}: {done.size_bytes / MIB:,.0f} MiB, checksum {done.sha256}"))
 
 
 @box.command("add")
@@ -108,8 +109,8 @@ def box_add(file: Path, name: str) -> None:
     """
     from picolab.machines.vagrant.box import add_box
 
-    added = add_box(file, name, report=lambda line: click.echo(visible(line)))
-    click.echo(f"Box {added.name!r} {added.recipe} added, checksum {added.sha256}")
+    added = add_box(file, name, report=lambda line: echo(visible(line)))
+    echo(f"Box {added.name!r} {added.recipe} added, checksum {added.sha256}")
 
 
 @box.command("remove")
@@ -126,4 +127,4 @@ def box_remove(name: str) -> None:
     from picolab.machines.vagrant.box import remove_box
 
     remove_box(name)
-    click.echo(f"Box {name!r} removed.")
+    echo(f"Box {name!r} removed.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from picolab.cli.answer import end_of_answer
+from picolab.cli.echo import echo
 from picolab.cli.floor import end_of_search
 from picolab.cli.running import PlanOptions, plan_of, plan_options, run, run_plan
 from picolab.text.foreign import visible
@@ -129,7 +130,7 @@ def report(campaign: str, output: Path | None) -> None:
     from picolab.report.render import render_report
     from picolab.results.folders import find_campaign
 
-    click.echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
+    echo(visible(f"Report: {render_report(find_campaign(campaign), output)}"))
 
 
 @click.command()
@@ -149,4 +150,4 @@ def export(campaign: str, output: Path | None, formats: tuple[str, ...]) -> None
 
     folder = find_campaign(campaign)
     for path in export_campaign(folder, output or folder / DEFAULT_FOLDER, formats or ("csv", "parquet")):
-        click.echo(visible(str(path)))
+        echo(visible(str(path)))

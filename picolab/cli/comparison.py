@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.cli.running import PlanOptions, plan_of, plan_options, run_plan
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
@@ -119,9 +120,9 @@ def verdict(
     read = [read_campaign(folder) for folder in folders]
     found = compare_campaigns(read, share, baseline) if len(read) > 1 else compare_builds(read[0], share, baseline)
     if as_json:
-        click.echo(json.dumps(comparison_json.as_json(found), indent=1, allow_nan=False))
+        echo(json.dumps(comparison_json.as_json(found), indent=1, allow_nan=False))
     elif as_markdown:
-        click.echo(visible(comparison_markdown.as_markdown(found)))
+        echo(visible(comparison_markdown.as_markdown(found)))
     else:
         print_lines(comparison_lines.as_lines(found))
     return found.exit_code

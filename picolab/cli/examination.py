@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.host.stop_request import StopRequest
@@ -133,7 +134,7 @@ def examine(
     if form == "table":
         _print_results(found)
     elif output is None:
-        click.echo(FORMATS[form](found), nl=False)
+        echo(FORMATS[form](found), nl=False)
     else:
         write_atomically(output, FORMATS[form](found))
     if form == "table" or output is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.cli.group import print_error
 from picolab.exit_codes import ExitCode
 from picolab.host.stop_request import StopRequest
@@ -108,16 +109,16 @@ def clean(dry_run: bool) -> ExitCode:
     # Without a machine, a daemon that does not run is no trouble.
     troubles += [why for kind, why in not_asked.items() if leftovers.has_machines(kind)]
     for leftover in found:
-        click.echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
+        echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
     if not dry_run:
         troubles += leftovers.remove(found)
     for sentence in leftovers.left_alone():
-        click.echo(f"left alone: {one_line(sentence)}")
+        echo(f"left alone: {one_line(sentence)}")
     for kind, sentence in not_asked.items():
         if not leftovers.has_machines(kind):
-            click.echo(f"picolab: {one_line(sentence)}", err=True)
+            echo(f"picolab: {one_line(sentence)}", err=True)
     if not found and not troubles:
-        click.echo("There is nothing to remove.")
+        echo("There is nothing to remove.")
     for sentence in dict.fromkeys(troubles):
         print_error(one_line(sentence))
     return ExitCode.INSTRUMENT_FAULT if troubles else ExitCode.OK

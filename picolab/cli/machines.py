@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.errors import MachineError, ParameterError
 from picolab.text.wording import moment
 
@@ -59,7 +60,7 @@ def machines_list() -> None:
     print_machines(existing)
     for kind, why in silent.items():
         if any(machine["kind"] == kind for machine in existing):
-            click.echo(f"picolab: machines of the kind {kind} were not asked for their state: {why}", err=True)
+            echo(f"picolab: machines of the kind {kind} were not asked for their state: {why}", err=True)
 
 
 def print_machines(existing: Sequence[dict[str, Any]]) -> None:
@@ -123,7 +124,7 @@ def machines_halt(name: str) -> None:
     """
     folder, kind = _existing(name)
     was_running = kind.halt(folder)
-    click.echo(f"Machine {name!r} is off." if was_running else f"Machine {name!r} was off already.")
+    echo(f"Machine {name!r} is off." if was_running else f"Machine {name!r} was off already.")
 
 
 @machines.command("start")
@@ -138,11 +139,11 @@ def machines_start(name: str) -> None:
       picolab machines start vagrant
     """
     folder, kind = _existing(name)
-    was_off = kind.start(folder, lambda line: click.echo(line, err=True))
+    was_off = kind.start(folder, lambda line: echo(line, err=True))
     if not was_off:
-        click.echo(f"Machine {name!r} was running already.")
+        echo(f"Machine {name!r} was running already.")
         return
-    click.echo(f"Machine {name!r} is running; get in: picolab machines ssh {shlex.quote(name)}")
+    echo(f"Machine {name!r} is running; get in: picolab machines ssh {shlex.quote(name)}")
 
 
 def _existing(name: str) -> tuple[Path, MachineKind]:
@@ -177,7 +178,7 @@ def machines_remove(name: str) -> None:
 
     if name not in {folder.name for folder in machine_folders()} or not registry.release_by_name(name):
         raise _missing(name, [machine["name"] for machine in registry.existing()])
-    click.echo(f"Machine {name!r} taken down.")
+    echo(f"Machine {name!r} taken down.")
 
 
 def _missing(name: str, existing: Sequence[str]) -> ParameterError:

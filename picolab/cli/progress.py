@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
-import click
 from rich.live import Live
 
 from picolab.campaign.progress import Progress, Watcher
+from picolab.cli.echo import echo
 from picolab.cli.terminal import Text, colour, console
 from picolab.config.plan import PlannedTrial
 from picolab.record.outcomes import Outcome
@@ -40,7 +40,7 @@ class StepPrinter:
     or the measurements of one round.
     """
 
-    def __init__(self, write: Callable[[str], None] = lambda line: click.echo(line, err=True)) -> None:
+    def __init__(self, write: Callable[[str], None] = lambda line: echo(line, err=True)) -> None:
         self._write = write
         self._last = ""
 

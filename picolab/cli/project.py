@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from picolab.cli.echo import echo
 from picolab.text.foreign import visible
 
 
@@ -24,13 +25,13 @@ def init(folder: Path) -> None:
 
     made, kept = make_project(folder)
     for name in kept:
-        click.echo(f"Kept {name}: it exists already")
+        echo(f"Kept {name}: it exists already")
     is_here = folder.resolve() == Path.cwd()
     where = "this folder" if is_here else visible(str(folder))
     if not made:
-        click.echo(f"{where.capitalize() if is_here else where} has every file of a project; nothing was changed")
+        echo(f"{where.capitalize() if is_here else where} has every file of a project; nothing was changed")
         return
-    click.echo(f"Made {len(made)} files in {where}. Next:")
+    echo(f"Made {len(made)} files in {where}. Next:")
     if not is_here:
-        click.echo(visible(f"  cd {folder}"))
-    click.echo("  picolab matrix parameters/quick.yaml")
+        echo(visible(f"  cd {folder}"))
+    echo("  picolab matrix parameters/quick.yaml")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from scipy import stats
 
 from picolab.config.sizes import MIB
 from picolab.examine.bench import Bench, Running
@@ -45,6 +44,8 @@ def _memory(bench: Bench) -> Observation:
 
 def slope_of(values: list[int]) -> tuple[float, float, float]:
     """Return slope per value and its 95 % interval (Theil and Sen: the median slope of all pairs)."""
+    from scipy import stats
+
     found = stats.theilslopes(values, np.arange(len(values)), 0.95)
     return float(found.slope), float(found.low_slope), float(found.high_slope)
 

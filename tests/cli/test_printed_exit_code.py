@@ -84,14 +84,15 @@ def test_a_page_that_cannot_be_written_prints_no_code() -> None:
     assert done.returncode == ExitCode.BAD_PARAMETERS, done.stderr
 
 
-def test_a_reader_that_goes_away_does_not_change_the_code(tmp_path: Path) -> None:
-    # Of several campaigns no page is rendered, which takes long; the lines are printed in the same way.
+@pytest.mark.parametrize("words", [("a", "b"), ("a", "--markdown"), ("a", "--json")], ids=" ".join)
+def test_a_reader_that_goes_away_does_not_change_the_code(words: tuple[str, ...], tmp_path: Path) -> None:
+    # No page is rendered, which takes long; the lines are printed in the same way.
     for name in ("a", "b"):
         write_comparison(outputs_dir() / name, paired_trials(NOISY))
     errors = tmp_path / "errors"
     with errors.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "picolab", "verdict", "a", "b"],
+            [sys.executable, "-m", "picolab", "verdict", *words],
             stdout=subprocess.PIPE,
             stderr=file,
             text=True,
@@ -99,6 +100,7 @@ def test_a_reader_that_goes_away_does_not_change_the_code(tmp_path: Path) -> Non
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait() == ExitCode.UNDECIDED, errors.read_text()
+    assert errors.read_text() == ""
 
 
 # A command that measures

@@ -450,9 +450,9 @@ class Campaign:
         self._filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
-            self.watcher.note(
-                f"{len(self.tally.lost)} results that the ledger names are gone, and are measured again: {names}"
-            )
+            count = len(self.tally.lost)
+            which = "1 result that the ledger names is" if count == 1 else f"{count} results that the ledger names are"
+            self.watcher.note(f"{which} gone, and measured again: {names}")
 
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from picolab.cli.parameter_option import parameter_option, read_parameters
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -46,7 +47,7 @@ _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 )
 @click.option("--machine", type=click.Choice(list(KINDS)), help="Where the server runs.")
 @click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test.")
-@click.option("-p", "others", type=(str, str), multiple=True, metavar="NAME VALUE", help="Any other trial parameter.")
+@parameter_option("Any other parameter of a trial")
 @click.option("--campaign", help="Name of the campaign; default: answer and the time in UTC.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the order and the uploaded bytes.")
 @click.option("--idle-limit", type=float, default=60.0, show_default=True, help="Seconds to wait for an idle host.")
@@ -127,7 +128,6 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
     from picolab.config.invalid_input import validate
     from picolab.config.sizes import parse_ram_mib
     from picolab.config.trial_parameters import TrialParameters
-    from picolab.config.yaml_text import YamlProblem, read_value
 
     values: dict[str, Any] = {
         "build": absolute_build(build, Path.cwd(), "BUILD"),
@@ -135,13 +135,8 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
         "ram_mb": _sized("--ram", parse_ram_mib, options["ram"]),
     }
     values |= {name: options[name] for name in ("machine", "server") if options[name] is not None}
-    for name, text in options["others"]:
-        if name in (*values, *_SET_HERE):
-            raise ParameterError(f"-p {name} {text}: picolab answer sets {name} itself; remove it")
-        try:
-            values[name] = read_value(text)
-        except YamlProblem as problem:
-            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
+    fixed = ("build", "file_size", "ram_mb", *_SET_HERE)
+    values |= read_parameters(options["others"], given=values, fixed=fixed, command="picolab answer")
     values = {"direction": "both", "keep_machine": "never"} | values
     return validate(TrialParameters, values, _SOURCE).located(Path.cwd(), _SOURCE)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from picolab.cli.echo import echo
+from picolab.cli.parameter_option import parameter_option, read_parameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.host.stop_request import StopRequest
 from picolab.machines.kinds import DEFAULT_KIND, KINDS
 from picolab.servers.registry import DEFAULT_SERVER, SERVERS
-from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,15 +57,7 @@ _SEVERITIES = ("low", "medium", "high")
     "--machine", type=click.Choice(list(KINDS)), default=DEFAULT_KIND, show_default=True, help="Where it runs."
 )
 @click.option("--work-dir", default="", help="Folder for data folder and TMPDIR, as in a trial.")
-@click.option(
-    "-p",
-    "--parameter",
-    "others",
-    nargs=2,
-    multiple=True,
-    metavar="NAME VALUE",
-    help=f"A parameter of the machine, as in a trial: {', '.join(MACHINE_PARAMETERS)}. May be repeated.",
-)
+@parameter_option(f"A parameter of the machine, as in a trial: {', '.join(MACHINE_PARAMETERS)}")
 def examine(
     build: str | None,
     server: str,
@@ -98,7 +90,6 @@ def examine(
     from picolab.config.given_paths import absolute_path
     from picolab.config.invalid_input import validate
     from picolab.config.trial_parameters import TrialParameters
-    from picolab.config.yaml_text import YamlProblem, read_value
     from picolab.examine.check import Severity
     from picolab.examine.output import FORMATS, summary
     from picolab.examine.registry import CHECKS
@@ -113,15 +104,12 @@ def examine(
         _print_checks(checks)
         return ExitCode.OK
     given: dict[str, Any] = {"server": server, "build": build or SERVERS[server].default_build, "machine": machine}
-    for name, text in others:
+    for name, _ in others:
         if name not in MACHINE_PARAMETERS:
             raise ParameterError(
                 f"-p {name}: an examination takes {', '.join(MACHINE_PARAMETERS)}, and sets all else itself; remove it"
             )
-        try:
-            given[name] = read_value(text)
-        except YamlProblem as problem:
-            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
+    given |= read_parameters(others)
     given["work_dir"] = absolute_path(work_dir, Path.cwd(), "--work-dir")
     parameters = validate(TrialParameters, given, "the command line")
     if form == "table" and output is not None:

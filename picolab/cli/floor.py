@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from picolab.cli.parameter_option import parameter_option, read_parameters
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--to", "high", help="Largest RAM to try, such as 512M; default: 1G, or 3/4 of this host's.")
 @click.option("--machine", type=click.Choice(list(KINDS)), help="Where the server runs.")
 @click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test.")
-@click.option("-p", "others", type=(str, str), multiple=True, metavar="NAME VALUE", help="Any other trial parameter.")
+@parameter_option("Any other parameter of a trial")
 @click.option("--campaign", help="Name of the campaign; default: floor and the time in UTC.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the uploaded bytes.")
 @click.option("--idle-limit", type=float, default=60.0, show_default=True, help="Seconds to wait for an idle host.")
@@ -77,20 +78,14 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     from picolab.config.invalid_input import validate
     from picolab.config.sizes import parse_ram_mib
     from picolab.config.trial_parameters import TrialParameters
-    from picolab.config.yaml_text import YamlProblem, read_value
     from picolab.results.folders import check_name
 
     source = "picolab floor"
     named = named_builds(builds, {}, source)
     values: dict[str, Any] = {"build": next(iter(named.values()))["build"], "file_size": options["file_size"]}
     values |= {name: options[name] for name in ("machine", "server") if options[name] is not None}
-    for name, text in options["others"]:
-        if name in (*values, "ram_mb", "direction", "seed", "machine_name", "memory_limit", "label"):
-            raise ParameterError(f"-p {name} {text}: the search sets {name} itself; remove it")
-        try:
-            values[name] = read_value(text)
-        except YamlProblem as problem:
-            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
+    fixed = ("build", "file_size", "ram_mb", "direction", "seed", "machine_name", "memory_limit", "label")
+    values |= read_parameters(options["others"], given=values, fixed=fixed, command="picolab floor")
     wanted = {name: options[name] for name in ("step", "share", "limit", "confirm")}
     wanted["precision"] = _share(options["precision"], "--precision")
     if options["slowdown"] is not None:

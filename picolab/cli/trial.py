@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from picolab.cli.parameter_option import parameter_option, read_parameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.host.stop_request import StopRequest
@@ -21,15 +22,7 @@ from picolab.text.foreign import shown
 @click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test (server).")
 @click.option("--build", help="calibration, a release such as 1.5.4, or a path (build).")
 @click.option("--keep-machine", is_flag=True, help="Leave machine and server up, whatever the outcome is.")
-@click.option(
-    "-p",
-    "--parameter",
-    "others",
-    nargs=2,
-    multiple=True,
-    metavar="NAME VALUE",
-    help="Any other parameter of the trial notebook; VALUE is YAML. May be repeated.",
-)
+@parameter_option("Any other parameter of the trial notebook")
 def trial(
     machine: str | None,
     ram_mb: str | None,
@@ -54,7 +47,6 @@ def trial(
     from picolab.cli.trial_view import print_trial
     from picolab.config.invalid_input import validate
     from picolab.config.trial_parameters import TrialParameters
-    from picolab.config.yaml_text import YamlProblem, read_value
     from picolab.text.live_line import rewrite_line
 
     keep = "always" if keep_machine else None
@@ -67,13 +59,7 @@ def trial(
         "keep_machine": keep,
     }
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for name, text in others:
-        if name in values:
-            raise ParameterError(f"-p {name} {text}: {name} is given twice; remove one of the two")
-        try:
-            values[name] = read_value(text)
-        except YamlProblem as problem:
-            raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
+    values |= read_parameters(others, given=values)
     parameters = validate(TrialParameters, values, "picolab trial")
     if values.get("build") in default_builds() and parameters.build != values["build"]:
         raise ParameterError(

@@ -78,7 +78,7 @@ def test_command_refuses_what_makes_no_sense() -> None:
         (("--slowdown", "slow"), "--slowdown 'slow' should be a share, such as 10%"),
         (("--margin", "90%"), "--margin 90% should be above 0 and at most 50%"),
         (("calibration",), "two builds would be called 'calibration'"),
-        (("-p", "ram_mb", "64"), "the search sets ram_mb itself"),
+        (("-p", "ram_mb", "64"), "picolab floor sets ram_mb itself"),
         (("--to", "900G"), "is more than this host's"),
         (("--from", "12.3M"), "RAM '12.3M'"),
     ):

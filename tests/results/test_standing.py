@@ -708,7 +708,7 @@ def test_status_and_resume_say_which_results_are_gone(
     monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
     code, said = command(capsys, "resume", str(campaign))
     assert code == ExitCode.INSTRUMENT_FAULT
-    assert "3 results that the ledger names are gone, and are measured again" in " ".join(said.split())
+    assert "3 results that the ledger names are gone, and measured again" in " ".join(said.split())
     assert asked_for == trial_ids(campaign)
 
 

@@ -10,6 +10,7 @@
     ├── MachineError                  the machine could not be made, reached or kept: outcome `machine_failed`
     │   ├── MachineBusy               a live process holds the machine
     │   │   └── MachineKept           an earlier trial left it up for debugging
+    │   ├── MachineSilent             the machine runs, and does not answer
     │   ├── VagrantError              vagrant failed or hung; see machines/vagrant/
     │   └── LibvirtError              libvirt failed or does not answer; see machines/vagrant/
     ├── StageError                    a stage of a trial cannot run yet; the message names the cell to run first

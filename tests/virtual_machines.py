@@ -25,7 +25,7 @@ from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.folders import end_keeper, machines_dir, state_mark
 from picolab.machines.vagrant import box as box_module
-from picolab.machines.vagrant import box_disk, boxes, libvirt
+from picolab.machines.vagrant import box_disk, boxes, libvirt, network
 from picolab.machines.vagrant import machine as vagrant
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.machine import VagrantMachine
@@ -160,6 +160,8 @@ def _make_box() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not known.exists():
             with _as_box_owner():
+                # A test whose machine had made the network would remove it, while another one is about to use it.
+                network.make()
                 box_module.build_box(name=_box_name(), report=print)
                 copy_into_pool(_box_name())
                 # Asked once: each test has a state folder of its own, and would try KVM anew.
@@ -234,8 +236,8 @@ def _as_before(before: dict[str, set[str]]) -> None:
     """Take down what Vagrant has made once for all machines, where it was not there before and nobody uses it now."""
     if libvirt.all_domains():
         return
-    for network in _of_libvirt()["net that runs"] - before["net that runs"]:
-        _virsh("net-destroy", network)
+    for name in _of_libvirt()["net that runs"] - before["net that runs"]:
+        _virsh("net-destroy", name)
     for kind in ("net", "pool"):
         for name in _of_libvirt()[kind] - before[kind]:
             if kind == "pool":

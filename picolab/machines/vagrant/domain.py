@@ -53,7 +53,12 @@ def boot(spec: dict[str, Any]) -> None:
             ("setvcpus", name, str(spec["cpus"])),
         ):
             libvirt.virsh(*words, "--config")
-        libvirt.virsh("start", name)
+        try:
+            libvirt.virsh("start", name)
+        except libvirt.LibvirtError:
+            # The network can be gone since the power was cut.
+            network.make()
+            libvirt.virsh("start", name)
 
 
 def destroy(folder: Path, spec: dict[str, Any]) -> None:

@@ -25,8 +25,15 @@ _XML = f"""\
 
 
 def make() -> None:
-    """Make the network if there is none. If that fails, vagrant makes its own."""
-    if libvirt.network() != "missing":
+    """Make the network if there is none, or start it. If that fails, vagrant makes its own.
+
+    Another project's `vagrant destroy` stops a network that no running machine uses at that moment.
+    """
+    state = libvirt.network()
+    if state == "inactive":
+        with contextlib.suppress(libvirt.LibvirtError):
+            libvirt.virsh("net-start", libvirt.NETWORK)
+    if state != "missing":
         return
     with tempfile.TemporaryDirectory(prefix="picolab-network-") as folder:
         file = Path(folder) / "network.xml"

@@ -17,7 +17,7 @@ from typing import Any
 import picolab
 from picolab.errors import MachineError
 from picolab.machines.folders import exclusive_now, machine_folders, spec_of
-from picolab.machines.vagrant import boxes, libvirt
+from picolab.machines.vagrant import boxes, libvirt, network
 from picolab.machines.vagrant.domain import command_of, domain_state
 from picolab.machines.vagrant.state import State
 
@@ -143,6 +143,7 @@ class SavedStates:
         if self._state["provider"] == "libvirt":
             domain = self._domain()
             if not _load_into_process(domain, name):
+                network.make()
                 libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
         else:
             command_of(self._state.folder, self._state).snapshot_restore(name, limit_s=limit_s)

@@ -71,6 +71,10 @@ elif command in ("setmaxmem", "setmem", "setvcpus"):
 elif command == "start":
     if domain(plain[0])["state"] != "shut off":
         fail("Domain is already active")
+    if state.pop("network_stops", False):
+        state["network"] = "inactive"; save()
+    if state["network"] != "active":
+        fail("Requested operation is not valid: network 'vagrant-libvirt' is not active")
     domain(plain[0])["state"] = "running"
     save()
 elif command == "undefine":
@@ -86,6 +90,8 @@ elif command in ("net-uuid", "pool-uuid"):
     print(state.get(command, command + " 1") + "\n")
 elif command in ("net-destroy", "pool-destroy"):
     state["network" if command == "net-destroy" else "pool"] = "inactive"; save()
+elif command == "net-start":
+    state["network"] = "active"; save()
 elif command in ("net-undefine", "pool-undefine"):
     state["network" if command == "net-undefine" else "pool"] = "missing"; save()
 elif command == "pool-info":

@@ -53,6 +53,15 @@ def test_state_of_the_host(virsh: VirshStub) -> None:
     assert libvirt.problem() == libvirt.NETWORK_DOWN
 
 
+@pytest.mark.parametrize("stopped", [{"network": "inactive"}, {"network_stops": True}], ids=["before", "meanwhile"])
+def test_a_boot_starts_a_network_that_stopped(stopped: dict[str, object], virsh: VirshStub) -> None:
+    name = f"{PREFIX}default"
+    virsh.set(domains={name: domain()}, **stopped)
+    boot({"prefix": PREFIX, "ram_mb": 256, "cpus": 1})
+
+    assert libvirt.domains(PREFIX) == {name: "running"} and libvirt.network() == "active"
+
+
 def test_what_the_file_system_keeps_for_others_is_not_free(virsh: VirshStub, tmp_path: Path) -> None:
     virsh.set(pool_path=str(tmp_path), free=1 << 60)
     assert 0 < (libvirt.pool_free_bytes() or 0) <= shutil.disk_usage(tmp_path).total

@@ -15,7 +15,7 @@ from picolab.config.answer_request import AnswerRequest, EarlierTrial
 from picolab.config.invalid_input import validate
 from picolab.config.names import ScenarioNames, case_labels
 from picolab.config.order import order_in_words, order_of_blocks
-from picolab.config.plan import Plan, PlannedTrial
+from picolab.config.plan import Plan, PlannedTrial, planned_trials
 from picolab.config.sizes import KIB, MIB, format_size
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
@@ -202,20 +202,8 @@ def _trials(
     ]
     labels, names, counts = case_labels(cases, source), ScenarioNames(cases), list(missing.values())
     scenarios = [names.of(case) for case in cases]
-    trials: list[PlannedTrial] = []
-    for block, order in enumerate(order_of_blocks(cases, scenarios, max(counts), random.Random(seed)), start=1):
-        # A case that earlier campaigns have measured needs fewer blocks.
-        for index in (index for index in order if block <= counts[index]):
-            position = len(trials) + 1
-            trials.append(
-                PlannedTrial(
-                    trial_id=f"{position:03d}-{labels[index]}",
-                    block=block,
-                    position=position,
-                    case=labels[index],
-                    scenario=scenarios[index],
-                    # Bytes of their own for each trial: nothing in between can have seen them before.
-                    parameters=cases[index].model_copy(update={"seed": seed * 1_000_000 + position}),
-                )
-            )
+    blocks = order_of_blocks(cases, scenarios, max(counts), random.Random(seed))
+    # A case that earlier campaigns have measured needs fewer blocks.
+    order = [[index for index in block if number <= counts[index]] for number, block in enumerate(blocks, start=1)]
+    trials = planned_trials(cases, labels, scenarios, order, seed)
     return trials, order_in_words(cases, scenarios)

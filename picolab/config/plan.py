@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -121,6 +122,40 @@ class Plan(BaseModel):
             ) from None
 
 
+def planned_trials(
+    cases: Sequence[TrialParameters],
+    labels: Sequence[str],
+    scenarios: Sequence[str],
+    order: Sequence[Sequence[int]],
+    seed: int,
+) -> list[PlannedTrial]:
+    """Return the trials of a plan in their order.
+
+    Args:
+        labels: of each case.
+        scenarios: of each case, its name without the build.
+        order: for each block, the indices of the cases in the order in which they run.
+        seed: of the plan.
+    """
+    digits = max(3, len(str(sum(len(block) for block in order))))
+    trials: list[PlannedTrial] = []
+    for block, indices in enumerate(order, start=1):
+        for index in indices:
+            position = len(trials) + 1
+            trials.append(
+                PlannedTrial(
+                    trial_id=f"{position:0{digits}d}-{labels[index]}",
+                    block=block,
+                    position=position,
+                    case=labels[index],
+                    scenario=scenarios[index],
+                    # Bytes of their own for each trial: nothing in between can have seen them before.
+                    parameters=cases[index].model_copy(update={"seed": seed * 1_000_000 + position}),
+                )
+            )
+    return trials
+
+
 def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     """Build the plan of a campaign.
 
@@ -148,22 +183,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     names = ScenarioNames(cases)
     scenarios = [names.of(case) for case in cases]
     order = order_of_blocks(cases, scenarios, blocks, random.Random(wanted.seed))
-    digits = max(3, len(str(len(cases) * blocks)))
-    trials: list[PlannedTrial] = []
-    for block, indices in enumerate(order, start=1):
-        for index in indices:
-            position = len(trials) + 1
-            trials.append(
-                PlannedTrial(
-                    trial_id=f"{position:0{digits}d}-{labels[index]}",
-                    block=block,
-                    position=position,
-                    case=labels[index],
-                    scenario=scenarios[index],
-                    # Bytes of their own for each trial: nothing in between can have seen them before.
-                    parameters=cases[index].model_copy(update={"seed": wanted.seed * 1_000_000 + position}),
-                )
-            )
+    trials = planned_trials(cases, labels, scenarios, order, wanted.seed)
     return Plan(
         campaign=campaign,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -63,7 +63,7 @@ def headline(found: Answer) -> str:
     what = f"{asked.file_size} with {f'{asked.ram_mb:.10g} MiB of RAM' if found.limited else 'unlimited memory'}"
     match found.verdict:
         case "yes":
-            return f"Yes: {what} works."
+            return f"Yes: {what} worked each time."
         case "no":
             return f"No: {what} does not work."
         case "likely":

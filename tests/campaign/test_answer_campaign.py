@@ -58,7 +58,10 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> No
     first = json.loads((folder / "answer.json").read_text())
     assert first["verdict"] == "yes"
     assert first["quantities"]["peak_anon_bytes"]["basis"] == "measured: 3 trials"
-    assert "Yes: 8M with 128 MiB of RAM works. 3 of 3 trials of 8M survived. Nothing is extrapolated." in done.stdout
+    assert (
+        "Yes: 8M with 128 MiB of RAM worked each time. 3 of 3 trials of 8M survived. Nothing is extrapolated."
+        in done.stdout
+    )
 
     again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import picolab_here
 from conftest import eventually
 
 from picolab.exit_codes import ExitCode
@@ -25,10 +26,10 @@ SLOW = {"transfer_mib_s": 2}
 """Slow enough to catch an upload of 4 MiB in the act."""
 
 
-def ended_well(picolab: StartPicolab, run: RunningPicolab, results: int = 1) -> None:
+def ended_well(run: RunningPicolab, results: int = 1) -> None:
     """Check that every trial has one result, by a resume where that is needed, and that nothing is left."""
-    code, output = picolab("resume", run.campaign, name=run.campaign).end()
-    assert code == ExitCode.OK, output
+    done = picolab_here("resume", run.campaign)
+    assert done.returncode == ExitCode.OK, done.stdout + done.stderr
     found = [entry for entry in run.entries if not entry.outcome.is_fault]
     assert [entry.outcome for entry in found] == [Outcome.OK] * results
     assert sorted(entry.trial_id for entry in found) == sorted(trial.trial_id for trial in run.load.plan.trials)
@@ -225,7 +226,7 @@ def test_sigint_twice(picolab: StartPicolab) -> None:
     run.process.send_signal(signal.SIGINT)
     code, output = run.end()
     assert code == ExitCode.INTERRUPTED, output
-    ended_well(picolab, run)
+    ended_well(run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -244,7 +245,7 @@ def test_sigterm_or_sighup(picolab: StartPicolab, proof: Proof, number: signal.S
     assert code == ExitCode.INTERRUPTED, output
     proof.text(output)
     assert [entry.outcome for entry in run.entries] == [Outcome.INTERRUPTED]
-    ended_well(picolab, run)
+    ended_well(run)
 
 
 proved_by(
@@ -280,7 +281,7 @@ def test_campaign_suspended_and_continued(picolab: StartPicolab) -> None:
     run.process.send_signal(signal.SIGCONT)
     code, output = run.end()
     assert code == ExitCode.OK, output
-    ended_well(picolab, run)
+    ended_well(run)
 
 
 # SIGKILL of each process at each stage
@@ -362,7 +363,7 @@ def killed_at_each_moment(picolab: StartPicolab, victim: str, moment: str) -> No
     code, output = run.end()
     assert code == ExitCode.OK, output
     assert len(run.entries) <= 2, output
-    ended_well(picolab, run)
+    ended_well(run)
 
 
 @pytest.mark.parametrize("moment", _MOMENTS)

@@ -29,6 +29,7 @@ from picolab.agent.procfs import descendants
 from picolab.host.facts import disk_of
 from picolab.host.processes import ProcessIdentity
 from picolab.servers.calibration.program import server_path
+from picolab.slow_imports import decline_slow_imports
 
 if TYPE_CHECKING:
     from browser import Visiting
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from picolab.machines.local.machine import LocalMachine
 
 pytest_plugins = ["virtual_machines"]
+
+# Before a test module imports altair or nbformat itself.
+decline_slow_imports()
 
 # A busy host makes anything slow, which says nothing about what is tested.
 hypothesis.settings.register_profile(

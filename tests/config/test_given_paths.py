@@ -13,6 +13,7 @@ from pathlib import Path
 import papermill.cli
 import pytest
 from click.testing import CliRunner, Result
+from command_line import picolab_here
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,20 +44,13 @@ def make_server(path: Path, mark: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-
-
-def picolab(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = run([sys.executable, "-m", "picolab", *words], folder, **environment)
+def picolab(folder: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder, with another environment, in the test's own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        done = picolab_here(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -292,7 +286,7 @@ def test_an_old_plan_is_read_and_not_run(tmp_path: Path) -> None:
     assert "0 of" in picolab(tmp_path, "status", "c").stdout
     with pytest.raises(ParameterError, match=r"'./server-of-a-test' does not say in which folder"):
         check_plan(Plan.load(outputs_dir() / "c"))
-    done = run([sys.executable, "-m", "picolab", "resume", "c"], tmp_path)
+    done = picolab_here("resume", "c")
     assert done.returncode == 4 and "does not say in which folder" in done.stderr
 
 

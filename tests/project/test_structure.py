@@ -91,7 +91,7 @@ LAYERS = (
     ("analysis", "instrument"),
     ("charts",),
     ("trial", "report", "examine"),
-    ("campaign", "doctor"),
+    ("campaign", "doctor", "publish"),
     ("api", "cli"),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""

@@ -16,6 +16,7 @@ from picolab.cli import (
     comparison,
     examination,
     floor,
+    history,
     host,
     machines,
     project,
@@ -53,7 +54,7 @@ def main() -> None:
 for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
-    publishing.publish,
+    *(publishing.publish, history.history),
     *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
     *(trial.trial, machines.machines, box.box),
 ):

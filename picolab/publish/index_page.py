@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def _case(case: CaseLine) -> str:
     others = "".join(f" {badge(outcome)} {number:,}" for outcome, number in sorted(failed.items()))
     if not case.values:
         return f'<li><span class="case">{escape(case.name)}</span><span class="value">no value{others}</span></li>'
-    middle = sorted(case.values)[len(case.values) // 2]
+    middle = statistics.median(case.values)
     words = f"{metric.title} median {middle:,.{metric.decimals}f} {metric.shown_unit}".rstrip()
     drawn = sparkline(case.values, escape(f"{words}, {counted(len(case.values), 'trial')} in order of time"))
     return (

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 WIDTH, HEIGHT = 120, 28
 _EDGE = 3.0
+LEAST_RANGE = 0.2
+"""Relative: values that differ by less do not use the whole height, so that noise looks like noise."""
 MOST_POINTS = 120
 """More values than pixels are thinned: each point then is the lowest or the highest of its share."""
 
 
 def sparkline(values: Sequence[float], title: str) -> str:
-    """Return the values as a line from left to right, from their minimum to their maximum; empty for no value.
+    """Return the values as a line from left to right, its height at least `LEAST_RANGE`; empty for no value.
 
     Args:
         title: says the same in words, escaped already.
@@ -17,7 +19,7 @@ def sparkline(values: Sequence[float], title: str) -> str:
     if not values:
         return ""
     thinned = _thinned(values)
-    low, high = min(thinned), max(thinned)
+    low, high = _ends(thinned)
     step = (WIDTH - 2 * _EDGE) / max(1, len(thinned) - 1)
     places = [(_EDGE + index * step, _y(value, low, high)) for index, value in enumerate(thinned)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -26,6 +28,12 @@ def sparkline(values: Sequence[float], title: str) -> str:
         f'<svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{title}"><polyline points="{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/></svg>'
     )
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    middle, reach = (low + high) / 2, max((high - low) / 2, LEAST_RANGE / 2 * abs(low + high) / 2)
+    return middle - reach, middle + reach
 
 
 def _y(value: float, low: float, high: float) -> float:

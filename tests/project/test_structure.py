@@ -88,7 +88,7 @@ LAYERS = (
     ("host",),
     ("servers", "machines", "jupyter"),
     ("results",),
-    ("analysis", "instrument"),
+    ("analysis", "instrument", "history"),
     ("charts",),
     ("trial", "report", "examine"),
     ("campaign", "doctor", "publish"),

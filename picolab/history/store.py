@@ -33,7 +33,7 @@ class Store(Protocol):
     """Folder or URL, for messages."""
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of the files of a kind, in order."""
+        """Return the names of the files of one kind, in order."""
 
     def address(self, kind: str, name: str) -> str:
         """Return where DuckDB reads a file."""
@@ -153,7 +153,7 @@ def file_name(group: str, content: str) -> str:
 
 
 def readable(store: Store, kind: str) -> dict[str, list[str]]:
-    """Return the addresses of the files of a kind by their group.
+    """Return the addresses of the files of one kind by their group.
 
     Raises:
         ParameterError: a file is of a newer schema.

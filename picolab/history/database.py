@@ -29,6 +29,11 @@ _SQL_TYPES = {
     "Float64": "DOUBLE",
     "timestamp": "TIMESTAMP",
 }
+_SETTINGS = {
+    # Nothing is loaded from the network.
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 _IDENTITIES = {TRIALS: ("trial_key", "started_utc"), CAMPAIGNS: ("campaign_key", "trials DESC, added_at DESC")}
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
 
@@ -49,17 +54,16 @@ class Database:
         """
         self.store = store
         self._group = group
+        self._made: set[str] = set()
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
-        # Nothing is loaded from the network.
-        settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-        connection = duckdb.connect(config=settings)  # type: ignore[arg-type]
+        connection = duckdb.connect(config=_SETTINGS)  # type: ignore[arg-type]
+        # Each footer is read once.
+        connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
         self.store.attach(connection)
-        for table, kinds in ((TRIALS, columns()), (CAMPAIGNS, CAMPAIGN_COLUMNS)):
-            self._make_view(connection, table, kinds)
         return connection
 
     def _make_view(self, connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str]) -> None:
@@ -103,6 +107,10 @@ class Database:
             UnreadableFile: a file is damaged.
             HostUnfit: the store cannot be reached.
         """
+        for table, kinds in ((TRIALS, columns()), (CAMPAIGNS, CAMPAIGN_COLUMNS)):
+            if table not in self._made and f"FROM {table}" in query:
+                self._make_view(self._connection, table, kinds)
+                self._made.add(table)
         cursor = self._executed(self._connection, query)
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -126,7 +126,9 @@ def history_row(record: Record, campaign_key: str, purpose: str) -> dict[str, An
 
 
 def arrow_table(rows: list[dict[str, Any]], kinds: Mapping[str, str]) -> pa.Table:
-    """Return rows as an Arrow table with these columns; a column of whole numbers with a fraction in it has fractions.
+    """Return rows as an Arrow table with those columns that have a value.
+
+    A column of whole numbers with a fraction in it has fractions.
 
     Args:
         kinds: column -> type, as `columns` has them.
@@ -137,6 +139,8 @@ def arrow_table(rows: list[dict[str, Any]], kinds: Mapping[str, str]) -> pa.Tabl
     fields = {}
     for name, kind in kinds.items():
         values = [row.get(name) for row in rows]
+        if all(value is None for value in values):
+            continue
         if kind == "Int64":
             fractions = any(isinstance(value, float) for value in values)
             fields[name] = pa.array(values, type=pa.float64() if fractions else pa.int64())

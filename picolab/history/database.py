@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,10 @@ class Database:
 
         connection = duckdb.connect(config=_SETTINGS)  # type: ignore[arg-type]
         # Each footer is read once.
-        connection.execute("SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+        connection.execute("SET parquet_metadata_cache = true")
+        # In a notebook without ipywidgets it refuses, and shows none.
+        with suppress(duckdb.InvalidInputException):
+            connection.execute("SET enable_progress_bar = false")
         self.store.attach(connection)
         return connection
 

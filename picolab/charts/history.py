@@ -13,8 +13,8 @@ from picolab.history.series import Point, Series
 from picolab.record.metric import Metric
 
 MOST_PANELS = 24
-NEWEST, OTHERS = "newest build of the campaign", "measured next to it"
-OF_BUILD, NOT_OF_BUILD = "the build changed", "host or instrument changed"
+NEWEST, OTHERS = "newest build", "other build"
+OF_BUILD, NOT_OF_BUILD = "change of the build", "other change"
 
 
 def over_time(series: Sequence[Series], metric: Metric) -> list[alt.LayerChart]:

@@ -28,8 +28,10 @@ from picolab.text.wording import counted, duration, listed, percent
 
 ANSWER_FILE = "answer.json"
 _LARGEST_FLOOR_BYTES = 4 * MIB
+_RULE = f"a rule: {DISK_FACTOR:g} times the file, for temp file, database and log while it is stored"
 _BUSY = {"busy_host", "host_busy_during_trial"}
 """Codes of caveats."""
+_KINDS = {"time": "time", "memory": "peak memory", "disk": "disk space"}
 _CODES = {"yes": ExitCode.OK, "likely": ExitCode.OK, "unlikely": ExitCode.TRIALS_FAILED, "no": ExitCode.TRIALS_FAILED}
 
 
@@ -98,7 +100,7 @@ def reason(found: Answer) -> str:
 
 def _peak(found: Answer) -> str:
     """Return the predicted peak against the RAM, as the rest of a sentence; empty without a prediction."""
-    peaks = [quantity for quantity in found.quantities if quantity.metric.unit == "bytes" and quantity.prediction]
+    peaks = [quantity for quantity in found.quantities if quantity.kind == "memory" and quantity.prediction]
     if not peaks:
         return ", and peak memory could not be predicted"
     worst = max(peaks, key=lambda quantity: quantity.prediction.high if quantity.prediction else 0)
@@ -150,8 +152,7 @@ def scaling_words(quantity: Quantity) -> str:
 
 def title(quantity: Quantity) -> str:
     """Return the name of a quantity, such as `time of the upload`."""
-    kind = "peak memory" if quantity.metric.unit == "bytes" else "time"
-    return f"{kind} of the {quantity.metric.step}"
+    return f"{_KINDS[quantity.kind]} of the {quantity.metric.step}"
 
 
 Fact = tuple[str, str, str]
@@ -166,12 +167,12 @@ def facts(found: Answer, folder: Path) -> list[Fact]:
     """
     rows = [_survival(found)] if found.trials else []
     for quantity in found.quantities:
-        if quantity.prediction is None:
+        if quantity.prediction is None and quantity.kind == "disk":
+            rows.append((title(quantity), size_words(found.disk_bytes), f"{_RULE}, since {quantity.missing}"))
+        elif quantity.prediction is None:
             rows.append((title(quantity), "no prediction", quantity.missing))
         else:
             rows.append((title(quantity), interval_words(quantity), how_known(found, quantity)))
-    rule = f"not measured: {DISK_FACTOR:g} times the file, for temp file, database and log while it is stored"
-    rows.append(("disk", size_words(found.disk_bytes), rule))
     rows.append(_floor(found, folder))
     if found.request.parallel != [1]:
         rows.append(_parallel(found))
@@ -319,8 +320,6 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
             for size in found.survival
         ],
         "quantities": {quantity.metric.name: _quantity_json(found, quantity) for quantity in found.quantities},
-        "disk_bytes": None,
-        "disk_missing": "the disk that a server uses is not measured",
         "disk_rule_bytes": found.disk_bytes,
         "floor_mb": None if floor is None else floor["floor_mb"],
         "floor_campaign": None if floor is None else floor["campaign"],

@@ -90,6 +90,8 @@ class Answer:
     verdict: Verdict
     scalability: Scalability | None = None
     scalability_missing: str = ""
+    parallel_size: str = ""
+    """File size at which several uploads at the same time were measured; empty without any."""
     levels: dict[int, list[float]] = field(default_factory=dict)
     """By number of uploads at the same time, the throughput of each trial, MiB/s."""
 
@@ -144,7 +146,10 @@ def answer(request: AnswerRequest, rows: Sequence[dict[str, Any]]) -> Answer:
         for step in _steps(request)
         for kind, name in _ASKED[step].items()
     ]
-    scalability, missing, levels = _scalability(used, request)
+    parallel_size = request.parallel_size or next(
+        (str(row["file_size"]) for row in reversed(used) if row["parallel_uploads"] > 1), ""
+    )
+    scalability, missing, levels = _scalability(used, request, parallel_size)
     return Answer(
         request,
         used,
@@ -154,6 +159,7 @@ def answer(request: AnswerRequest, rows: Sequence[dict[str, Any]]) -> Answer:
         _verdict(request, survival, quantities),
         scalability,
         missing,
+        parallel_size,
         levels,
     )
 
@@ -225,14 +231,14 @@ def _verdict(request: AnswerRequest, survival: Sequence[SizeSurvival], quantitie
 
 
 def _scalability(
-    rows: Sequence[dict[str, Any]], request: AnswerRequest
+    rows: Sequence[dict[str, Any]], request: AnswerRequest, parallel_size: str
 ) -> tuple[Scalability | None, str, dict[int, list[float]]]:
     if request.parallel == [1]:
         return None, "", {}
     metric = METRICS["throughput_mib_s"]
     levels: dict[int, list[float]] = {}
     for row in rows:
-        if row["file_size"] == request.parallel_size and (values := counting_values(metric, [row])):
+        if row["file_size"] == parallel_size and (values := counting_values(metric, [row])):
             levels.setdefault(row["parallel_uploads"], []).append(float(values[0]))
     levels = dict(sorted(levels.items()))
     try:

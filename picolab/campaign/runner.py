@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.analysis.floor_search import floors_of
+from picolab.campaign.answer_growth import next_step
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.floor import with_next_round
@@ -100,6 +101,7 @@ class Campaign:
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
         self._left: int | None = None
+        self._left_s: float | None = None
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
@@ -222,16 +224,13 @@ class Campaign:
         """The trials of the plan, without those after the block in which `repeats: auto` had enough."""
         return [trial for trial in self.plan.trials if trial.trial_id in self.tally.needed]
 
-    def _run_search(self) -> None:
-        """Run what a search for the memory floor planned, and plan on, until it has ended or a trial has no result."""
+    def _run_growing(self) -> None:
+        """Run what is planned, and plan on, until nothing follows or a trial has no result."""
         waited = False
         while True:
             left = [trial for trial in self.plan.trials if trial.trial_id not in self.tally.rows]
             if not left:
-                planned = len(self.plan.trials)
-                self.plan, floors = with_next_round(self.plan, self.tally.rows)
-                self._left = sum(floor.expected_left for floor in floors.values())
-                left = self.plan.trials[planned:]
+                left = self._plan_on()
                 if not left:
                     return
                 self.plan.save(self.folder)
@@ -245,9 +244,24 @@ class Campaign:
                 if trial.trial_id not in self.tally.rows:
                     return
 
-    def _run_blocks(self) -> None:
+    def _plan_on(self) -> list[PlannedTrial]:
+        """Return the next trials of a plan that grows, which are in the plan then; none when it has ended."""
+        planned, rows = len(self.plan.trials), self.tally.rows
         if self.plan.floor is not None:
-            self._run_search()
+            self.plan, floors = with_next_round(self.plan, rows)
+            self._left = sum(floor.expected_left for floor in floors.values())
+            return self.plan.trials[planned:]
+        step = next_step(self.plan, rows, self.tally.ran_s, self.folder.parent)
+        self.plan = self.plan.model_copy(update={"trials": [*self.plan.trials, *step.trials]})
+        self._left, self._left_s = step.left, step.left_s
+        if step.why_over:
+            note_stop(self.folder, self.plan.trials[-1].block, step.why_over)
+            self.watcher.note(f"Stopped after {counted(len(rows), 'trial')}: {step.why_over}.")
+        return step.trials
+
+    def _run_blocks(self) -> None:
+        if self.plan.grows:
+            self._run_growing()
             return
         if self.tally.needed <= self.tally.rows.keys():
             return
@@ -294,10 +308,10 @@ class Campaign:
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
     @property
-    def unfinished_search(self) -> str:
-        """That a search for the memory floor has not ended, one sentence; empty when it has, and for no search."""
+    def unfinished(self) -> str:
+        """That a campaign whose plan grows has not ended, one sentence; empty when it has, and for all others."""
         if self.plan.floor is None:
-            return ""
+            return self._unfinished_answer()
         floors = floors_of(self.plan, self.tally.rows)
         left = {label: floor.expected_left for label, floor in floors.items() if floor.next_mb is not None}
         if not left:
@@ -305,6 +319,13 @@ class Campaign:
         of_builds = f" of {listed(left)}" if len(floors) > 1 else ""
         trials = counted(sum(left.values()), "trial")
         return f"The search for the memory floor{of_builds} is unfinished; about {trials} more."
+
+    def _unfinished_answer(self) -> str:
+        rows = self.tally.rows
+        if not self.plan.grows or not self.plan.trials or not self.tally.needed <= rows.keys():
+            return ""
+        step = next_step(self.plan, rows, self.tally.ran_s, self.folder.parent)
+        return f"The answer is unfinished; about {counted(step.left, 'trial')} more." if step.trials else ""
 
     # One trial
 
@@ -457,10 +478,12 @@ class Campaign:
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""
         tally = self.tally
-        if self.plan.floor is not None:
-            if self._left is None:
+        if self.plan.grows:
+            if self._left is None and self.plan.floor is not None:
                 self._left = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
-            left = max(self._left, tally.total - tally.done)
+            left = max(self._left or 0, tally.total - tally.done)
             eta_s = tally.ran_s / tally.done * left if tally.done else None
+            if self.plan.answer is not None:
+                eta_s = self._left_s
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)

@@ -188,5 +188,5 @@ def end_of_answer(campaign: Campaign, code: ExitCode) -> ExitCode:
         table.add_row(*map(Text, row))
     print_lines(["", f"{headline(found)} {reason(found)}"])
     print_table(table)
-    print_lines([*notes(found), f"Page: {page}"])
+    print_lines([*notes(found, campaign.folder), f"Page: {page}"])
     return code if code is not ExitCode.OK else exit_code(answered.found)

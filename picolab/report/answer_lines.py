@@ -23,6 +23,7 @@ from picolab.report.floor_lines import FLOOR_FILE, ram
 from picolab.results.beginning import read_beginning
 from picolab.results.earlier import is_alike
 from picolab.results.folders import all_campaigns
+from picolab.results.stop_file import why_stopped
 from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration, listed, percent
 
@@ -179,9 +180,16 @@ def facts(found: Answer, folder: Path) -> list[Fact]:
     return [*rows, _measured(found)]
 
 
-def notes(found: Answer) -> list[str]:
-    """Return what limits the answer, a sentence each."""
+def notes(found: Answer, folder: Path) -> list[str]:
+    """Return what limits the answer, a sentence each.
+
+    Args:
+        folder: of the answer's campaign.
+    """
     lines = []
+    stopped = why_stopped(folder)
+    if stopped:
+        lines.append(f"Not everything was measured: {stopped}.")
     if found.request.parameters.build == "calibration":
         lines.append("The server was picolab's own calibration server, a test instrument, not PicoShare.")
     busy = sum(bool(_BUSY & set(str(row["caveats"]).split())) for row in found.rows)
@@ -240,7 +248,7 @@ def _parallel(found: Answer) -> Fact:
         if law.peak is not None and law.peak <= LIMIT_OF_EXTRAPOLATION * law.most
         else f"no peak up to {LIMIT_OF_EXTRAPOLATION * law.most:.0f} uploads"
     )
-    how = f"files of {found.request.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
+    how = f"files of {found.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
     return name, value, f"{peak}; {how}"
 
 
@@ -327,7 +335,7 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
         "parallel": None
         if law is None
         else {
-            "file_size": found.request.parallel_size,
+            "file_size": found.parallel_size,
             "rate_mib_s": law.rate,
             "contention": law.contention,
             "coherency": law.coherency,

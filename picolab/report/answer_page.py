@@ -82,7 +82,7 @@ def lines(answered: Answered) -> Html:
         (name[0].upper() + name[1:], Html(f"<strong>{escape(value)}</strong><br>{_quiet(note)}", value))
         for name, value, note in facts(found, answered.data.folder)
     ]
-    rest = "".join(f'<p class="note">{escape(line)}</p>' for line in notes(found))
+    rest = "".join(f'<p class="note">{escape(line)}</p>' for line in notes(found, answered.data.folder))
     return Html(
         f'<p class="headline">{escape(headline(found))}</p><p class="lead">{escape(reason(found))}</p>'
         f"{definitions(parts).markup}{rest}{campaign_page.notices(answered.data)}",
@@ -142,7 +142,7 @@ def parallel(answered: Answered) -> Figure | Html:
         return paragraph(f"There is no law: {why}.", "empty")
     return figure(
         [charts.parallel(found.scalability)],
-        f"Each point is a trial of {found.request.parallel_size} for each upload. The line is the universal "
+        f"Each point is a trial of {found.parallel_size} for each upload. The line is the universal "
         "scalability law with its 90 % band.",
         empty="",
     )

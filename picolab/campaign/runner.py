@@ -28,10 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.analysis.floor_search import floors_of
-from picolab.campaign.answer_growth import next_step
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
-from picolab.campaign.floor import with_next_round
+from picolab.campaign.growth import grow, unfinished_words
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
@@ -66,7 +65,7 @@ from picolab.results.rows import record_row
 from picolab.results.standing import RESULTS_FILE, Standing, read_standing
 from picolab.results.starts import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
-from picolab.text.wording import counted, listed
+from picolab.text.wording import counted, duration
 from picolab.trial.state import (
     PROGRESS_FILE,
     RECORD_FILE,
@@ -95,6 +94,8 @@ class Campaign:
     folder: Path
     plan: Plan
     watcher: Watcher = field(default_factory=Watcher)
+    budget_s: float | None = None
+    """Seconds of this run after which no further trial of a plan that grows begins; None: no limit."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder)
@@ -102,6 +103,7 @@ class Campaign:
         self._tally: Tally | None = None
         self._left: int | None = None
         self._left_s: float | None = None
+        self._begun_s = time.monotonic()
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
@@ -240,24 +242,34 @@ class Campaign:
                 self._wait_for_idle_host()
                 waited = True
             for trial in left:
+                if self._is_over_budget():
+                    return
                 self._run_trial(trial)
                 if trial.trial_id not in self.tally.rows:
                     return
 
+    def _is_over_budget(self) -> bool:
+        """Return whether a trial like those so far would end after the budget of this run, and say so."""
+        if self.budget_s is None or not self.tally.done:
+            return False
+        spent_s, each_s = time.monotonic() - self._begun_s, self.tally.ran_s / self.tally.done
+        if spent_s + each_s <= self.budget_s:
+            return False
+        self.watcher.note(
+            f"Stopped after {duration(spent_s)}: another trial takes about {duration(each_s)}, and "
+            f"{duration(self.budget_s)} were allowed."
+        )
+        return True
+
     def _plan_on(self) -> list[PlannedTrial]:
         """Return the next trials of a plan that grows, which are in the plan then; none when it has ended."""
         planned, rows = len(self.plan.trials), self.tally.rows
-        if self.plan.floor is not None:
-            self.plan, floors = with_next_round(self.plan, rows)
-            self._left = sum(floor.expected_left for floor in floors.values())
-            return self.plan.trials[planned:]
-        step = next_step(self.plan, rows, self.tally.ran_s, self.folder.parent)
-        self.plan = self.plan.model_copy(update={"trials": [*self.plan.trials, *step.trials]})
-        self._left, self._left_s = step.left, step.left_s
-        if step.why_over:
-            note_stop(self.folder, self.plan.trials[-1].block, step.why_over)
-            self.watcher.note(f"Stopped after {counted(len(rows), 'trial')}: {step.why_over}.")
-        return step.trials
+        found = grow(self.plan, rows, self.tally.ran_s, self.folder)
+        self.plan, self._left, self._left_s = found.plan, found.left, found.left_s
+        if found.why_over:
+            note_stop(self.folder, self.plan.trials[-1].block, found.why_over)
+            self.watcher.note(f"Stopped after {counted(len(rows), 'trial')}: {found.why_over}.")
+        return self.plan.trials[planned:]
 
     def _run_blocks(self) -> None:
         if self.plan.grows:
@@ -310,22 +322,9 @@ class Campaign:
     @property
     def unfinished(self) -> str:
         """That a campaign whose plan grows has not ended, one sentence; empty when it has, and for all others."""
-        if self.plan.floor is None:
-            return self._unfinished_answer()
-        floors = floors_of(self.plan, self.tally.rows)
-        left = {label: floor.expected_left for label, floor in floors.items() if floor.next_mb is not None}
-        if not left:
+        if not self.plan.grows:
             return ""
-        of_builds = f" of {listed(left)}" if len(floors) > 1 else ""
-        trials = counted(sum(left.values()), "trial")
-        return f"The search for the memory floor{of_builds} is unfinished; about {trials} more."
-
-    def _unfinished_answer(self) -> str:
-        rows = self.tally.rows
-        if not self.plan.grows or not self.plan.trials or not self.tally.needed <= rows.keys():
-            return ""
-        step = next_step(self.plan, rows, self.tally.ran_s, self.folder.parent)
-        return f"The answer is unfinished; about {counted(step.left, 'trial')} more." if step.trials else ""
+        return unfinished_words(self.plan, self.tally.rows, self.tally.ran_s, self.folder)
 
     # One trial
 

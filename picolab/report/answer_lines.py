@@ -260,7 +260,9 @@ def floor_command(found: Answer) -> str:
 
 
 def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
-    """Return headline, `floor_mb` and campaign of the newest floor search of this build and size; None without one.
+    """Return `headline`, `floor_mb`, `state` and `campaign` of the newest floor search of this build and size.
+
+    None without one.
 
     Args:
         folder: of the answer's campaign.
@@ -275,7 +277,8 @@ def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
         for build in builds if isinstance(builds, list) else ():
             if isinstance(build, dict) and build.get("build") == label and isinstance(build.get("headline"), str):
                 floor_mb = _number(build.get("floor_mb"))
-                return {"headline": build["headline"], "floor_mb": floor_mb, "campaign": other.name}
+                state = str(build.get("state"))
+                return {"headline": build["headline"], "floor_mb": floor_mb, "state": state, "campaign": other.name}
     return None
 
 

@@ -1,7 +1,10 @@
 """An answer as a campaign: from the command line, stopped and resumed, asked again, and questions that are refused."""
 
 import json
+import shutil
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from campaign_factory import FakeTrial, make_record, write_campaign
@@ -12,6 +15,7 @@ from picolab.campaign.answer_growth import next_step
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import why_over_budget
+from picolab.cli import answer_floor
 from picolab.cli.main import main
 from picolab.config.answer_request import EarlierTrial
 from picolab.config.plan import Plan
@@ -21,7 +25,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.record import Record
-from picolab.results.beginning import builds_of
+from picolab.results.beginning import builds_of, write_beginning
 from picolab.results.earlier import is_alike
 from picolab.results.standing import read_standing
 
@@ -46,7 +50,48 @@ def sizes_of(plan: Plan) -> list[str]:
     return plan.answer.sizes
 
 
-def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> None:
+def check_the_floor_of(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check which floor search follows an answer, without running one."""
+    searched: list[tuple[Plan, float]] = []
+
+    def run(open_campaign: Callable[[Watcher], Campaign], budget_s: float) -> tuple[Campaign, ExitCode]:
+        campaign = open_campaign(Watcher())
+        write_beginning(campaign.folder, campaign.plan)
+        searched.append((campaign.plan, budget_s))
+        return campaign, ExitCode.OK
+
+    monkeypatch.setattr(answer_floor, "run", run)
+    answered = Campaign.load(folder)
+    ran_s = answered.tally.ran_s
+    assert answer_floor.search_floor(answered, ran_s + 5) is ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The RAM floor is not searched: about 40 trials of" in said
+    assert "search it with: picolab floor calibration --file-size 8M --step both" in said
+    assert not searched
+
+    assert answer_floor.search_floor(answered, ran_s + 600) is ExitCode.OK
+    (plan, budget_s), asked = searched.pop(), answered.plan.answer
+    assert plan.floor is not None and asked is not None
+    assert (plan.campaign, plan.floor.step, budget_s) == ("asked-floor", "both", pytest.approx(600))
+    one = plan.trials[0].parameters
+    assert one.model_copy(update={"ram_mb": 128, "seed": 1}) == asked.parameters.model_copy(update={"seed": 1})
+    assert "No trial of the upload and download of 8M has a result yet" in capsys.readouterr().out
+
+    # That search is unfinished, so it is continued; a finished one is quoted.
+    answer_floor.search_floor(answered, ran_s + 600)
+    assert searched.pop()[0] == plan
+    data = json.loads((outputs_dir() / "asked-floor" / "floor.json").read_text())
+    data["builds"][0]["state"] = "found"
+    (outputs_dir() / "asked-floor" / "floor.json").write_text(json.dumps(data))
+    answer_floor.search_floor(answered, ran_s + 600)
+    assert not searched
+    assert "The RAM floor is known from campaign asked-floor: nothing is searched." in capsys.readouterr().out
+    shutil.rmtree(outputs_dir() / "asked-floor")
+
+
+def test_answer_is_stopped_resumed_and_asked_again_without_another_trial(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sha256 = next(iter(builds_of(plan_of("8M")).values()))
     plan = plan_of("8M", sha256=sha256)
     ended: list[str] = []
@@ -68,6 +113,8 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> No
         "Yes: 8M with 128 MiB of RAM worked each time. 3 of 3 trials of 8M survived. Nothing is extrapolated."
         in done.stdout
     )
+
+    check_the_floor_of(folder, monkeypatch, capsys)
 
     again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
 
@@ -188,6 +235,8 @@ def test_command_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str])
         (("calibration", "--file-size", "64MB", "--ram", "128M"), "MB and GB mean different things"),
         (("calibration", "--file-size", "64M", "--ram", "much"), "--ram: RAM 'much' is not a size"),
         (("calibration", *asked, "--budget", "999999h"), "is more than 30 days"),
+        (("calibration", *asked, "--floor", "--budget", "0"), "--floor runs trials, and --budget 0 allows none"),
+        (("calibration", *asked, "--floor", "--campaign", "x" * 50), "a name has up to 51 letters"),
         (("calibration", *asked, "--budget", "soon"), "--budget 'soon' is no time"),
         (("calibration", *asked, "--budget", "20"), "--budget '20' is no time"),
         (("calibration", *asked, "-p", "ram_mb", "64"), "picolab answer sets ram_mb itself"),

@@ -40,6 +40,13 @@ def test_search_of_two_builds_is_stopped_and_resumed() -> None:
     at_rest = Campaign.load(outputs_dir() / "search").progress()
     assert (at_rest.done, at_rest.total > 4) == (3, True)
 
+    notes: list[str] = []
+    without_time = Campaign.load(outputs_dir() / "search", Watcher(note=notes.append))
+    without_time.budget_s = 0.0
+    without_time.run()
+    assert len(read_standing(outputs_dir() / "search").results) == 3, "no trial begins beyond the budget of a run"
+    assert notes[-1].startswith("Stopped after 0.") and notes[-1].endswith("and 0.0 s were allowed.")
+
     done = picolab_here("resume", "search")
 
     assert done.returncode == ExitCode.REGRESSION, done.stderr
@@ -66,7 +73,7 @@ def test_search_of_two_builds_is_stopped_and_resumed() -> None:
     assert answer["headline"].split("'")[0] in page
     assert "as many as the search for the memory floor needed" in page
     assert answer["headline"] in " ".join(done.stdout.split())
-    assert not Campaign.load(folder).unfinished_search
+    assert not Campaign.load(folder).unfinished
     with pytest.raises(ParameterError, match="this campaign searched memory floors"):
         compare(read_campaign(folder))
 

@@ -55,18 +55,18 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     the trials run at full speed: the median time of trials at the largest RAM. `picolab resume` continues a stopped
     search.
 
-    With several builds their trials alternate, and each floor is compared with that of the first build. LABEL=BUILD
-    names a build.
+    With several builds their trials alternate, and each floor is compared with that of the first build, with
+    --slowdown also the RAM of full speed. LABEL=BUILD names a build.
 
     Writes floor.html and floor.json. Of one build, exits with 0 when the floor was found and confirmed, 2 when it was
-    not. Of several: with 0 when it is excluded that a build needs more RAM than the margin allows, 1 when one needs
-    more, 2 when it is undecided. With 3 when a trial has no result.
+    not. Of several: with 0 when it is excluded that a build needs more RAM than the margin allows, to survive and for
+    full speed, 1 when one needs more, 2 when it is undecided. With 3 when a trial has no result.
 
     \b
     Examples:
       picolab floor 1.5.4 --file-size 1G
       picolab floor ./picoshare --file-size 100M --slowdown 10%
-      picolab floor old=1.4.4 new=./picoshare --file-size 100M
+      picolab floor old=1.4.4 new=./picoshare --file-size 100M --slowdown 10%
       picolab floor ./picoshare --file-size 500M --step both --confirm 59
       picolab floor ./picoshare --share 0.9 --precision 5% --from 8M --to 256M
       picolab floor ./picoshare --file-size 100M --machine vagrant

@@ -38,7 +38,7 @@ _CLIMB_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Step:
-    """What follows in an answer whose plan grows.
+    """The next trials of an answer whose plan grows.
 
     Attributes:
         trials: the next ones; none when the answer ends.

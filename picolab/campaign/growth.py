@@ -16,7 +16,7 @@ from picolab.text.wording import counted, listed
 
 @dataclass(frozen=True)
 class Growth:
-    """What follows in a plan that grows.
+    """A plan that grows, with its next trials.
 
     Attributes:
         plan: with the next trials; the same trials as before when nothing follows.

@@ -28,7 +28,7 @@ def stopped_after(folder: Path) -> int | None:
 
 
 def why_stopped(folder: Path) -> str:
-    """Return why the rule ended a campaign, a sentence without a full stop; empty when it has not, or the reason is unknown."""
+    """Return why the rule ended a campaign, a sentence without a full stop; empty when it has not, or none is known."""
     with suppress(FileNotFoundError, UnreadableFile):
         noted = read_json(folder / STOPPED_FILE, _LARGEST_BYTES)
         reason = noted.get("reason") if isinstance(noted, dict) else None

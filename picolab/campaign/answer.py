@@ -174,10 +174,16 @@ def sizes_within(
                 return sizes
     raise BudgetTooLittle(
         f"--budget {duration(question.budget_s)} is too little: the least for {question.parameters.file_size} is about "
-        f"{duration(needed_s)}, with files of up to {format_size(least)}; give --budget {math.ceil(needed_s / 60)}min",
+        f"{duration(needed_s)}, with files of up to {format_size(least)}; give --budget {_as_budget(needed_s)}",
         needed_s,
         least,
     )
+
+
+def _as_budget(seconds: float) -> str:
+    """Return a time as `--budget` takes it, rounded up."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes}min" if minutes < 120 else f"{math.ceil(minutes / 60)}h"
 
 
 def missing_cases(

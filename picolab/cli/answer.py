@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from picolab.cli.answer_floor import FLOOR_SUFFIX
-from picolab.cli.parameter_option import parameter_option, read_parameters
+from picolab.cli.parameter_option import parameter_option, read_parameters, sized
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -128,7 +127,7 @@ def _question(build: str, options: dict[str, Any]) -> Question:
             raise ParameterError("--floor runs trials, and --budget 0 allows none; leave one of the two out")
         budget_s *= _SHARE_WITH_FLOOR
     in_guest = kind_of(parameters.machine).is_virtual
-    largest = None if options["largest"] is None else _sized("--largest", parse_size, options["largest"])
+    largest = None if options["largest"] is None else sized("--largest", parse_size, options["largest"])
     return Question(
         parameters,
         build,
@@ -140,13 +139,6 @@ def _question(build: str, options: dict[str, Any]) -> Question:
     )
 
 
-def _sized(option: str, parse: Callable[[str], Any], text: str) -> Any:
-    try:
-        return parse(text)
-    except ParameterError as error:
-        raise ParameterError(f"{option}: {error}") from None
-
-
 def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
     from picolab.config.given_paths import absolute_build
     from picolab.config.invalid_input import validate
@@ -156,13 +148,14 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
     values: dict[str, Any] = {
         "build": absolute_build(build, Path.cwd(), "BUILD"),
         "file_size": options["file_size"],
-        "ram_mb": _sized("--ram", parse_ram_mib, options["ram"]),
+        "ram_mb": sized("--ram", parse_ram_mib, options["ram"]),
     }
     values |= {name: options[name] for name in ("machine", "server") if options[name] is not None}
     fixed = ("build", "file_size", "ram_mb", *_SET_HERE)
     values |= read_parameters(options["others"], given=values, fixed=fixed, command="picolab answer")
     values = {"direction": "both", "keep_machine": "never"} | values
-    return validate(TrialParameters, values, _SOURCE).located(Path.cwd(), _SOURCE)
+    options_of = {"file_size": "--file-size", "ram_mb": "--ram"}
+    return validate(TrialParameters, values, _SOURCE, options_of).located(Path.cwd(), _SOURCE)
 
 
 def _seconds(text: str) -> float:

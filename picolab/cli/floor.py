@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from picolab.cli.parameter_option import parameter_option, read_parameters
+from picolab.cli.parameter_option import parameter_option, read_parameters, sized
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @click.argument("builds", nargs=-1, required=True, metavar="BUILD...")
 @click.option("--file-size", default="100M", show_default=True, help="Size of the uploaded file.")
 @click.option(
-    "--step", type=click.Choice(["upload", "download", "both"]), default="upload", help="Step that must survive."
+    "--step",
+    type=click.Choice(["upload", "download", "both"]),
+    default="upload",
+    show_default=True,
+    help="Step that must survive.",
 )
 @click.option("--share", type=float, default=0.95, show_default=True, help="Share of trials that must survive.")
 @click.option("--precision", default="10%", show_default=True, help="Reach of the interval from its middle.")
@@ -93,18 +97,21 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     margin = None if options["margin"] is None else _share(options["margin"], "--margin")
     if margin is not None and not 0 < margin <= 0.5:
         raise ParameterError(f"--margin {options['margin']} should be above 0 and at most 50%")
-    for name, text in (("low_mb", options["low"]), ("high_mb", options["high"])):
+    for option, name, text in (("--from", "low_mb", options["low"]), ("--to", "high_mb", options["high"])):
         if text is not None:
-            wanted[name] = parse_ram_mib(text)
+            wanted[name] = sized(option, parse_ram_mib, text)
     machine = values.get("machine", TrialParameters.model_fields["machine"].default)
     search = make_search(wanted, machine, source)
     values |= {"direction": options["step"], "keep_machine": "never", "ram_mb": parse_ram_mib(search.high_mb)}
     # One build without a name of its own keeps that of its file or release.
     plain = len(builds) == 1 and "=" not in builds[0]
     parameters = [
-        validate(TrialParameters, values | entry | ({} if plain else {"label": label}), source).located(
-            Path.cwd(), source
-        )
+        validate(
+            TrialParameters,
+            values | entry | ({} if plain else {"label": label}),
+            source,
+            {"file_size": "--file-size"},
+        ).located(Path.cwd(), source)
         for label, entry in named.items()
     ]
     name = check_name(options["campaign"] or f"floor-{datetime.now(UTC):%Y%m%dT%H%M%S}")

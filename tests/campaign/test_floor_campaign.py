@@ -87,7 +87,8 @@ def test_command_refuses_what_makes_no_sense() -> None:
         (("calibration",), "two builds would be called 'calibration'"),
         (("-p", "ram_mb", "64"), "picolab floor sets ram_mb itself"),
         (("--to", "900G"), "is more than this host's"),
-        (("--from", "12.3M"), "RAM '12.3M'"),
+        (("--from", "12.3M"), "--from: RAM '12.3M'"),
+        (("--from", "2M"), "--from = 2 should be greater than or equal to 4"),
     ):
         done = picolab_here("floor", "calibration", *words)
         assert sentence in done.stderr, done.stderr

@@ -30,7 +30,7 @@ from pathlib import Path
 from picolab.analysis.floor_search import floors_of
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
-from picolab.campaign.growth import grow, unfinished_words
+from picolab.campaign.growth import Growth, grow, unfinished_words
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
@@ -101,8 +101,8 @@ class Campaign:
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
-        self._left: int | None = None
-        self._left_s: float | None = None
+        self._growth: Growth | None = None
+        self._grown_at = 0
         self._begun_s = time.monotonic()
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
@@ -265,7 +265,7 @@ class Campaign:
         """Return the next trials of a plan that grows, which are in the plan then; none when it has ended."""
         planned, rows = len(self.plan.trials), self.tally.rows
         found = grow(self.plan, rows, self.tally.ran_s, self.folder)
-        self.plan, self._left, self._left_s = found.plan, found.left, found.left_s
+        self.plan, self._growth, self._grown_at = found.plan, found, self.tally.done
         if found.why_over:
             note_stop(self.folder, self.plan.trials[-1].block, found.why_over)
             self.watcher.note(f"Stopped after {counted(len(rows), 'trial')}: {found.why_over}.")
@@ -478,11 +478,13 @@ class Campaign:
         """Return how far the campaign is."""
         tally = self.tally
         if self.plan.grows:
-            if self._left is None and self.plan.floor is not None:
-                self._left = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
-            left = max(self._left or 0, tally.total - tally.done)
+            if self._growth is None and self.plan.floor is not None:
+                expected = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
+                self._growth, self._grown_at = Growth(self.plan, expected), tally.done
+            planned = self._growth.left - (tally.done - self._grown_at) if self._growth is not None else 0
+            left = max(planned, tally.total - tally.done)
             eta_s = tally.ran_s / tally.done * left if tally.done else None
-            if self.plan.answer is not None:
-                eta_s = self._left_s
+            if self._growth is not None and self._growth.left_s is not None:
+                eta_s = self._growth.left_s * left / max(1, self._growth.left)
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)

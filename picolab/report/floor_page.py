@@ -9,12 +9,13 @@ from picolab.charts import floor as charts
 from picolab.charts.figure import Figure
 from picolab.config.plan import Plan
 from picolab.errors import ParameterError
+from picolab.report import campaign_page
 from picolab.report.campaign_page import figure
 from picolab.report.floor_lines import as_lines, margin_of
 from picolab.report.markup import Column, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
-from picolab.text.markup import Html, escape
+from picolab.text.markup import Html, unbroken
 from picolab.text.wording import counted
 
 
@@ -36,9 +37,10 @@ def answer(data: CampaignData) -> Html:
     """Show the floor or the comparison of floors, what proves it and what limits it."""
     plan, floors = read(data)
     headline, *rest = as_lines(plan, floors)
-    paragraphs = "".join(f"<p>{escape(line)}</p>" for line in rest)
+    paragraphs = "".join(f"<p>{unbroken(line)}</p>" for line in rest)
     several = _comparison(plan, floors).markup if len(floors) > 1 else ""
-    return Html(f'<p class="headline">{escape(headline)}</p>{several}{paragraphs}', headline)
+    notices = campaign_page.notices(data)
+    return Html(f'<p class="headline">{unbroken(headline)}</p>{several}{paragraphs}{notices}', headline)
 
 
 def _comparison(plan: Plan, floors: dict[str, Floor]) -> Html:

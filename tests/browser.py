@@ -32,7 +32,7 @@ class Visit:
 
 
 @contextmanager
-def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
+def visit(report: Path, width: int = 1280, ready: str = "html[data-charts]", **options: Any) -> Iterator[Visit]:
     chromium = shutil.which("chromium")
     assert chromium, "chromium is missing: apt-get install chromium"
     with sync_playwright() as playwright:
@@ -42,7 +42,7 @@ def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
             visited = Visit(page, report.as_uri())
             page.goto(report.as_uri())
             if options.get("java_script_enabled", True):
-                page.wait_for_selector("html[data-charts]", state="attached")
+                page.wait_for_selector(ready, state="attached")
             yield visited
             assert visited.requests == []
             assert visited.complaints == []

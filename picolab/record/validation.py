@@ -1,8 +1,9 @@
 """Whether a record is valid: by its schema, its models and the rules between its fields."""
 
 import functools
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -98,6 +99,38 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
 
 
+_FEW = 50
+"""So many records are checked before the schema is compiled, which takes as long as checking them."""
+_checked = itertools.count()
+
+
+@functools.cache
+def _compiled() -> Callable[[Any], Any]:
+    import fastjsonschema
+
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(
+        json.loads(SCHEMA_PATH.read_text()), use_default=False, use_formats=False
+    )
+    return compiled
+
+
+def _has_shape(data: Any) -> bool:
+    """Return True for a record that the schema accepts; False when it has to be asked, which takes ten times as long.
+
+    Who reads a campaign of thousands of trials gets the schema as compiled Python. It refuses no less than the schema
+    does (tests/record/test_fast_schema.py), and its sentences are not used.
+    """
+    if next(_checked) < _FEW:
+        return False
+    import fastjsonschema
+
+    try:
+        _compiled()(data)
+    except (fastjsonschema.JsonSchemaException, RecursionError):
+        return False
+    return True
+
+
 def validate_record(data: Any, place: str) -> Record:
     """Check a record against the JSON schema and its own rules, and return it.
 
@@ -112,7 +145,7 @@ def validate_record(data: Any, place: str) -> Record:
     # Imported here: slow, and not needed inside a trial's kernel.
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(data))
+    error = None if _has_shape(data) else best_match(_validator().iter_errors(data))
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the whole"
         raise RecordError(f"{place}: the record is not valid: {where}: {error.message[:300]}")

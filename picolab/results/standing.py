@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,15 @@ from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read
 from picolab.results.rows import FAULT_COLUMNS
 from picolab.results.starts import STARTS_FILE, read_starts
 from picolab.results.stop_file import STOPPED_FILE, stopped_after
-from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
+from picolab.results.trial_files import (
+    checked_row,
+    read_record,
+    read_scraps,
+    record_data,
+    sample_columns,
+    samples_of,
+    side_data,
+)
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
 
@@ -54,10 +64,11 @@ class Standing:
         plan: None when it cannot be read; then every record in `trials/` counts, and missing trials are not known.
         needed: the trials of the plan, without those after the block in which `repeats: auto` had enough.
         results: records of trials that have a result, by trial_id, in the order of the plan.
+        rows: of the records that were read, from `picolab.results.rows.record_row`, by trial_id.
         lost: trials for which the ledger names a result that is not there any more, and which result that was.
         entries: the lines of the ledger that can be believed.
         faults: attempts that ended in a fault of the instrument, rows of `FAULT_COLUMNS`.
-        samples: columns of the samples scraps by trial_id, if they were asked for.
+        samples: columns of the samples scraps by trial_id, if they were asked for; NaN where there is no value.
         accepted: changes since the beginning that somebody accepted.
         ledger_trouble: why the ledger cannot be read as a whole; empty when it can.
     """
@@ -66,10 +77,11 @@ class Standing:
     plan: Plan | None = None
     needed: list[PlannedTrial] = field(default_factory=list)
     results: dict[str, Record] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: dict[str, Outcome] = field(default_factory=dict)
     entries: list[LedgerEntry] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
-    samples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: dict[str, dict[str, array[float]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     ledger_trouble: str = ""
@@ -254,18 +266,23 @@ class _Reader:
         The files that the trial wrote itself are the truth: a notebook may have been run again by hand since.
         """
         side_file = path.with_name(f"{trial_id}{RECORD_SUFFIX}")
-        own = self._believed(trial_id, side_file, read_side_file)
+        own, own_data = self._believed(trial_id, side_file)
         if own is not None and not self.with_samples:
             return own
         in_notebook, scrap, sentence = None, None, ""
         try:
             scraps = read_scraps(path)
             scrap = scraps.get(SAMPLES_SCRAP)
-            in_notebook = record_of(scraps, path)
+            data = record_data(scraps, path)
+            if own is not None and data == own_data:
+                in_notebook = own
+            else:
+                in_notebook, row = checked_row(data, path)
+                sentence = self._difference(in_notebook, trial_id)
+                if own is None:
+                    self.found.rows[trial_id] = row
         except RecordError as error:
             sentence = str(error).removeprefix(f"{path}: ")
-        if in_notebook is not None:
-            sentence = self._difference(in_notebook, trial_id)
         if own is None:
             if sentence:
                 self._problem(path, f"{sentence}: not counted" if in_notebook is not None else sentence)
@@ -276,25 +293,28 @@ class _Reader:
             scrap = samples_of(path.with_name(f"{trial_id}.samples.jsonl"), own)
         if self.with_samples and own is not None and own.outcome not in FAULTS:
             columns, trouble = sample_columns(scrap)
-            self.found.samples[trial_id] = columns
+            self.found.samples[trial_id] = {name: _packed(values) for name, values in columns.items()}
             # A server that died before its upload was never sampled: then nothing is missing.
             if trouble and (scrap is not None or own.memory is not None):
                 self._problem(path, trouble)
         return own
 
-    def _believed(self, trial_id: str, path: Path, read: Any) -> Record | None:
+    def _believed(self, trial_id: str, path: Path) -> tuple[Record, Any] | tuple[None, None]:
+        """Return the record in a side file, and the JSON that it was read from, if it counts."""
         try:
-            record: Record = read(path)
+            data = side_data(path)
+            record, row = checked_row(data, path)
         except FileNotFoundError:
-            return None
+            return None, None
         except (UnreadableFile, RecordError) as error:
             self._problem(path, str(error))
-            return None
+            return None, None
         difference = self._difference(record, trial_id)
         if difference:
             self._problem(path, f"{difference}: not counted")
-            return None
-        return record
+            return None, None
+        self.found.rows[trial_id] = row
+        return record, data
 
     def _difference(self, record: Record, trial_id: str) -> str:
         if trial_id in self.planned:
@@ -375,6 +395,11 @@ class _Reader:
                 f"has {len(rows)} rows, which are not the {len(self.found.results)} results that are there; "
                 f"`picolab export` and `picolab resume` renew it",
             )
+
+
+def _packed(values: list[float | int | None]) -> array[float]:
+    """Return numbers in a quarter of the memory: a campaign has millions of samples."""
+    return array("d", (math.nan if value is None else value for value in values))
 
 
 def _fault_row(record: Record) -> dict[str, Any]:

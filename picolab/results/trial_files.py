@@ -20,8 +20,8 @@ from picolab.results.rows import record_row
 
 LARGEST_NOTEBOOK_BYTES = 32 * MIB
 LARGEST_RECORD_BYTES = 8 * MIB
-LARGEST_SAMPLES_BYTES = 32 * MIB
-"""More than two hours of samples, for reading what lies about; a trial reads its own file whole."""
+LARGEST_SAMPLES_BYTES = 128 * MIB
+"""More than seven hours of samples, for reading what lies about; a trial reads its own file whole."""
 _SCRAP_MIME_PREFIX = "application/scrapbook.scrap."
 
 

@@ -156,7 +156,7 @@ def _thinned(samples: Samples) -> list[list[Value]]:
         column = samples.columns.index(name)
         kept.add(max(range(len(rows)), key=lambda place: rows[place][column] or 0))
     column = samples.columns.index("mem_available_bytes")
-    kept.add(min(range(len(rows)), key=lambda place: math.inf if rows[place][column] is None else rows[place][column]))
+    kept.add(max(range(len(rows)), key=lambda place: -math.inf if (v := rows[place][column]) is None else -v))
     stretches = MOST_SCRAP_SAMPLES - len(kept)
     edges = [place * len(rows) // stretches for place in range(stretches + 1)]
     kept |= {

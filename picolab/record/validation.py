@@ -68,12 +68,11 @@ def nulls_without_reason(record: dict[str, Any]) -> list[str]:
     explained = record.get("missing", {})
     parameters = record.get("parameters", {})
     not_asked_for = {path for path, (name, value) in _NOT_ASKED_FOR.items() if parameters.get(name, value) == value}
+    without_reason = MAY_BE_NULL_WITHOUT_REASON | NEWER_PARTS | not_asked_for
     return [
         path
         for path in null_paths(record)
-        if not explained.get(path)
-        and path not in MAY_BE_NULL_WITHOUT_REASON | NEWER_PARTS | not_asked_for
-        and not path.startswith("provenance.")
+        if not explained.get(path) and path not in without_reason and not path.startswith("provenance.")
     ]
 
 
@@ -82,8 +81,11 @@ def null_paths(value: Any, path: str = "") -> Iterator[str]:
     if value is None:
         yield path
     elif isinstance(value, dict):
+        if path == "parameters.calibration":
+            return
         for name, item in value.items():
-            if path != "parameters.calibration":
+            # Most values are numbers and texts: no call for each of them.
+            if item is None or isinstance(item, dict | list):
                 yield from null_paths(item, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and path != "caveats":
         for index, item in enumerate(value):

@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
@@ -399,7 +399,11 @@ class _Reader:
 
 def _packed(values: list[float | int | None]) -> array[float]:
     """Return numbers in a quarter of the memory: a campaign has millions of samples."""
-    return array("d", (math.nan if value is None else value for value in values))
+    if None not in values:
+        return array("d", cast(list[float], values))
+    if values.count(None) == len(values):
+        return array("d", [math.nan]) * len(values)
+    return array("d", [math.nan if value is None else value for value in values])
 
 
 def _fault_row(record: Record) -> dict[str, Any]:

@@ -66,6 +66,6 @@ class CampaignPlots:
         """Show the peaks of the server's memory by case, next to the limit, in MiB."""
         return figure(
             charts.peak_memory(self._data.trials),
-            "Every trial of every case, next to the memory limit." + charts.thinning_caption(self._data.trials),
+            charts.peak_caption(self._data.trials),
             empty="No trial has a memory measurement, so there is no peak to show.",
         )

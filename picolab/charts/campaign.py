@@ -331,6 +331,12 @@ def peak_memory(trials: pd.DataFrame) -> list[alt.LayerChart]:
     ]
 
 
+def peak_caption(trials: pd.DataFrame) -> str:
+    """Return the caption of the peaks of memory."""
+    thinning = thinning_caption(trials)
+    return f"Every {'case' if thinning else 'trial of every case'}, next to the memory limit.{thinning}"
+
+
 def _peak_looks(rows: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Return colour and shape of each kind of peak that there is; a kind looks the same in every chart."""
     titles = [metric.title for metric in shown_metrics("peaks")]
@@ -347,7 +353,7 @@ def _peak_panel(
     kinds = list(looks)
     colours, forms = ([look[place] for look in looks.values()] for place in (0, 1))
     # A phone has room for about 20 characters next to each other.
-    legend = alt.Legend(columns=1 if max(map(len, kinds)) > 20 else 2, labelLimit=220)
+    legend = alt.Legend(symbolOpacity=1, columns=1 if max(map(len, kinds)) > 20 else 2, labelLimit=220)
     case = [tip("line:N", "case"), tip("kind:N", "what")]
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),

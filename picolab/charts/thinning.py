@@ -1,4 +1,4 @@
-"""What a chart draws of many trials of one case: its extreme trials, and a band that holds most of the others."""
+"""Thins many trials of one case for a chart: its extreme trials, and a band that holds most of the others."""
 
 from collections.abc import Sequence
 from typing import Any

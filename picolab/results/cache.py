@@ -1,4 +1,4 @@
-"""What was read of a campaign, kept in its folder as Parquet, so that ten thousand trials are read once.
+"""Keeps a campaign that was read in its folder as Parquet, so that ten thousand trials are read once.
 
 A cache is used only if it was made of exactly the files that are there: the key holds name, size, inode and times of
 every file that reading looks at, the place of the folder, and picolab's own code with the schema of records. Anything

@@ -27,6 +27,7 @@ from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS
+from picolab.results.second_process import SecondProcess, TrialRead
 from picolab.results.starts import STARTS_FILE, read_starts
 from picolab.results.stop_file import STOPPED_FILE, stopped_after
 from picolab.results.trial_files import (
@@ -111,6 +112,11 @@ def read_standing(folder: Path, with_samples: bool = False) -> Standing:
     if not (folder / PLAN_FILE).exists() and not (folder / "trials").is_dir():
         raise CampaignNotFound(f"{folder}: is no campaign: it has neither plan.json nor trials/")
     return _Reader(folder, with_samples).read()
+
+
+def read_trials(folder: Path, trial_ids: list[str]) -> dict[str, TrialRead]:
+    """Return what reading some trials of a campaign with their samples finds, see `picolab.results.second_process`."""
+    return _Reader(folder, with_samples=True).read_only(trial_ids)
 
 
 def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> str:
@@ -243,22 +249,50 @@ class _Reader:
         records: dict[str, Record] = {}
         stems = {path.stem for path in place.glob("*.ipynb")}
         stems |= {path.name.removesuffix(RECORD_SUFFIX) for path in place.glob(f"*{RECORD_SUFFIX}")}
-        for trial_id in sorted(stems):
-            path = place / f"{trial_id}.ipynb"
-            if self.planned and trial_id not in needed:
-                late = trial_id in self.planned
-                why = "is of a block that the campaign did not need" if late else "is not in the plan"
-                self._problem(path, f"{why}: not counted")
-                continue
-            record = self._read_trial(trial_id, path)
-            if record is None:
-                continue
-            same_attempt = said.get((trial_id, record.identity.attempt), record.outcome)
-            ledger = named.get(trial_id, same_attempt)
-            if ledger != record.outcome:
-                self._problem(path, f"says {record.outcome} where the ledger says {ledger}")
-            records[trial_id] = record
+        counted = [stem for stem in sorted(stems) if not self.planned or stem in needed]
+        # Without samples half as much is read, and by a campaign that begins: it has one process.
+        with SecondProcess(self.folder, counted if self.with_samples else []) as second:
+            for trial_id in sorted(stems):
+                path = place / f"{trial_id}.ipynb"
+                if self.planned and trial_id not in needed:
+                    late = trial_id in self.planned
+                    why = "is of a block that the campaign did not need" if late else "is not in the plan"
+                    self._problem(path, f"{why}: not counted")
+                    continue
+                read = second.read(trial_id)
+                record = self._read_trial(trial_id, path) if read is None else self._take(trial_id, read)
+                if record is None:
+                    continue
+                same_attempt = said.get((trial_id, record.identity.attempt), record.outcome)
+                ledger = named.get(trial_id, same_attempt)
+                if ledger != record.outcome:
+                    self._problem(path, f"says {record.outcome} where the ledger says {ledger}")
+                records[trial_id] = record
         return records
+
+    def read_only(self, trial_ids: list[str]) -> dict[str, TrialRead]:
+        """Return what reading these trials finds, in the second process."""
+        self._read_plan()
+        found, parts = self.found, {}
+        for trial_id in trial_ids:
+            found.problems.clear()
+            record = self._read_trial(trial_id, self.folder / "trials" / f"{trial_id}.ipynb")
+            parts[trial_id] = TrialRead(
+                list(found.problems),
+                None if record is None else record.model_dump_json(),
+                found.rows.pop(trial_id, None),
+                found.samples.pop(trial_id, None),
+            )
+        return parts
+
+    def _take(self, trial_id: str, read: TrialRead) -> Record | None:
+        """Add what the second process found of a trial."""
+        self.found.problems += read.problems
+        if read.row is not None:
+            self.found.rows[trial_id] = read.row
+        if read.samples is not None:
+            self.found.samples[trial_id] = read.samples
+        return None if read.record is None else Record.model_validate_json(read.record)
 
     def _read_trial(self, trial_id: str, path: Path) -> Record | None:
         """Return the record of a trial, or None when there is nothing that counts.

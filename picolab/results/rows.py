@@ -218,7 +218,7 @@ def _make_unambiguous(rows: list[dict[str, Any]], name: str, identity: str) -> N
 def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Return the columns and their pandas types; a column with a fraction in it holds fractions."""
     return {
-        name: "Float64" if kind == "Int64" and any(isinstance(row[name], float) for row in rows) else kind
+        name: "Float64" if kind == "Int64" and float in {type(row[name]) for row in rows} else kind
         for name, kind in row_columns().items()
     }
 

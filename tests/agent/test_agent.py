@@ -686,12 +686,12 @@ def test_an_oom_kill_has_evidence(agent: RunningAgent) -> None:
     try:
         agent.ask("fresh_folders")
         pid = agent.launch(*python(code))["pid"]
-        assert agent.ask("status")["oom_kills"] == 0
+        before = agent.ask("status")["oom_kills"]
         group.add(pid)
         (agent.home / "go").touch()
         status = agent.ended()
         assert (status["exit_code"], status["exit_signal"]) == (None, "SIGKILL")
-        assert status["oom_kills"] >= 1
+        assert status["oom_kills"] > before
         assert status["oom_evidence"] is not None, "the kernel's log names it"
         assert re.search(rf"out of memory: Killed process {pid} \(", status["oom_evidence"], re.IGNORECASE)
     finally:

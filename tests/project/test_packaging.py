@@ -1,6 +1,7 @@
 """What is installed: one truth for versions, hashed locks, clean notebooks, nothing of any registry."""
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -180,6 +181,12 @@ def clone(tmp_path: Path) -> Path:
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
+        # Byte code is valid for a copy with the same time; making it anew takes seconds.
+        compiled = Path(importlib.util.cache_from_source(str(path)))
+        if path.suffix == ".py" and compiled.exists():
+            copy = Path(importlib.util.cache_from_source(str(copy)))
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, copy)
     environment(folder / ".venv", "-e", str(folder))
     return folder
 

@@ -131,6 +131,13 @@ def test_statistics_are_pure() -> None:
     assert names <= set(sys.stdlib_module_names) - {"os", "pathlib", "io", "random", "time"} | {"numpy", "scipy"}
 
 
+def test_charts_alone_import_altair() -> None:
+    """Their package keeps what altair would import, and nobody needs, from taking a second."""
+    rooms = {room_of(name) for name, targets in all_modules().items() if "altair" in targets}
+    assert rooms == {"charts"}
+    assert "decline_slow_imports()" in (PACKAGE / "charts" / "__init__.py").read_text()
+
+
 def test_charts_touch_no_file() -> None:
     for path in sorted((PACKAGE / "charts").glob("*.py")):
         targets = imports(path)

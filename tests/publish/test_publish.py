@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import EVIL, visit
+from browser import EVIL, Visiting
 from campaign_factory import FakeTrial, quick_matrix, write_campaign
 from command_line import picolab_here
 
@@ -45,7 +45,7 @@ def files(site: Path) -> dict[str, bytes]:
     return {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*.html")}
 
 
-def test_the_site_in_a_browser(tmp_path: Path) -> None:
+def test_the_site_in_a_browser(tmp_path: Path, visit: Visiting) -> None:
     killed = FakeTrial(build="1.5.4", outcome=Outcome.OOM_KILLED, server_message=EVIL, facts={"build.label": EVIL})
     with_report(campaign("with-kills", [*quick_matrix()[:4], killed], "2026-11-20", description=EVIL))
     with_report(campaign("all-well", quick_matrix()))

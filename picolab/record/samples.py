@@ -41,6 +41,9 @@ class Samples:
     unlocked: str | None = None
 
     def column(self, name: str) -> list[Value]:
+        """Return a value of each sample; empty for a column that the probe of an earlier version did not have."""
+        if name not in self.columns:
+            return []
         index = self.columns.index(name)
         return [row[index] for row in self.rows]
 
@@ -120,6 +123,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         peak_cgroup_bytes=_cgroup_peak(samples),
         oom_kills=samples.growth("oom_kills"),
         min_mem_available_bytes=samples.lowest("mem_available_bytes"),
+        peak_disk_bytes=samples.peak("files_bytes"),
     )
     columns = {
         "peak_rss_bytes": "rss_bytes",
@@ -129,6 +133,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         "peak_cgroup_bytes": "cgroup_bytes",
         "oom_kills": "oom_kills",
         "min_mem_available_bytes": "mem_available_bytes",
+        "peak_disk_bytes": "files_bytes",
     }
     missing = {
         f"memory.{field}": samples.missing.get(column, "the server had ended before the first sample")

@@ -48,6 +48,9 @@ NEWER_PARTS = frozenset(
         "upload.outcome",
         "upload.live_view",
         "upload.memory_limit",
+        "upload.stored_disk_bytes",
+        "memory.peak_disk_bytes",
+        "download.memory.peak_disk_bytes",
         "download.outcome",
         "verify.memory_limit",
     }

@@ -195,7 +195,8 @@ class _Reader:
         self.planned = {trial.trial_id: trial for trial in plan.trials}
         last = stopped_after(self.folder)
         may_stop = plan.stopping is not None or plan.answer is not None
-        if last is not None and (not may_stop or last > plan.repeats):
+        most = max([plan.repeats, *(trial.block for trial in plan.trials)])
+        if last is not None and (not may_stop or last > most):
             self._problem(self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: ignored")
         elif last is not None:
             # What `repeats: auto` did not need is not missing.

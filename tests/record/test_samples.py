@@ -69,14 +69,16 @@ def test_only_a_head(scratch: Path) -> None:
 def test_summary() -> None:
     samples = samples_of(
         row(100.0, rss_bytes=10, anon_bytes=5, vm_hwm_bytes=12, swap_bytes=0, oom_kills=2, mem_available_bytes=900),
+        row(100.2, files_bytes=8192),
         row(100.5, rss_bytes=30, anon_bytes=8, vm_hwm_bytes=31, swap_bytes=4, oom_kills=3, mem_available_bytes=700),
         row(101.0, rss_bytes=20, anon_bytes=7, vm_hwm_bytes=31, swap_bytes=2, oom_kills=3, mem_available_bytes=800),
         missing={"cgroup_bytes": "the server runs in no memory cgroup"},
     )
     record, missing = summarise(samples, 0.5, 100.25)
-    assert (record.samples, record.interval_s, record.samples_per_s) == (3, 0.5, 2.0)
+    assert (record.samples, record.interval_s, record.samples_per_s) == (4, 0.5, 3.0)
     assert (record.peak_rss_bytes, record.peak_anon_bytes, record.vm_hwm_bytes) == (30, 8, 31)
     assert (record.peak_swap_bytes, record.min_mem_available_bytes) == (4, 700)
+    assert record.peak_disk_bytes == 8192
     # Two kills were there before this upload and are not its own.
     assert record.oom_kills == 1
     assert record.probe_cpu_share == 0.025

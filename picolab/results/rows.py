@@ -79,10 +79,13 @@ peak_cgroup_bytes download_peak_anon_bytes download_peak_rss_bytes download_vm_h
 idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_bytes ready_s stop_s exit_code
 exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
 calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
-ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s
+ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s peak_disk_bytes stored_disk_bytes
 """
 """Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
 that a new column needs no entry here."""
+
+_NEWER_COLUMNS = frozenset({"files_bytes"})
+"""Columns of samples that the probe of earlier versions did not have."""
 
 CASE_COLUMNS = (
     "case",
@@ -230,11 +233,13 @@ def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd
     """
     import pandas as pd
 
-    kinds = {"trial_id": "string", **dict.fromkeys(COLUMNS, "Float64")}
+    # Without a column that no sample has, the export of an old campaign stays as it is.
+    names = [name for name in COLUMNS if name not in _NEWER_COLUMNS or any(name in one for one in samples.values())]
+    kinds = {"trial_id": "string", **dict.fromkeys(names, "Float64")}
     frames = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})]
     for trial_id, columns in samples.items():
         nothing = [None] * len(columns.get("t_s", []))
-        frame = pd.DataFrame({name: columns.get(name, nothing) for name in COLUMNS}, dtype="Float64")
+        frame = pd.DataFrame({name: columns.get(name, nothing) for name in names}, dtype="Float64")
         frame.insert(0, "trial_id", pd.Series([trial_id] * len(frame), dtype="string"))
         frames.append(frame)
     return pd.concat(frames, ignore_index=True).merge(trials[["trial_id", *CASE_COLUMNS]], on="trial_id")

@@ -67,9 +67,11 @@ COLUMNS = (
     "disk_read_bytes",
     "disk_written_bytes",
     "files_bytes",
+    "cgroup_peak_bytes",
 )
 """What a sample holds. Bytes are levels at that moment; `_us` and `_s` (but for `t_s`) and `disk_` are counters
-since boot or since the process started; `host_cpu_` adds up all processors."""
+since boot or since the process started; `host_cpu_` adds up all processors. `vm_hwm_bytes` and `cgroup_peak_bytes` are
+the kernel's own peaks, since the process was started and since the cgroup was made: they miss nothing."""
 
 MEMORY_OF_PROCESS = {"VmRSS": "rss_bytes", "RssAnon": "anon_bytes", "VmHWM": "vm_hwm_bytes", "VmSwap": "swap_bytes"}
 """Lines of /proc/<pid>/status and their columns."""
@@ -202,9 +204,10 @@ class Sampler:
         self.host_stat = KernelFile("/proc/stat")
         self.diskstats = KernelFile("/proc/diskstats")
         v1 = cgroup is not None and os.access(f"{cgroup}/memory.usage_in_bytes", os.R_OK)
-        names = ("usage_in_bytes", "stat", "oom_control") if v1 else ("current", "stat", "events")
+        v1_names = ("usage_in_bytes", "stat", "oom_control", "max_usage_in_bytes")
+        names = v1_names if v1 else ("current", "stat", "events", "peak")
         files = [KernelFile(f"{cgroup}/memory.{name}") if cgroup else None for name in names]
-        self.usage, self.group_stat, self.group_events = files
+        self.usage, self.group_stat, self.group_events, self.group_peak = files
         self.anon_name = "rss" if v1 else "anon"
 
     def missing(self) -> dict[str, str]:
@@ -222,6 +225,7 @@ class Sampler:
         lacks(("server_cpu_s",), self.main.stat, None)
         lacks(("cgroup_bytes",), self.usage, no_cgroup)
         lacks(("cgroup_anon_bytes",), self.group_stat, no_cgroup)
+        lacks(("cgroup_peak_bytes",), self.group_peak, no_cgroup)
         lacks(("oom_kills",), self.vmstat or self.group_events, no_cgroup)
         lacks(("mem_available_bytes", "cached_bytes", "dirty_bytes", "writeback_bytes"), self.meminfo, None)
         lacks(("psi_memory_some_us", "psi_memory_full_us"), self.pressure, None)
@@ -262,9 +266,9 @@ class Sampler:
             cpu_s = process.cpu_s()
             if cpu_s is not None:
                 values["server_cpu_s"] = (values["server_cpu_s"] or 0.0) + cpu_s
-        if self.usage is not None:
-            usage = self.usage.read()
-            values["cgroup_bytes"] = int(usage) if usage else None
+        for column, file in (("cgroup_bytes", self.usage), ("cgroup_peak_bytes", self.group_peak)):
+            text = file.read() if file is not None else ""
+            values[column] = int(text) if text else None
         if self.group_stat is not None:
             values["cgroup_anon_bytes"] = self._named(self.group_stat.read(), self.anon_name)
         if self.group_events is not None:

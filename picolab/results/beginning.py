@@ -80,7 +80,7 @@ class Beginning:
 
     def plan_changes(self, plan: Plan) -> list[str]:
         """Return how the plan differs from the one that the campaign began with."""
-        if self.known is None:
+        if self.known is None or self.known.plan == plan.model_dump(mode="json"):
             return []
         try:
             begun = Plan.model_validate(self.known.plan)

@@ -166,6 +166,34 @@ def test_the_high_water_mark_shows_memory_that_is_gone_again(
     assert hwm >= 64 * MIB > 48 * MIB > rss
 
 
+SPIKE = (
+    "import sys, mmap; print('up', flush=True); sys.stdin.readline()\n"
+    "x = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE); x.close()\n"
+    "print('over', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_spike_between_two_samples_is_found_within_a_mib(probe: StartProbe, cgroup: MemoryCgroup) -> None:
+    """However short it is: the kernel keeps its own peaks, of the process and of the cgroup."""
+    inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup.path), sys.executable, "-c", SPIKE]
+    with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stdout.readline() == b"up\n"
+        running = probe(process.pid, 3600, "--cgroup", str(cgroup.path))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"over\n"
+        samples = running.finish()
+        process.kill()
+    assert len(samples.rows) == 2, "one before it and one after it"
+    if "cgroup_peak_bytes" in samples.missing:
+        pytest.skip(samples.missing["cgroup_peak_bytes"])
+    record, _ = summarise(samples, 3600, 0.0)
+    before = {name: samples.column(name)[0] or 0 for name in ("rss_bytes", "cgroup_bytes")}
+    assert record.vm_hwm_bytes == pytest.approx(before["rss_bytes"] + 24 * MIB, abs=MIB)
+    assert record.peak_cgroup_bytes == pytest.approx(before["cgroup_bytes"] + 24 * MIB, abs=MIB)
+    assert record.peak_rss_bytes == pytest.approx(before["rss_bytes"], abs=2 * MIB), "sampling alone misses it"
+
+
 def test_more_than_ten_samples_a_second_at_the_default_interval(probe: StartProbe) -> None:
     running = probe(os.getpid(), 0.05)
     running.until(25)

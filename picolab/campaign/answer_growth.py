@@ -124,7 +124,8 @@ def _why_too_little(
     if s_per_byte is not None:
         since = f", as upload and download of {format_size(largest)} take about {in_seconds(s_per_byte * largest)}"
     return (
-        f"the budget of {duration(request.budget_s)} is too little for this server: files of up to {format_size(top)}, "
+        f"the budget of {duration(request.budget_s)} for these trials is too little for this server: files of up to "
+        f"{format_size(top)}, "
         f"the least for {request.parameters.file_size}, would take about {duration(cost_s(missing))} more{since}"
     )
 

@@ -147,7 +147,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
     return record, missing
 
 
-_LEVELS = ("rss_bytes", "anon_bytes", "swap_bytes", "cgroup_bytes", "cgroup_anon_bytes", "dirty_bytes")
+_LEVELS = ("rss_bytes", "anon_bytes", "swap_bytes", "cgroup_bytes", "cgroup_anon_bytes", "dirty_bytes", "files_bytes")
 
 
 def _thinned(samples: Samples) -> list[list[Value]]:

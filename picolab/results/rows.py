@@ -82,10 +82,13 @@ peak_cgroup_bytes download_peak_anon_bytes download_peak_rss_bytes download_vm_h
 idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_bytes ready_s stop_s exit_code
 exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
 calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
-ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s
+ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s peak_disk_bytes stored_disk_bytes
 """
 """Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
 that a new column needs no entry here."""
+
+_NEWER_COLUMNS = frozenset({"files_bytes", "cgroup_peak_bytes"})
+"""Columns of samples that the probe of earlier versions did not have."""
 
 CASE_COLUMNS = (
     "case",
@@ -252,7 +255,10 @@ def sample_frame(samples: Mapping[str, Mapping[str, Any]], trials: pd.DataFrame)
     # A column at a time: a frame for each trial takes most of the time of reading.
     of_trial = {name: trials[name].take(rows).array for name in ("trial_id", *CASE_COLUMNS)}
     own: dict[str, Any] = {}
+    # Without a column that no sample has, the export of an old campaign stays as it is.
     for name in COLUMNS:
+        if name in _NEWER_COLUMNS and not any(name in columns for columns in shown.values()):
+            continue
         parts = [
             numbers(columns[name]) if name in columns else np.full(size, np.nan)
             for columns, size in zip(shown.values(), sizes, strict=True)

@@ -44,14 +44,14 @@ def browser() -> Iterator[Visiting]:
         started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
         @contextmanager
-        def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
+        def visit(report: Path, width: int = 1280, ready: str = "html[data-charts]", **options: Any) -> Iterator[Visit]:
             window = started.new_context(viewport={"width": width, "height": 800}, **options)
             try:
                 page = window.new_page()
                 visited = Visit(page, report.as_uri())
                 page.goto(report.as_uri())
                 if options.get("java_script_enabled", True):
-                    page.wait_for_selector("html[data-charts]", state="attached")
+                    page.wait_for_selector(ready, state="attached")
                 yield visited
                 assert visited.requests == []
                 assert visited.complaints == []

@@ -145,7 +145,8 @@ def _box_name() -> str:
 
 
 @contextlib.contextmanager
-def _as_box_owner() -> Iterator[None]:
+def as_box_owner() -> Iterator[None]:
+    """Use the folders of the process that has built the box, and its answer whether KVM is usable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAGRANT_HOME", str(_box_home() / "vagrant"))
         patch.setenv("PICOLAB_STATE_DIR", str(_box_home() / "state"))
@@ -159,7 +160,7 @@ def _make_box() -> str:
     with (_box_home() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not known.exists():
-            with _as_box_owner():
+            with as_box_owner():
                 # A test whose machine had made the network would remove it, while another one is about to use it.
                 network.make()
                 box_module.build_box(name=_box_name(), report=print)
@@ -195,7 +196,7 @@ def _take_down_machines() -> None:
 def _remove_box() -> list[str]:
     """Remove every trace of the box, and return what is left of it in libvirt."""
     try:
-        with _as_box_owner():
+        with as_box_owner():
             _take_down_machines()
             box_module.remove_box(_box_name())
         return [volume for volume in libvirt.volumes() if volume.startswith(f"{_box_name()}_")]

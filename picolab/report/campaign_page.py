@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from picolab.charts.figure import Figure, Panels
-from picolab.charts.style import build_label, labelled, machine_label, outcome_words
+from picolab.charts.style import labelled, machine_label, outcome_words
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
 from picolab.record.machine import VirtualMachineRecord
 from picolab.record.record import Record
 from picolab.report.markup import code, commands, definitions, paragraph
+from picolab.results.labels import build_label
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
 from picolab.text.markup import Html, escape

@@ -88,10 +88,10 @@ LAYERS = (
     ("host",),
     ("servers", "machines", "jupyter"),
     ("results",),
-    ("analysis", "instrument"),
+    ("analysis", "instrument", "history"),
     ("charts",),
     ("trial", "report", "examine"),
-    ("campaign", "doctor"),
+    ("campaign", "doctor", "publish"),
     ("api", "cli"),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""

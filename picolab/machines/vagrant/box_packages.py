@@ -6,8 +6,10 @@ import shlex
 import shutil
 from pathlib import Path
 
+from picolab.agent import bundle
 from picolab.machines.vagrant.box_disk import GUEST, ROOT_BEGIN_MIB
 from picolab.machines.vagrant.box_tools import STEP_LIMIT_S, run, which
+from picolab.machines.vagrant.guest import AGENT_ZIPAPP, GUEST_HOME, USER, agent_mark, unpack_agent
 
 PACKAGES = (
     *("usr-is-merged", "systemd-sysv", "kmod", "busybox-static"),
@@ -31,6 +33,8 @@ def install(work: Path, mirror: str | None, suite: str | None) -> None:
     shutil.copytree(GUEST, work / "guest")
     (work / "boot").mkdir()
     (work / "boot").chmod(0o777)
+    (work / "guest" / "agent.pyz").write_bytes(bundle.zipapp())
+    (work / "guest" / "agent.sh").write_text(_install_agent())
     run(["chmod", "-R", "a+rX", str(work / "guest")], "chmod", STEP_LIMIT_S)
     suite, sources = apt_sources(mirror, suite)
     settings = work / "apt.conf"
@@ -44,6 +48,23 @@ def install(work: Path, mirror: str | None, suite: str | None) -> None:
         *(f"--customize-hook={hook}", suite, "-", *sources),
     ]
     run(command, "mmdebstrap", _INSTALL_LIMIT_S, TMPDIR=str(work))
+
+
+def _install_agent() -> str:
+    """Return a script that the root file system runs, with the agent's zipapp as its input.
+
+    So a new machine need not compile it, which takes seconds under emulation. A guest whose agent is of another version
+    than the picolab that uses it gets that one's.
+    """
+    folders = f"{GUEST_HOME} {GUEST_HOME}/builds"
+    return f"""\
+set -eu
+install -d -m 0755 {folders}
+cat >{AGENT_ZIPAPP}
+{unpack_agent()}
+touch {agent_mark(bundle.version())}
+chown -R {USER} {GUEST_HOME}
+"""
 
 
 def apt_sources(mirror: str | None, suite: str | None) -> tuple[str, list[str]]:

@@ -32,6 +32,7 @@ _STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
 """Words of libvirt and Vagrant for the state of a machine that does not run, and ours."""
 _LOOK_S = 5.0
 _END_LIMIT_S = 10.0
+AGENT_ZIPAPP = f"{GUEST_HOME}/agent.pyz"
 _AGENT = f"{GUEST_HOME}/agent"
 _AGENT_SOCKET = "/run/picolab-agent"
 """In memory: a guest that boots has none."""
@@ -43,6 +44,22 @@ _RELAY_LIMIT_S = 10.0
 def program(module: str, *words: str) -> str:
     """Return the command that starts a program of the agent in the guest, as root."""
     return shlex.join(["sudo", "-n", PYTHON, *bundle.words(module, _AGENT), *words])
+
+
+def agent_mark(version: str) -> str:
+    """Return the file whose existence in the guest says that this version of the agent is installed."""
+    return f"{GUEST_HOME}/agent-{version}"
+
+
+def unpack_agent() -> str:
+    """Return the command that installs `AGENT_ZIPAPP`, in a guest or in the root file system of a box.
+
+    Compiled once, the agent takes less memory and time to start, of which a small guest has little.
+    """
+    return (
+        f"rm -rf {_AGENT} {agent_mark('*')} && {PYTHON} -I -m zipfile -e {AGENT_ZIPAPP} {_AGENT} && "
+        f"{PYTHON} -I -m compileall -q -b {_AGENT} && find {_AGENT} -name '*.py' -delete && rm {AGENT_ZIPAPP}"
+    )
 
 
 class Clock:
@@ -177,30 +194,26 @@ class Guest:
         return best
 
     def install_agent(self) -> None:
-        """Bring the agent into the guest, unless it has this version already.
+        """Bring the agent into the guest, unless the box or an earlier start has brought this version.
 
         Raises:
             MachineError: the box lacks sudo without a password, or a usable Python.
         """
         connection = self.connected()
+        mark = agent_mark(self._state["agent"])
+        if connection.run(f"test -e {mark}").exit_code == 0:
+            return
         made = connection.run(f"sudo -n install -d -m 0755 -o {USER} {GUEST_HOME} {GUEST_HOME}/builds")
         if made.exit_code != 0:
             raise MachineError(
                 f"machine {self._name!r}: {GUEST_HOME} could not be made in the guest ({made.stderr.strip()}); a box "
                 f"needs the user {USER} with sudo without a password"
             )
-        mark = f"{GUEST_HOME}/agent-{self._state['agent']}"
-        if connection.run(f"test -e {mark}").exit_code == 0:
-            return
         zipapp = self._state.folder / "agent.pyz"
         zipapp.write_bytes(bundle.zipapp())
-        connection.put(zipapp, f"{GUEST_HOME}/agent.pyz", 0o644)
+        connection.put(zipapp, AGENT_ZIPAPP, 0o644)
         zipapp.unlink()
-        # Compiled once, it takes less memory and time to start, of which a small guest has little.
-        unpacked = connection.run(
-            f"rm -rf {_AGENT} && {PYTHON} -I -m zipfile -e {GUEST_HOME}/agent.pyz {_AGENT} && "
-            f"{PYTHON} -I -m compileall -q -b {_AGENT} && find {_AGENT} -name '*.py' -delete && sync && touch {mark}"
-        )
+        unpacked = connection.run(f"{unpack_agent()} && sync && touch {mark}")
         if unpacked.exit_code != 0:
             raise MachineError(
                 f"machine {self._name!r}: {PYTHON} does not work in the guest ({unpacked.stderr.strip()}); use a box "
@@ -211,6 +224,7 @@ class Guest:
         """Start the memory probe on a process; return when its first sample is in `output`, on the host's clock."""
         words = ["--pid", str(pid), "--interval", str(interval_s), "--whole-machine"]
         words += ["--disk", disk] if disk else []
+        words += ["--folder", f"{GUEST_HOME}/data", "--folder", f"{GUEST_HOME}/tmp"]
         clock = self._clock = self.read_clock()
         started = self.connected().start(program("memory_probe", *words))
         stream = _GuestStream(started, output, clock, self.read_clock, self.why_down)

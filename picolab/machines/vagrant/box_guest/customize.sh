@@ -46,6 +46,8 @@ chroot "$root" chown -R vagrant:vagrant /home/vagrant
 chmod 0700 "$root/home/vagrant" "$root/home/vagrant/.ssh"
 chmod 0600 "$root/home/vagrant/.ssh/authorized_keys"
 
+chroot "$root" sh -c "$(cat "$guest/agent.sh")" <"$guest/agent.pyz"
+
 chroot "$root" systemctl --quiet set-default multi-user.target
 chroot "$root" systemctl --quiet enable ssh.service network.service
 mkdir -p "$root/etc/systemd/system-generators"

@@ -16,7 +16,7 @@ from picolab.analysis.comparison.trials import read_trials
 from picolab.errors import ParameterError, PicolabError
 from picolab.files.writing import file_name, write_atomically
 from picolab.history.add import KEPT_FILES
-from picolab.history.database import Database, text
+from picolab.history.database import Database
 from picolab.results.load import CampaignData, read_campaign
 from picolab.results.standing import RECORD_SUFFIX
 from picolab.text.foreign import shown
@@ -82,17 +82,15 @@ def compare_from_history(database: Database, baseline: str, candidate: str, marg
     return found
 
 
-def _matches(build: str) -> str:
-    digits = len(build) >= _LEAST_DIGITS and set(build) <= set("0123456789abcdef")
-    begins = f" OR starts_with(build_sha256, {text(build)})" if digits else ""
-    return f"(build = {text(build)}{begins})"
-
-
 def _campaigns_with(database: Database, build: str) -> list[_Campaign]:
     """Return the campaigns with trials of a build, the newest first."""
+    digits = build if len(build) >= _LEAST_DIGITS and set(build) <= set("0123456789abcdef") else "no digits"
     rows = database.rows(
         "SELECT campaign_key, any_value(campaign) AS campaign, count(DISTINCT host) AS hosts, max(started_utc) AS last "
-        f"FROM trials GROUP BY campaign_key HAVING bool_or({_matches(build)}) ORDER BY last DESC, campaign_key"
+        "FROM trials GROUP BY campaign_key HAVING bool_or(build = ? OR starts_with(build_sha256, ?)) "
+        "ORDER BY last DESC, campaign_key",
+        build,
+        digits,
     )
     return [_Campaign(row["campaign_key"], str(row["campaign"] or "by hand"), row["hosts"]) for row in rows]
 
@@ -121,9 +119,8 @@ def _never_paired(
 @contextmanager
 def _written_out(database: Database, campaign: _Campaign) -> Iterator[Path]:
     """Write a campaign's records and small files to a temporary folder, from which it is read as any other."""
-    key = text(campaign.key)
-    (row,) = database.rows(f"SELECT campaign, files FROM campaigns WHERE campaign_key = {key}")
-    records = database.rows(f"SELECT trial_id, record FROM trials WHERE campaign_key = {key}")
+    (row,) = database.rows("SELECT campaign, files FROM campaigns WHERE campaign_key = ?", campaign.key)
+    records = database.rows("SELECT trial_id, record FROM trials WHERE campaign_key = ?", campaign.key)
     with tempfile.TemporaryDirectory(prefix="picolab-history-") as scratch:
         folder = Path(scratch) / _safe(row["campaign"])
         (folder / "trials").mkdir(parents=True)

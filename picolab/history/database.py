@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -39,9 +40,13 @@ _IDENTITIES = {TRIALS: ("trial_key", "started_utc"), CAMPAIGNS: ("campaign_key",
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
 
 
-def text(value: str) -> str:
-    """Return a text as a literal of SQL."""
-    return "'" + value.replace("'", "''").replace("\0", "") + "'"
+_TABLE = re.compile(rf"\bFROM ({TRIALS}|{CAMPAIGNS})\b")
+
+
+def _file(address: str) -> str:
+    """Return the address of a file as a literal of SQL that means this file alone."""
+    exactly = re.sub(r"[*?\[]", r"[\g<0>]", address)
+    return "'" + exactly.replace("'", "''") + "'"
 
 
 class Database:
@@ -55,7 +60,7 @@ class Database:
         """
         self.store = store
         self._group = group
-        self._made: set[str] = set()
+        self._tables: dict[str, str] = {}
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -70,7 +75,13 @@ class Database:
         self.store.attach(connection)
         return connection
 
-    def _make_view(self, connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str]) -> None:
+    def _table(self, table: str) -> str:
+        """Return the query that is a table."""
+        if table not in self._tables:
+            self._tables[table] = self._made(table, columns() if table == TRIALS else CAMPAIGN_COLUMNS)
+        return self._tables[table]
+
+    def _made(self, table: str, kinds: Mapping[str, str]) -> str:
         groups = {
             name: files
             for name, files in readable(self.store, table).items()
@@ -80,21 +91,19 @@ class Database:
         parts = []
         for addresses, distinct in ((once, False), (repeated, True)):
             if addresses:
-                parts.append(f"SELECT * FROM ({self._selected(connection, table, addresses, kinds, distinct)})")
+                parts.append(f"SELECT * FROM ({self._selected(table, addresses, kinds, distinct)})")
         nothing = ", ".join(f'NULL::{_SQL_TYPES[kind]} AS "{name}"' for name, kind in kinds.items())
-        query = " UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false"
-        connection.execute(f"CREATE VIEW {table} AS {query}")
+        return " UNION ALL BY NAME ".join(parts) or f"SELECT {nothing} WHERE false"
 
     def _selected(
         self,
-        connection: duckdb.DuckDBPyConnection,
         table: str,
         addresses: Sequence[str],
         kinds: Mapping[str, str],
         distinct: bool,
     ) -> str:
-        source = f"read_parquet([{', '.join(map(text, addresses))}], union_by_name = true)"
-        there = {row[0] for row in self._fetched(connection, f"DESCRIBE SELECT * FROM {source}")}
+        source = f"read_parquet([{', '.join(map(_file, addresses))}], union_by_name = true)"
+        there = {row[0] for row in self._executed(f"DESCRIBE SELECT * FROM {source}").fetchall()}
         # A column that none of these files has yet.
         lacking = "".join(
             f', NULL::{_SQL_TYPES[kind]} AS "{name}"' for name, kind in kinds.items() if name not in there
@@ -103,30 +112,29 @@ class Database:
         once = f" QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1" if distinct else ""
         return f"SELECT *{lacking} FROM {source}{once}"
 
-    def rows(self, query: str) -> list[dict[str, Any]]:
+    def rows(self, query: str, *values: str) -> list[dict[str, Any]]:
         """Return the rows of a query as dicts, None where something is missing.
+
+        Args:
+            query: in it `FROM trials` and `FROM campaigns` stand for the tables, and `?` for a value.
+            values: texts from outside.
 
         Raises:
             ParameterError: the store holds files of a newer schema.
             UnreadableFile: a file is damaged.
             HostUnfit: the store cannot be reached.
         """
-        for table, kinds in ((TRIALS, columns()), (CAMPAIGNS, CAMPAIGN_COLUMNS)):
-            if table not in self._made and f"FROM {table}" in query:
-                self._make_view(self._connection, table, kinds)
-                self._made.add(table)
-        cursor = self._executed(self._connection, query)
+        # In place, because a view is bound once more.
+        whole = _TABLE.sub(lambda match: f"FROM ({self._table(match[1])}) AS {match[1]}", query)
+        cursor = self._executed(whole, values)
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _fetched(self, connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
-        return self._executed(connection, query).fetchall()
-
-    def _executed(self, connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
+    def _executed(self, query: str, values: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
         import duckdb
 
         try:
-            return connection.execute(query)
+            return self._connection.execute(query, values)
         except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
             why = str(error).splitlines()[0][:300]
             raise UnreadableFile(

@@ -10,7 +10,7 @@ from typing import Any
 
 from picolab.config.invalid_input import unknown_name
 from picolab.errors import ParameterError
-from picolab.history.database import Database, text
+from picolab.history.database import Database
 from picolab.history.floors import FLOOR
 from picolab.history.schema import counts_column
 from picolab.record.metric import Metric
@@ -157,8 +157,9 @@ def _trial_rows(database: Database, metrics: Iterable[Metric]) -> list[dict[str,
     some = ", ".join(f"any_value({name}) AS {name}" for name in _CONSTANT)
     return database.rows(
         f"SELECT host, series, campaign_key, build, build_sha256, min(started_utc) AS started_utc, {some}, "
-        f"count(*) AS trials, count(*) FILTER (outcome = {text(Outcome.OK)}) AS ok, {', '.join(shown)} "
-        f"FROM trials WHERE purpose = 'case' GROUP BY host, series, campaign_key, build, build_sha256"
+        f"count(*) AS trials, count(*) FILTER (outcome = ?) AS ok, {', '.join(shown)} "
+        f"FROM trials WHERE purpose = 'case' GROUP BY host, series, campaign_key, build, build_sha256",
+        Outcome.OK.value,
     )
 
 

@@ -106,6 +106,9 @@ CASE_COLUMNS = (
 )
 """Columns of a trial that each of its samples carries too."""
 
+_OLDEST_SAMPLES = COLUMNS[: COLUMNS.index("disk_written_bytes") + 1]
+"""Columns of samples that keep their place in an export, before those of the case; all others come last."""
+
 FAULT_COLUMNS = ("trial_id", "attempt", "outcome", "outcome_detail", "started_at", "duration_s", "notebook")
 
 
@@ -262,7 +265,8 @@ def sample_frame(samples: Mapping[str, Mapping[str, Any]], trials: pd.DataFrame)
         ]
         values = np.concatenate(parts) if parts else np.empty(0)
         own[name] = pd.arrays.FloatingArray(values, np.isnan(values))
-    return pd.DataFrame({"trial_id": of_trial.pop("trial_id"), **own, **of_trial})
+    first = {name: own.pop(name) for name in _OLDEST_SAMPLES}
+    return pd.DataFrame({"trial_id": of_trial.pop("trial_id"), **first, **of_trial, **own})
 
 
 def numbers(values: Any) -> NDArray[np.float64]:

@@ -51,7 +51,7 @@ class SecondProcess:
         if len(trial_ids) < FEWEST_TRIALS or len(os.sched_getaffinity(0)) < 2:
             return
         # -P: a folder called picolab in the current folder is not this package.
-        command = [sys.executable, "-P", "-m", "picolab.results.second_process", str(folder.resolve())]
+        command = [sys.executable, "-P", "-m", "picolab.results.part_reader", str(folder.resolve())]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -78,16 +78,3 @@ class SecondProcess:
             output, _ = self._output.result()
             self._found = pickle.loads(output) if self._process.returncode == 0 and output else {}
         return self._found.get(trial_id)
-
-
-def main() -> None:
-    """Read the trials that standard input names, and write what was found to standard output."""
-    from picolab.results.standing import read_trials
-
-    folder = Path(sys.argv[1])
-    found = read_trials(folder, json.loads(sys.stdin.buffer.read()))
-    sys.stdout.buffer.write(pickle.dumps(found, protocol=pickle.HIGHEST_PROTOCOL))
-
-
-if __name__ == "__main__":
-    main()

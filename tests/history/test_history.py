@@ -44,6 +44,13 @@ def files(store: FolderStore) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("name", ["it's", "a [1] *?", "FROM trials"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store = FolderStore(tmp_path / name)
+    add_campaign(store, night(0, {"build-a": 1.0}))
+    assert count(store) == TRIALS_OF_A_NIGHT
+
+
 def count(store: FolderStore) -> int:
     return int(Database(store).rows("SELECT count(*) AS n FROM trials")[0]["n"])
 
@@ -197,12 +204,13 @@ def test_own_columns_hide_no_column_of_a_trial() -> None:
 
 
 def test_labels_are_data(store: FolderStore) -> None:
-    evil = "'); DROP VIEW trials; --"
+    evil = "' FROM campaigns ? '); SELECT 1; --"
     write_campaign(outputs_dir() / "x'y", [FakeTrial(build="1.5.4", facts={"build.label": evil})])
     add_campaign(store, outputs_dir() / "x'y")
     assert add_campaign(store, outputs_dir() / "x'y").known == 1
     done = picolab_here("history", "compare", evil, "\x1b[31m'", "--history", str(store.folder))
     assert done.returncode == 4 and "\x1b" not in done.stderr
+    assert "no trial of such a build" in done.stderr and "it has " in done.stderr
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ _LONGEST_FIRST = (
 _SHARING = ("test_vagrant_machine", "test_vagrant_faults", "test_vagrant_left_over", "test_by_hand")
 """The modules whose tests share a machine."""
 _BEFORE = pytest.StashKey[dict[str, set[str]]]()
+_RAN = pytest.StashKey[bool]()
 
 
 def _why_not() -> str | None:
@@ -71,6 +72,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if shutil.which("virsh"):
         with contextlib.suppress(subprocess.SubprocessError):
             config.stash[_BEFORE] = _of_libvirt()
+            config.pluginmanager.register(_Noticed(config))
+
+
+class _Noticed:
+    """Notes that a test with real virtual machines ran: a session without one takes nothing down, which is others'."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "vm" in report.keywords and not report.skipped:
+            self._config.stash[_RAN] = True
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,7 +95,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     before = config.stash.get(_BEFORE, None)
-    if before is not None:
+    if before is not None and config.stash.get(_RAN, False):
         _as_before(before)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from picolab import __version__
-from picolab.cli import answer, box, campaigns, comparison, examination, floor, host, machines, project, trial
+from picolab.cli import answer, box, campaigns, comparison, examination, floor, host, machines, project, trial, watch
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
 
@@ -30,6 +30,7 @@ def main() -> None:
       picolab answer ./picoshare --file-size 5G --ram 256M  does it survive, how long?
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab examine ./picoshare               which weaknesses does it have?
+      picolab watch watch.yaml                  measure each new build
       picolab doctor                            check this host
     """
     # Trials run in another folder, where a relative path would mean another place.
@@ -42,6 +43,6 @@ for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
     *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
-    *(trial.trial, machines.machines, box.box),
+    *(watch.watch, trial.trial, machines.machines, box.box),
 ):
     main.add_command(command)

@@ -74,7 +74,7 @@ class Made(Begun):
 
 
 class WatchState(BaseModel):
-    """What a watch knows.
+    """The knowledge of a watch.
 
     Attributes:
         files: SHA-256 of each build file as the last campaign measured it, by its path.

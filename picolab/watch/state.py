@@ -153,7 +153,7 @@ class WatchFolder:
         if target.is_file():
             return True
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name[:200]}.{os.getpid()}.new")
+        new = target.with_name(".new")
         digest = hashlib.sha256()
         try:
             with Path(file).open("rb") as source, new.open("wb") as copy:

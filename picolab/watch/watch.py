@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from picolab.analysis.comparison.compare import compare as compare_builds
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
@@ -34,8 +35,12 @@ from picolab.errors import CampaignBusy, CampaignChanged, ParameterError, Picola
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import refuse_links
 from picolab.host.locks import holders_of, in_words, try_lock
+from picolab.machines.kinds import kind_of
+from picolab.report.comparison_words import gate_line, headline
 from picolab.report.render import render_comparison, render_report
 from picolab.results.folders import dated_name
+from picolab.results.load import read_campaign
+from picolab.servers.build import sha256_of
 from picolab.servers.registry import server_of
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
@@ -179,7 +184,9 @@ class Watch:
                 return None
             self._say("busy", "")
             if self._state.current is None:
-                check_plan(self._plan(begun))
+                plan = self._plan(begun)
+                self._check_copies(plan, begun)
+                check_plan(plan)
                 self._state.current = begun
                 self._place.write(self._state)
                 self._note(f"Campaign {begun.campaign} begins: {listed(begun.triggers)}.")
@@ -258,9 +265,11 @@ class Watch:
         return self._newest
 
     def _free_name(self) -> str:
+        """Return a name that no campaign has: two may begin in one second when they fail at once."""
         name = dated_name(self.wanted.name)
-        taken = [made.campaign for made in self._state.made]
-        return f"{name}-2" if name in taken or (outputs_dir() / name).exists() else name
+        taken = {made.campaign for made in self._state.made}
+        names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+        return next(name for name in names if name not in taken and not (outputs_dir() / name).exists())
 
     # The campaign
 
@@ -273,6 +282,27 @@ class Watch:
         replaced = with_builds(wanted, copies, self.wanted.release, begun.release)
         replaced = replaced.model_copy(update={"description": f"{wanted.description} {why}".strip()})
         return make_plan(replaced, begun.campaign, self.wanted.parameters)
+
+    def _check_copies(self, plan: Plan, begun: Begun) -> None:
+        """Refuse a script of an installed package: neither its content nor its copy says which package it starts.
+
+        Raises:
+            ParameterError: a build is one.
+            BuildError: a build is missing, or cannot run here.
+        """
+        files = {str(self._place.copy_of(file, sha256)): file for file, sha256 in begun.files.items()}
+        for trial in {trial.parameters.build: trial.parameters for trial in plan.trials}.values():
+            if trial.build not in files:
+                continue
+            file, in_guest = files[trial.build], kind_of(trial.machine).is_virtual
+            find_build = server_of(trial.server).find_build
+            copy = find_build(trial, in_guest=in_guest)
+            original = find_build(trial.model_copy(update={"build": file}), in_guest=in_guest)
+            if original.identity.sha256 != copy.identity.sha256 and sha256_of(Path(file)) == begun.files[file]:
+                raise ParameterError(
+                    f"{self.wanted.parameters}: build {file!r} starts an installed package, whose changes its own "
+                    f"content does not show; give a single file, such as a zipapp"
+                )
 
     def _run(self, begun: Begun) -> ExitCode | None:
         try:
@@ -314,6 +344,9 @@ class Watch:
                 self._note(f"{title}: {render(begun.folder)}")
             except (PicolabError, OSError) as error:
                 self._note(f"{title} of {begun.campaign} was not written: {error}")
+        if compared:
+            found = compare_builds(read_campaign(begun.folder))
+            self._note(f"{headline(found)}: {gate_line(found)}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from picolab.campaign.runner import Campaign
 from picolab.config.project import outputs_dir
 from picolab.errors import BuildError, ParameterError, UnreadableFile
 from picolab.exit_codes import ExitCode
+from picolab.host.processes import this_process
 from picolab.results.standing import read_standing
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare import builds
@@ -141,6 +142,54 @@ def test_a_build_that_cannot_run_waits_for_its_next_content(tmp_path: Path, buil
     assert looks.state.current is None and not outputs_dir().exists()
     build.write_bytes(good)
     assert looks.look() == 1
+
+
+def test_a_script_of_a_package_is_refused(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("copyparty")
+    looks = Looks(write_watch(tmp_path, {"parameters": {"server": "copyparty", "build": str(script)}}))
+    with pytest.raises(ParameterError, match=r"copyparty' starts an installed package, .*; give a single file"):
+        looks.look()
+
+
+def test_a_problem_that_lasts_is_said_once(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = build.read_bytes()
+    build.unlink()
+    looks = Looks(write_watch(tmp_path))
+    pauses = 0
+
+    def pause(_watch: Watch) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 3:
+            build.write_bytes(b"")
+            build.chmod(0o755)
+        if pauses == 6:
+            build.write_bytes(good)
+
+    monkeypatch.setattr(Watch, "_wait", pause)
+    code = Watch(looks.file, looks._run, looks.notes.append, lambda: pauses == 7).run()
+
+    assert code is ExitCode.OK and len(looks.begun) == 1
+    assert looks.notes[0] == f"Waits for {build}: No such file or directory."
+    assert "cannot run here: the file is empty" in looks.notes[1]
+    assert [note.partition(" begins: ")[2] for note in looks.notes[2:]] == [f"{build} is new to this watch."]
+
+
+def test_watches_of_other_files_wait(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks(write_watch(tmp_path))
+    other = Looks(tmp_path / "other.yaml")
+    other.file.write_text(looks.file.read_text())
+    pauses: list[int] = []
+    monkeypatch.setattr(Watch, "_wait", lambda _watch: pauses.append(1))
+
+    def meanwhile() -> None:
+        Watch(other.file, other._run, other.notes.append, lambda: len(pauses) == 2).run()
+
+    looks.meanwhile = meanwhile
+    assert looks.look() == 1
+    assert other.begun == []
+    assert other.notes == [f"Waits: pid {os.getpid()} ({this_process().command}) runs a campaign of another watch."]
+    assert other.look() == 1
 
 
 def test_new_releases_are_measured_and_a_silent_network_is_one_line(

@@ -25,6 +25,7 @@ from picolab.host.processes import this_process
 from picolab.results.standing import read_standing
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare import builds
+from picolab.watch import retention
 from picolab.watch import watch as watch_module
 from picolab.watch.settling import Settling
 from picolab.watch.state import WatchFolder, WatchState
@@ -52,6 +53,10 @@ def change(build: Path) -> None:
     """Change a program's content; bytes behind a zipapp are ignored."""
     with build.open("ab") as file:
         file.write(b"x")
+
+
+def die(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class Looks:
@@ -277,10 +282,6 @@ def test_a_campaign_is_noted_before_its_folder_is_made(
     tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = Looks(write_watch(tmp_path))
-
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(watch_module.Campaign, "create", die)
         with pytest.raises(KeyboardInterrupt):
@@ -289,6 +290,18 @@ def test_a_campaign_is_noted_before_its_folder_is_made(
     assert looks.look() == 2
     first, second = (Path(plan.trials[0].parameters.build) for plan in looks.begun)
     assert first.read_bytes() + b"x" == second.read_bytes()
+
+
+def test_a_comparison_has_its_page_and_its_gate(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = {"builds": {"old": {"build": "./picoshare"}, "new": {"build": "calibration"}}}
+    looks = Looks(write_watch(tmp_path, two))
+    monkeypatch.setattr(watch_module, "render_comparison", lambda folder: folder / "compare.html")
+    looks.look()
+
+    (folder,) = outputs_dir().iterdir()
+    page, gate = looks.notes[-2:]
+    assert page == f"Comparison: {folder}/compare.html"
+    assert gate.startswith(f"new against old in {folder.name}, margin 5 %: exit code 3: ")
 
 
 def test_a_damaged_state_is_one_sentence(tmp_path: Path, build: Path) -> None:
@@ -331,7 +344,9 @@ def test_campaigns_that_are_not_finished_or_not_its_own_stay(tmp_path: Path, bui
 # Real campaigns
 
 
-def test_measures_writes_the_report_and_removes_the_oldest(tmp_path: Path, build: Path) -> None:
+def test_measures_writes_the_report_and_removes_the_oldest(
+    tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write_watch(tmp_path, keep=1)
     assert picolab_here("watch", str(file), "--once").returncode == ExitCode.OK
     (first,) = outputs_dir().iterdir()
@@ -340,12 +355,18 @@ def test_measures_writes_the_report_and_removes_the_oldest(tmp_path: Path, build
 
     change(build)
     file.write_text(file.read_text().replace('"report": false', '"report": true'))
-    done = picolab_here("watch", str(file), "--once")
-    assert done.returncode == ExitCode.OK
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "remove_tree_inside", die)
+        done = picolab_here("watch", str(file), "--once")
+    assert done.returncode == ExitCode.INTERRUPTED
     (second,) = set(outputs_dir().iterdir()) - {first, foreign}
     assert f"Report: {second}/report.html" in done.stdout and (second / "report.html").is_file()
-    assert f"Removed campaign {first.name}: there are newer ones." in done.stdout
-    assert not first.exists() and foreign.is_dir()
+
+    (first / "plan.json").unlink()
+    done = picolab_here("watch", str(file), "--once")
+    assert done.returncode == ExitCode.OK
+    assert f"Removed campaign {first.name}: there are newer ones." in done.stdout, "a removal is completed"
+    assert set(outputs_dir().iterdir()) == {second, foreign}
     (copy,) = WatchFolder(file, "nightly").path.glob("builds/*/*")
     assert copy.read_bytes() == build.read_bytes()
 
@@ -388,6 +409,7 @@ def test_killed_in_a_campaign_it_completes_that_one_first(
     had = lines(first)
     assert had < 3
     change(build)
+    write_watch(tmp_path, poll_s=1)
 
     stopped = start(file)
     eventually(lambda: lines(first) > had and list(first.glob("running/*/state.json")), "another trial has begun")
@@ -404,8 +426,8 @@ def test_killed_in_a_campaign_it_completes_that_one_first(
     assert f"Campaign {first.name} continues." in output
     found = sorted(outputs_dir().iterdir())
     assert [made.folder for made in state.read().made] == found == [first, found[1]]
-    for folder in found:
+    for folder, trials in zip(found, (3, 1), strict=True):
         standing = read_standing(folder)
-        assert len(standing.results) == 3 and not standing.lost
+        assert len(standing.results) == trials and not standing.lost
     used = [Path(Campaign.load(folder).plan.trials[0].parameters.build).read_bytes() for folder in found]
     assert used[0] + b"x" == used[1], "the first campaign kept the build that it began with"

@@ -9,7 +9,21 @@ from pathlib import Path
 import click
 
 from picolab import __version__
-from picolab.cli import answer, box, campaigns, comparison, examination, floor, host, machines, project, trial, watch
+from picolab.cli import (
+    answer,
+    box,
+    campaigns,
+    comparison,
+    examination,
+    floor,
+    history,
+    host,
+    machines,
+    project,
+    publishing,
+    trial,
+    watch,
+)
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
 
@@ -42,6 +56,7 @@ def main() -> None:
 for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
+    *(publishing.publish, history.history),
     *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
     *(watch.watch, trial.trial, machines.machines, box.box),
 ):

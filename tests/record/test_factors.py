@@ -102,7 +102,7 @@ def test_trials_of_one_plan_on_different_ground_are_two_cases(name: str) -> None
 
 
 @given(st.data())
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_mixture_of_factors(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(sorted(set(UPLOADS) - set(ALONE))), min_size=2, max_size=4, unique=True))
     case = st.fixed_dictionaries({name: st.sampled_from(UPLOADS[name]) for name in names})

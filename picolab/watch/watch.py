@@ -31,7 +31,15 @@ from picolab.config.watch_parameters import (
     load_watch_parameters,
     with_builds,
 )
-from picolab.errors import CampaignBusy, CampaignChanged, ParameterError, PicolabError, UnreadableFile, UnsafePath
+from picolab.errors import (
+    BuildError,
+    CampaignBusy,
+    CampaignChanged,
+    ParameterError,
+    PicolabError,
+    UnreadableFile,
+    UnsafePath,
+)
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import refuse_links
 from picolab.host.locks import holders_of, in_words, try_lock
@@ -51,6 +59,7 @@ from picolab.watch.state import LOCK_FILE, Begun, Made, WatchFolder, watches_dir
 _BUSY_FILE = ".running.lock"
 """In the folder of all watches, held while one of them runs a campaign: two would disturb each other."""
 _LONGEST_SLEEP_S = 1.0
+_SHORTEST_WAIT_S = 1.0
 _GIVEN_UP = (CampaignChanged, ParameterError, UnreadableFile, UnsafePath)
 """Errors that another try at the same campaign would meet again."""
 
@@ -161,8 +170,8 @@ class Watch:
 
     def _wait(self) -> None:
         """Sleep until the next look, in short pieces: a signal only sets a flag."""
-        wait_s = min(self.wanted.poll_s, max(self.wanted.settle_s, 0.05)) if self._pending else self.wanted.poll_s
-        end = time.monotonic() + wait_s
+        wait_s = max(self.wanted.settle_s, _SHORTEST_WAIT_S) if self._pending else self.wanted.poll_s
+        end = time.monotonic() + min(wait_s, self.wanted.poll_s)
         while (left_s := end - time.monotonic()) > 0 and not self._stop_requested():
             time.sleep(min(left_s, _LONGEST_SLEEP_S))
 
@@ -233,19 +242,23 @@ class Watch:
         )
 
     def _files(self, wanted: CampaignParameters) -> dict[str, str] | None:
-        """Return the SHA-256 of each build file, by its path; None when one is missing or still being written."""
+        """Return the SHA-256 of each build file, by its path; None when one may still be written.
+
+        Raises:
+            BuildError: one is missing or cannot be read.
+        """
         found: dict[str, str] = {}
         for file in build_files(wanted):
             try:
                 sha256 = self._settling.sha256(file)
             except OSError as error:
-                self._pending = True
-                self._say(file, f"Waits for {file}: {error.strerror}.")
-                return None
+                raise BuildError(
+                    f"build {file!r}: cannot be read ({error.strerror}); build it, or correct its path in "
+                    f"{self.wanted.parameters}"
+                ) from None
             if sha256 is None:
                 self._pending = True
                 return None
-            self._say(file, "")
             found[file] = sha256
         return found
 

@@ -175,7 +175,7 @@ def test_a_problem_that_lasts_is_said_once(tmp_path: Path, build: Path, monkeypa
     code = Watch(looks.file, looks._run, looks.notes.append, lambda: pauses == 7).run()
 
     assert code is ExitCode.OK and len(looks.begun) == 1
-    assert looks.notes[0] == f"Waits for {build}: No such file or directory."
+    assert looks.notes[0].startswith(f"build '{build}': cannot be read (No such file or directory); build it, or ")
     assert "cannot run here: the file is empty" in looks.notes[1]
     assert [note.partition(" begins: ")[2] for note in looks.notes[2:]] == [f"{build} is new to this watch."]
 

@@ -5,7 +5,7 @@
         begun.json       plan, builds and host as they were when it began
         ledger.jsonl     one line for each attempt
         starts.jsonl     one line for each start: how long it waited for an idle host, and whether it found one
-        stopped.json     after which block `repeats: auto` had enough, and why
+        stopped.json     after which block `repeats: auto` had enough or a budget was spent, and why
         results.csv      one row for each result, added when a trial ends
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result

@@ -22,6 +22,7 @@ from picolab.cli import (
     project,
     publishing,
     trial,
+    watch,
 )
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
@@ -43,6 +44,7 @@ def main() -> None:
       picolab answer ./picoshare --file-size 5G --ram 256M  does it survive, how long?
       picolab trial --ram 256 --file-size 100M  one trial by hand
       picolab examine ./picoshare               which weaknesses does it have?
+      picolab watch watch.yaml                  measure each new build
       picolab doctor                            check this host
     """
     # Trials run in another folder, where a relative path would mean another place.
@@ -56,6 +58,6 @@ for command in (
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
     *(publishing.publish, history.history),
     *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
-    *(trial.trial, machines.machines, box.box),
+    *(watch.watch, trial.trial, machines.machines, box.box),
 ):
     main.add_command(command)

@@ -47,6 +47,8 @@ _KINDS = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
 }
 """pydantic's error types in plain words."""
 

@@ -19,6 +19,19 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
     Raises:
         ParameterError: no such file, not YAML, or something in it makes no sense.
     """
+    data = read_mapping(path, "start from a copy of parameters/quick.yaml")
+    return campaign_parameters(data, path.parent, str(path))
+
+
+def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Args:
+        remedy: for a file that holds something else, as the end of a sentence.
+
+    Raises:
+        ParameterError: no such file, not YAML, or no mapping.
+    """
     try:
         data = read_yaml_file(path)
     except OSError as error:
@@ -26,8 +39,8 @@ def load_campaign_parameters(path: Path) -> CampaignParameters:
     except YamlProblem as problem:
         raise ParameterError(f"{path}: {problem}") from None
     if not isinstance(data, dict):
-        raise ParameterError(f"{path}: holds no mapping; start from a copy of parameters/quick.yaml")
-    return campaign_parameters(data, path.parent, str(path))
+        raise ParameterError(f"{path}: holds no mapping; {remedy}")
+    return data
 
 
 def campaign_parameters(data: Mapping[str, Any], folder: Path, place: str) -> CampaignParameters:

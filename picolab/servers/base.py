@@ -154,6 +154,14 @@ class Server(ABC):
         """Return a sentence about a setting that this server cannot use, with the remedy; None: all fit."""
         return None
 
+    def newest_release(self, parameters: TrialParameters) -> str | None:
+        """Return the newest release as a value of `build`, such as `1.5.4`; None: this server has no releases.
+
+        Raises:
+            BuildError: nobody answers, or the answer names none.
+        """
+        return None
+
     @abstractmethod
     def launch(self, place: Place) -> Launch:
         """Return how the server is started."""

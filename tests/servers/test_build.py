@@ -19,7 +19,7 @@ from picolab.errors import BuildError
 from picolab.servers.build import sha256_of
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare import builds as build_module
-from picolab.servers.picoshare.builds import find_build
+from picolab.servers.picoshare.builds import find_build, newest_release
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}.get(platform.machine())
 PROGRAM = b"#!/bin/sh\necho picoshare\n" + bytes(range(256)) * 400
@@ -66,6 +66,8 @@ class Releases:
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
                 self.wfile.write(content)
+
+            do_HEAD = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -305,3 +307,25 @@ def test_a_base_url_that_is_none(refused: Callable[..., str], base_url: str) -> 
 def test_a_processor_without_releases(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module.platform, "machine", lambda: "riscv64")
     assert "riscv64" in refused("1.5.4")
+
+
+def test_the_newest_release_is_where_latest_leads(releases: Releases) -> None:
+    for tag in ("1.5.2", "v1.5.4"):
+        releases.files["/latest"] = (302, b"/elsewhere/latest")
+        releases.files["/elsewhere/latest"] = (302, f"/elsewhere/tag/{tag}".encode())
+        assert newest_release(releases.base_url) == tag.removeprefix("v")
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "sentence"),
+    [
+        (404, b"", r"latest answered 404 and names no release; check release_base_url, or try again later"),
+        (302, b"/latest", r"leads to http://\S+/latest, which names no release; check release_base_url"),
+        (302, b"http://127.0.0.1:1/", r"cannot be asked \(.*\); check the network and release_base_url"),
+        (302, b"http://[", r"cannot be asked \(.*\); check the network and release_base_url"),
+    ],
+)
+def test_an_answer_without_a_release(releases: Releases, status: int, content: bytes, sentence: str) -> None:
+    releases.files["/latest"] = (status, content)
+    with pytest.raises(BuildError, match=f"the newest release: .*{sentence}"):
+        newest_release(releases.base_url)

@@ -43,6 +43,11 @@ class PicoShare(Server):
 
         return find_build(parameters.build, parameters.build_label, parameters.release_base_url, in_guest=in_guest)
 
+    def newest_release(self, parameters: TrialParameters) -> str | None:
+        from picolab.servers.picoshare.builds import newest_release
+
+        return newest_release(parameters.release_base_url)
+
     def why_unfit(self, parameters: TrialParameters) -> str | None:
         knobs = parameters.calibration
         if not knobs:

@@ -19,12 +19,14 @@ from picolab.errors import BuildError
 from picolab.servers.build import Build, check_program, checked_file, file_build, identified, sha256_of, unreadable
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare.adapter import CALIBRATION
+from picolab.text.foreign import one_line
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7"}
 _FIRST_TAG_WITH_V = (1, 5, 3)
 """Release tags are bare numbers up to 1.5.2 and begin with `v` from 1.5.3 on."""
 _EXECUTABLE = "picoshare"
 _CHECKSUM = "sha256"
+_MOST_REDIRECTS = 5
 
 
 def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool = False) -> Build:
@@ -55,6 +57,41 @@ def find_build(wanted: str, label: str, release_base_url: str, *, in_guest: bool
         raise unreadable(wanted, error) from None
     check_program(path, wanted, in_guest=in_guest)
     return identified(path, label, "file")
+
+
+def newest_release(release_base_url: str) -> str:
+    """Return the version of the newest release, such as `1.5.4`.
+
+    Asks for `latest` in the folder above, as GitHub's `releases/latest` above `releases/download`: it redirects to the
+    page of the newest release that is neither a draft nor a pre-release, whose last part is the tag.
+
+    Raises:
+        BuildError: nobody answers, or the answer names no release.
+    """
+    url = f"{release_base_url.rstrip('/').rpartition('/')[0]}/latest"
+    asked = httpx.URL()
+    try:
+        asked = httpx.URL(url)
+        for _ in range(_MOST_REDIRECTS):
+            answer = httpx.head(asked, follow_redirects=False, timeout=30)
+            location = answer.headers.get("location")
+            if location is None:
+                raise BuildError(
+                    f"the newest release: {url} answered {answer.status_code} and names no release; check "
+                    f"release_base_url, or try again later"
+                )
+            asked = asked.join(location)
+            found = RELEASE.fullmatch(asked.path.rstrip("/").rpartition("/")[2])
+            if found:
+                return found[0].removeprefix("v")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise BuildError(
+            f"the newest release: {url} cannot be asked ({error}); check the network and release_base_url"
+        ) from None
+    raise BuildError(
+        f"the newest release: {url} leads to {one_line(str(asked))[:200]}, which names no release; check "
+        f"release_base_url"
+    )
 
 
 @contextlib.contextmanager

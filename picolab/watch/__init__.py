@@ -1,0 +1,1 @@
+"""The room of `picolab watch`: campaigns that begin by themselves."""

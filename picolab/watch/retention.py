@@ -1,0 +1,71 @@
+"""Removal of a watch's oldest campaigns: only finished ones that it made itself, and never through a link."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE
+from picolab.errors import UnreadableFile
+from picolab.files.foreign import read_bounded, remove_tree_inside
+from picolab.results.folders import locked
+from picolab.results.standing import read_standing
+from picolab.watch.state import Made, WatchFolder, WatchState
+
+
+def plan_sha256(folder: Path) -> str:
+    """Return the SHA-256 of a campaign's plan; empty when there is none that can be read."""
+    try:
+        return hashlib.sha256(read_bounded(folder / PLAN_FILE, LARGEST_PLAN_BYTES)).hexdigest()
+    except (FileNotFoundError, UnreadableFile):
+        return ""
+
+
+def remove_oldest(place: WatchFolder, state: WatchState, keep: int, note: Callable[[str], None]) -> None:
+    """Remove the oldest finished campaigns of a watch beyond a number, with their copies of builds.
+
+    The state says first which campaign is being removed, so that a removal that was cut off is completed the next time.
+
+    Args:
+        keep: finished campaigns to keep.
+        note: receives a sentence for each campaign that is removed, or left where it is.
+    """
+    state.made = [made for made in state.made if made.removing or made.folder.exists() or made.folder.is_symlink()]
+    finished = [made for made in state.made if made.complete and not made.removing]
+    for made in finished[: max(0, len(finished) - keep)]:
+        reason = _why_not(made)
+        if reason:
+            note(f"Campaign {made.campaign} is not removed: {reason}.")
+            continue
+        made.removing = True
+        place.write(state)
+    complete_removals(place, state, note)
+
+
+def complete_removals(place: WatchFolder, state: WatchState, note: Callable[[str], None]) -> None:
+    """Remove the campaigns that the state names for it."""
+    for made in [made for made in state.made if made.removing]:
+        if made.folder.is_symlink():
+            made.removing = False
+            continue
+        remove_tree_inside(Path(made.outputs), made.folder)
+        if not made.folder.exists():
+            state.made.remove(made)
+            note(f"Removed campaign {made.campaign}: there are newer ones.")
+    place.write(state)
+    place.drop_copies(state)
+
+
+def _why_not(made: Made) -> str:
+    """Return why a campaign stays, as half a sentence; empty when nothing speaks against its removal."""
+    folder = made.folder
+    if folder.is_symlink() or not folder.is_dir():
+        return "it is a link or no folder"
+    if not made.plan_sha256 or plan_sha256(folder) != made.plan_sha256:
+        return "its plan is not the one that this watch made"
+    with locked(folder) as got:
+        if not got:
+            return "another process runs it"
+        standing = read_standing(folder)
+        if standing.lost or any(trial.trial_id not in standing.results for trial in standing.needed):
+            return "not every trial has a result"
+    return ""

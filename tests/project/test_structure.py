@@ -92,6 +92,7 @@ LAYERS = (
     ("charts",),
     ("trial", "report", "examine"),
     ("campaign", "doctor"),
+    ("distributed",),
     ("api", "cli"),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""

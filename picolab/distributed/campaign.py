@@ -25,7 +25,7 @@ from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
 from picolab.distributed.checks import check_distributed, sent_builds
-from picolab.distributed.cluster import MACHINE, RAM, Cluster
+from picolab.distributed.cluster import MACHINE, RAM, Capacity, Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, together, unpack
 from picolab.errors import HostUnfit
 from picolab.files.foreign import remove_tree_inside
@@ -36,6 +36,7 @@ from picolab.text.wording import counted
 
 _LOOK_S = 30.0
 """Between two looks at the workers while nothing happens: new ones get orders then."""
+_CAPACITY_S = 5.0
 _STOP_PATIENCE_S = INTERRUPT_PATIENCE_S + 60.0
 RECONNECT_S = 300.0
 """A scheduler that is gone is waited for so long."""
@@ -70,6 +71,7 @@ class DistributedCampaign(Campaign):
         self._open: list[_Open] = []
         self._count = 0
         self._machines = 1
+        self._known, self._known_at_s = Capacity(()), 0.0
         # Never closed: a future that ends late would write into whatever gets its number next.
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -115,7 +117,7 @@ class DistributedCampaign(Campaign):
 
     def _submit(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
         """Give orders to the scheduler until each machine has one."""
-        capacity = self._workers.capacity()
+        capacity = self._capacity()
         self._machines = max(1, capacity.machines)
         refused: list[_Open] = []
         while waiting and len(self._open) < self._machines:
@@ -150,6 +152,12 @@ class DistributedCampaign(Campaign):
             self._open.append(one)
         for one in refused:
             self.watcher.note(f"No worker can run {_named(one.trials)}: each has refused.")
+
+    def _capacity(self) -> Capacity:
+        """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
+        if not self._known.hosts or time.monotonic() - self._known_at_s > _CAPACITY_S:
+            self._known, self._known_at_s = self._workers.capacity(), time.monotonic()
+        return self._known
 
     def _wake(self, _future: Any) -> None:
         with suppress(OSError):
@@ -198,6 +206,7 @@ class DistributedCampaign(Campaign):
                     f"that had come home is filed; start it, and continue with: "
                     f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
                 )
+        self._known = Capacity(())
         self._workers.stop(session)
         self.watcher.note(f"The scheduler {self._workers.address} is back.")
 
@@ -294,7 +303,8 @@ class DistributedCampaign(Campaign):
 
     def _is_filed(self, attempt: Attempt) -> bool:
         entry = attempt.entry
-        return any(
+        # The ledger of a large campaign is long: looked at only if it has something about this trial.
+        return entry.trial_id in self.tally.last_attempt and any(
             (known.trial_id, known.started_at) == (entry.trial_id, entry.started_at)
             for known in self.ledger.entries()
             if entry.started_at is not None

@@ -61,6 +61,7 @@ _COMPUTED = {
     "scenario": "string",
     "file_size_bytes": "Int64",
     "build": "string",
+    "hostname": "string",
     "upload_outcome": "string",
     "download_outcome": "string",
     "caveats": "string",
@@ -120,6 +121,8 @@ def record_row(record: Record) -> dict[str, Any]:
     row = {name: value_at(record, path) for name, path in _FACTS.items()}
     row |= {factor.name: factor.level_in(record) for factor in FACTORS.values()}
     row |= {metric.name: metric.value(record) for metric in METRICS.values()}
+    # The name of a host says nothing where all trials have the same.
+    row |= {"hostname": row["host"], "host": None}
     row |= {
         "case": factors.case_name(parameters),
         "case_id": factors.case_id(row),
@@ -185,6 +188,7 @@ def csv_row(row: dict[str, Any]) -> dict[str, Any]:
 def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of `record_row` as they are shown: in the order of the plan, and no name stands for two things."""
     ordered = sorted(rows, key=lambda row: (row["position"] is None, row["position"] or 0, row["trial_id"]))
+    _tell_hosts_apart(ordered)
     _make_unambiguous(ordered, "build", "build_sha256")
     _make_unambiguous(ordered, "case", "case_id")
     for name, kind in _kinds(ordered).items():
@@ -192,6 +196,14 @@ def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             for row in ordered:
                 row[name] = None if row[name] is None else float(row[name])
     return ordered
+
+
+def _tell_hosts_apart(rows: list[dict[str, Any]]) -> None:
+    """Make the host a factor where trials ran on several: their numbers are never pooled."""
+    if len({row["hostname"] for row in rows}) > 1:
+        for row in rows:
+            row["host"] = row["hostname"]
+            row["case_id"] = factors.case_id(row)
 
 
 def _make_unambiguous(rows: list[dict[str, Any]], name: str, identity: str) -> None:

@@ -40,7 +40,7 @@ class SentBuild(BaseModel):
 
 
 class Order(BaseModel):
-    """What one task runs: the trials of a plan that belong together, in their order."""
+    """The trials of a plan that one task runs, in their order."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ class Attempt(BaseModel):
 
 
 class Parcel(BaseModel):
-    """What comes home from an order.
+    """The answer to an order.
 
     Attributes:
         ending: `ran`; `stopped`: the client asked for it; `needs_builds`: nothing ran; `refused`: this worker cannot.

@@ -81,6 +81,7 @@ idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_b
 exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
 calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
 ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s
+hostname host
 """
 """Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
 that a new column needs no entry here."""

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+OPTIONAL = [Requirement(text) for text in PROJECT["optional-dependencies"]["distributed"]]
 LOCKS = {"requirements.txt": RUNTIME, "requirements-dev.txt": RUNTIME + DEVELOPMENT}
 
 ENDLESS = {"cryptography", "pyarrow", "ruff", "pandas-stubs", "types-jsonschema", "types-pyyaml"}
@@ -105,7 +106,7 @@ def test_locks_agree_with_each_other() -> None:
 
 
 def test_imported_packages_are_declared() -> None:
-    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    declared = {canonicalize_name(requirement.name) for requirement in [*RUNTIME, *OPTIONAL]}
     # Jupyter's own parts, which a kernel cannot be without.
     comes_along = {canonicalize_name(Requirement(text).name) for text in metadata.requires("ipykernel") or ()}
     imported: dict[str, str] = {}

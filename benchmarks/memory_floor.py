@@ -5,6 +5,7 @@
     python benchmarks/memory_floor.py speed --spread 0.05
     python benchmarks/memory_floor.py ratio
     python benchmarks/memory_floor.py real
+    python benchmarks/memory_floor.py real 100M 500M
 
 Each search has a known floor between 10 and 500 MiB.
 
@@ -12,6 +13,8 @@ Each search has a known floor between 10 and 500 MiB.
 - `speed`: below three times its need a server takes (3 x need / RAM)^4 as long; times vary by the spread of the row.
 - `ratio`: two builds, of which the second needs 1.3 times as much, with the spread of the row.
 - `real`: three searches on this host with the calibration server, whose floor is known (minutes).
+- `real SIZE...`: the trials and the minutes of a search with the defaults of `picolab floor --file-size SIZE`, for a
+  calibration server at full speed that survives from 60 MiB on; at most --minutes each.
 
 docs/floor.md has the results.
 """
@@ -22,6 +25,8 @@ import os
 import random
 import statistics
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,6 +45,7 @@ SPREADS = {"floor": (0.0, 0.01, 0.1, 0.2), "speed": (0.0, 0.02, 0.05, 0.1), "rat
 RATIO = 1.3
 FULL_SPEED, POWER, SLOWDOWN = 3.0, 4.0, 0.1
 REAL_NEEDS_MIB = (40, 60, 90)
+COST_NEED_MIB = 60
 
 
 class Simulated(NamedTuple):
@@ -126,6 +132,35 @@ def real() -> None:
                 print(f"  full speed from {full:.1f} MiB: {words(speed, full)}, {len(found.trials)} trials", flush=True)
 
 
+def cost(file_size: str, minutes: float) -> None:
+    """Print the trials and the minutes of a search as `picolab floor` runs it."""
+    with tempfile.TemporaryDirectory(prefix="picolab-floor-", dir="/var/tmp") as folder:
+        os.environ |= {"PICOLAB_STATE_DIR": f"{folder}/state", "PICOLAB_OUTPUTS_DIR": f"{folder}/outputs"}
+        parameters = TrialParameters.model_validate(
+            {"file_size": file_size, "keep_machine": "never", "calibration": {"memory_need_mib": COST_NEED_MIB}}
+        )
+        search = make_search({}, "local", "real")
+        plan = make_floor_plan([parameters], search, "real", "real", 1, 0)
+        campaign = Campaign.create(plan, Watcher(note=lambda line: print(f"  {line}", flush=True)))
+        campaign.budget_s = minutes * 60
+        begun_s, loads = time.monotonic(), [os.getloadavg()[0]]
+        campaign.run()
+        took_s = time.monotonic() - begun_s
+        loads.append(os.getloadavg()[0])
+        found = look(search, searched_trials(campaign))
+        purposes = Counter(trial.purpose for trial in found.trials)
+        done = ", ".join(f"{count} for the {purpose}" for purpose, count in purposes.items())
+        died = sum(not trial.survived for trial in found.trials)
+        recommended = "" if found.recommended_mb is None else f", recommended {found.recommended_mb:.4g} MiB"
+        print(
+            f"{file_size}: {found.state} after {len(found.trials)} trials ({done}; {died} died) in {took_s / 60:.1f} "
+            f"minutes, {took_s / len(found.trials):.1f} s each; need {COST_NEED_MIB} MiB: "
+            f"{words(found.interval, COST_NEED_MIB)}{recommended}; {os.cpu_count()} processors, load "
+            f"{loads[0]:.1f} before and {loads[1]:.1f} after",
+            flush=True,
+        )
+
+
 def searched_trials(campaign: Campaign) -> list[FloorTrial]:
     from picolab.analysis.floor_trials import trials_of
 
@@ -140,6 +175,8 @@ def words(found: FloorInterval, truth: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=[*SPREADS, "real"], default="floor")
+    parser.add_argument("sizes", nargs="*", help="of `real`: file sizes whose search is timed")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of `real SIZE`, at most for each size")
     parser.add_argument("--first-seed", type=int, default=2000)
     parser.add_argument("--searches", type=int, default=100, help="for each row")
     parser.add_argument("--spread", type=float, action="append", help="of a row; may be repeated")
@@ -148,7 +185,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.95)
     given = parser.parse_args()
     if given.what == "real":
-        real()
+        for size in given.sizes:
+            cost(size, given.minutes)
+        if not given.sizes:
+            real()
         return
     search = FloorSearch(
         low_mb=4, high_mb=1024, confirm=0, limit=given.limit, precision=given.precision, share=given.share

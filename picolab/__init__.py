@@ -8,6 +8,7 @@ In a notebook: `import picolab as pl`. Everything is imported when it is first u
     pl.campaigns()                                  the campaigns of this project
     pl.load("demo")                                 a campaign as pandas frames, with charts
     pl.compare("demo", margin=0.05)                 its builds against each other
+    pl.open_history()                               builds over time, with change points
 """
 
 __version__ = "0.1.0"
@@ -15,10 +16,12 @@ __version__ = "0.1.0"
 _MODULES = {
     "CampaignResults": "picolab.api.campaigns",
     "ComparisonResults": "picolab.api.comparison",
+    "HistoryResults": "picolab.api.history",
     "Trial": "picolab.trial.trial",
     "campaigns": "picolab.api.campaigns",
     "compare": "picolab.api.comparison",
     "load": "picolab.api.campaigns",
+    "open_history": "picolab.api.history",
     "open_trial": "picolab.api.trials",
     "resume": "picolab.api.running",
     "run": "picolab.api.running",
@@ -28,10 +31,12 @@ _MODULES = {
 __all__ = [
     "CampaignResults",
     "ComparisonResults",
+    "HistoryResults",
     "Trial",
     "campaigns",
     "compare",
     "load",
+    "open_history",
     "open_trial",
     "resume",
     "run",
@@ -41,6 +46,7 @@ TYPE_CHECKING = False  # as in typing, which takes a millisecond to import
 if TYPE_CHECKING:
     from picolab.api.campaigns import CampaignResults, campaigns, load
     from picolab.api.comparison import ComparisonResults, compare
+    from picolab.api.history import HistoryResults, open_history
     from picolab.api.running import resume, run
     from picolab.api.trials import open_trial
     from picolab.trial.trial import Trial

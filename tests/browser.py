@@ -1,8 +1,8 @@
 """Reports opened in a real browser."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,34 @@ class Visit:
         route.abort()
 
 
+Visiting = Callable[..., AbstractContextManager[Visit]]
+
+
 @contextmanager
-def visit(report: Path, width: int = 1280, **options: Any) -> Iterator[Visit]:
+def browser() -> Iterator[Visiting]:
+    """Start a browser and yield `visit`, which opens a report in a window of its own, without cookies or cache."""
     chromium = shutil.which("chromium")
     assert chromium, "chromium is missing: apt-get install chromium"
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+        @contextmanager
+        def visit(report: Path, width: int = 1280, ready: str = "html[data-charts]", **options: Any) -> Iterator[Visit]:
+            window = started.new_context(viewport={"width": width, "height": 800}, **options)
+            try:
+                page = window.new_page()
+                visited = Visit(page, report.as_uri())
+                page.goto(report.as_uri())
+                if options.get("java_script_enabled", True):
+                    page.wait_for_selector(ready, state="attached")
+                yield visited
+                assert visited.requests == []
+                assert visited.complaints == []
+            finally:
+                window.close()
+
         try:
-            page = browser.new_context(viewport={"width": width, "height": 800}, **options).new_page()
-            visited = Visit(page, report.as_uri())
-            page.goto(report.as_uri())
-            if options.get("java_script_enabled", True):
-                page.wait_for_selector("html[data-charts]", state="attached")
-            yield visited
-            assert visited.requests == []
-            assert visited.complaints == []
+            yield visit
         finally:
-            browser.close()
+            started.close()

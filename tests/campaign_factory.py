@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab.agent.memory_probe import COLUMNS
-from picolab.config.sizes import MIB
+from picolab.config.sizes import MIB, parse_size
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.outcomes import Outcome
 from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
@@ -257,6 +257,7 @@ def _memory(trial: FakeTrial, anon: int) -> dict[str, Any]:
         "peak_cgroup_bytes": trial.ram_mb * MIB,
         "oom_kills": 1 if trial.outcome is Outcome.OOM_KILLED else 0,
         "min_mem_available_bytes": 3 << 30,
+        "peak_disk_bytes": 2 * parse_size(trial.file_size),
     }
 
 
@@ -323,6 +324,7 @@ def make_samples(trial: FakeTrial, position: int) -> dict[str, Any]:
         "cgroup_anon_bytes": anon,
         "oom_kills": [0] * len(t_s),
         "mem_available_bytes": [3 << 30] * len(t_s),
+        "files_bytes": [record["memory"]["peak_disk_bytes"]] * len(t_s),
     }
     return {
         "samples_version": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -28,11 +29,17 @@ from picolab.agent.procfs import descendants
 from picolab.host.facts import disk_of
 from picolab.host.processes import ProcessIdentity
 from picolab.servers.calibration.program import server_path
+from picolab.slow_imports import decline_slow_imports
 
 if TYPE_CHECKING:
+    from browser import Visiting
+
     from picolab.machines.local.machine import LocalMachine
 
 pytest_plugins = ["virtual_machines"]
+
+# Before a test module imports altair or nbformat itself.
+decline_slow_imports()
 
 # A busy host makes anything slow, which says nothing about what is tested.
 hypothesis.settings.register_profile(
@@ -177,6 +184,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@functools.cache
 def folder_on_disk() -> Path:
     """Return a folder for temporary files that does not lie in memory."""
     candidates = [Path("/var/tmp"), Path(tempfile.gettempdir()), Path(__file__).resolve().parent.parent]
@@ -194,13 +202,33 @@ def _mentions(pid: int, text: bytes) -> bool:
     return False
 
 
-def _ours(scratch: Path, before: set[int]) -> list[ProcessIdentity]:
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+"""Audit events before a new process; all of them are of the table in Python's documentation."""
+
+
+class _Before:
+    """The descendants of this process before a test started its first process; None: it has started none."""
+
+    pids: set[int] | None = None
+
+    @classmethod
+    def note(cls, event: str, _: object) -> None:
+        if event in _STARTS and cls.pids is None:
+            cls.pids = set(descendants(os.getpid()))
+
+
+# Most tests start no process: looking for what they left would take longer than the tests.
+sys.addaudithook(_Before.note)
+
+
+def _ours(scratch: Path) -> list[ProcessIdentity]:
     """Return the processes of a test: its descendants, and whatever mentions its folder; no zombies.
 
-    Args:
-        before: children of longer-lived fixtures; they and what they start belong to no test.
+    Children of longer-lived fixtures, and what they start, belong to no test.
     """
-    elsewhere = {os.getpid(), *before, *(pid for old in before for pid in descendants(old))}
+    if _Before.pids is None:
+        return []
+    elsewhere = {os.getpid(), *_Before.pids, *(pid for old in _Before.pids for pid in descendants(old))}
     mention = os.fsencode(scratch)
     pids = set(descendants(os.getpid()))
     pids |= {
@@ -273,7 +301,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     What counts as left behind: a process that descends from the test or mentions its folder, a machine's cgroup or
     network device, a machine's folder or work folder, a kernel's folder, a mount.
     """
-    before = set(descendants(os.getpid()))
+    _Before.pids = None
     folder = Path(tempfile.mkdtemp(prefix="picolab-test-", dir=folder_on_disk()))
     (folder / "tmp").mkdir()
     monkeypatch.setenv("PICOLAB_STATE_DIR", str(folder / "state"))
@@ -283,7 +311,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("PICOLAB_TRIAL", raising=False)
     yield folder
     deadline = time.monotonic() + END_PATIENCE_S
-    while (processes := _ours(folder, before)) and time.monotonic() < deadline:
+    while (processes := _ours(folder)) and time.monotonic() < deadline:
         time.sleep(0.005)
     # The kernel ends a namespace that nobody has any more when it finds time.
     while (interfaces := _interfaces(folder / "state")) and not processes and time.monotonic() < deadline:
@@ -407,6 +435,16 @@ def calibration_server(scratch: Path) -> Iterator[StartCalibrationServer]:
     for server in started:
         server.process.kill()
         server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def visit() -> Iterator[Visiting]:
+    """Return what opens a report in a browser, `visit(path)`; all tests of a module use one browser."""
+    # Only few tests need it.
+    from browser import browser
+
+    with browser() as visit:
+        yield visit
 
 
 @pytest.fixture

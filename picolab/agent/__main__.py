@@ -23,6 +23,7 @@ are seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
     {"do": "log", "bytes": int}                      -> text: the end of what this server has printed
     {"do": "drop_page_cache"}                        -> reason: null when it is dropped, else a sentence
     {"do": "sync_data"}                              -> sync_s, until the files of the server were on the disk
+    {"do": "space"}                                  -> files_bytes: disk space of the files in data and tmp
     {"do": "reset"}                                  -> facts, after everything of the last server was removed
 
 status: pid, running, exit_code, exit_signal, started_monotonic_s, ended_monotonic_s, stop_s, oom_kills,

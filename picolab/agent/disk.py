@@ -1,8 +1,8 @@
-"""The files of the server's data folder: their page cache, and when they are on the disk.
+"""The files of the server: their space on the disk, their page cache, and when they are on the disk.
 
 Every kind of machine does this in the same way: the local machine on this host, a virtual machine in its guest.
 
-Sources: the kernel's admin-guide/sysctl/vm.rst for drop_caches; mincore(2); fsync(2).
+Sources: the kernel's admin-guide/sysctl/vm.rst for drop_caches; mincore(2); fsync(2); inode(7) for st_blocks.
 """
 
 # ruff: noqa: PTH113, PTH114
@@ -17,10 +17,12 @@ from picolab.agent.refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 MIB = 1 << 20
+BLOCK_BYTES = 512
+"""The unit of `st_blocks`, whatever the file system's own blocks are."""
 
 CACHED_SHARE = 0.01
 """What may stay in the page cache of a server's files: the server maps a little of them, and keeps running."""
@@ -38,6 +40,43 @@ def files_in(folder: str) -> Iterator[str]:
             path = f"{parent}/{name}"
             if os.path.isfile(path) and not os.path.islink(path):
                 yield path
+
+
+def space_of(folders: Iterable[str]) -> int:
+    """Return the bytes of disk space that the files and folders below some folders take, these folders included.
+
+    A file that was removed and is still open is not counted, and a file with several names is counted once. What is
+    removed meanwhile is left out.
+
+    Raises:
+        OSError: one of the folders is not there or cannot be read.
+    """
+    blocks, seen = 0, set()
+    to_read = list(folders)
+    for folder in to_read:
+        blocks += os.lstat(folder).st_blocks
+    top = len(to_read)
+    for place, folder in enumerate(to_read):
+        try:
+            entries = os.scandir(folder)
+        except FileNotFoundError:
+            if place < top:
+                raise
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                    if (found.st_dev, found.st_ino) in seen:
+                        continue
+                    seen.add((found.st_dev, found.st_ino))
+                blocks += found.st_blocks
+                if entry.is_dir(follow_symlinks=False):
+                    to_read.append(entry.path)
+    return blocks * BLOCK_BYTES
 
 
 def sync_path(path: str) -> None:

@@ -4,7 +4,7 @@
 It needs Python >= 3.9 and the standard library alone, because it is shipped to guests with the agent. `bundle.words`
 returns how it is started:
 
-    memory_probe --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME]
+    memory_probe --pid PID --interval 0.05 [--cgroup FOLDER | --whole-machine] [--disk NAME] [--folder FOLDER ...]
 
 The server is the process and whatever it has started, because it may be a script that runs the real one: all processes
 of the cgroup, or without one its descendants, which are looked for twice a second. Their values are added up. Pages
@@ -12,6 +12,9 @@ that a process shares with its parent since a fork count for both; `cgroup_anon_
 
 With --whole-machine the machine's memory is the limit, as in a virtual machine: OOM kills are those of the whole
 machine since it booted, and the probe keeps the OOM killer off itself if it may (only root).
+
+With --folder it adds up the disk space of the files below the named folders. That takes the longer the more files
+there are, so it does so with each sample only while it costs less than a fiftieth of the time.
 
 It writes lines of JSON to standard output, each as it is made (when a disk is full: as soon as there is room again):
 
@@ -38,6 +41,7 @@ import select
 import sys
 import time
 
+from picolab.agent.disk import space_of
 from picolab.agent.kernel_log import set_oom_score
 from picolab.agent.memory_lock import lock_memory
 from picolab.agent.procfs import TICKS_PER_S, Stat, children_of, named_kib, pids, stat_of
@@ -62,9 +66,12 @@ COLUMNS = (
     "host_cpu_steal_s",
     "disk_read_bytes",
     "disk_written_bytes",
+    "files_bytes",
+    "cgroup_peak_bytes",
 )
 """What a sample holds. Bytes are levels at that moment; `_us` and `_s` (but for `t_s`) and `disk_` are counters
-since boot or since the process started; `host_cpu_` adds up all processors."""
+since boot or since the process started; `host_cpu_` adds up all processors. `vm_hwm_bytes` and `cgroup_peak_bytes` are
+the kernel's own peaks, since the process was started and since the cgroup was made: they miss nothing."""
 
 MEMORY_OF_PROCESS = {"VmRSS": "rss_bytes", "RssAnon": "anon_bytes", "VmHWM": "vm_hwm_bytes", "VmSwap": "swap_bytes"}
 """Lines of /proc/<pid>/status and their columns."""
@@ -72,6 +79,8 @@ OF_PROCESS = ("rss_bytes", "anon_bytes", "vm_hwm_bytes", "swap_bytes", "server_c
 ENDED = "the server had ended before the first sample"
 
 SECTOR_BYTES = 512
+FOLDERS_SHARE = 0.02
+"""Most of the time that adding up the files' disk space may take."""
 DESCENDANTS_S = 0.5
 """So often descendants are looked for where no cgroup lists them: that takes longer the more processes there are."""
 
@@ -168,9 +177,20 @@ class Sampler:
         cgroup: folder of its memory cgroup, v1 or v2, or None.
         disk: name in /proc/diskstats, or None.
         whole_machine: count the OOM kills of the whole machine, where there is no cgroup.
+        folders: whose files' disk space is added up.
     """
 
-    def __init__(self, pid: int, cgroup: str | None, disk: str | None, whole_machine: bool = False) -> None:
+    def __init__(
+        self,
+        pid: int,
+        cgroup: str | None,
+        disk: str | None,
+        whole_machine: bool = False,
+        folders: tuple[str, ...] = (),
+    ) -> None:
+        self.folders = folders
+        self.no_space = "" if folders else "no folder was named"
+        self.look_at_folders_s = 0.0
         self.disk = disk
         self.vmstat = KernelFile("/proc/vmstat") if whole_machine else None
         self.pid = pid
@@ -184,9 +204,10 @@ class Sampler:
         self.host_stat = KernelFile("/proc/stat")
         self.diskstats = KernelFile("/proc/diskstats")
         v1 = cgroup is not None and os.access(f"{cgroup}/memory.usage_in_bytes", os.R_OK)
-        names = ("usage_in_bytes", "stat", "oom_control") if v1 else ("current", "stat", "events")
+        v1_names = ("usage_in_bytes", "stat", "oom_control", "max_usage_in_bytes")
+        names = v1_names if v1 else ("current", "stat", "events", "peak")
         files = [KernelFile(f"{cgroup}/memory.{name}") if cgroup else None for name in names]
-        self.usage, self.group_stat, self.group_events = files
+        self.usage, self.group_stat, self.group_events, self.group_peak = files
         self.anon_name = "rss" if v1 else "anon"
 
     def missing(self) -> dict[str, str]:
@@ -204,12 +225,15 @@ class Sampler:
         lacks(("server_cpu_s",), self.main.stat, None)
         lacks(("cgroup_bytes",), self.usage, no_cgroup)
         lacks(("cgroup_anon_bytes",), self.group_stat, no_cgroup)
+        lacks(("cgroup_peak_bytes",), self.group_peak, no_cgroup)
         lacks(("oom_kills",), self.vmstat or self.group_events, no_cgroup)
         lacks(("mem_available_bytes", "cached_bytes", "dirty_bytes", "writeback_bytes"), self.meminfo, None)
         lacks(("psi_memory_some_us", "psi_memory_full_us"), self.pressure, None)
         lacks(("host_cpu_busy_s", "host_cpu_steal_s"), self.host_stat, None)
         lacks(("disk_read_bytes", "disk_written_bytes"), self.diskstats if self.disk else None, "no block device")
         first = self.sample()
+        if self.no_space:
+            reasons["files_bytes"] = self.no_space
         if first["psi_memory_some_us"] is not None and first["psi_memory_full_us"] is None:
             reasons["psi_memory_full_us"] = "/proc/pressure/memory has no line `full`"
         if self.disk and first["disk_read_bytes"] is None:
@@ -227,8 +251,12 @@ class Sampler:
                 reasons.setdefault(column, ENDED if ended else "this kernel does not show it")
         return reasons
 
-    def sample(self) -> dict[str, float | int | None]:
-        """Return {column: value or None} for this moment."""
+    def sample(self, last: bool = False) -> dict[str, float | int | None]:
+        """Return {column: value or None} for this moment.
+
+        Args:
+            last: no other follows, so that every value counts whatever it costs.
+        """
         values: dict[str, float | int | None] = dict.fromkeys(COLUMNS)
         now_s = values["t_s"] = time.monotonic()
         self._look_for_others(now_s)
@@ -238,9 +266,9 @@ class Sampler:
             cpu_s = process.cpu_s()
             if cpu_s is not None:
                 values["server_cpu_s"] = (values["server_cpu_s"] or 0.0) + cpu_s
-        if self.usage is not None:
-            usage = self.usage.read()
-            values["cgroup_bytes"] = int(usage) if usage else None
+        for column, file in (("cgroup_bytes", self.usage), ("cgroup_peak_bytes", self.group_peak)):
+            text = file.read() if file is not None else ""
+            values[column] = int(text) if text else None
         if self.group_stat is not None:
             values["cgroup_anon_bytes"] = self._named(self.group_stat.read(), self.anon_name)
         if self.group_events is not None:
@@ -275,7 +303,21 @@ class Sampler:
                 if fields[2] == self.disk:
                     values["disk_read_bytes"] = int(fields[5]) * SECTOR_BYTES
                     values["disk_written_bytes"] = int(fields[9]) * SECTOR_BYTES
+        if self.folders and (last or now_s >= self.look_at_folders_s):
+            values["files_bytes"] = self._space()
         return values
+
+    def _space(self) -> int | None:
+        """Return the disk space of the files, and put the next look off by what this one has cost."""
+        begun_s = time.monotonic()
+        try:
+            return space_of(self.folders)
+        except OSError as error:
+            self.no_space = f"{error.filename}: {error.strerror}"
+            return None
+        finally:
+            ended_s = time.monotonic()
+            self.look_at_folders_s = ended_s + (ended_s - begun_s) / FOLDERS_SHARE
 
     def _look_for_others(self, now_s: float) -> None:
         """Bring `others` up to date: the processes of the server other than the named one."""
@@ -328,35 +370,41 @@ class Output:
                 return
 
 
-USAGE = "usage: memory_probe --pid PID --interval SECONDS [--cgroup FOLDER | --whole-machine] [--disk NAME]"
+USAGE = (
+    "usage: memory_probe --pid PID --interval SECONDS [--cgroup FOLDER | --whole-machine] [--disk NAME] "
+    "[--folder FOLDER ...]"
+)
 
 
-def options(words: list[str]) -> dict[str, str]:
-    """Return the options of a command line by name; argparse would take a third of the probe's memory."""
+def options(words: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the options of a command line by name, and the folders; argparse would take a third of the memory."""
     found: dict[str, str] = {}
+    folders: list[str] = []
     rest = iter(words)
     for word in rest:
         name = word[2:] if word.startswith("--") else ""
         if name == "whole-machine":
             found[name] = ""
+        elif name == "folder":
+            folders.append(next(rest, ""))
         elif name in ("pid", "interval", "cgroup", "disk"):
             found[name] = next(rest, "")
         else:
             sys.exit(f"{USAGE}\nunknown: {word}")
     if not found.get("pid") or not found.get("interval") or {"cgroup", "whole-machine"} <= found.keys():
         sys.exit(USAGE)
-    return found
+    return found, tuple(folders)
 
 
 def main() -> None:
     """Sample until standard input is closed."""
-    wanted = options(sys.argv[1:])
+    wanted, folders = options(sys.argv[1:])
     whole_machine = "whole-machine" in wanted
     if whole_machine:
         set_oom_score(os.getpid(), -1000)
     unlocked = lock_memory()
     interval_s = float(wanted["interval"])
-    sampler = Sampler(int(wanted["pid"]), wanted.get("cgroup"), wanted.get("disk"), whole_machine)
+    sampler = Sampler(int(wanted["pid"]), wanted.get("cgroup"), wanted.get("disk"), whole_machine, folders)
     write = Output().write
     write(json.dumps({"columns": COLUMNS, "missing": sampler.missing(), "unlocked": unlocked}))
     begun = due = time.monotonic()
@@ -373,7 +421,7 @@ def main() -> None:
         if select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
             break
     # One more, so that the last state is on file whatever the interval was.
-    write(json.dumps(list(sampler.sample().values())))
+    write(json.dumps(list(sampler.sample(last=True).values())))
     end = {"samples": samples + 1, "cpu_s": time.process_time() - cpu_begun, "lifetime_s": time.monotonic() - begun}
     write(json.dumps({"end": end}))
 

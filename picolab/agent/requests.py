@@ -86,6 +86,7 @@ class Agent:
             "log": self.log,
             "drop_page_cache": self.drop_page_cache,
             "sync_data": self.sync_data,
+            "space": self.space,
             "reset": self.reset,
         }
 
@@ -295,6 +296,15 @@ class Agent:
         from picolab.agent.disk import sync_folder
 
         return {"sync_s": sync_folder(f"{self.home.path}/data")}
+
+    def space(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Return the disk space of the server's files."""
+        from picolab.agent.disk import space_of
+
+        try:
+            return {"files_bytes": space_of([f"{self.home.path}/data", f"{self.home.path}/tmp"])}
+        except OSError as error:
+            raise Refusal(f"the server's files could not be counted ({error.strerror}: {error.filename})") from None
 
     def reset(self, request: dict[str, Any]) -> dict[str, Any]:
         """Bring the guest back to the state before its first server, as far as that goes without a reboot."""

@@ -22,12 +22,17 @@ from picolab.config.trial_parameters import DISK_FACTOR
 from picolab.record.factors import fact_factors
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
-from picolab.record.outcomes import STEPS
+from picolab.record.outcomes import STEPS, Step
 from picolab.results.rows import counting_values, step_ok
 
 _ENOUGH_RAM = 0.9
 """A peak whose interval ends below this share of the RAM leaves room for page tables and a little page cache."""
-_ASKED = {"upload": ("duration_s", "peak_anon_bytes"), "download": ("download_s", "download_peak_anon_bytes")}
+Kind = Literal["time", "memory", "disk"]
+_ASKED: dict[Step, dict[Kind, str]] = {
+    "upload": {"time": "duration_s", "memory": "peak_anon_bytes", "disk": "peak_disk_bytes"},
+    "download": {"time": "download_s", "memory": "download_peak_anon_bytes"},
+}
+"""The metrics that answer for a measured step."""
 
 Verdict = Literal["yes", "likely", "uncertain", "unlikely", "no", "refused", "unknown"]
 
@@ -52,6 +57,7 @@ class Quantity:
     """A number that was asked for.
 
     Attributes:
+        kind: what it is an amount of.
         here: values of the trials of exactly the size that was asked for.
         fit: None without enough trials.
         prediction: at the size that was asked for, in the stored unit; None: see `missing`.
@@ -59,6 +65,7 @@ class Quantity:
     """
 
     metric: Metric
+    kind: Kind
     here: tuple[float, ...] = ()
     fit: SizeFit | None = None
     prediction: Prediction | None = None
@@ -83,6 +90,8 @@ class Answer:
     verdict: Verdict
     scalability: Scalability | None = None
     scalability_missing: str = ""
+    parallel_size: str = ""
+    """File size at which several uploads at the same time were measured; empty without any."""
     levels: dict[int, list[float]] = field(default_factory=dict)
     """By number of uploads at the same time, the throughput of each trial, MiB/s."""
 
@@ -119,7 +128,7 @@ class Answer:
 
     @property
     def disk_bytes(self) -> float:
-        """The disk that an upload needs while it is stored, by the rule of the preflight check; not measured."""
+        """The disk space that an upload needs while it is stored, by the rule of the preflight check."""
         return DISK_FACTOR * self.asked_bytes
 
     def quantity(self, name: str) -> Quantity | None:
@@ -132,8 +141,15 @@ def answer(request: AnswerRequest, rows: Sequence[dict[str, Any]]) -> Answer:
     used = _of_one_machine(rows)
     alone = [row for row in used if row["parallel_uploads"] == 1]
     survival = _survival(alone, request)
-    quantities = [_quantity(METRICS[name], alone, request) for step in _steps(request) for name in _ASKED[step]]
-    scalability, missing, levels = _scalability(used, request)
+    quantities = [
+        _quantity(METRICS[name], kind, alone, request)
+        for step in _steps(request)
+        for kind, name in _ASKED[step].items()
+    ]
+    parallel_size = request.parallel_size or next(
+        (str(row["file_size"]) for row in reversed(used) if row["parallel_uploads"] > 1), ""
+    )
+    scalability, missing, levels = _scalability(used, request, parallel_size)
     return Answer(
         request,
         used,
@@ -143,11 +159,12 @@ def answer(request: AnswerRequest, rows: Sequence[dict[str, Any]]) -> Answer:
         _verdict(request, survival, quantities),
         scalability,
         missing,
+        parallel_size,
         levels,
     )
 
 
-def _steps(request: AnswerRequest) -> list[Literal["upload", "download"]]:
+def _steps(request: AnswerRequest) -> list[Step]:
     direction = request.parameters.direction
     return [step for step in STEPS if direction in (step, "both")]
 
@@ -171,19 +188,19 @@ def _survival(rows: Sequence[dict[str, Any]], request: AnswerRequest) -> list[Si
     return found
 
 
-def _quantity(metric: Metric, rows: Sequence[dict[str, Any]], request: AnswerRequest) -> Quantity:
+def _quantity(metric: Metric, kind: Kind, rows: Sequence[dict[str, Any]], request: AnswerRequest) -> Quantity:
     asked = request.parameters.file_size_bytes
     counting = [row for row in rows if counting_values(metric, [row]) and row[metric.name] > 0]
     here = tuple(float(row[metric.name]) for row in counting if row["file_size_bytes"] == asked)
     try:
         fit = fit_sizes([(float(row["file_size_bytes"]), float(row[metric.name])) for row in counting])
     except TooFewTrials as problem:
-        return Quantity(metric, here, missing=str(problem))
+        return Quantity(metric, kind, here, missing=str(problem))
     if asked > LIMIT_OF_EXTRAPOLATION * fit.sizes[-1]:
         largest = format_size(int(fit.sizes[-1]))
         beyond = f"{request.parameters.file_size} is more than {LIMIT_OF_EXTRAPOLATION:g} times {largest}"
-        return Quantity(metric, here, fit, missing=f"{beyond}, the largest size that gave a value")
-    return Quantity(metric, here, fit, fit.predict(float(asked)))
+        return Quantity(metric, kind, here, fit, missing=f"{beyond}, the largest size that gave a value")
+    return Quantity(metric, kind, here, fit, fit.predict(float(asked)))
 
 
 def _verdict(request: AnswerRequest, survival: Sequence[SizeSurvival], quantities: Sequence[Quantity]) -> Verdict:
@@ -204,7 +221,7 @@ def _verdict(request: AnswerRequest, survival: Sequence[SizeSurvival], quantitie
     if request.parameters.memory_limit == "none":
         return "likely"
     ram = request.parameters.ram_mb * MIB
-    peaks = [quantity for quantity in quantities if quantity.metric.unit == "bytes"]
+    peaks = [quantity for quantity in quantities if quantity.kind == "memory"]
     known = [quantity.prediction for quantity in peaks if quantity.prediction is not None]
     if any(peak.low > ram for peak in known):
         return "unlikely"
@@ -214,14 +231,14 @@ def _verdict(request: AnswerRequest, survival: Sequence[SizeSurvival], quantitie
 
 
 def _scalability(
-    rows: Sequence[dict[str, Any]], request: AnswerRequest
+    rows: Sequence[dict[str, Any]], request: AnswerRequest, parallel_size: str
 ) -> tuple[Scalability | None, str, dict[int, list[float]]]:
     if request.parallel == [1]:
         return None, "", {}
     metric = METRICS["throughput_mib_s"]
     levels: dict[int, list[float]] = {}
     for row in rows:
-        if row["file_size"] == request.parallel_size and (values := counting_values(metric, [row])):
+        if row["file_size"] == parallel_size and (values := counting_values(metric, [row])):
             levels.setdefault(row["parallel_uploads"], []).append(float(values[0]))
     levels = dict(sorted(levels.items()))
     try:

@@ -51,6 +51,14 @@ class SpeedFloor:
     posterior: FloorPosterior | None = None
     limit_s: float | None = None
 
+    @property
+    def widened(self) -> tuple[float, float]:
+        """By which factors the uncertainty of the reference widens the interval, at its low and its high end."""
+        if self.posterior is None or self.interval is None:
+            return 1.0, 1.0
+        own = self.posterior.interval()
+        return own.low / self.interval.low, self.interval.high / own.high
+
     def is_fast(self, trial: FloorTrial) -> bool:
         """Return whether a trial survived and took no longer than it may."""
         return _is_fast(trial, self.limit_s or 0.0)

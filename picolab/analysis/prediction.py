@@ -117,8 +117,8 @@ def fit_sizes(points: Sequence[tuple[float, float]]) -> SizeFit:
     sizes = {size for size, _ in points}
     if len(sizes) < LEAST_SIZES or len(points) < LEAST_TRIALS:
         raise TooFewTrials(
-            f"{counted(len(points), 'trial')} of {counted(len(sizes), 'size')} are too few for a line, which needs "
-            f"{LEAST_TRIALS} trials of {LEAST_SIZES} sizes"
+            f"a line needs {LEAST_TRIALS} trials of {LEAST_SIZES} sizes, and there "
+            f"{'is' if len(points) == 1 else 'are'} {counted(len(points), 'trial')} of {counted(len(sizes), 'size')}"
         )
     lines = {law: _line(law, points) for law in _TERMS}
     errors = {law: _error_of_held_out(law, points) for law in _TERMS}

@@ -41,7 +41,8 @@ class CampaignPlots:
         return figure(
             charts.throughput(self._data.trials),
             "Each point is a trial, the line is the median of a case, and the band is an interval of that median; "
-            "its tooltip gives the true coverage, which with three trials is only 75 %.",
+            "its tooltip gives the true coverage, which with three trials is only 75 %."
+            + charts.thinning_caption(self._data.trials),
             empty="No trial ended ok, so there is no throughput to show.",
         )
 
@@ -65,6 +66,6 @@ class CampaignPlots:
         """Show the peaks of the server's memory by case, next to the limit, in MiB."""
         return figure(
             charts.peak_memory(self._data.trials),
-            "Every trial of every case, next to the memory limit.",
+            charts.peak_caption(self._data.trials),
             empty="No trial has a memory measurement, so there is no peak to show.",
         )

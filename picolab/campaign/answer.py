@@ -1,33 +1,44 @@
-"""The plan of an answer: which sizes are measured within a budget, less what earlier campaigns have measured."""
+"""The plan of an answer: which sizes are measured within a budget, less what earlier campaigns have measured.
+
+Where nothing is known of the server's speed, the plan begins with one small file, and `answer_growth` continues it.
+"""
 
 from __future__ import annotations
 
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from picolab.analysis.prediction import LIMIT_OF_EXTRAPOLATION
 from picolab.campaign.estimate import ASSUMED_MIB_S
-from picolab.config.answer_request import AnswerRequest, EarlierTrial
+from picolab.config.answer_request import AnswerRequest
 from picolab.config.invalid_input import validate
 from picolab.config.names import ScenarioNames, case_labels
 from picolab.config.order import order_in_words, order_of_blocks
 from picolab.config.plan import Plan, PlannedTrial, planned_trials
-from picolab.config.sizes import KIB, MIB, format_size
+from picolab.config.sizes import KIB, MIB, format_size, parse_size
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.machines.kinds import kind_of
-from picolab.record.record import Record
-from picolab.results.earlier import earlier_trials, sizes_counted
-from picolab.text.wording import duration
+from picolab.results.earlier import earlier_trials
+from picolab.results.rows import record_row
+from picolab.text.wording import duration, listed
 
 SMALLEST_BYTES = MIB
 """That can be asked about: below it, sizes of a sixteenth would say nothing."""
-_STEP = 4
+FIRST_BYTES = 4 * MIB
+"""The first file of a server whose speed is unknown, at most."""
+STEP = 4
 """Between two measured sizes."""
+_GROWS = (
+    "Nothing is known of this server's speed: a small file comes first, then larger ones as far as the budget allows. "
+    "At {speed:g} MiB/s these would be {repeats} each of {sizes}."
+)
 _NOTHING_MISSING = "No trial was planned: earlier campaigns have measured everything that is needed."
 Case = tuple[int, int]
 """File size in bytes, and uploads at the same time."""
@@ -54,8 +65,21 @@ class Question:
     parallel: int = 1
 
 
+class BudgetTooLittle(ParameterError):
+    """No choice of sizes fits into the budget.
+
+    Attributes:
+        needed_s: seconds of the least choice.
+        least_bytes: its largest file.
+    """
+
+    def __init__(self, message: str, needed_s: float, least_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_s, self.least_bytes = needed_s, least_bytes
+
+
 def make_answer_plan(question: Question, campaign: str, source: str, seed: int, idle_limit_s: float) -> Plan:
-    """Return the plan of an answer; it has no trials when nothing is missing.
+    """Return the plan of an answer; it has no trials when nothing is missing, and grows when the speed is unknown.
 
     Args:
         source: the command, for messages and the page.
@@ -70,10 +94,11 @@ def make_answer_plan(question: Question, campaign: str, source: str, seed: int, 
             f"{format_size(SMALLEST_BYTES)}"
         )
     earlier = earlier_trials(asked, question.build_sha256)
-    counts = sizes_counted(record for _, record in earlier)
+    known = [record_row(record) for _, record in earlier]
+    counts, s_per_byte = counts_of(known), seconds_per_byte(known)
     levels = _levels(question.parallel)
     if question.budget_s:
-        sizes = _sizes(question, levels, counts, _seconds_per_byte(earlier))
+        sizes = sizes_within(question, levels, counts, s_per_byte)
     else:
         sizes = sorted({size for size, uploads in counts if uploads == 1})
         if not sizes:
@@ -81,43 +106,53 @@ def make_answer_plan(question: Question, campaign: str, source: str, seed: int, 
                 f"--budget 0: no finished trial of this build has {asked.ram_mb:.10g} MiB of RAM and the same other "
                 f"parameters on this host; give a budget, such as --budget 20min"
             )
+    missing = missing_cases(sizes, levels, question.repeats, counts) if question.budget_s else {}
+    grows = bool(missing) and s_per_byte is None
     request = AnswerRequest(
         parameters=asked,
         build=question.build,
         build_sha256=question.build_sha256,
         sizes=[format_size(size) for size in sizes],
         parallel=levels,
-        parallel_size=format_size(sizes[0]) if len(levels) > 1 else "",
+        parallel_size=format_size(sizes[0]) if len(levels) > 1 and not grows else "",
         repeats=question.repeats,
         budget_s=question.budget_s,
+        largest=format_size(question.largest_bytes) if question.largest_bytes is not None else "",
+        grows=grows,
         earlier=[trial for trial, _ in earlier],
     )
-    missing = _missing(sizes, levels, question.repeats, counts) if question.budget_s else {}
     return _plan(request, missing, campaign, source, seed, idle_limit_s)
 
 
 def _levels(most: int) -> list[int]:
     """Return the numbers of uploads at the same time: powers of two and the largest, four of them where possible."""
     found = {1, most} | {1 << power for power in range(most.bit_length()) if 1 << power < most}
-    return sorted(found | {3} if most == _STEP else found)
+    return sorted(found | {3} if most == STEP else found)
 
 
-def _power_of_two(size: float) -> int:
+def power_of_two(size: float) -> int:
     return 1 << math.floor(math.log2(size))
 
 
-def _sizes_below(top: int, between: bool) -> list[int]:
+def sizes_below(top: int, between: bool) -> list[int]:
     """Return a size with a quarter and a sixteenth of it, ascending, as powers of two that other questions share.
 
     Args:
         between: a half too.
     """
-    parts = (2, _STEP, _STEP**2) if between else (_STEP, _STEP**2)
-    return sorted({top, *(_power_of_two(top / part) for part in parts)})
+    parts = (2, STEP, STEP**2) if between else (STEP, STEP**2)
+    return sorted({top, *(power_of_two(top / part) for part in parts)})
 
 
-def _sizes(question: Question, levels: Sequence[int], counts: Mapping[Case, int], s_per_byte: float) -> list[int]:
-    """Return the sizes up to the largest that the budget allows, ascending."""
+def sizes_within(
+    question: Question, levels: Sequence[int], counts: Mapping[Case, int], s_per_byte: float | None
+) -> list[int]:
+    """Return the sizes up to the largest that the budget allows, ascending.
+
+    Raises:
+        BudgetTooLittle: none fits.
+        ParameterError: the largest size that may be measured is too small.
+    """
     asked = question.parameters.file_size_bytes
     unit = MIB if asked >= 64 * MIB else KIB
     least = math.ceil(asked / LIMIT_OF_EXTRAPOLATION / unit) * unit
@@ -128,51 +163,71 @@ def _sizes(question: Question, levels: Sequence[int], counts: Mapping[Case, int]
             f"prediction reaches beyond {LIMIT_OF_EXTRAPOLATION:g} times the largest measured size; give at least "
             f"{format_size(least)}"
         )
-    tops = {most, least, *(_power_of_two(asked) >> shift for shift in range(3))}
+    tops = {most, least, *(power_of_two(asked) >> shift for shift in range(3))}
     needed_s = math.inf
     for top in sorted((top for top in tops if least <= top <= most), reverse=True):
         for between in (True, False) if top < asked else (False,):
-            sizes = _sizes_below(top, between)
-            missing = _missing(sizes, levels, question.repeats, counts)
-            needed_s = sum(count * _trial_s(question.parameters, case, s_per_byte) for case, count in missing.items())
+            sizes = sizes_below(top, between)
+            missing = missing_cases(sizes, levels, question.repeats, counts)
+            needed_s = sum(count * trial_s(question.parameters, case, s_per_byte) for case, count in missing.items())
             if needed_s <= question.budget_s:
                 return sizes
-    raise ParameterError(
+    raise BudgetTooLittle(
         f"--budget {duration(question.budget_s)} is too little: the least for {question.parameters.file_size} is about "
-        f"{duration(needed_s)}, with files of up to {format_size(least)}; give --budget {math.ceil(needed_s / 60)}min"
+        f"{duration(needed_s)}, with files of up to {format_size(least)}; give --budget {_as_budget(needed_s)}",
+        needed_s,
+        least,
     )
 
 
-def _missing(sizes: Sequence[int], levels: Sequence[int], repeats: int, counts: Mapping[Case, int]) -> dict[Case, int]:
+def _as_budget(seconds: float) -> str:
+    """Return a time as `--budget` takes it, rounded up."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes}min" if minutes < 120 else f"{math.ceil(minutes / 60)}h"
+
+
+def missing_cases(
+    sizes: Sequence[int], levels: Sequence[int], repeats: int, counts: Mapping[Case, int]
+) -> dict[Case, int]:
     cases: list[Case] = [*((size, 1) for size in sizes), *((sizes[0], uploads) for uploads in levels if uploads > 1)]
     lacking = {case: repeats - counts.get(case, 0) for case in cases}
     return {case: count for case, count in lacking.items() if count > 0}
 
 
-def _seconds_per_byte(earlier: Sequence[tuple[EarlierTrial, Record]]) -> float:
-    """Return the seconds for upload and download of a byte, as the largest earlier trials took them."""
+def counts_of(rows: Iterable[Mapping[str, Any]]) -> dict[Case, int]:
+    """Return how many trials there are of each case."""
+    return Counter((row["file_size_bytes"], row["parallel_uploads"]) for row in rows)
+
+
+def seconds_per_byte(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the seconds for upload and download of a byte, as the largest trials took them; None without any."""
     found = [
-        (record.parameters.uploaded_bytes, record.upload.duration_s + record.verify.download_s)
-        for _, record in earlier
-        if record.upload is not None
-        and record.upload.duration_s is not None
-        and record.verify is not None
-        and record.verify.download_s is not None
+        (row["file_size_bytes"] * row["parallel_uploads"], row["duration_s"] + row["download_s"])
+        for row in rows
+        if row["duration_s"] is not None and row["download_s"] is not None
     ]
     largest = max((size for size, _ in found), default=0)
-    rates = [seconds / size for size, seconds in found if size >= largest / _STEP]
-    return statistics.median(rates) if rates else 2 / (ASSUMED_MIB_S * MIB)
+    rates = [seconds / size for size, seconds in found if size >= largest / STEP]
+    return statistics.median(rates) if rates else None
 
 
-def _trial_s(parameters: TrialParameters, case: Case, s_per_byte: float) -> float:
+def trial_s(parameters: TrialParameters, case: Case, s_per_byte: float | None) -> float:
     size, uploads = case
-    return kind_of(parameters.machine).assumed_overhead_s + size * uploads * s_per_byte
+    each_s = 2 / (ASSUMED_MIB_S * MIB) if s_per_byte is None else s_per_byte
+    return kind_of(parameters.machine).assumed_overhead_s + size * uploads * each_s
 
 
 def _plan(
     request: AnswerRequest, missing: Mapping[Case, int], campaign: str, source: str, seed: int, idle_limit_s: float
 ) -> Plan:
-    trials, order = _trials(request, missing, source, seed) if missing else ([], _NOTHING_MISSING)
+    if not missing:
+        trials, order = [], _NOTHING_MISSING
+    elif request.grows:
+        first = min(FIRST_BYTES, parse_size(request.sizes[0]))
+        trials = trials_of(request, [[(first, 1)]], source, seed)
+        order = _GROWS.format(speed=ASSUMED_MIB_S, repeats=request.repeats, sizes=listed(request.sizes))
+    else:
+        trials, order = _trials(request, missing, source, seed)
     asked = request.parameters
     return Plan(
         campaign=campaign,
@@ -181,7 +236,7 @@ def _plan(
         description=f"Does an upload of {asked.file_size} survive with {asked.ram_mb:.10g} MiB of RAM? "
         "How long does it take?",
         seed=seed,
-        repeats=max(missing.values(), default=1),
+        repeats=request.repeats if request.grows else max(missing.values(), default=1),
         fault_retries=1,
         factors={"file_size": request.sizes, "parallel_uploads": request.parallel},
         order=order,
@@ -195,15 +250,36 @@ def _trials(
     request: AnswerRequest, missing: Mapping[Case, int], source: str, seed: int
 ) -> tuple[list[PlannedTrial], str]:
     """Return the missing trials in blocks, each in random order, and this order in words."""
-    values = request.parameters.model_dump()
-    cases = [
-        validate(TrialParameters, values | {"file_size": format_size(size), "parallel_uploads": uploads}, source)
-        for size, uploads in missing
-    ]
-    labels, names, counts = case_labels(cases, source), ScenarioNames(cases), list(missing.values())
-    scenarios = [names.of(case) for case in cases]
-    blocks = order_of_blocks(cases, scenarios, max(counts), random.Random(seed))
+    cases = list(missing)
+    parameters = [_parameters(request, case, source) for case in cases]
+    scenarios = [ScenarioNames(parameters).of(one) for one in parameters]
+    blocks = order_of_blocks(parameters, scenarios, max(missing.values()), random.Random(seed))
     # A case that earlier campaigns have measured needs fewer blocks.
-    order = [[index for index in block if number <= counts[index]] for number, block in enumerate(blocks, start=1)]
-    trials = planned_trials(cases, labels, scenarios, order, seed)
-    return trials, order_in_words(cases, scenarios)
+    order = [
+        [cases[index] for index in block if number <= missing[cases[index]]]
+        for number, block in enumerate(blocks, start=1)
+    ]
+    return trials_of(request, order, source, seed), order_in_words(parameters, scenarios)
+
+
+def trials_of(request: AnswerRequest, order: Sequence[Sequence[Case]], source: str, seed: int) -> list[PlannedTrial]:
+    """Return a trial for each case of each block, in this order; a case always has the same label."""
+    cases = list(dict.fromkeys(case for block in order for case in block))
+    # With the question's own cases, so that it does not depend on the block which parameters vary.
+    others = [(request.parameters.file_size_bytes, uploads) for uploads in request.parallel]
+    everything = [_parameters(request, case, source) for case in dict.fromkeys([*cases, *others])]
+    labels, names = case_labels(everything, source), ScenarioNames(everything)
+    return planned_trials(
+        everything,
+        labels,
+        [names.of(one) for one in everything],
+        [[cases.index(case) for case in block] for block in order],
+        seed,
+    )
+
+
+def _parameters(request: AnswerRequest, case: Case, source: str) -> TrialParameters:
+    size, uploads = case
+    values = request.parameters.model_dump() | {"file_size": format_size(size), "parallel_uploads": uploads}
+    found: TrialParameters = validate(TrialParameters, values, source)
+    return found

@@ -16,6 +16,9 @@ from picolab.machines.kinds import kind_of
 from picolab.text.wording import percent
 
 _USUAL_HIGHEST_MB = 1024
+_OPTIONS = {"low_mb": "--from", "high_mb": "--to"} | {
+    name: f"--{name}" for name in ("share", "precision", "limit", "confirm", "slowdown")
+}
 _ORDER = (
     "One trial after the other: the RAM of each is the one after whose outcome the entropy of the floor is expected to "
     "be least; then trials at the recommended RAM. Every trial has a fresh server, data folder and TMPDIR."
@@ -36,7 +39,7 @@ def make_search(values: Mapping[str, Any], machine: str, source: str) -> FloorSe
         "high_mb": min(_USUAL_HIGHEST_MB, host_mb * 3 // 4),
         "step_mb": kind.ram_step_mb,
     }
-    search: FloorSearch = validate(FloorSearch, usual | dict(values), source)
+    search: FloorSearch = validate(FloorSearch, usual | dict(values), source, _OPTIONS)
     if search.high_mb > host_mb:
         raise HostUnfit(
             f"{source}: --to {search.high_mb:.10g}M is more than this host's {host_mb} MiB, so the limit would mean "

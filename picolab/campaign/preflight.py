@@ -23,7 +23,11 @@ def check_plan(plan: Plan) -> None:
         HostUnfit: too little disk or RAM, or no way to limit memory.
         BuildError: a build is missing, or cannot run here.
     """
-    _check([trial.parameters for trial in plan.trials], plan.source)
+    wanted = [trial.parameters for trial in plan.trials]
+    if plan.answer is not None and plan.answer.grows:
+        asked = plan.answer.parameters
+        wanted += [asked.model_copy(update={"file_size": size}) for size in plan.answer.sizes]
+    _check(wanted, plan.source)
 
 
 def check_trial(parameters: TrialParameters) -> None:

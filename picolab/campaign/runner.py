@@ -5,7 +5,7 @@
         begun.json       plan, builds and host as they were when it began
         ledger.jsonl     one line for each attempt
         starts.jsonl     one line for each start: how long it waited for an idle host, and whether it found one
-        stopped.json     after which block `repeats: auto` had enough, and why
+        stopped.json     after which block `repeats: auto` had enough or a budget was spent, and why
         results.csv      one row for each result, added when a trial ends
         running/         the trial that is running now
         trials/          <trial_id>.ipynb, .record.json, .samples.jsonl, .server.log of each result
@@ -30,7 +30,7 @@ from pathlib import Path
 from picolab.analysis.floor_search import floors_of
 from picolab.campaign.changes import check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
-from picolab.campaign.floor import with_next_round
+from picolab.campaign.growth import Growth, grow, unfinished_words
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
@@ -65,7 +65,7 @@ from picolab.results.rows import record_row
 from picolab.results.standing import RESULTS_FILE, Standing, read_standing
 from picolab.results.starts import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
-from picolab.text.wording import counted, listed
+from picolab.text.wording import counted, duration
 from picolab.trial.state import (
     PROGRESS_FILE,
     RECORD_FILE,
@@ -101,13 +101,17 @@ class Campaign:
     watcher: Watcher = field(default_factory=Watcher)
     machine_name: str = ""
     earlier_attempts: Mapping[str, int] = field(default_factory=dict)
+    budget_s: float | None = None
+    """Seconds of this run after which no further trial of a plan that grows begins; None: no limit."""
 
     def __post_init__(self) -> None:
         self.machine_name = self.machine_name or self.plan.campaign
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
-        self._left: int | None = None
+        self._growth: Growth | None = None
+        self._grown_at = 0
+        self._begun_s = time.monotonic()
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
 
     @property
@@ -234,16 +238,13 @@ class Campaign:
         """The trials of the plan, without those after the block in which `repeats: auto` had enough."""
         return [trial for trial in self.plan.trials if trial.trial_id in self.tally.needed]
 
-    def _run_search(self) -> None:
-        """Run what a search for the memory floor planned, and plan on, until it has ended or a trial has no result."""
+    def _run_growing(self) -> None:
+        """Run what is planned, and plan on, until nothing follows or a trial has no result."""
         waited = False
         while True:
             left = [trial for trial in self.plan.trials if trial.trial_id not in self.tally.rows]
             if not left:
-                planned = len(self.plan.trials)
-                self.plan, floors = with_next_round(self.plan, self.tally.rows)
-                self._left = sum(floor.expected_left for floor in floors.values())
-                left = self.plan.trials[planned:]
+                left = self._plan_on()
                 if not left:
                     return
                 self.plan.save(self.folder)
@@ -253,13 +254,38 @@ class Campaign:
                 self._wait_for_idle_host()
                 waited = True
             for trial in left:
+                if self._is_over_budget():
+                    return
                 self._run_trial(trial)
                 if trial.trial_id not in self.tally.rows:
                     return
 
+    def _is_over_budget(self) -> bool:
+        """Return whether a trial like those so far would end after the budget of this run, and say so."""
+        if self.budget_s is None or not self.tally.done:
+            return False
+        spent_s, each_s = time.monotonic() - self._begun_s, self.tally.ran_s / self.tally.done
+        if spent_s + each_s <= self.budget_s:
+            return False
+        self.watcher.note(
+            f"Stopped after {duration(spent_s)}: another trial takes about {duration(each_s)}, and "
+            f"{duration(self.budget_s)} were allowed."
+        )
+        return True
+
+    def _plan_on(self) -> list[PlannedTrial]:
+        """Return the next trials of a plan that grows, which are in the plan then; none when it has ended."""
+        planned, rows = len(self.plan.trials), self.tally.rows
+        found = grow(self.plan, rows, self.tally.ran_s, self.folder)
+        self.plan, self._growth, self._grown_at = found.plan, found, self.tally.done
+        if found.why_over:
+            note_stop(self.folder, self.plan.trials[-1].block, found.why_over)
+            self.watcher.note(f"Stopped after {counted(len(rows), 'trial')}: {found.why_over}.")
+        return self.plan.trials[planned:]
+
     def _run_blocks(self) -> None:
-        if self.plan.floor is not None:
-            self._run_search()
+        if self.plan.grows:
+            self._run_growing()
             return
         if self.tally.needed <= self.tally.rows.keys():
             return
@@ -306,17 +332,11 @@ class Campaign:
             self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
 
     @property
-    def unfinished_search(self) -> str:
-        """That a search for the memory floor has not ended, one sentence; empty when it has, and for no search."""
-        if self.plan.floor is None:
+    def unfinished(self) -> str:
+        """That a campaign whose plan grows has not ended, one sentence; empty when it has, and for all others."""
+        if not self.plan.grows:
             return ""
-        floors = floors_of(self.plan, self.tally.rows)
-        left = {label: floor.expected_left for label, floor in floors.items() if floor.next_mb is not None}
-        if not left:
-            return ""
-        of_builds = f" of {listed(left)}" if len(floors) > 1 else ""
-        trials = counted(sum(left.values()), "trial")
-        return f"The search for the memory floor{of_builds} is unfinished; about {trials} more."
+        return unfinished_words(self.plan, self.tally.rows, self.tally.ran_s, self.folder)
 
     # One trial
 
@@ -466,10 +486,14 @@ class Campaign:
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is."""
         tally = self.tally
-        if self.plan.floor is not None:
-            if self._left is None:
-                self._left = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
-            left = max(self._left, tally.total - tally.done)
+        if self.plan.grows:
+            if self._growth is None and self.plan.floor is not None:
+                expected = sum(floor.expected_left for floor in floors_of(self.plan, tally.rows).values())
+                self._growth, self._grown_at = Growth(self.plan, expected), tally.done
+            planned = self._growth.left - (tally.done - self._grown_at) if self._growth is not None else 0
+            left = max(planned, tally.total - tally.done)
             eta_s = tally.ran_s / tally.done * left if tally.done else None
+            if self._growth is not None and self._growth.left_s is not None:
+                eta_s = self._growth.left_s * left / max(1, self._growth.left)
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
         return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)

@@ -62,7 +62,7 @@ def quantity(found: Answer, shown: Quantity, title: str) -> alt.LayerChart | Non
     ]
     if shown.prediction is not None:
         layers += _asked(shown, size_unit, unit, name)
-    if shown.metric.unit == "bytes" and found.limited:
+    if shown.kind == "memory" and found.limited:
         layers += _limit(found.ram_bytes / MIB, size_unit, end)
     return alt.LayerChart(layer=layers).properties(height=240, width="container", title=title)
 

@@ -31,6 +31,7 @@ from picolab.charts.style import (
     tip,
     value_scale,
 )
+from picolab.charts.thinning import BAND, THINNED_WORDS, is_thinned, thinned
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
 from picolab.record.metric import Metric, Place
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 _LONGEST_TOOLTIP = 300
+_MOST_TILES = 60
+"""More tiles than this in a cell would be thinner than their edges."""
 _TILE_GAP = 0.03
 _LINE_HEIGHT = 15
 _OUTCOME_ORDER = [*OUTCOME_LABELS, None]
@@ -73,9 +76,10 @@ def outcome_matrix(trials: pd.DataFrame, planned: Sequence[dict[str, Any]] = ())
         for (name, size), cell in grouped(members, "series", "file_size").items():
             left, top, width = sizes.index(size), here.index(name), (1 - 2 * _TILE_GAP) / len(cell)
             cell.sort(key=lambda row: (row["label"] == NO_RESULT_LABEL, _OUTCOME_ORDER.index(row["outcome"])))
-            for place, row in enumerate(cell):
-                start = left + _TILE_GAP + place * width
-                tiles += _tiles(row, start, start + width, top + _TILE_GAP, top + 1 - _TILE_GAP)
+            start = left + _TILE_GAP
+            for row, count in _tiled(cell):
+                tiles += _tiles(row, start, start + count * width, top + _TILE_GAP, top + 1 - _TILE_GAP)
+                start += count * width
             labels = [f"{len(same)} {label}" for (label,), same in grouped(cell, "label").items()]
             words.append({"x": left + 0.5, "y": top + 0.5, "words": labels})
         panels.append(_outcome_panel(members[0]["title"], tiles, words, here, sizes))
@@ -86,7 +90,20 @@ def outcome_caption(trials: pd.DataFrame) -> str:
     """Return the caption of the outcome of every trial."""
     both = trials["upload_outcome"].notna() & trials["download_outcome"].notna()
     halves = " In a tile with two halves the upper one is the upload, the lower one the download." if both.any() else ""
-    return f"Outcome by RAM and file size.{halves} Hover over a tile for the details of that trial."
+    many = (
+        f" Where a cell has more than {_MOST_TILES} trials, those with the same outcome share a tile."
+        if len(trials) > _MOST_TILES
+        else ""
+    )
+    return f"Outcome by RAM and file size.{halves}{many} Hover over a tile for the details of that trial."
+
+
+def _tiled(cell: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Return the tiles of a cell and how many trials each stands for: one a trial, or one an outcome when many."""
+    if len(cell) <= _MOST_TILES:
+        return [(row, 1) for row in cell]
+    shared = grouped(cell, "label").values()
+    return [(same[0] | {"trial_id": f"{len(same)}, such as {same[0]['trial_id']}"}, len(same)) for same in shared]
 
 
 def _tiles(row: dict[str, Any], left: float, right: float, top: float, bottom: float) -> list[dict[str, Any]]:
@@ -225,8 +242,9 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, metric: Metric, every: l
     spread = cells.mark_rule(strokeWidth=10, opacity=0.28, strokeCap="round").transform_filter("isValid(datum.low)")
     middle = cells.mark_tick(orient="horizontal", thickness=2.5, size=max(5, min(26, 240 // (len(names) * len(sizes)))))
     fields = ("trial_id", "series", "file_size", "value", *(one.name for one in durations), "block")
+    shown, bands = thinned(rows, "series", "file_size")
     points = (
-        chart(rows, *fields)
+        chart(shown, *fields)
         .mark_point(filled=True, size=50, opacity=0.95)
         .encode(
             **place,
@@ -241,8 +259,28 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, metric: Metric, every: l
             ],
         )
     )
-    layers = [spread.encode(y="low:Q", y2="high:Q"), middle.encode(y="median:Q"), points]
+    most = [_band_rule(bands).encode(**place, y="low:Q", y2="high:Q", tooltip=[*case, *_band_tips(metric.heading)])]
+    layers = [*(most if bands else []), spread.encode(y="low:Q", y2="high:Q"), middle.encode(y="median:Q"), points]
     return alt.LayerChart(layer=layers, title=panel_title(title), width="container", height=280)
+
+
+def thinning_caption(trials: pd.DataFrame) -> str:
+    """Return how to read points and bands where a case has more trials than can be drawn; empty where none has."""
+    return THINNED_WORDS if is_thinned(labelled(trials), "group", "row") else ""
+
+
+def _band_rule(bands: list[dict[str, Any]]) -> alt.Chart:
+    rules: alt.Chart = chart(bands).mark_rule(strokeWidth=4, opacity=0.4)
+    return rules
+
+
+def _band_tips(heading: str) -> list[alt.Tooltip]:
+    share = f"{BAND[1] - BAND[0]:.0%} of the trials"
+    return [
+        tip("low:Q", f"{share}: {heading} from", ".1f"),
+        tip("high:Q", "to", ".1f"),
+        tip("trials:Q", "trials"),
+    ]
 
 
 def _legend(names: list[str]) -> alt.Legend:
@@ -293,6 +331,12 @@ def peak_memory(trials: pd.DataFrame) -> list[alt.LayerChart]:
     ]
 
 
+def peak_caption(trials: pd.DataFrame) -> str:
+    """Return the caption of the peaks of memory."""
+    thinning = thinning_caption(trials)
+    return f"Every {'case' if thinning else 'trial of every case'}, next to the memory limit.{thinning}"
+
+
 def _peak_looks(rows: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Return colour and shape of each kind of peak that there is; a kind looks the same in every chart."""
     titles = [metric.title for metric in shown_metrics("peaks")]
@@ -309,18 +353,23 @@ def _peak_panel(
     kinds = list(looks)
     colours, forms = ([look[place] for look in looks.values()] for place in (0, 1))
     # A phone has room for about 20 characters next to each other.
-    legend = alt.Legend(columns=1 if max(map(len, kinds)) > 20 else 2, labelLimit=220)
+    legend = alt.Legend(symbolOpacity=1, columns=1 if max(map(len, kinds)) > 20 else 2, labelLimit=220)
+    case = [tip("line:N", "case"), tip("kind:N", "what")]
     place: dict[str, Any] = {
         "x": alt.X("value:Q", title="peak, MiB", scale=scale),
         "y": alt.Y("line:O", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(grid=True, labelLimit=320)),
         "color": alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=colours), legend=legend),
-        "tooltip": [tip("line:N", "case"), tip("kind:N", "what"), tip("value:Q", "MiB", ".1f")],
+        "tooltip": [*case, tip("value:Q", "MiB", ".1f")],
     }
     limits = [row for row in rows if row["kind"] == _LIMIT]
     limits = [same[0] for same in grouped(limits, "line", "value").values()]
     limit_ticks = chart(limits, "line", "kind", "value").mark_tick(thickness=3, size=20).encode(**place)
     place["tooltip"] += [tip("trial_id:N", "trial"), tip("label:N", "outcome")]
-    points = chart([row for row in rows if row["kind"] != _LIMIT], "line", "kind", "value", "trial_id", "label")
+    shown, bands = thinned([row for row in rows if row["kind"] != _LIMIT], "line", "kind")
+    points = chart(shown, "line", "kind", "value", "trial_id", "label")
+    most = _band_rule(bands).encode(
+        **place | {"x": alt.X("low:Q", scale=scale), "tooltip": [*case, *_band_tips("MiB")]}, x2="high:Q"
+    )
     circles = points.mark_point(filled=True, size=60, opacity=0.75).encode(
         **place,
         shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=forms)),
@@ -328,5 +377,9 @@ def _peak_panel(
     height = 34 * max(2, len(order))
     room = {"minWidth": 200 + 6 * max(map(len, order))}
     return alt.LayerChart(
-        layer=[limit_ticks, circles], title=panel_title(title), width="container", height=height, usermeta=room
+        layer=[*([most] if bands else []), limit_ticks, circles],
+        title=panel_title(title),
+        width="container",
+        height=height,
+        usermeta=room,
     )

@@ -17,6 +17,7 @@ from picolab.charts.style import CONFIG
 from picolab.text.foreign import visible
 
 FIGURE_MIME = "application/vnd.picolab.vegalite+json"
+Panels = Sequence[alt.LayerChart]
 PANEL_WIDTH = 640
 _COLUMNS = 2
 _FEW_PANELS = 4
@@ -27,7 +28,7 @@ _SIZE = re.compile(r'<svg [^>]*?width="([0-9.]+)" height="([0-9.]+)"')
 class Figure:
     """A list of charts as a notebook shows it."""
 
-    def __init__(self, panels: Sequence[alt.LayerChart], caption: str) -> None:
+    def __init__(self, panels: Panels, caption: str) -> None:
         self.panels = list(panels)
         self.caption = visible(caption)
 

@@ -15,6 +15,9 @@ from picolab.text.foreign import visible
 _POINTS = 80
 _SPREAD = 0.03
 """Trials of the same RAM are drawn this far below or above each other, in shares."""
+_WIDE = 16
+_DIGITS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+_MOST_TICKS = 7
 _ONE_COLUMN, _TWO_COLUMNS = alt.Legend(columns=1), alt.Legend(columns=2)
 """Both legends are in one row, on a phone too."""
 _CURVE, _SURVIVED, _DIED = LEVEL_COLOURS[0], LEVEL_COLOURS[2], LEVEL_COLOURS[1]
@@ -192,8 +195,10 @@ def _points(floor: Floor) -> list[dict[str, Any]]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return readable amounts of RAM inside a range, a few of them."""
-    count = 6
-    wanted = [low * (high / low) ** ((place + 0.5) / count) for place in range(count)]
-    rounded = [float(f"{mib:.2g}") if high / low < 8 else 2.0 ** round(math.log2(mib)) for mib in wanted]
-    return sorted({mib for mib in rounded if low <= mib <= high})
+    """Return readable amounts of RAM inside a range, a few of them: powers of two, or in a narrow range others."""
+    if high / low >= _WIDE:
+        return [2.0**power for power in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+    every = [digit * 10.0**power for power in range(-1, 7) for digit in _DIGITS]
+    inside = [mib for mib in every if low <= mib <= high]
+    step = max(1, math.ceil(len(inside) / _MOST_TICKS))
+    return inside[::step] if len(inside) > 1 else [float(f"{math.sqrt(low * high):.2g}")]

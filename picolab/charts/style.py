@@ -13,7 +13,7 @@ from picolab.config.sizes import MIB
 from picolab.machines.kinds import DEFAULT_KIND
 from picolab.record.metrics import metrics_of
 from picolab.record.outcomes import Outcome
-from picolab.results.labels import Labels
+from picolab.results.labels import Labels, build_label
 from picolab.results.rows import measured_outcomes, plain_rows
 from picolab.text.foreign import one_line, visible
 
@@ -78,13 +78,6 @@ CONFIG: dict[str, Any] = {
 def ram_label(ram_mb: float, limited: bool) -> str:
     """Return a RAM level in words; when nothing limited the memory, it says so."""
     return f"{ram_mb:.10g} MiB{'' if limited else ', no limit'}"
-
-
-def build_label(build: str, build_kind: str | None) -> str:
-    """Return a build in words; the calibration server is never taken for PicoShare."""
-    if build_kind != "calibration":
-        return build
-    return "calibration server (not PicoShare)" if build == "calibration" else f"{build} (not PicoShare)"
 
 
 _ACCELERATION_WORDS = {"emulation": " (emulated)", "unknown": " (perhaps emulated)"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from picolab.cli.parameter_option import parameter_option, read_parameters
+from picolab.cli.answer_floor import FLOOR_SUFFIX
+from picolab.cli.parameter_option import parameter_option, read_parameters, sized
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SOURCE = "picolab answer"
 _SET_HERE = ("seed", "machine_name", "memory_limit", "parallel_uploads", "keep_machine", "label")
+_SHARE_WITH_FLOOR = 0.5
+"""Of the budget for the trials of the answer itself, where a floor is searched after them."""
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 
 
@@ -45,6 +47,12 @@ _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
     show_default=True,
     help="Measure up to so many uploads at the same time; 4 or more give a law.",
 )
+@click.option(
+    "--floor",
+    "with_floor",
+    is_flag=True,
+    help="Search the RAM floor too, with half of the budget or what is left of it.",
+)
 @click.option("--machine", type=click.Choice(list(KINDS)), help="Where the server runs.")
 @click.option("--server", type=click.Choice(list(SERVERS)), help="The server under test.")
 @parameter_option("Any other parameter of a trial")
@@ -57,7 +65,8 @@ def answer(build: str, **options: Any) -> ExitCode | None:
 
     Uses the finished trials of this project with the same build, host, RAM and other parameters, and runs those that
     are missing: three file sizes or more, the largest that --budget allows. Larger files are predicted, at most four
-    times the largest measured size. `picolab resume` continues a stopped campaign.
+    times the largest measured size. Where nothing is known of the server's speed, a small file comes first, and larger
+    ones follow as far as the budget allows. `picolab resume` continues a stopped campaign.
 
     Writes answer.html and answer.json. Exits with 0 for yes and very likely, 1 for no and very likely not, 2 when the
     trials do not answer it, 3 when a trial has no result.
@@ -67,6 +76,7 @@ def answer(build: str, **options: Any) -> ExitCode | None:
       picolab answer ./picoshare --file-size 5G --ram 256M
       picolab answer 1.5.4 --file-size 5G --ram 256M --budget 1h --largest 2G
       picolab answer ./picoshare --file-size 100M --ram 128M --parallel 8
+      picolab answer ./picoshare --file-size 100M --ram 128M --floor
       picolab answer ./picoshare --file-size 2G --ram 256M --budget 0
       picolab answer ./picoshare --file-size 5G --ram 256M --dry-run
     """
@@ -79,6 +89,8 @@ def answer(build: str, **options: Any) -> ExitCode | None:
     from picolab.results.folders import check_name, dated_name
 
     name = check_name(options["campaign"] or dated_name("answer"))
+    if options["with_floor"]:
+        check_name(name + FLOOR_SUFFIX)
     question = _question(build, options)
     plan = make_answer_plan(question, name, _command(build, options), options["seed"], options["idle_limit"])
     assert plan.answer is not None
@@ -90,10 +102,16 @@ def answer(build: str, **options: Any) -> ExitCode | None:
         return None
     if plan.trials:
         check_plan(plan)
-        return end_of_answer(*run(lambda watcher: Campaign.create(plan, watcher)))
-    from picolab.campaign.progress import Watcher
+        campaign, code = run(lambda watcher: Campaign.create(plan, watcher))
+    else:
+        from picolab.campaign.progress import Watcher
 
-    return end_of_answer(Campaign.create(plan, Watcher()), ExitCode.OK)
+        campaign, code = Campaign.create(plan, Watcher()), ExitCode.OK
+    if options["with_floor"] and code is ExitCode.OK:
+        from picolab.cli.answer_floor import search_floor
+
+        code = search_floor(campaign, _seconds(options["budget"]))
+    return end_of_answer(campaign, code)
 
 
 def _question(build: str, options: dict[str, Any]) -> Question:
@@ -103,24 +121,22 @@ def _question(build: str, options: dict[str, Any]) -> Question:
     from picolab.servers.registry import server_of
 
     parameters = _parameters(build, options)
+    budget_s = _seconds(options["budget"])
+    if options["with_floor"]:
+        if not budget_s:
+            raise ParameterError("--floor runs trials, and --budget 0 allows none; leave one of the two out")
+        budget_s *= _SHARE_WITH_FLOOR
     in_guest = kind_of(parameters.machine).is_virtual
-    largest = None if options["largest"] is None else _sized("--largest", parse_size, options["largest"])
+    largest = None if options["largest"] is None else sized("--largest", parse_size, options["largest"])
     return Question(
         parameters,
         build,
         server_of(parameters.server).find_build(parameters, in_guest=in_guest).identity.sha256,
-        _seconds(options["budget"]),
+        budget_s,
         options["repeats"],
         largest,
         options["parallel"],
     )
-
-
-def _sized(option: str, parse: Callable[[str], Any], text: str) -> Any:
-    try:
-        return parse(text)
-    except ParameterError as error:
-        raise ParameterError(f"{option}: {error}") from None
 
 
 def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
@@ -132,13 +148,14 @@ def _parameters(build: str, options: dict[str, Any]) -> TrialParameters:
     values: dict[str, Any] = {
         "build": absolute_build(build, Path.cwd(), "BUILD"),
         "file_size": options["file_size"],
-        "ram_mb": _sized("--ram", parse_ram_mib, options["ram"]),
+        "ram_mb": sized("--ram", parse_ram_mib, options["ram"]),
     }
     values |= {name: options[name] for name in ("machine", "server") if options[name] is not None}
     fixed = ("build", "file_size", "ram_mb", *_SET_HERE)
     values |= read_parameters(options["others"], given=values, fixed=fixed, command="picolab answer")
     values = {"direction": "both", "keep_machine": "never"} | values
-    return validate(TrialParameters, values, _SOURCE).located(Path.cwd(), _SOURCE)
+    options_of = {"file_size": "--file-size", "ram_mb": "--ram"}
+    return validate(TrialParameters, values, _SOURCE, options_of).located(Path.cwd(), _SOURCE)
 
 
 def _seconds(text: str) -> float:
@@ -160,6 +177,7 @@ def _command(build: str, options: dict[str, Any]) -> str:
     words += [
         word for name in ("largest", "machine", "server") if options[name] for word in (f"--{name}", options[name])
     ]
+    words += ["--floor"] if options["with_floor"] else []
     words += ["--parallel", str(options["parallel"])] if options["parallel"] > 1 else []
     words += [word for name, text in options["others"] for word in ("-p", name, text)]
     return shlex.join(words)
@@ -188,5 +206,5 @@ def end_of_answer(campaign: Campaign, code: ExitCode) -> ExitCode:
         table.add_row(*map(Text, row))
     print_lines(["", f"{headline(found)} {reason(found)}"])
     print_table(table)
-    print_lines([*notes(found), f"Page: {page}"])
+    print_lines([*notes(found, campaign.folder), f"Page: {page}"])
     return code if code is not ExitCode.OK else exit_code(answered.found)

@@ -43,6 +43,13 @@ def print_begin(campaign: Campaign) -> None:
             f"continues."
         )
         return
+    if plan.answer is not None and plan.grows:
+        console.print(
+            f"Campaign {plan.campaign}: measures the server's speed with a small file{done_text}, then larger ones, "
+            f"within {duration(plan.answer.budget_s)}. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` "
+            f"continues."
+        )
+        return
     most = "at most " if plan.stopping is not None else ""
     console.print(
         f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
@@ -62,6 +69,9 @@ def print_plan(plan: Plan) -> None:
     for trial in plan.trials:
         table.add_row(str(trial.position), str(trial.block), trial.case)
     print_table(table)
+    if plan.answer is not None and plan.grows:
+        console.print(f"{plan.order} At most {duration(plan.answer.budget_s)} in all. Nothing was run.")
+        return
     upload_mib = sum(trial.parameters.uploaded_bytes for trial in plan.trials) / MIB
     most = "at most " if plan.stopping is not None else ""
     console.print(
@@ -182,7 +192,7 @@ def print_status(folder: Path) -> ExitCode:
     left_s = campaign.tally.left_s()
     eta = f", about {duration(left_s)} left" if left_s else ""
     console.print(f"{len(rows)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
-    unfinished = campaign.unfinished_search
+    unfinished = campaign.unfinished
     if unfinished:
         console.print(one_line(unfinished), style="yellow")
     for row in found.faults:
@@ -228,6 +238,6 @@ def print_campaigns(folders: Sequence[Path]) -> None:
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""
             trials = f"{progress.done} of {progress.total} trials"
-            if campaign.unfinished_search:
+            if campaign.unfinished:
                 trials = f"{progress.done} of about {progress.total} trials of an unfinished search"
             console.print(f"{one_line(folder.name)}  {trials}{gone}  {folder}")

@@ -156,9 +156,9 @@ def _print_checks(checks: list[Check]) -> None:
 
     from picolab.cli.terminal import print_table
 
-    table = Table("check", "severity", "finding", box=None, pad_edge=False)
+    table = Table("check", "severity", "finding", "threshold", box=None, pad_edge=False)
     for check in checks:
-        table.add_row(check.id, check.severity.word, check.title)
+        table.add_row(check.id, check.severity.word, check.title, check.threshold)
     print_table(table)
 
 

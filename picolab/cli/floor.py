@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from picolab.cli.parameter_option import parameter_option, read_parameters
+from picolab.cli.parameter_option import parameter_option, read_parameters, sized
 from picolab.cli.running import run
 from picolab.errors import ParameterError
 from picolab.machines.kinds import KINDS
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @click.argument("builds", nargs=-1, required=True, metavar="BUILD...")
 @click.option("--file-size", default="100M", show_default=True, help="Size of the uploaded file.")
 @click.option(
-    "--step", type=click.Choice(["upload", "download", "both"]), default="upload", help="Step that must survive."
+    "--step",
+    type=click.Choice(["upload", "download", "both"]),
+    default="upload",
+    show_default=True,
+    help="Step that must survive.",
 )
 @click.option("--share", type=float, default=0.95, show_default=True, help="Share of trials that must survive.")
 @click.option("--precision", default="10%", show_default=True, help="Reach of the interval from its middle.")
@@ -55,18 +59,18 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     the trials run at full speed: the median time of trials at the largest RAM. `picolab resume` continues a stopped
     search.
 
-    With several builds their trials alternate, and each floor is compared with that of the first build. LABEL=BUILD
-    names a build.
+    With several builds their trials alternate, and each floor is compared with that of the first build, with
+    --slowdown also the RAM of full speed. LABEL=BUILD names a build.
 
     Writes floor.html and floor.json. Of one build, exits with 0 when the floor was found and confirmed, 2 when it was
-    not. Of several: with 0 when it is excluded that a build needs more RAM than the margin allows, 1 when one needs
-    more, 2 when it is undecided. With 3 when a trial has no result.
+    not. Of several: with 0 when it is excluded that a build needs more RAM than the margin allows, to survive and for
+    full speed, 1 when one needs more, 2 when it is undecided. With 3 when a trial has no result.
 
     \b
     Examples:
       picolab floor 1.5.4 --file-size 1G
       picolab floor ./picoshare --file-size 100M --slowdown 10%
-      picolab floor old=1.4.4 new=./picoshare --file-size 100M
+      picolab floor old=1.4.4 new=./picoshare --file-size 100M --slowdown 10%
       picolab floor ./picoshare --file-size 500M --step both --confirm 59
       picolab floor ./picoshare --share 0.9 --precision 5% --from 8M --to 256M
       picolab floor ./picoshare --file-size 100M --machine vagrant
@@ -93,18 +97,21 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     margin = None if options["margin"] is None else _share(options["margin"], "--margin")
     if margin is not None and not 0 < margin <= 0.5:
         raise ParameterError(f"--margin {options['margin']} should be above 0 and at most 50%")
-    for name, text in (("low_mb", options["low"]), ("high_mb", options["high"])):
+    for option, name, text in (("--from", "low_mb", options["low"]), ("--to", "high_mb", options["high"])):
         if text is not None:
-            wanted[name] = parse_ram_mib(text)
+            wanted[name] = sized(option, parse_ram_mib, text)
     machine = values.get("machine", TrialParameters.model_fields["machine"].default)
     search = make_search(wanted, machine, source)
     values |= {"direction": options["step"], "keep_machine": "never", "ram_mb": parse_ram_mib(search.high_mb)}
     # One build without a name of its own keeps that of its file or release.
     plain = len(builds) == 1 and "=" not in builds[0]
     parameters = [
-        validate(TrialParameters, values | entry | ({} if plain else {"label": label}), source).located(
-            Path.cwd(), source
-        )
+        validate(
+            TrialParameters,
+            values | entry | ({} if plain else {"label": label}),
+            source,
+            {"file_size": "--file-size"},
+        ).located(Path.cwd(), source)
         for label, entry in named.items()
     ]
     name = check_name(options["campaign"] or f"floor-{datetime.now(UTC):%Y%m%dT%H%M%S}")

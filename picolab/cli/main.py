@@ -9,7 +9,20 @@ from pathlib import Path
 import click
 
 from picolab import __version__
-from picolab.cli import answer, box, campaigns, comparison, examination, floor, host, machines, project, trial
+from picolab.cli import (
+    answer,
+    box,
+    campaigns,
+    comparison,
+    examination,
+    floor,
+    history,
+    host,
+    machines,
+    project,
+    publishing,
+    trial,
+)
 from picolab.cli.group import Group
 from picolab.exit_codes import ExitCode
 
@@ -41,6 +54,7 @@ def main() -> None:
 for command in (
     *(project.init, host.doctor, host.calibrate, host.clean),
     *(campaigns.matrix, campaigns.resume, campaigns.status, campaigns.report, campaigns.export),
+    *(publishing.publish, history.history),
     *(comparison.compare, comparison.verdict, floor.floor, answer.answer, examination.examine),
     *(trial.trial, machines.machines, box.box),
 ):

@@ -1,12 +1,14 @@
-"""The option `-p NAME VALUE`: any parameter of a trial by its name."""
+"""Parameters on a command line: the option `-p NAME VALUE` for any of them, and options that give a size."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from picolab.errors import ParameterError
 from picolab.text.foreign import shown
+
+Size = TypeVar("Size")
 
 
 def parameter_option(text: str) -> Callable[[Any], Any]:
@@ -41,3 +43,11 @@ def read_parameters(
         except YamlProblem as problem:
             raise ParameterError(f"-p {name}: {shown(text)} {problem}") from None
     return values
+
+
+def sized(option: str, parse: Callable[[str], Size], text: str) -> Size:
+    """Return the size or the RAM that an option gives; an error names the option."""
+    try:
+        return parse(text)
+    except ParameterError as error:
+        raise ParameterError(f"{option}: {error}") from None

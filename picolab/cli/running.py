@@ -176,14 +176,21 @@ def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCo
     return run(lambda watcher: Campaign.create(plan, watcher))
 
 
-def run(open_campaign: Callable[[Watcher], Campaign], accept_changes: bool = False) -> tuple[Campaign, ExitCode]:
-    """Run a campaign while its progress is shown, and print how it ends."""
+def run(
+    open_campaign: Callable[[Watcher], Campaign], accept_changes: bool = False, budget_s: float | None = None
+) -> tuple[Campaign, ExitCode]:
+    """Run a campaign while its progress is shown, and print how it ends.
+
+    Args:
+        budget_s: seconds after which a plan that grows ends; None: no limit.
+    """
     from picolab.cli.campaign_view import print_begin, print_end
     from picolab.cli.progress import campaign_watcher
 
     stop = StopRequest().install()
     with campaign_watcher(lambda: stop.requested) as watcher:
         campaign = open_campaign(watcher)
+        campaign.budget_s = budget_s
         print_begin(campaign)
         code = campaign.run(accept_changes)
     print_end(campaign, code)

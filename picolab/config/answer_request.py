@@ -35,9 +35,15 @@ class AnswerRequest(BaseModel):
     parallel: list[Annotated[int, Field(ge=1, le=16)]] = Field(
         default=[1], description="numbers of uploads at the same time, ascending; 1 alone: not asked for"
     )
-    parallel_size: Text = Field("", description="file size at which several uploads at the same time are measured")
+    parallel_size: Text = Field(
+        "", description="file size at which several uploads at the same time are measured; empty when the plan grows"
+    )
     repeats: Annotated[int, Field(ge=1, le=100)] = Field(description="trials of each case, earlier ones included")
     budget_s: Annotated[float, Field(ge=0, le=LONGEST_BUDGET_S)] = Field(
         description="seconds after which no further block of trials begins; 0: no trials"
+    )
+    largest: Text = Field("", description="the largest file that may be measured; empty: the size that is asked about")
+    grows: bool = Field(
+        False, description="nothing was known of the server's speed: each trial is planned after the ones before it"
     )
     earlier: list[EarlierTrial] = Field(default_factory=list, description="finished trials that are used too")

@@ -1,6 +1,7 @@
 """Values of a parameter's field as they were written: texts keep their spelling, and no bool stands for a number."""
 
 import re
+from types import NoneType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationInfo
@@ -28,8 +29,14 @@ AS_WRITTEN = BeforeValidator(written_text)
 Text = Annotated[str, AS_WRITTEN]
 
 
+_ORDINARY = (str, int, float, NoneType)
+"""Exactly these: a number that remembers its text is of a type of its own."""
+
+
 def for_field(model: type[BaseModel], name: str, value: Any) -> Any:
     """Return a value from YAML for a field: as it was written where the field is a text, else an ordinary number."""
+    if type(value) in _ORDINARY:
+        return value
     field = model.model_fields.get(name)
     annotation = field.annotation if field is not None else None
     if annotation is str and isinstance(value, WrittenInt | WrittenFloat):

@@ -1,6 +1,7 @@
 """The sentences for invalid input: each names the value, the place and the remedy."""
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import pydantic
@@ -12,11 +13,12 @@ from picolab.text.foreign import shown
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
+def validate(model: type[ModelT], data: Any, place: str, options: Mapping[str, str] | None = None) -> ModelT:
     """Validate `data` into `model`; the first mistake in it becomes one sentence.
 
     Args:
         place: where the data came from, as the user would name it.
+        options: the options of the command that set a field, by its name: `--from` says more than `low_mb`.
 
     Raises:
         ParameterError: names the value, the place and the remedy.
@@ -24,7 +26,7 @@ def validate(model: type[ModelT], data: Any, place: str) -> ModelT:
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        raise ParameterError(f"{place}: {_sentence(model, error.errors()[0])}") from None
+        raise ParameterError(f"{place}: {_sentence(model, error.errors()[0], options or {})}") from None
 
 
 def unknown_name(name: str, known: list[str]) -> str:
@@ -49,9 +51,10 @@ _KINDS = {
 """pydantic's error types in plain words."""
 
 
-def _sentence(model: type[BaseModel], error: Any) -> str:
+def _sentence(model: type[BaseModel], error: Any, options: Mapping[str, str]) -> str:
     # pydantic names the alternative of a union, which means nothing to a user.
     where = ".".join(str(part) for part in error["loc"] if part != "constrained-int")
+    where = options.get(where, where)
     if error["type"] == "extra_forbidden":
         return unknown_name(str(error["loc"][-1]), sorted(model.model_fields))
     if error["type"] == "missing":

@@ -88,6 +88,11 @@ class Plan(BaseModel):
         return self
 
     @property
+    def grows(self) -> bool:
+        """Whether trials are planned while the campaign runs."""
+        return self.floor is not None or (self.answer is not None and self.answer.grows)
+
+    @property
     def cases(self) -> list[str]:
         return list(dict.fromkeys(sorted(trial.case for trial in self.trials)))
 

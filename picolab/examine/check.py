@@ -53,6 +53,7 @@ class Check:
         id: for `--only`, and stable from version to version.
         title: the weakness, as a claim that is true when it is found.
         action: what the check does.
+        threshold: from where on the weakness is found, a sentence; its numbers are those of `thresholds`.
         matters: why the weakness matters.
         remedy: what the server's author can do.
         examine: does it; raises NotExamined or a PicolabError when it cannot be done.
@@ -61,6 +62,7 @@ class Check:
     id: str
     title: str
     action: str
+    threshold: str
     matters: str
     remedy: str
     severity: Severity

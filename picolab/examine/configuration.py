@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from picolab.examine.bench import Bench, ended
 from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.examine.thresholds import EXIT_S
 from picolab.machines.local.sockets import listening_sockets
 from picolab.servers.base import Place
 
-EXIT_S = 5.0
 NO_PORT = 70_000
 """Ports end at 65535."""
 
@@ -66,6 +66,7 @@ def _everywhere(bench: Bench) -> Observation:
     return Observation(everywhere, f"It listened on {', '.join(addresses)}.")
 
 
+_REFUSED = f"It listens, still runs after {EXIT_S:g} s, or exits with 0."
 _VALIDATE = "Check the settings at the start; exit with a code other than 0 and one sentence that names the setting."
 
 CHECKS = (
@@ -73,6 +74,7 @@ CHECKS = (
         "port-taken",
         "The server keeps running when its port is taken",
         "The server was started with a port on which another program listened.",
+        f"It still runs after {EXIT_S:g} s, or exits with 0.",
         "A supervisor sees a healthy process, and whatever answers on the port is another program.",
         "Exit with a code other than 0 when the listener fails.",
         Severity.HIGH,
@@ -82,6 +84,7 @@ CHECKS = (
         "bad-port",
         "The server keeps running with an invalid port",
         f"The server was started with port {NO_PORT}.",
+        _REFUSED,
         "A typing error becomes a process that runs and serves nobody.",
         _VALIDATE,
         Severity.MEDIUM,
@@ -91,6 +94,7 @@ CHECKS = (
         "missing-secret",
         "The server starts without a secret",
         "The server was started with an empty secret.",
+        _REFUSED,
         "Everybody can log in then, or nobody can.",
         _VALIDATE,
         Severity.HIGH,
@@ -100,6 +104,7 @@ CHECKS = (
         "unwritable-data",
         "The server starts with a data folder that it cannot write",
         "The server was started with a data folder that cannot be made, because a file is in its place.",
+        _REFUSED,
         "Uploads fail one by one, or go to a place that nobody backs up.",
         _VALIDATE,
         Severity.MEDIUM,
@@ -109,6 +114,7 @@ CHECKS = (
         "all-interfaces",
         "The server listens on all interfaces",
         "The address of its listening socket was read.",
+        "An address is 0.0.0.0 or ::.",
         "Behind a reverse proxy, everybody in the network reaches it around the proxy and without TLS.",
         "Offer a setting for the address, with 127.0.0.1 as the default.",
         Severity.MEDIUM,

@@ -13,14 +13,13 @@ from pathlib import Path
 from picolab.config.sizes import MIB
 from picolab.examine.bench import FILE_BYTES, Bench, Running
 from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.examine.thresholds import KEPT_SHARE, RESTART_S
 from picolab.servers.base import Place
+from picolab.text.wording import percent
 
 COMMIT_BYTES = 64 * MIB
-SLOW_RESTART_S = 5.0
 COMMIT_WAITS_S = (0.02, 0.005, 0.0)
 """From the end of the body to the SIGKILL, in each attempt: a server may commit faster than the first one."""
-LEAK_SHARE = 0.1
-"""Of the upload: a database may grow by some pages, but not by the file."""
 _SQLITE_HEAD = b"SQLite format 3\0"
 
 
@@ -123,14 +122,14 @@ def _leak(bench: Bench, *, in_commit: bool) -> Observation:
         leaked = bench.disk_bytes() - (after.before_bytes or 0)
         sent = after.sent_bytes
     seen = f"{max(0, leaked) / MIB:.1f} MiB of the {sent / MIB:.0f} MiB that were sent stayed on disk."
-    return Observation(leaked > LEAK_SHARE * sent, seen)
+    return Observation(leaked > KEPT_SHARE * sent, seen)
 
 
 def _restart(bench: Bench) -> Observation:
     bench.require_real_speed()
     with _killed(bench, in_commit=True) as after:
         took_s = after.running.ready_s
-    return Observation(took_s > SLOW_RESTART_S, f"It was ready {took_s:.2f} s after the restart.")
+    return Observation(took_s > RESTART_S, f"It was ready {took_s:.2f} s after the restart.")
 
 
 def _action(in_commit: bool) -> str:
@@ -146,6 +145,7 @@ def _checks(in_commit: bool) -> tuple[Check, ...]:
             f"kill-{phase}-files",
             f"A crash in the {phase} of an upload loses earlier files",
             action,
+            "The file from before does not come back, or a byte of it differs.",
             "An OOM kill costs files that users believe to be safe.",
             "Write in transactions, and sync before an upload is answered.",
             Severity.HIGH,
@@ -155,6 +155,7 @@ def _checks(in_commit: bool) -> tuple[Check, ...]:
             f"kill-{phase}-database",
             f"A crash in the {phase} of an upload damages the database",
             action,
+            "PRAGMA integrity_check says something else than ok.",
             "A damaged database fails later, in places that do not point to the crash.",
             "Use SQLite's journal or WAL, and never write to the file around it.",
             Severity.HIGH,
@@ -164,6 +165,7 @@ def _checks(in_commit: bool) -> tuple[Check, ...]:
             f"kill-{phase}-leak",
             f"A crash in the {phase} of an upload leaks disk space",
             action,
+            f"After the restart more than {percent(KEPT_SHARE)} of what was sent is on disk.",
             "Each crash takes space that nobody frees, until the disk is full.",
             "At the start, remove the temporary files and the rows of uploads that were never completed.",
             Severity.MEDIUM,
@@ -179,7 +181,8 @@ CHECKS = (
         "kill-restart",
         "A restart after a crash takes long",
         _action(in_commit=True),
-        f"More than {SLOW_RESTART_S:g} s without an answer is downtime at the worst moment.",
+        f"Not ready after {RESTART_S:g} s.",
+        f"More than {RESTART_S:g} s without an answer is downtime at the worst moment.",
         "Listen first, and repair while requests wait.",
         Severity.MEDIUM,
         _restart,

@@ -10,15 +10,14 @@ from pathlib import Path
 from picolab.config.sizes import MIB
 from picolab.examine.bench import FILE_BYTES, Bench, Running, said
 from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.examine.thresholds import FREE_S, KEPT_SHARE
 from picolab.servers.measurements import UploadMeasurement
+from picolab.text.wording import percent
 
 DISK_MIB = 32
 TOO_LARGE_BYTES = 64 * MIB
 TOO_LARGE_STATUS = 413
 """Content Too Large (RFC 9110, section 15.5.14): of all 4xx the one that points to the size."""
-FREE_LIMIT_S = 5.0
-"""What a server gets to free the space of an upload that failed."""
-KEPT_SHARE = 0.1
 _MOUNT = 'mount -t tmpfs -o "size=$1m,mode=0700" picolab "$2" && mkdir -p "$3" "$4" && shift 4 && exec "$@"'
 
 
@@ -100,7 +99,7 @@ def _freed(bench: Bench) -> Observation:
         running.stored()
         before = disk.free_bytes()
         _too_large(running)
-        bench.outcome(FREE_LIMIT_S, lambda: before - disk.free_bytes() <= KEPT_SHARE * before)
+        bench.outcome(FREE_S, lambda: before - disk.free_bytes() <= KEPT_SHARE * before)
         kept = before - disk.free_bytes()
     seen = (
         f"Of {before / MIB:.1f} MiB that were free before the upload, {max(0, kept) / MIB:.1f} MiB were not after it."
@@ -115,12 +114,12 @@ def _cut(bench: Bench) -> Observation:
         before = bench.disk_bytes()
         with running.part() as part:
             part.first(0.5)
-            bench.outcome(FREE_LIMIT_S, lambda: bench.disk_bytes() - before > FILE_BYTES // 4)
+            bench.outcome(FREE_S, lambda: bench.disk_bytes() - before > FILE_BYTES // 4)
         half = FILE_BYTES // 2
-        bench.outcome(FREE_LIMIT_S, lambda: bench.disk_bytes() - before <= KEPT_SHARE * half)
+        bench.outcome(FREE_S, lambda: bench.disk_bytes() - before <= KEPT_SHARE * half)
         kept = bench.disk_bytes() - before
         running.stored(4)
-    seen = f"{FREE_LIMIT_S:g} s later at most, {max(0, kept) / MIB:.1f} of {half / MIB:.0f} MiB were still on disk."
+    seen = f"{FREE_S:g} s later at most, {max(0, kept) / MIB:.1f} of {half / MIB:.0f} MiB were still on disk."
     return Observation(kept > KEPT_SHARE * half, seen)
 
 
@@ -131,6 +130,7 @@ CHECKS = (
         "disk-full-status",
         "A full disk is answered as an error of the client",
         _ACTION,
+        f"A status below 500 other than {TOO_LARGE_STATUS}.",
         "Clients take 4xx for a bad request and try another one, and monitoring counts no fault of the server.",
         "Answer 507 Insufficient Storage (RFC 4918, section 11.5).",
         Severity.MEDIUM,
@@ -140,6 +140,7 @@ CHECKS = (
         "disk-full-sentence",
         "The answer does not say that the disk is full",
         _ACTION,
+        "The answer has no sentence that names the full disk.",
         "Neither user nor operator learns what to do.",
         "Name the full disk in the answer and in the log.",
         Severity.MEDIUM,
@@ -149,6 +150,7 @@ CHECKS = (
         "disk-full-space",
         "An upload that filled the disk keeps the space",
         _ACTION,
+        f"After {FREE_S:g} s more than {percent(KEPT_SHARE)} of the space that was free before is still taken.",
         "The disk stays full, and all later uploads fail too.",
         "Remove the temporary file and the rows of an upload that fails.",
         Severity.HIGH,
@@ -158,6 +160,7 @@ CHECKS = (
         "cut-space",
         "An upload that the client cuts keeps its space",
         "Half of an upload was sent, then the connection was closed.",
+        f"After {FREE_S:g} s more than {percent(KEPT_SHARE)} of what was sent is on disk.",
         "Each lost connection takes disk space that nobody frees.",
         "Remove the temporary file when the body ends early.",
         Severity.MEDIUM,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from picolab.examine.bench import LIMITS, SMALL_BYTES, Bench, Running, said
 from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.examine.thresholds import ANSWER_S
 from picolab.servers.payload import payload_files, pieces
 
-ANSWER_S = 3.0
 NAMES = ('with \\"quotes\\".bin', "with spaces.bin", "na\u00efve-\u6587\u4ef6-\U0001f600.bin", "many.dots.in.it.tar.gz")
 """Written into the form unchanged: quotes are escaped by backslashes (RFC 2183)."""
 DOT_NAME = ".hidden"
@@ -101,6 +101,7 @@ CHECKS = (
         "login-before-body",
         "An upload without a log-in is read before it is refused",
         "The head of an upload without a log-in was sent, and nothing of its body.",
+        f"No answer within {ANSWER_S:g} s.",
         "Strangers can fill the disk and the line with files that are never stored.",
         "Check the session before the body is read.",
         Severity.HIGH,
@@ -110,6 +111,7 @@ CHECKS = (
         "head",
         "HEAD of a stored file is refused",
         "A file was uploaded and asked for with HEAD.",
+        "A status other than 200.",
         "Download managers and link checkers cannot learn size and type without fetching the file.",
         "Answer HEAD like GET without the body (RFC 9110, section 9.3.2).",
         Severity.LOW,
@@ -119,6 +121,7 @@ CHECKS = (
         "range",
         "Range requests are not served",
         "A part of a stored file, 1,000 bytes, was asked for with a Range header.",
+        "Anything but 206 with these bytes.",
         "Broken downloads of large files begin again at zero, and players cannot seek.",
         "Serve single byte ranges with 206 (RFC 9110, section 14).",
         Severity.MEDIUM,
@@ -128,6 +131,7 @@ CHECKS = (
         "file-names",
         "Files with unusual names cannot be stored",
         "Files whose names hold quotes, spaces, other scripts and several dots were uploaded and downloaded.",
+        f"One of {len(NAMES)} is refused, or a byte of it differs.",
         "Users' files have such names.",
         "Store the name as data, and escape it where it is shown.",
         Severity.MEDIUM,
@@ -137,6 +141,7 @@ CHECKS = (
         "dot-names",
         "A file whose name begins with a dot is refused",
         f"A file named {DOT_NAME} was uploaded and downloaded.",
+        "It is refused, or a byte of it differs.",
         "Settings files have such names, and the whole upload is lost before the refusal.",
         "Store the name as data; it is no path.",
         Severity.LOW,
@@ -146,6 +151,7 @@ CHECKS = (
         "empty-file",
         "An empty file is refused",
         "A file of zero bytes was uploaded.",
+        "It is refused.",
         "Scripts that upload what a program has written fail now and then.",
         "Store it like any other file.",
         Severity.LOW,
@@ -155,6 +161,7 @@ CHECKS = (
         "parallel-uploads",
         "Parallel uploads fail",
         f"{PARALLEL} files of {PARALLEL_BYTES >> 20} MiB were uploaded at the same time and downloaded.",
+        "One of them fails, or a byte of it differs.",
         "A user who drops several files on the page loses some of them.",
         "Let writers wait for the database instead of failing.",
         Severity.HIGH,

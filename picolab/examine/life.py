@@ -6,15 +6,10 @@ import threading
 
 from picolab.examine.bench import END_LIMIT_S, Bench, ended
 from picolab.examine.check import Check, Observation, Severity
+from picolab.examine.thresholds import NOTICE_S, READY_S, STALLED_STOP_S, STARTS, STOP_S
 from picolab.machines.base import ProcessStatus
+from picolab.text.wording import listed
 
-READY_S = 2.0
-STARTS = 3
-"""At most, while none is fast enough."""
-STOP_S = 2.0
-STALLED_STOP_S = 10.0
-NOTICE_S = 0.5
-"""What a server gets to notice a SIGTERM before the client sends the rest of its upload."""
 HEALTH_PATHS = ("/healthz", "/health", "/api/health", "/readyz", "/livez", "/ping")
 METRICS_PATHS = ("/metrics", "/api/metrics")
 
@@ -22,7 +17,6 @@ METRICS_PATHS = ("/metrics", "/api/metrics")
 def _ready(bench: Bench) -> Observation:
     bench.require_real_speed()
     times_s: list[float] = []
-    # Other programs of the host can make a start slow, and never fast.
     while len(times_s) < STARTS and min(times_s, default=READY_S + 1) > READY_S:
         with bench.running() as running:
             times_s.append(running.ready_s)
@@ -90,6 +84,7 @@ CHECKS = (
         "ready-time",
         "The server takes long until it is ready",
         "The server was started with an empty data folder, and asked until it answered.",
+        f"Not ready after {READY_S:g} s, in the fastest of {STARTS} starts.",
         f"More than {READY_S:g} s at each start is downtime at each update, and probes may restart it too early.",
         "Listen first, and prepare the rest while requests wait.",
         Severity.LOW,
@@ -99,6 +94,7 @@ CHECKS = (
         "health-endpoint",
         "There is no health endpoint",
         "The usual paths of a health endpoint were asked.",
+        f"No 200 from any of {listed(HEALTH_PATHS)}.",
         "Supervisors and load balancers can only ask for a page, which says nothing about the database or the disk.",
         "Answer GET /healthz with 200 when uploads can be stored, else with 503 and the reason.",
         Severity.LOW,
@@ -108,6 +104,7 @@ CHECKS = (
         "metrics-endpoint",
         "There is no metrics endpoint",
         "The usual paths of a metrics endpoint were asked.",
+        f"No 200 from any of {listed(METRICS_PATHS)}.",
         "Operators cannot see uploads, errors, memory and free space before users complain.",
         "Offer counters in the Prometheus text format at GET /metrics.",
         Severity.LOW,
@@ -117,6 +114,7 @@ CHECKS = (
         "sigterm-idle",
         "An idle server does not stop cleanly on SIGTERM",
         "SIGTERM was sent to an idle server.",
+        f"Exit code other than 0, or longer than {STOP_S:g} s.",
         f"A stop longer than {STOP_S:g} s, or with a code other than 0, looks like a crash to a supervisor.",
         "Close the listener and exit with 0.",
         Severity.MEDIUM,
@@ -126,6 +124,7 @@ CHECKS = (
         "sigterm-upload",
         "SIGTERM ends an upload that is still being sent",
         "Half of an upload was sent, then SIGTERM to the server, then the rest of the upload at full speed.",
+        f"No answer of 2xx to the upload within {END_LIMIT_S:g} s; the rest is sent {NOTICE_S:g} s after SIGTERM.",
         "Each update of the server loses the uploads of its users.",
         "Stop accepting connections, and finish the requests in flight before exiting.",
         Severity.HIGH,
@@ -135,6 +134,7 @@ CHECKS = (
         "sigterm-stalled",
         "A stalled upload makes the stop fail",
         "Half of an upload was sent, and nothing more; then SIGTERM to the server.",
+        f"Exit code other than 0, or longer than {STALLED_STOP_S:g} s.",
         "A single slow client makes a planned stop look like a crash, or delays it until the supervisor kills.",
         f"Give requests in flight a limit below {STALLED_STOP_S:g} s, cancel them, and exit with 0.",
         Severity.LOW,

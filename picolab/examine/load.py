@@ -12,19 +12,17 @@ import numpy as np
 from picolab.config.sizes import MIB
 from picolab.examine.bench import Bench, Running
 from picolab.examine.check import Check, NotExamined, Observation, Severity
+from picolab.examine.thresholds import LATENCY_S, LEAK_BYTES
 from picolab.servers.exchange import Unanswered
 from picolab.text.wording import counted
 
 UPLOADS = 50
 WARM_UP = 10
 """Uploads in which any server fills its caches."""
-LEAK_BYTES = 64 * 1024
-"""Per upload: a lower end of the interval above this is a leak."""
 UPLOAD_BYTES = MIB
 BIG_BYTES = 64 * MIB
 PERIOD_S = 0.1
 REQUESTS = 20
-SLOW_S = 1.0
 GIVE_UP_S = 3.0
 
 
@@ -91,7 +89,7 @@ def _observation(latencies: list[float]) -> Observation:
     no_answer = " or no answer" if worst >= GIVE_UP_S else ""
     requests = counted(len(latencies), "request")
     seen = f"Of {requests}, one every {PERIOD_S:g} s, the median took {median * 1000:.0f} ms and the worst "
-    return Observation(worst > SLOW_S, f"{seen}{worst * 1000:.0f} ms{no_answer}.")
+    return Observation(worst > LATENCY_S, f"{seen}{worst * 1000:.0f} ms{no_answer}.")
 
 
 def _in_transfer(bench: Bench) -> Observation:
@@ -120,6 +118,7 @@ CHECKS = (
         "memory-leak",
         "Memory grows with each upload",
         f"{UPLOADS} files of {UPLOAD_BYTES // MIB} MiB were uploaded one after the other.",
+        f"More than {LEAK_BYTES // 1024} KiB per upload at the lower end of the interval of the slope.",
         "The server is killed for lack of memory after days, in somebody's upload.",
         "Free what belongs to a request at its end, and look at a heap profile after many uploads.",
         Severity.HIGH,
@@ -127,8 +126,9 @@ CHECKS = (
     ),
     Check(
         "latency-transfer",
-        f"Other requests wait more than {SLOW_S:g} s while a large upload is sent",
+        f"Other requests wait more than {LATENCY_S:g} s while a large upload is sent",
         f"Half of an upload of {BIG_BYTES // MIB} MiB was sent; meanwhile the page and a small file were asked for.",
+        f"The slowest of at most {REQUESTS} requests, one every {PERIOD_S:g} s, takes more than {LATENCY_S:g} s.",
         _WHY,
         "Hold no lock while a body is read.",
         Severity.MEDIUM,
@@ -136,8 +136,9 @@ CHECKS = (
     ),
     Check(
         "latency-commit",
-        f"Other requests wait more than {SLOW_S:g} s while a large upload is stored",
+        f"Other requests wait more than {LATENCY_S:g} s while a large upload is stored",
         f"An upload of {BIG_BYTES // MIB} MiB was sent; until its answer, the page and a small file were asked for.",
+        f"The slowest of at most {REQUESTS} requests, one every {PERIOD_S:g} s, takes more than {LATENCY_S:g} s.",
         _WHY,
         "Write in short transactions, and let readers in between (SQLite's WAL does).",
         Severity.MEDIUM,

@@ -144,6 +144,7 @@ def as_json(examination: Examination) -> str:
             "id": result.check.id,
             "state": result.state,
             "severity": result.check.severity.word,
+            "threshold": result.check.threshold,
             "title": result.check.title,
             "action": result.check.action,
             "seen": result.seen,

@@ -121,6 +121,9 @@ def unfit_value(data: Any) -> str | None:
         return _unfit_value(data)
 
 
+_SMALL, _HUGE = 1 << 62, 1e300
+
+
 def _unfit_value(data: Any) -> str | None:
     if not isinstance(data, dict | list):
         reason = _why_unfit(data)
@@ -133,8 +136,14 @@ def _unfit_value(data: Any) -> str | None:
             return f"{_place(way)[:200]} is nested too deeply"
         items: Iterable[tuple[Any, Any]] = container.items() if isinstance(container, dict) else enumerate(container)
         for name, item in items:
-            if isinstance(name, str) and not _is_text(name):
+            if type(name) is str and not name.isascii() and not _is_text(name):
                 return f"{_place(way)} has a name that is no text in Unicode"
+            kind = type(item)
+            # Nearly all values, without another call for each.
+            if item is None or kind is bool or (kind is str and item.isascii()):
+                continue
+            if (kind is int and -_SMALL < item < _SMALL) or (kind is float and -_HUGE < item < _HUGE):
+                continue
             if isinstance(item, dict | list):
                 if item or depth + 1 >= MOST_DEPTH:
                     left.append((item, (way, name), depth + 1))

@@ -228,6 +228,13 @@ class Machine(Protocol):
             MachineError: it could not be done; the sentence says why. So with a data folder that lies in memory.
         """
 
+    def files_bytes(self) -> int:
+        """Return the disk space that the files in data folder and TMPDIR take now.
+
+        Raises:
+            MachineError: they cannot be read.
+        """
+
     def probe(self, interval_s: float, output: Path) -> Stream:
         """Start the memory probe on the server process; return when its first sample is in `output`."""
 

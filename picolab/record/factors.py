@@ -54,6 +54,11 @@ def _defaults() -> TrialParameters:
     return TrialParameters.model_validate({})
 
 
+@functools.cache
+def _field_default(name: str) -> Any:
+    return TrialParameters.model_fields[name].get_default(call_default_factory=True)
+
+
 @dataclass(frozen=True)
 class Factor:
     """Something in which trials may differ."""
@@ -76,14 +81,14 @@ class Factor:
     decode: Callable[[str], dict[str, Any]] = json.loads
     """Reads that text."""
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """The pandas type of its column."""
         if self.parameter is None:
             return pandas_type_at(self.source)
         return pandas_type(TrialParameters.model_fields[self.parameter].annotation)
 
-    @property
+    @functools.cached_property
     def default(self) -> Any:
         """Its level if nothing was asked for, as its column holds it; None for a fact."""
         return None if self.parameter is None else self.level(_defaults())
@@ -115,7 +120,9 @@ class Factor:
         value = getattr(parameters, str(self.parameter))
         if self.encode is not None:
             return self.encode(value)
-        return _json(value) if self.kind == "string" and not isinstance(value, str | None) else value
+        if value is None or isinstance(value, str):
+            return value
+        return _json(value) if self.kind == "string" else value
 
     def level_in(self, record: Record) -> Any:
         """Return the level of a trial as its column holds it."""
@@ -149,7 +156,7 @@ _FACTS = (
     Factor("route", source="machine.virtual_machine.route", machines="virtual"),
     Factor("network", source="machine.network.kind", machines="host"),
     # A level only where trials of several hosts are together: `picolab.results.rows.trial_rows` sets it.
-    Factor("host", source="provenance.host.hostname"),
+    Factor("measured_on", source="provenance.host.hostname", words="host"),
 )
 """Facts that make trials incomparable although they were asked for the same."""
 
@@ -215,7 +222,6 @@ def case_name(parameters: TrialParameters) -> str:
         for factor in parameter_factors()
         if factor.parameter is not None
         and factor.shown not in ("place", "build")
-        and getattr(parameters, factor.parameter)
-        != TrialParameters.model_fields[factor.parameter].get_default(call_default_factory=True)
+        and getattr(parameters, factor.parameter) != _field_default(factor.parameter)
     ]
     return parameters.case_label + "".join(others)

@@ -14,11 +14,16 @@ _PANDAS_TYPES = {int: "Int64", float: "Float64", bool: "boolean"}
 def value_at(record: "Record", path: str) -> Any:
     """Return the value of a field; None when it, or a part of the record that it belongs to, is null."""
     part: Any = record
-    for name in path.split("."):
+    for name in _names(path):
         part = part.get(name) if isinstance(part, dict) else getattr(part, name)
         if part is None:
             return None
     return part.value if isinstance(part, enum.Enum) else part
+
+
+@functools.cache
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ class Samples:
     unlocked: str | None = None
 
     def column(self, name: str) -> list[Value]:
+        """Return a value of each sample; empty for a column that the probe of an earlier version did not have."""
+        if name not in self.columns:
+            return []
         index = self.columns.index(name)
         return [row[index] for row in self.rows]
 
@@ -82,6 +86,16 @@ def read_samples(path: Path, most_bytes: int = LARGEST_BYTES) -> Samples:
     return Samples(head["columns"], rows, head["missing"], end, head.get("unlocked"))
 
 
+def _cgroup_peak(samples: Samples) -> int | None:
+    """Return the peak of the cgroup: the kernel's own if it was reached meanwhile, as it may lie between two samples.
+
+    The kernel's peak is that since the cgroup was made. Older files do not have it, nor does Linux before 5.19 with v2.
+    """
+    sampled = samples.peak("cgroup_bytes")
+    grown = samples.growth("cgroup_peak_bytes") if "cgroup_peak_bytes" in samples.columns else None
+    return max(sampled or 0, samples.peak("cgroup_peak_bytes") or 0) if grown else sampled
+
+
 def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[MemoryRecord, dict[str, str]]:
     """Return the record of a probe's samples, and the reason for each value that it lacks.
 
@@ -106,9 +120,10 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         peak_anon_bytes=samples.peak("anon_bytes"),
         vm_hwm_bytes=samples.peak("vm_hwm_bytes"),
         peak_swap_bytes=samples.peak("swap_bytes"),
-        peak_cgroup_bytes=samples.peak("cgroup_bytes"),
+        peak_cgroup_bytes=_cgroup_peak(samples),
         oom_kills=samples.growth("oom_kills"),
         min_mem_available_bytes=samples.lowest("mem_available_bytes"),
+        peak_disk_bytes=samples.peak("files_bytes"),
     )
     columns = {
         "peak_rss_bytes": "rss_bytes",
@@ -118,6 +133,7 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
         "peak_cgroup_bytes": "cgroup_bytes",
         "oom_kills": "oom_kills",
         "min_mem_available_bytes": "mem_available_bytes",
+        "peak_disk_bytes": "files_bytes",
     }
     missing = {
         f"memory.{field}": samples.missing.get(column, "the server had ended before the first sample")
@@ -131,19 +147,39 @@ def summarise(samples: Samples, interval_s: float, zero_s: float) -> tuple[Memor
     return record, missing
 
 
+_LEVELS = ("rss_bytes", "anon_bytes", "swap_bytes", "cgroup_bytes", "cgroup_anon_bytes", "dirty_bytes", "files_bytes")
+
+
+def _thinned(samples: Samples) -> list[list[Value]]:
+    """Return at most `MOST_SCRAP_SAMPLES` samples: of each stretch that with most anonymous memory.
+
+    The first and the last one stay, and of the whole step the peak of each level and the lowest MemAvailable.
+    """
+    rows, anon = samples.rows, samples.columns.index("anon_bytes")
+    kept = {0, len(rows) - 1}
+    for name in set(_LEVELS) & set(samples.columns):
+        column = samples.columns.index(name)
+        kept.add(max(range(len(rows)), key=lambda place: rows[place][column] or 0))
+    column = samples.columns.index("mem_available_bytes")
+    kept.add(max(range(len(rows)), key=lambda place: -math.inf if (v := rows[place][column]) is None else -v))
+    stretches = MOST_SCRAP_SAMPLES - len(kept)
+    edges = [place * len(rows) // stretches for place in range(stretches + 1)]
+    kept |= {
+        max(range(start, stop), key=lambda place: rows[place][anon] or 0) for start, stop in itertools.pairwise(edges)
+    }
+    return [rows[place] for place in sorted(kept)]
+
+
 def samples_scrap(samples: Samples, trial_id: str, zero_s: float) -> dict[str, Any]:
     """Return the samples scrap: a list a column, with times relative to `zero_s`.
 
-    More than `MOST_SCRAP_SAMPLES` are thinned so that notebooks stay small. In each stretch the sample with the
-    highest anonymous memory is kept, so that no peak is lost; the side file keeps every sample.
+    More than `MOST_SCRAP_SAMPLES` are thinned so that notebooks stay small; the side file keeps every sample.
     """
     rows = samples.rows
     thinned_from = None
     if len(rows) > MOST_SCRAP_SAMPLES:
         thinned_from = len(rows)
-        anon = samples.columns.index("anon_bytes")
-        edges = [i * len(rows) // MOST_SCRAP_SAMPLES for i in range(MOST_SCRAP_SAMPLES + 1)]
-        rows = [max(rows[start:stop], key=lambda row: row[anon] or 0) for start, stop in itertools.pairwise(edges)]
+        rows = _thinned(samples)
     columns: dict[str, list[Value]] = {name: [row[index] for row in rows] for index, name in enumerate(samples.columns)}
     columns["t_s"] = [None if t is None else round(t - zero_s, 4) for t in columns["t_s"]]
     return {

@@ -90,6 +90,11 @@ class UploadRecord(Part):
         None, description="(last) response to the data being on the disk, with `sync: measure`"
     )
     durable_mib_s: float | None = Field(None, description="bytes of all files over duration plus sync")
+    stored_disk_bytes: int | None = Field(
+        None,
+        description="disk space of the files in data folder and TMPDIR at the end of the trial, before the server was "
+        "stopped; null in older records",
+    )
     parallel_uploads: int = Field(1, description="files that were uploaded at the same time")
     live_view: bool | None = Field(
         None, description="a notebook showed its progress meanwhile, never in a campaign; null in older records"
@@ -140,6 +145,10 @@ class MemoryRecord(Part):
     oom_kills: int | None = Field(description="OOM kills under the machine's memory limit during the measured step")
     min_mem_available_bytes: int | None = Field(
         description="lowest MemAvailable of the machine: the host's, or the guest's in a virtual machine"
+    )
+    peak_disk_bytes: int | None = Field(
+        None,
+        description="most disk space that the files in data folder and TMPDIR took; null in older records",
     )
 
 

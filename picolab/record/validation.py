@@ -1,8 +1,9 @@
 """Whether a record is valid: by its schema, its models and the rules between its fields."""
 
 import functools
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -47,6 +48,9 @@ NEWER_PARTS = frozenset(
         "upload.outcome",
         "upload.live_view",
         "upload.memory_limit",
+        "upload.stored_disk_bytes",
+        "memory.peak_disk_bytes",
+        "download.memory.peak_disk_bytes",
         "download.outcome",
         "verify.memory_limit",
     }
@@ -67,12 +71,11 @@ def nulls_without_reason(record: dict[str, Any]) -> list[str]:
     explained = record.get("missing", {})
     parameters = record.get("parameters", {})
     not_asked_for = {path for path, (name, value) in _NOT_ASKED_FOR.items() if parameters.get(name, value) == value}
+    without_reason = MAY_BE_NULL_WITHOUT_REASON | NEWER_PARTS | not_asked_for
     return [
         path
         for path in null_paths(record)
-        if not explained.get(path)
-        and path not in MAY_BE_NULL_WITHOUT_REASON | NEWER_PARTS | not_asked_for
-        and not path.startswith("provenance.")
+        if not explained.get(path) and path not in without_reason and not path.startswith("provenance.")
     ]
 
 
@@ -81,8 +84,11 @@ def null_paths(value: Any, path: str = "") -> Iterator[str]:
     if value is None:
         yield path
     elif isinstance(value, dict):
+        if path == "parameters.calibration":
+            return
         for name, item in value.items():
-            if path != "parameters.calibration":
+            # Most values are numbers and texts: no call for each of them.
+            if item is None or isinstance(item, dict | list):
                 yield from null_paths(item, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and path != "caveats":
         for index, item in enumerate(value):
@@ -96,6 +102,38 @@ def _validator() -> Any:
     import jsonschema
 
     return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
+
+
+_FEW = 50
+"""So many records are checked before the schema is compiled, which takes as long as checking them."""
+_checked = itertools.count()
+
+
+@functools.cache
+def _compiled() -> Callable[[Any], Any]:
+    import fastjsonschema
+
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(
+        json.loads(SCHEMA_PATH.read_text()), use_default=False, use_formats=False
+    )
+    return compiled
+
+
+def _has_shape(data: Any) -> bool:
+    """Return True for a record that the schema accepts; False when it has to be asked, which takes ten times as long.
+
+    Who reads a campaign of thousands of trials gets the schema as compiled Python. It refuses no less than the schema
+    does (tests/record/test_fast_schema.py), and its sentences are not used.
+    """
+    if next(_checked) < _FEW:
+        return False
+    import fastjsonschema
+
+    try:
+        _compiled()(data)
+    except (fastjsonschema.JsonSchemaException, RecursionError):
+        return False
+    return True
 
 
 def validate_record(data: Any, place: str) -> Record:
@@ -112,7 +150,7 @@ def validate_record(data: Any, place: str) -> Record:
     # Imported here: slow, and not needed inside a trial's kernel.
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(data))
+    error = None if _has_shape(data) else best_match(_validator().iter_errors(data))
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the whole"
         raise RecordError(f"{place}: the record is not valid: {where}: {error.message[:300]}")

@@ -23,13 +23,16 @@ from picolab.report.floor_lines import FLOOR_FILE, ram
 from picolab.results.beginning import read_beginning
 from picolab.results.earlier import is_alike
 from picolab.results.folders import all_campaigns
+from picolab.results.stop_file import why_stopped
 from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration, listed, percent
 
 ANSWER_FILE = "answer.json"
 _LARGEST_FLOOR_BYTES = 4 * MIB
+_RULE = f"a rule: {DISK_FACTOR:g} times the file, for temp file, database and log while it is stored"
 _BUSY = {"busy_host", "host_busy_during_trial"}
 """Codes of caveats."""
+_KINDS = {"time": "time", "memory": "peak memory", "disk": "disk space"}
 _CODES = {"yes": ExitCode.OK, "likely": ExitCode.OK, "unlikely": ExitCode.TRIALS_FAILED, "no": ExitCode.TRIALS_FAILED}
 
 
@@ -98,7 +101,7 @@ def reason(found: Answer) -> str:
 
 def _peak(found: Answer) -> str:
     """Return the predicted peak against the RAM, as the rest of a sentence; empty without a prediction."""
-    peaks = [quantity for quantity in found.quantities if quantity.metric.unit == "bytes" and quantity.prediction]
+    peaks = [quantity for quantity in found.quantities if quantity.kind == "memory" and quantity.prediction]
     if not peaks:
         return ", and peak memory could not be predicted"
     worst = max(peaks, key=lambda quantity: quantity.prediction.high if quantity.prediction else 0)
@@ -150,8 +153,7 @@ def scaling_words(quantity: Quantity) -> str:
 
 def title(quantity: Quantity) -> str:
     """Return the name of a quantity, such as `time of the upload`."""
-    kind = "peak memory" if quantity.metric.unit == "bytes" else "time"
-    return f"{kind} of the {quantity.metric.step}"
+    return f"{_KINDS[quantity.kind]} of the {quantity.metric.step}"
 
 
 Fact = tuple[str, str, str]
@@ -166,21 +168,28 @@ def facts(found: Answer, folder: Path) -> list[Fact]:
     """
     rows = [_survival(found)] if found.trials else []
     for quantity in found.quantities:
-        if quantity.prediction is None:
+        if quantity.prediction is None and quantity.kind == "disk":
+            rows.append((title(quantity), size_words(found.disk_bytes), f"{_RULE}, since {quantity.missing}"))
+        elif quantity.prediction is None:
             rows.append((title(quantity), "no prediction", quantity.missing))
         else:
             rows.append((title(quantity), interval_words(quantity), how_known(found, quantity)))
-    rule = f"not measured: {DISK_FACTOR:g} times the file, for temp file, database and log while it is stored"
-    rows.append(("disk", size_words(found.disk_bytes), rule))
     rows.append(_floor(found, folder))
     if found.request.parallel != [1]:
         rows.append(_parallel(found))
     return [*rows, _measured(found)]
 
 
-def notes(found: Answer) -> list[str]:
-    """Return what limits the answer, a sentence each."""
+def notes(found: Answer, folder: Path) -> list[str]:
+    """Return what limits the answer, a sentence each.
+
+    Args:
+        folder: of the answer's campaign.
+    """
     lines = []
+    stopped = why_stopped(folder)
+    if stopped:
+        lines.append(f"Not everything was measured: {stopped}.")
     if found.request.parameters.build == "calibration":
         lines.append("The server was picolab's own calibration server, a test instrument, not PicoShare.")
     busy = sum(bool(_BUSY & set(str(row["caveats"]).split())) for row in found.rows)
@@ -239,7 +248,7 @@ def _parallel(found: Answer) -> Fact:
         if law.peak is not None and law.peak <= LIMIT_OF_EXTRAPOLATION * law.most
         else f"no peak up to {LIMIT_OF_EXTRAPOLATION * law.most:.0f} uploads"
     )
-    how = f"files of {found.request.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
+    how = f"files of {found.parallel_size}; contention {law.contention:.3g}, coherency {law.coherency:.3g}"
     return name, value, f"{peak}; {how}"
 
 
@@ -251,7 +260,9 @@ def floor_command(found: Answer) -> str:
 
 
 def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
-    """Return headline, `floor_mb` and campaign of the newest floor search of this build and size; None without one.
+    """Return `headline`, `floor_mb`, `state` and `campaign` of the newest floor search of this build and size.
+
+    None without one.
 
     Args:
         folder: of the answer's campaign.
@@ -266,7 +277,8 @@ def known_floor(found: Answer, folder: Path) -> dict[str, Any] | None:
         for build in builds if isinstance(builds, list) else ():
             if isinstance(build, dict) and build.get("build") == label and isinstance(build.get("headline"), str):
                 floor_mb = _number(build.get("floor_mb"))
-                return {"headline": build["headline"], "floor_mb": floor_mb, "campaign": other.name}
+                state = str(build.get("state"))
+                return {"headline": build["headline"], "floor_mb": floor_mb, "state": state, "campaign": other.name}
     return None
 
 
@@ -319,8 +331,6 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
             for size in found.survival
         ],
         "quantities": {quantity.metric.name: _quantity_json(found, quantity) for quantity in found.quantities},
-        "disk_bytes": None,
-        "disk_missing": "the disk that a server uses is not measured",
         "disk_rule_bytes": found.disk_bytes,
         "floor_mb": None if floor is None else floor["floor_mb"],
         "floor_campaign": None if floor is None else floor["campaign"],
@@ -328,7 +338,7 @@ def as_json(plan: Plan, found: Answer, folder: Path) -> dict[str, Any]:
         "parallel": None
         if law is None
         else {
-            "file_size": found.request.parallel_size,
+            "file_size": found.parallel_size,
             "rate_mib_s": law.rate,
             "contention": law.contention,
             "coherency": law.coherency,

@@ -30,7 +30,7 @@ from picolab.report.markup import Column, definitions, paragraph, table
 from picolab.results.earlier import read_earlier
 from picolab.results.load import CampaignData
 from picolab.results.rows import record_row, trial_frame
-from picolab.text.markup import Html, escape
+from picolab.text.markup import Html, escape, unbroken
 from picolab.text.wording import counted, percent
 
 
@@ -79,19 +79,19 @@ def lines(answered: Answered) -> Html:
     """Show the answer in plain words, what it is known from, and each part of it."""
     found = answered.found
     parts = [
-        (name[0].upper() + name[1:], Html(f"<strong>{escape(value)}</strong><br>{_quiet(note)}", value))
+        (name[0].upper() + name[1:], Html(f"<strong>{unbroken(value)}</strong><br>{_quiet(note)}", value))
         for name, value, note in facts(found, answered.data.folder)
     ]
-    rest = "".join(f'<p class="note">{escape(line)}</p>' for line in notes(found))
+    rest = "".join(f'<p class="note">{escape(line)}</p>' for line in notes(found, answered.data.folder))
     return Html(
-        f'<p class="headline">{escape(headline(found))}</p><p class="lead">{escape(reason(found))}</p>'
+        f'<p class="headline">{unbroken(headline(found))}</p><p class="lead">{unbroken(reason(found))}</p>'
         f"{definitions(parts).markup}{rest}{campaign_page.notices(answered.data)}",
         f"{headline(found)} {reason(found)}",
     )
 
 
 def _quiet(text: str) -> str:
-    return f'<span class="quiet">{escape(text)}</span>'
+    return f'<span class="quiet">{unbroken(text)}</span>'
 
 
 def numbers(answered: Answered) -> Html:
@@ -142,7 +142,7 @@ def parallel(answered: Answered) -> Figure | Html:
         return paragraph(f"There is no law: {why}.", "empty")
     return figure(
         [charts.parallel(found.scalability)],
-        f"Each point is a trial of {found.request.parallel_size} for each upload. The line is the universal "
+        f"Each point is a trial of {found.parallel_size} for each upload. The line is the universal "
         "scalability law with its 90 % band.",
         empty="",
     )

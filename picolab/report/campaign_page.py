@@ -5,16 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import altair as alt
-
-from picolab.charts.figure import Figure
-from picolab.charts.style import build_label, labelled, machine_label, outcome_words
+from picolab.charts.figure import Figure, Panels
+from picolab.charts.style import labelled, machine_label, outcome_words
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.machines.kinds import kind_of
 from picolab.record.machine import VirtualMachineRecord
 from picolab.record.record import Record
 from picolab.report.markup import code, commands, definitions, paragraph
+from picolab.results.labels import build_label
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
 from picolab.text.markup import Html, escape
@@ -54,7 +53,7 @@ LOUD_CAVEATS: dict[str, tuple[Callable[[Record], bool], str, str]] = {
 """Caveats that come first and stand out, whether or not a trial stored them: condition, message, advice."""
 
 
-def figure(panels: Sequence[alt.LayerChart], caption: str, empty: str) -> Figure | Html:
+def figure(panels: Panels, caption: str, empty: str) -> Figure | Html:
     """Return charts as a figure, or the sentence `empty` when there are none."""
     return Figure(panels, caption) if panels else paragraph(empty, "empty")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from picolab.charts.style import build_label
 from picolab.examine.check import Severity
 from picolab.examine.stored import Dated, in_state, newest, of_build
 from picolab.report.markup import Column, code, folding, joined, paragraph, table
+from picolab.results.labels import build_label
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
 from picolab.text.markup import Html, escape

@@ -42,11 +42,12 @@ def headline(plan: Plan, floors: Floors) -> str:
 def ratio_line(found: FloorRatio) -> str:
     """Return the comparison of two floors in one sentence."""
     candidate, baseline = one_line(found.candidate), one_line(found.baseline)
+    subject = "" if found.subject == "survival" else f" for {found.subject}"
     if found.ratio is None:
-        return f"{candidate} against {baseline}: {found.verdict}, since {one_line(found.reason)}."
+        return f"{candidate} against {baseline}{subject}: {found.verdict}, since {one_line(found.reason)}."
     ratio = found.ratio
     return (
-        f"{candidate} needs {ratio.middle:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] of {baseline}'s RAM "
+        f"{candidate} needs {ratio.middle:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] of {baseline}'s RAM{subject} "
         f"({found.verdict})."
     )
 
@@ -245,6 +246,7 @@ def _ratio_json(found: FloorRatio) -> dict[str, Any]:
     return {
         "baseline": found.baseline,
         "candidate": found.candidate,
+        "subject": found.subject,
         "ratio": None if ratio is None else ratio.middle,
         "low": None if ratio is None else ratio.low,
         "high": None if ratio is None else ratio.high,

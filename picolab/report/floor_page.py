@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from picolab.analysis.floor_comparison import ratios
+from picolab.analysis.floor import FloorInterval
+from picolab.analysis.floor_comparison import Subject, ratios
 from picolab.analysis.floor_search import Floor, floors_of
 from picolab.charts import floor as charts
 from picolab.charts.figure import Figure
 from picolab.config.plan import Plan
 from picolab.errors import ParameterError
+from picolab.report import campaign_page
 from picolab.report.campaign_page import figure
 from picolab.report.floor_lines import as_lines, margin_of
 from picolab.report.markup import Column, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import plain_rows
-from picolab.text.markup import Html, escape
+from picolab.text.markup import Html, unbroken
 from picolab.text.wording import counted
 
 
@@ -35,30 +37,36 @@ def answer(data: CampaignData) -> Html:
     """Show the floor or the comparison of floors, what proves it and what limits it."""
     plan, floors = read(data)
     headline, *rest = as_lines(plan, floors)
-    paragraphs = "".join(f"<p>{escape(line)}</p>" for line in rest)
+    paragraphs = "".join(f"<p>{unbroken(line)}</p>" for line in rest)
     several = _comparison(plan, floors).markup if len(floors) > 1 else ""
-    return Html(f'<p class="headline">{escape(headline)}</p>{several}{paragraphs}', headline)
+    notices = campaign_page.notices(data)
+    return Html(f'<p class="headline">{unbroken(headline)}</p>{several}{paragraphs}{notices}', headline)
 
 
 def _comparison(plan: Plan, floors: dict[str, Floor]) -> Html:
-    """Return a table with each build's floor and its ratio to the baseline's."""
-    compared = {one.candidate: one for one in ratios(floors, margin_of(plan))}
+    """Return a table with the floors of each build and their ratios to the baseline's."""
+    compared = ratios(floors, margin_of(plan))
+    subjects = dict.fromkeys(one.subject for one in compared)
     rows = []
-    for label, floor in floors.items():
-        one = compared.get(label)
-        known = floor.trials and floor.state not in ("above", "below")
-        found = one.ratio if one is not None else None
-        rows.append(
-            {
-                "build": label,
-                "floor": f"{floor.interval.middle:.4g}" if known else None,
-                "interval": f"{floor.interval.low:.4g} to {floor.interval.high:.4g}" if known else floor.state,
-                "trials": len(floor.trials),
-                "ratio": None if found is None else f"{found.middle:.2f} [{found.low:.2f}, {found.high:.2f}]",
-                "verdict": "baseline" if one is None else f"{one.verdict}: {one.reason}",
-            }
-        )
+    for subject in subjects:
+        found = {one.candidate: one for one in compared if one.subject == subject}
+        for label, floor in floors.items():
+            one = found.get(label)
+            interval, why_none = _floor_of(floor, subject)
+            ratio = one.ratio if one is not None else None
+            rows.append(
+                {
+                    "subject": subject,
+                    "build": label,
+                    "floor": None if interval is None else f"{interval.middle:.4g}",
+                    "interval": why_none if interval is None else f"{interval.low:.4g} to {interval.high:.4g}",
+                    "trials": len(floor.trials),
+                    "ratio": None if ratio is None else f"{ratio.middle:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+                    "verdict": "baseline" if one is None else f"{one.verdict}: {one.reason}",
+                }
+            )
     columns = (
+        *([Column("RAM for", "subject")] if len(subjects) > 1 else []),
         Column("build", "build"),
         Column("floor, MiB", "floor"),
         Column("interval, MiB", "interval"),
@@ -67,6 +75,17 @@ def _comparison(plan: Plan, floors: dict[str, Floor]) -> Html:
         Column("verdict", "verdict"),
     )
     return table(rows, columns)
+
+
+def _floor_of(floor: Floor, subject: Subject) -> tuple[FloorInterval | None, str]:
+    """Return the floor of a build with its interval, or None and why there is none."""
+    if subject == "survival":
+        known = floor.trials and floor.state not in ("above", "below")
+        return (floor.interval if known else None), floor.state
+    speed = floor.speed
+    if speed is None:
+        return None, "not searched"
+    return (None if speed.state in ("above", "below") else speed.interval), speed.state
 
 
 def survival(data: CampaignData) -> Figure | Html:

@@ -11,7 +11,7 @@ from picolab.record.metric import Metric
 from picolab.record.metrics import shown_metrics
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_ASKED_FOR
-from picolab.report.markup import Column, boxed, code, folding, paragraph, table
+from picolab.report.markup import Column, boxed, code, folding, joined, paragraph, table
 from picolab.results.load import CampaignData
 from picolab.results.rows import case_value, counting_values, measured_outcomes, plain_rows
 from picolab.text.markup import Html
@@ -67,12 +67,40 @@ def _outcomes(rows: Sequence[dict[str, Any]]) -> str:
 
 
 _LONGEST_DETAIL = 1000
+MOST_ROWS = 1000
+"""A longer table is cut: no reader scrolls through ten thousand rows, and a page of them takes minutes to open."""
+_OF_EACH_CASE = (0.0, 0.5, 1.0)
+"""Which trials of a case stay in a table that is cut, by their rank in the first metric."""
+
+
+def _first_rows(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> Html:
+    """Return a table in its box; of a long one only the first rows, below a sentence that says so."""
+    shown = boxed(table(rows[:MOST_ROWS], columns), len(rows))
+    if len(rows) <= MOST_ROWS:
+        return shown
+    return joined([paragraph(f"The first {MOST_ROWS:,} of {len(rows):,} rows."), shown])
+
+
+def _worth_a_row(trials: list[dict[str, Any]], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return the trials of a table that is cut: slowest, median and fastest of each case, and those not ok."""
+    kept = set()
+    for cell in grouped(trials, "group", "row").values():
+        for metric in metrics[:1]:
+            ranked = sorted((row for row in cell if row[metric.name] is not None), key=lambda row: row[metric.name])
+            places = {round(rank * (len(ranked) - 1)) for rank in _OF_EACH_CASE} if ranked else ()
+            kept |= {ranked[place]["trial_id"] for place in places}
+    others = [row["trial_id"] for row in trials if row["outcome"] != Outcome.OK and row["trial_id"] not in kept]
+    kept |= set(others[: max(0, MOST_ROWS - len(kept))])
+    return [row for row in trials if row["trial_id"] in kept][:MOST_ROWS]
 
 
 def trial_table(data: CampaignData) -> Html:
-    """Show each trial in one row, in the order in which they ran."""
+    """Show each trial in one row, in the order in which they ran; of more than `MOST_ROWS` those that stand out."""
     trials = sorted(labelled(data.trials), key=lambda row: (row["position"] or 0, row["trial_id"]))
     metrics = shown_metrics("trial_table", trials)
+    every = len(trials)
+    if every > MOST_ROWS:
+        trials = _worth_a_row(trials, metrics)
     rows = [
         row
         | {metric.name: metric.in_unit(row[metric.name]) for metric in metrics}
@@ -96,7 +124,15 @@ def trial_table(data: CampaignData) -> Html:
         *([Column("made ready by", "reached_by")] if virtual else []),
         Column("what was seen", "outcome_detail"),
     ]
-    return boxed(table(rows, columns), len(rows))
+    shown = boxed(table(rows, columns), len(rows))
+    if every <= MOST_ROWS:
+        return shown
+    where = f" in the column “{metrics[0].heading}”" if metrics else ""
+    words = (
+        f"{len(rows):,} of {every:,} trials: of each case those with the lowest, median and highest value{where}, and "
+        f"those that did not end ok. results.csv in the campaign's folder has all of them."
+    )
+    return joined([paragraph(words), shown])
 
 
 def missing_table(data: CampaignData) -> Html:
@@ -124,7 +160,7 @@ def fault_table(data: CampaignData) -> Html:
         Column("what was seen", "outcome_detail"),
         Column("notebook", "notebook"),
     )
-    return boxed(table(plain_rows(data.faults), columns), len(data.faults))
+    return _first_rows(plain_rows(data.faults), columns)
 
 
 def problem_table(data: CampaignData) -> Html:
@@ -132,4 +168,4 @@ def problem_table(data: CampaignData) -> Html:
     if not len(data.problems):
         return paragraph("Every planned trial has a result, and every notebook, record and ledger line could be read.")
     columns = (Column("file", "path"), Column("what is the matter", "problem"))
-    return boxed(table(plain_rows(data.problems), columns), len(data.problems))
+    return _first_rows(plain_rows(data.problems), columns)

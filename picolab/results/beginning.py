@@ -80,7 +80,7 @@ class Beginning:
 
     def plan_changes(self, plan: Plan) -> list[str]:
         """Return how the plan differs from the one that the campaign began with."""
-        if self.known is None:
+        if self.known is None or self.known.plan == plan.model_dump(mode="json"):
             return []
         try:
             begun = Plan.model_validate(self.known.plan)
@@ -172,7 +172,7 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
     changes += [
         f"trial {name} was not in the plan"
         for name, trial in after.items()
-        if name not in before and not (plan.floor is not None and _is_of_search(trial.parameters, builds))
+        if name not in before and not _may_grow_by(plan, trial.parameters, builds)
     ]
     for name, trial in before.items():
         other = after.get(name)
@@ -188,14 +188,21 @@ def _plan_changes(begun: Plan, plan: Plan) -> list[str]:
     return changes
 
 
-def _is_of_search(has: TrialParameters, builds: Mapping[str, TrialParameters]) -> bool:
-    """Return whether a search may have planned a trial after it began: it sets RAM and seed alone.
+def _may_grow_by(plan: Plan, has: TrialParameters, builds: Mapping[str, TrialParameters]) -> bool:
+    """Return whether a campaign may have planned a trial after it began.
+
+    A search for the memory floor sets RAM and seed alone, an answer file size, uploads at the same time and seed.
 
     Args:
         builds: parameters of the first trial of each build, by label.
     """
+    own: tuple[str, ...] = ()
+    if plan.floor is not None:
+        own = ("ram_mb", "seed")
+    elif plan.answer is not None and plan.answer.grows:
+        own = ("file_size", "parallel_uploads", "seed")
     like = builds.get(has.build_label)
-    return like is not None and has.model_copy(update={"ram_mb": like.ram_mb, "seed": like.seed}) == like
+    return bool(own) and like is not None and has.model_copy(update={name: getattr(like, name) for name in own}) == like
 
 
 def host_changes(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> list[str]:

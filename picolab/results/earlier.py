@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,12 +88,3 @@ def read_earlier(outputs: Path, request: AnswerRequest) -> EarlierRecords:
                 else:
                     found.gone.append(name)
     return found
-
-
-def sizes_counted(records: Iterable[Record]) -> dict[tuple[int, int], int]:
-    """Return how many trials there are of each (file size in bytes, uploads at the same time)."""
-    counts: dict[tuple[int, int], int] = {}
-    for record in records:
-        key = record.parameters.file_size_bytes, record.parameters.parallel_uploads
-        counts[key] = counts.get(key, 0) + 1
-    return counts

@@ -14,6 +14,13 @@ Row = dict[str, Any]
 _LONGEST_LEVEL = 60
 
 
+def build_label(build: str, build_kind: str | None) -> str:
+    """Return a build in words; the calibration server is never taken for PicoShare."""
+    if build_kind != "calibration":
+        return build
+    return "calibration server (not PicoShare)" if build == "calibration" else f"{build} (not PicoShare)"
+
+
 def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of the factors that have more than one level in these trials."""
     return [name for name in FACTORS if len({row.get(name) for row in rows}) > 1]

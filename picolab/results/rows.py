@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from picolab.record.record import Record, step_outcome
 from picolab.text.foreign import csv_cell
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 _FACTS = {
     **{name: f"identity.{name}" for name in ("trial_id", "campaign", "block", "position", "attempt", "started_at")},
@@ -80,11 +83,14 @@ peak_cgroup_bytes download_peak_anon_bytes download_peak_rss_bytes download_vm_h
 idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_bytes ready_s stop_s exit_code
 exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
 calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
-ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s
-hostname host
+ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s peak_disk_bytes stored_disk_bytes
+hostname measured_on
 """
 """Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
 that a new column needs no entry here."""
+
+_NEWER_COLUMNS = frozenset({"files_bytes", "cgroup_peak_bytes"})
+"""Columns of samples that the probe of earlier versions did not have."""
 
 CASE_COLUMNS = (
     "case",
@@ -102,6 +108,9 @@ CASE_COLUMNS = (
 )
 """Columns of a trial that each of its samples carries too."""
 
+_OLDEST_SAMPLES = COLUMNS[: COLUMNS.index("disk_written_bytes") + 1]
+"""Columns of samples that keep their place in an export, before those of the case; all others come last."""
+
 FAULT_COLUMNS = ("trial_id", "attempt", "outcome", "outcome_detail", "started_at", "duration_s", "notebook")
 
 
@@ -110,9 +119,15 @@ def row_columns() -> dict[str, str]:
 
     They are every metric, every factor, and the facts of a trial that are neither.
     """
+    return dict(_columns(tuple(FACTORS), tuple(METRICS)))
+
+
+@functools.cache
+def _columns(factors_now: tuple[str, ...], metrics_now: tuple[str, ...]) -> dict[str, str]:
+    """Return the columns while the registries have these entries: a row is made of each of thousands of records."""
     kinds = _COMPUTED | {name: pandas_type_at(path) for name, path in _FACTS.items()}
-    kinds |= {factor.name: factor.kind for factor in FACTORS.values()}
-    kinds |= {metric.name: metric.pandas_type for metric in METRICS.values()}
+    kinds |= {name: FACTORS[name].kind for name in factors_now}
+    kinds |= {name: METRICS[name].pandas_type for name in metrics_now}
     return {name: kinds[name] for name in dict.fromkeys((*_OLDEST_FIRST.split(), *kinds))}
 
 
@@ -123,7 +138,7 @@ def record_row(record: Record) -> dict[str, Any]:
     row |= {factor.name: factor.level_in(record) for factor in FACTORS.values()}
     row |= {metric.name: metric.value(record) for metric in METRICS.values()}
     # The name of a host says nothing where all trials have the same.
-    row |= {"hostname": row["host"], "host": None}
+    row |= {"hostname": row["measured_on"], "measured_on": None}
     row |= {
         "case": factors.case_name(parameters),
         "case_id": factors.case_id(row),
@@ -151,8 +166,10 @@ def step_ok(row: Mapping[str, Any], step: Step | None) -> bool:
 
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a frame as dicts of plain Python values, None where something is missing."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    names = [str(name) for name in frame]
+    # A column at a time: a report asks for all rows of ten thousand trials again and again.
+    columns = [column.astype(object).where(column.notna(), None).tolist() for _, column in frame.items()]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def counting_values(metric: Metric, rows: Iterable[Mapping[str, Any]]) -> list[float]:
@@ -203,7 +220,7 @@ def _tell_hosts_apart(rows: list[dict[str, Any]]) -> None:
     """Make the host a factor where trials ran on several: their numbers are never pooled."""
     if len({row["hostname"] for row in rows}) > 1:
         for row in rows:
-            row["host"] = row["hostname"]
+            row["measured_on"] = row["hostname"]
             row["case_id"] = factors.case_id(row)
 
 
@@ -220,7 +237,7 @@ def _make_unambiguous(rows: list[dict[str, Any]], name: str, identity: str) -> N
 def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Return the columns and their pandas types; a column with a fraction in it holds fractions."""
     return {
-        name: "Float64" if kind == "Int64" and any(isinstance(row[name], float) for row in rows) else kind
+        name: "Float64" if kind == "Int64" and float in {type(row[name]) for row in rows} else kind
         for name, kind in row_columns().items()
     }
 
@@ -234,20 +251,39 @@ def trial_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([row[name] for row in shown], dtype=kinds[name]) for name in kinds})
 
 
-def sample_frame(samples: dict[str, dict[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:
+def sample_frame(samples: Mapping[str, Mapping[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of the samples scraps as one frame.
 
     Args:
-        samples: by trial_id, column name -> values.
+        samples: by trial_id, column name -> values, in a list or an array.
         trials: rows of the same trials, for `CASE_COLUMNS`.
     """
+    import numpy as np
     import pandas as pd
 
-    kinds = {"trial_id": "string", **dict.fromkeys(COLUMNS, "Float64")}
-    frames = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})]
-    for trial_id, columns in samples.items():
-        nothing = [None] * len(columns.get("t_s", []))
-        frame = pd.DataFrame({name: columns.get(name, nothing) for name in COLUMNS}, dtype="Float64")
-        frame.insert(0, "trial_id", pd.Series([trial_id] * len(frame), dtype="string"))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True).merge(trials[["trial_id", *CASE_COLUMNS]], on="trial_id")
+    places = {str(name): place for place, name in enumerate(trials["trial_id"])}
+    shown = {name: columns for name, columns in samples.items() if name in places}
+    sizes = [len(columns.get("t_s", ())) for columns in shown.values()]
+    rows = np.repeat(np.array([places[name] for name in shown], dtype=np.intp), sizes)
+    # A column at a time: a frame for each trial takes most of the time of reading.
+    of_trial = {name: trials[name].take(rows).array for name in ("trial_id", *CASE_COLUMNS)}
+    own: dict[str, Any] = {}
+    # Without a column that no sample has, the export of an old campaign stays as it is.
+    for name in COLUMNS:
+        if name in _NEWER_COLUMNS and not any(name in columns for columns in shown.values()):
+            continue
+        parts = [
+            numbers(columns[name]) if name in columns else np.full(size, np.nan)
+            for columns, size in zip(shown.values(), sizes, strict=True)
+        ]
+        values = np.concatenate(parts) if parts else np.empty(0)
+        own[name] = pd.arrays.FloatingArray(values, np.isnan(values))
+    first = {name: own.pop(name) for name in _OLDEST_SAMPLES}
+    return pd.DataFrame({"trial_id": of_trial.pop("trial_id"), **first, **of_trial, **own})
+
+
+def numbers(values: Any) -> NDArray[np.float64]:
+    """Return a column of samples as an array, NaN where a value is None."""
+    import numpy as np
+
+    return np.asarray(values, dtype=np.float64)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
@@ -25,9 +27,18 @@ from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.rows import FAULT_COLUMNS
+from picolab.results.second_process import SecondProcess, TrialRead
 from picolab.results.starts import STARTS_FILE, read_starts
 from picolab.results.stop_file import STOPPED_FILE, stopped_after
-from picolab.results.trial_files import read_record, read_scraps, read_side_file, record_of, sample_columns, samples_of
+from picolab.results.trial_files import (
+    checked_row,
+    read_record,
+    read_scraps,
+    record_data,
+    sample_columns,
+    samples_of,
+    side_data,
+)
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
 
@@ -54,10 +65,11 @@ class Standing:
         plan: None when it cannot be read; then every record in `trials/` counts, and missing trials are not known.
         needed: the trials of the plan, without those after the block in which `repeats: auto` had enough.
         results: records of trials that have a result, by trial_id, in the order of the plan.
+        rows: of the records that were read, from `picolab.results.rows.record_row`, by trial_id.
         lost: trials for which the ledger names a result that is not there any more, and which result that was.
         entries: the lines of the ledger that can be believed.
         faults: attempts that ended in a fault of the instrument, rows of `FAULT_COLUMNS`.
-        samples: columns of the samples scraps by trial_id, if they were asked for.
+        samples: columns of the samples scraps by trial_id, if they were asked for; NaN where there is no value.
         accepted: changes since the beginning that somebody accepted.
         ledger_trouble: why the ledger cannot be read as a whole; empty when it can.
     """
@@ -66,10 +78,11 @@ class Standing:
     plan: Plan | None = None
     needed: list[PlannedTrial] = field(default_factory=list)
     results: dict[str, Record] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: dict[str, Outcome] = field(default_factory=dict)
     entries: list[LedgerEntry] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
-    samples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: dict[str, dict[str, array[float]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     ledger_trouble: str = ""
@@ -99,6 +112,11 @@ def read_standing(folder: Path, with_samples: bool = False) -> Standing:
     if not (folder / PLAN_FILE).exists() and not (folder / "trials").is_dir():
         raise CampaignNotFound(f"{folder}: is no campaign: it has neither plan.json nor trials/")
     return _Reader(folder, with_samples).read()
+
+
+def read_trials(folder: Path, trial_ids: list[str]) -> dict[str, TrialRead]:
+    """Return what reading some trials of a campaign with their samples finds, see `picolab.results.second_process`."""
+    return _Reader(folder, with_samples=True).read_only(trial_ids)
 
 
 def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> str:
@@ -177,7 +195,8 @@ class _Reader:
         self.planned = {trial.trial_id: trial for trial in plan.trials}
         last = stopped_after(self.folder)
         may_stop = plan.stopping is not None or plan.answer is not None
-        if last is not None and (not may_stop or last > plan.repeats):
+        most = max([plan.repeats, *(trial.block for trial in plan.trials)])
+        if last is not None and (not may_stop or last > most):
             self._problem(self.folder / STOPPED_FILE, f"names block {last}, which this plan cannot end after: ignored")
         elif last is not None:
             # What `repeats: auto` did not need is not missing.
@@ -231,22 +250,50 @@ class _Reader:
         records: dict[str, Record] = {}
         stems = {path.stem for path in place.glob("*.ipynb")}
         stems |= {path.name.removesuffix(RECORD_SUFFIX) for path in place.glob(f"*{RECORD_SUFFIX}")}
-        for trial_id in sorted(stems):
-            path = place / f"{trial_id}.ipynb"
-            if self.planned and trial_id not in needed:
-                late = trial_id in self.planned
-                why = "is of a block that the campaign did not need" if late else "is not in the plan"
-                self._problem(path, f"{why}: not counted")
-                continue
-            record = self._read_trial(trial_id, path)
-            if record is None:
-                continue
-            same_attempt = said.get((trial_id, record.identity.attempt), record.outcome)
-            ledger = named.get(trial_id, same_attempt)
-            if ledger != record.outcome:
-                self._problem(path, f"says {record.outcome} where the ledger says {ledger}")
-            records[trial_id] = record
+        counted = [stem for stem in sorted(stems) if not self.planned or stem in needed]
+        # Without samples half as much is read, and by a campaign that begins: it has one process.
+        with SecondProcess(self.folder, counted if self.with_samples else []) as second:
+            for trial_id in sorted(stems):
+                path = place / f"{trial_id}.ipynb"
+                if self.planned and trial_id not in needed:
+                    late = trial_id in self.planned
+                    why = "is of a block that the campaign did not need" if late else "is not in the plan"
+                    self._problem(path, f"{why}: not counted")
+                    continue
+                read = second.read(trial_id)
+                record = self._read_trial(trial_id, path) if read is None else self._take(trial_id, read)
+                if record is None:
+                    continue
+                same_attempt = said.get((trial_id, record.identity.attempt), record.outcome)
+                ledger = named.get(trial_id, same_attempt)
+                if ledger != record.outcome:
+                    self._problem(path, f"says {record.outcome} where the ledger says {ledger}")
+                records[trial_id] = record
         return records
+
+    def read_only(self, trial_ids: list[str]) -> dict[str, TrialRead]:
+        """Return what reading these trials finds, in the second process."""
+        self._read_plan()
+        found, parts = self.found, {}
+        for trial_id in trial_ids:
+            found.problems.clear()
+            record = self._read_trial(trial_id, self.folder / "trials" / f"{trial_id}.ipynb")
+            parts[trial_id] = TrialRead(
+                list(found.problems),
+                None if record is None else record.model_dump_json(),
+                found.rows.pop(trial_id, None),
+                found.samples.pop(trial_id, None),
+            )
+        return parts
+
+    def _take(self, trial_id: str, read: TrialRead) -> Record | None:
+        """Add what the second process found of a trial."""
+        self.found.problems += read.problems
+        if read.row is not None:
+            self.found.rows[trial_id] = read.row
+        if read.samples is not None:
+            self.found.samples[trial_id] = read.samples
+        return None if read.record is None else Record.model_validate_json(read.record)
 
     def _read_trial(self, trial_id: str, path: Path) -> Record | None:
         """Return the record of a trial, or None when there is nothing that counts.
@@ -254,18 +301,23 @@ class _Reader:
         The files that the trial wrote itself are the truth: a notebook may have been run again by hand since.
         """
         side_file = path.with_name(f"{trial_id}{RECORD_SUFFIX}")
-        own = self._believed(trial_id, side_file, read_side_file)
+        own, own_data = self._believed(trial_id, side_file)
         if own is not None and not self.with_samples:
             return own
         in_notebook, scrap, sentence = None, None, ""
         try:
             scraps = read_scraps(path)
             scrap = scraps.get(SAMPLES_SCRAP)
-            in_notebook = record_of(scraps, path)
+            data = record_data(scraps, path)
+            if own is not None and data == own_data:
+                in_notebook = own
+            else:
+                in_notebook, row = checked_row(data, path)
+                sentence = self._difference(in_notebook, trial_id)
+                if own is None:
+                    self.found.rows[trial_id] = row
         except RecordError as error:
             sentence = str(error).removeprefix(f"{path}: ")
-        if in_notebook is not None:
-            sentence = self._difference(in_notebook, trial_id)
         if own is None:
             if sentence:
                 self._problem(path, f"{sentence}: not counted" if in_notebook is not None else sentence)
@@ -276,25 +328,28 @@ class _Reader:
             scrap = samples_of(path.with_name(f"{trial_id}.samples.jsonl"), own)
         if self.with_samples and own is not None and own.outcome not in FAULTS:
             columns, trouble = sample_columns(scrap)
-            self.found.samples[trial_id] = columns
+            self.found.samples[trial_id] = {name: _packed(values) for name, values in columns.items()}
             # A server that died before its upload was never sampled: then nothing is missing.
             if trouble and (scrap is not None or own.memory is not None):
                 self._problem(path, trouble)
         return own
 
-    def _believed(self, trial_id: str, path: Path, read: Any) -> Record | None:
+    def _believed(self, trial_id: str, path: Path) -> tuple[Record, Any] | tuple[None, None]:
+        """Return the record in a side file, and the JSON that it was read from, if it counts."""
         try:
-            record: Record = read(path)
+            data = side_data(path)
+            record, row = checked_row(data, path)
         except FileNotFoundError:
-            return None
+            return None, None
         except (UnreadableFile, RecordError) as error:
             self._problem(path, str(error))
-            return None
+            return None, None
         difference = self._difference(record, trial_id)
         if difference:
             self._problem(path, f"{difference}: not counted")
-            return None
-        return record
+            return None, None
+        self.found.rows[trial_id] = row
+        return record, data
 
     def _difference(self, record: Record, trial_id: str) -> str:
         if trial_id in self.planned:
@@ -375,6 +430,15 @@ class _Reader:
                 f"has {len(rows)} rows, which are not the {len(self.found.results)} results that are there; "
                 f"`picolab export` and `picolab resume` renew it",
             )
+
+
+def _packed(values: list[float | int | None]) -> array[float]:
+    """Return numbers in a quarter of the memory: a campaign has millions of samples."""
+    if None not in values:
+        return array("d", cast(list[float], values))
+    if values.count(None) == len(values):
+        return array("d", [math.nan]) * len(values)
+    return array("d", [math.nan if value is None else value for value in values])
 
 
 def _fault_row(record: Record) -> dict[str, Any]:

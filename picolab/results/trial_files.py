@@ -5,7 +5,9 @@ The wire format is scrapbook's (github.com/nteract/scrapbook): a cell output who
 scrapbook's own reader gives up on the first notebook that it cannot read; this one reports it and continues.
 """
 
+import math
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from picolab.config.sizes import MIB
@@ -18,8 +20,8 @@ from picolab.results.rows import record_row
 
 LARGEST_NOTEBOOK_BYTES = 32 * MIB
 LARGEST_RECORD_BYTES = 8 * MIB
-LARGEST_SAMPLES_BYTES = 32 * MIB
-"""More than two hours of samples, for reading what lies about; a trial reads its own file whole."""
+LARGEST_SAMPLES_BYTES = 128 * MIB
+"""More than seven hours of samples, for reading what lies about; a trial reads its own file whole."""
 _SCRAP_MIME_PREFIX = "application/scrapbook.scrap."
 
 
@@ -87,13 +89,22 @@ def record_of(scraps: dict[str, Any], path: Path) -> Record:
     Raises:
         RecordError: there is none, or it is not valid.
     """
+    return checked_row(record_data(scraps, path), path)[0]
+
+
+def record_data(scraps: dict[str, Any], path: Path) -> Any:
+    """Return the parsed JSON of the record among the scraps of a notebook, which may not be valid.
+
+    Raises:
+        RecordError: there is none.
+    """
     if RECORD_SCRAP not in scraps:
         raise RecordError(f"{path}: holds no record: the trial ended before its collect stage")
-    return checked_record(scraps[RECORD_SCRAP], path)
+    return scraps[RECORD_SCRAP]
 
 
-def checked_record(data: Any, path: Path) -> Record:
-    """Return parsed JSON as a valid record whose values every column and file can hold.
+def checked_row(data: Any, path: Path) -> tuple[Record, dict[str, Any]]:
+    """Return parsed JSON as a valid record, and its row, whose values every column and file can hold.
 
     Raises:
         RecordError: it is none.
@@ -103,14 +114,25 @@ def checked_record(data: Any, path: Path) -> Record:
         raise RecordError(f"{path}: the record is not valid: {unfit}")
     try:
         record = validate_record(data, str(path))
-        unfit = unfit_value(record_row(record))
+        row = record_row(record)
+        unfit = unfit_value(row)
     except RecordError:
         raise
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, PicolabError) as error:
         raise RecordError(f"{path}: the record is not valid: {error}") from None
     if unfit is not None:
         raise RecordError(f"{path}: the record is not valid: {unfit}")
-    return record
+    return record, row
+
+
+def side_data(path: Path) -> Any:
+    """Return the parsed JSON of a file that should hold a record.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnreadableFile: there is no JSON in it; one sentence.
+    """
+    return read_json(path, LARGEST_RECORD_BYTES)
 
 
 def read_side_file(path: Path) -> Record:
@@ -120,7 +142,7 @@ def read_side_file(path: Path) -> Record:
         FileNotFoundError: there is none.
         UnreadableFile, RecordError: there is no valid record in it; one sentence.
     """
-    return checked_record(read_json(path, LARGEST_RECORD_BYTES), path)
+    return checked_row(side_data(path), path)[0]
 
 
 def samples_of(path: Path, record: Record, most_bytes: int = LARGEST_SAMPLES_BYTES) -> Any:
@@ -142,11 +164,26 @@ def sample_columns(scrap: Any) -> tuple[dict[str, Any], str | None]:
     columns = scrap.get("columns") if isinstance(scrap, dict) else None
     if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
         return {}, "its samples are damaged: there are no columns"
-    unfit = unfit_value(columns)
-    if unfit is not None:
-        return {}, f"its samples are damaged: {unfit}"
+    if not (all(map(_are_plain_numbers, columns.values())) and all(map(str.isascii, columns))):
+        # The slow way, for its words.
+        unfit = unfit_value(columns)
+        if unfit is not None:
+            return {}, f"its samples are damaged: {unfit}"
     if len({len(values) for values in columns.values()}) > 1 or "t_s" not in columns:
         return {}, "its samples are damaged: the columns have different lengths or no t_s"
-    if not all(value is None or type(value) in (int, float) for values in columns.values() for value in values):
+    if not all(set(map(type, values)) <= _NUMBERS for values in columns.values()):
         return {}, "its samples are damaged: a value is no number"
     return columns, None if columns["t_s"] else "holds no samples: the memory probe delivered none"
+
+
+_NUMBERS = {int, float, NoneType}
+_LARGEST = float(1 << 53)
+
+
+def _are_plain_numbers(values: list[Any]) -> bool:
+    """Return True when a list holds nothing but finite numbers, none of them large, and None."""
+    if not set(map(type, values)) <= _NUMBERS:
+        return False
+    there = [value for value in values if value is not None] if None in values else values
+    # The sum is finite only if each of them is.
+    return not there or (max(there) < _LARGEST and min(there) > -_LARGEST and math.isfinite(sum(there)))

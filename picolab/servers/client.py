@@ -16,6 +16,7 @@ import httpx
 from picolab.config.sizes import MIB
 from picolab.servers.base import Refused, Request, Server
 from picolab.servers.comparison import Comparison
+from picolab.servers.connection import Transport
 from picolab.servers.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
 from picolab.servers.measurements import (
     DownloadMeasurement,
@@ -66,14 +67,11 @@ class Client:
         self._base_url = base_url
         self._session = session
         self._secret = secret
-        self._transport = httpx.HTTPTransport(
-            verify=False,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            socket_options=[
+        self._transport = Transport(
+            [
                 (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            ],
+            ]
         )
 
     def __enter__(self) -> "Client":

@@ -1,9 +1,12 @@
 """HTML for a notebook: text from outside is escaped, once, here."""
 
 import html
+import re
 from typing import Any
 
 from picolab.text.foreign import visible
+
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:[KMG]iB(?:/s)?|s|min|h|%)(?!\w))")
 
 
 class Html:
@@ -23,6 +26,11 @@ class Html:
 def escape(value: Any) -> str:
     """Return text that is safe in an element and in a quoted attribute, and of which every character is seen."""
     return html.escape(visible(str(value)), quote=True)
+
+
+def unbroken(value: Any) -> str:
+    """Return text as `escape` does, in which no line ends between a number and its unit."""
+    return _BEFORE_UNIT.sub("&nbsp;", escape(value))
 
 
 def bar(share: float, colour: str) -> str:

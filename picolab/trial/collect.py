@@ -1,8 +1,8 @@
 """The stages collect and release."""
 
-from picolab.errors import MachineSilent, StageError
+from picolab.errors import MachineError, MachineSilent, StageError
 from picolab.machines import registry
-from picolab.machines.base import Holder
+from picolab.machines.base import Holder, Machine
 from picolab.record.outcomes import STAGES, Outcome
 from picolab.trial.run import TrialRun
 from picolab.trial.state import PROGRESS_FILE, SERVER_LOG_FILE
@@ -19,6 +19,7 @@ def collect(run: TrialRun) -> str:
     server = run.state.server
     if server is not None and run.machine is not None:
         run.state.missing.pop("server.stop_s", None)
+        _note_stored_space(run, run.machine)
         if run.keeps():
             status = run.machine.process_status()
             run.machine.save_log()
@@ -42,6 +43,19 @@ def collect(run: TrialRun) -> str:
         else:
             run.state.missing.setdefault("server.stop_s", "the server ended by itself")
     return _collected(run)
+
+
+def _note_stored_space(run: TrialRun, machine: Machine) -> None:
+    """Note the disk space of the server's files.
+
+    Not right after the upload: a server may remove its temp file only when it has answered.
+    """
+    if run.state.upload is None:
+        return
+    try:
+        run.state.upload.stored_disk_bytes = machine.files_bytes()
+    except MachineError as error:
+        run.state.missing["upload.stored_disk_bytes"] = str(error)
 
 
 def _collected(run: TrialRun) -> str:

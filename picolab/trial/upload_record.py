@@ -48,6 +48,7 @@ def upload_record(
         cache=cache,
         sync_s=sync_s,
         durable_mib_s=size_mib / (duration_s + sync_s) if duration_s and sync_s is not None else None,
+        stored_disk_bytes=None,
         parallel_uploads=parameters.parallel_uploads,
         live_view=live_view,
         files=[_uploaded_file(run, index, one, first_s) for index, one in enumerate(measured.files)],
@@ -61,6 +62,7 @@ def upload_record(
         "http_status": "the server gave no answer",
         "sync_s": unsynced,
         "durable_mib_s": unsynced,
+        "stored_disk_bytes": "the trial did not come to its end",
     }
     run.explain("upload", record, why)
     return record

@@ -39,6 +39,11 @@ STATUS = {"pid", "running", "exit_code", "exit_signal", "started_monotonic_s", "
 STATUS |= {"oom_kills", "oom_evidence", "launcher"}
 
 
+def own(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status without the OOM kills, which the kernel counts for the whole host: other tests have some."""
+    return {name: value for name, value in status.items() if name != "oom_kills"}
+
+
 def _zipapp(folder: Path) -> Path:
     path = folder / "agent.pyz"
     path.write_bytes(bundle.zipapp())
@@ -261,10 +266,10 @@ def test_a_launched_server_outlives_its_agents(start_agent: StartAgent) -> None:
     # What was launched holds none of the agent's pipes open: reading them to their end returns.
     assert first.close() == (0, "", "")
     second = start_agent()
-    assert second.ask("status") == status
+    assert own(second.ask("status")) == own(status)
     second.kill()
     third = start_agent()
-    assert third.ask("status") == status
+    assert own(third.ask("status")) == own(status)
     ended = third.ask("stop", grace_s=30)
     assert ended == {
         **status,
@@ -375,7 +380,7 @@ def test_a_person_who_closes_the_screen_does_not_end_the_server(agent: RunningAg
     session = agent.noted("wrapper", 1)
     screen("-S", f"{session}.server", "-X", "quit")
     eventually(lambda: not alive(session), "the session ends")
-    assert agent.ask("status") == status and alive(status["pid"])
+    assert own(agent.ask("status")) == own(status) and alive(status["pid"])
     # And how it ended is noted nevertheless.
     assert agent.ask("stop", grace_s=30)["exit_signal"] == "SIGTERM"
 
@@ -406,7 +411,7 @@ def test_a_server_without_its_wrapper_is_found_and_stopped(start_agent: StartAge
     wrapper = agent.noted("wrapper")
     os.kill(wrapper, signal.SIGKILL)
     eventually(lambda: not alive(wrapper), "the wrapper ends")
-    assert agent.ask("status") == status and alive(status["pid"])
+    assert own(agent.ask("status")) == own(status) and alive(status["pid"])
     assert "already running" in agent.refusal("launch", argv=["/bin/sleep", "1000"], env={}, launcher=None)
     stopped = start_agent().ask("stop", grace_s=30)
     # Nobody has seen how it ended, only when.
@@ -681,12 +686,12 @@ def test_an_oom_kill_has_evidence(agent: RunningAgent) -> None:
     try:
         agent.ask("fresh_folders")
         pid = agent.launch(*python(code))["pid"]
-        assert agent.ask("status")["oom_kills"] == 0
+        before = agent.ask("status")["oom_kills"]
         group.add(pid)
         (agent.home / "go").touch()
         status = agent.ended()
         assert (status["exit_code"], status["exit_signal"]) == (None, "SIGKILL")
-        assert status["oom_kills"] >= 1
+        assert status["oom_kills"] > before
         assert status["oom_evidence"] is not None, "the kernel's log names it"
         assert re.search(rf"out of memory: Killed process {pid} \(", status["oom_evidence"], re.IGNORECASE)
     finally:

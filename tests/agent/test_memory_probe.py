@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import MIB, alive, eventually
 
 from picolab.agent import bundle, memory_probe
+from picolab.agent.disk import space_of
 from picolab.agent.procfs import descendants
 from picolab.errors import MemoryLimitUnavailable
 from picolab.host.facts import disk_of
@@ -164,6 +166,34 @@ def test_the_high_water_mark_shows_memory_that_is_gone_again(
     assert hwm >= 64 * MIB > 48 * MIB > rss
 
 
+SPIKE = (
+    "import sys, mmap; print('up', flush=True); sys.stdin.readline()\n"
+    "x = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE); x.close()\n"
+    "print('over', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_spike_between_two_samples_is_found_within_a_mib(probe: StartProbe, cgroup: MemoryCgroup) -> None:
+    """However short it is: the kernel keeps its own peaks, of the process and of the cgroup."""
+    inside = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup.path), sys.executable, "-c", SPIKE]
+    with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stdout.readline() == b"up\n"
+        running = probe(process.pid, 3600, "--cgroup", str(cgroup.path))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"over\n"
+        samples = running.finish()
+        process.kill()
+    assert len(samples.rows) == 2, "one before it and one after it"
+    if "cgroup_peak_bytes" in samples.missing:
+        pytest.skip(samples.missing["cgroup_peak_bytes"])
+    record, _ = summarise(samples, 3600, 0.0)
+    before = {name: samples.column(name)[0] or 0 for name in ("rss_bytes", "cgroup_bytes")}
+    assert record.vm_hwm_bytes == pytest.approx(before["rss_bytes"] + 24 * MIB, abs=MIB)
+    assert record.peak_cgroup_bytes == pytest.approx(before["cgroup_bytes"] + 24 * MIB, abs=MIB)
+    assert record.peak_rss_bytes == pytest.approx(before["rss_bytes"], abs=2 * MIB), "sampling alone misses it"
+
+
 def test_more_than_ten_samples_a_second_at_the_default_interval(probe: StartProbe) -> None:
     running = probe(os.getpid(), 0.05)
     running.until(25)
@@ -295,10 +325,55 @@ def test_what_is_missing_has_a_reason(probe: StartProbe) -> None:
 
 
 def test_a_cgroup_and_a_disk_that_do_not_exist_have_reasons(probe: StartProbe, scratch: Path) -> None:
-    samples = probe(os.getpid(), 0.02, "--cgroup", str(scratch / "nothing"), "--disk", "nodisk7").finish()
+    words = ("--cgroup", str(scratch / "nothing"), "--disk", "nodisk7", "--folder", str(scratch / "gone"))
+    samples = probe(os.getpid(), 0.02, *words).finish()
     assert samples.missing["cgroup_bytes"] == f"{scratch}/nothing/memory.current: No such file or directory"
     assert samples.missing["oom_kills"] == f"{scratch}/nothing/memory.events: No such file or directory"
     assert samples.missing["disk_read_bytes"] == "/proc/diskstats does not list nodisk7"
+    assert samples.missing["files_bytes"] == f"{scratch}/gone: No such file or directory"
+
+
+def test_disk_space_is_counted_as_du_counts_it(scratch: Path) -> None:
+    (scratch / "data" / "below").mkdir(parents=True)
+    (scratch / "data" / "store.db").write_bytes(os.urandom(MIB + 1))
+    (scratch / "data" / "below" / "other name").hardlink_to(scratch / "data" / "store.db")
+    (scratch / "data" / "elsewhere").symlink_to("/usr")
+    with (scratch / "data" / "sparse").open("wb") as file:
+        file.truncate(64 * MIB)
+    counted = subprocess.run(["du", "-s", "-B1", str(scratch / "data")], check=True, capture_output=True, text=True)
+    assert MIB < space_of([str(scratch / "data")]) == int(counted.stdout.split()[0]) < 2 * MIB
+    with pytest.raises(FileNotFoundError):
+        space_of([str(scratch / "nothing")])
+
+
+def test_a_peak_of_disk_space_outlives_the_files(probe: StartProbe, scratch: Path) -> None:
+    folders = scratch / "data", scratch / "spool"
+    for folder in folders:
+        folder.mkdir()
+    running = probe(os.getpid(), 0.02, *(word for folder in folders for word in ("--folder", str(folder))))
+    for folder in folders:
+        (folder / "file").write_bytes(os.urandom(2 * MIB))
+    running.until(running.lines() + 3)
+    for folder in folders:
+        (folder / "file").unlink()
+    running.until(running.lines() + 2)
+    samples = running.finish()
+    record, missing = summarise(samples, 0.02, 0.0)
+    assert record.peak_disk_bytes is not None and 4 * MIB <= record.peak_disk_bytes < 5 * MIB
+    last = samples.column("files_bytes")[-1]
+    assert last is not None and last < MIB, "the last sample is never left out"
+    assert "memory.peak_disk_bytes" not in missing
+
+
+def test_looks_at_many_files_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 0.1, 1.0, 5.05, 5.2, 5.2, 5.3])
+    monkeypatch.setattr(memory_probe, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(memory_probe, "space_of", lambda _: 7)
+    sampler = memory_probe.Sampler(os.getpid(), None, None, folders=("/x",))
+    monkeypatch.setattr(sampler, "_look_for_others", lambda _: None)
+    # Each look takes 0.1 s, so that the next one is due 5 s after its end.
+    assert [sampler.sample()["files_bytes"] for _ in range(3)] == [7, None, None]
+    assert sampler.sample()["files_bytes"] == 7
 
 
 def test_a_process_that_ends_meanwhile(probe: StartProbe, target: Callable[..., subprocess.Popen[str]]) -> None:

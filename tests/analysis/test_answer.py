@@ -73,7 +73,7 @@ def test_quantities_say_how_they_are_known_or_why_they_are_missing() -> None:
     assert refused.missing == "2G is more than 4 times 256M, the largest size that gave a value"
     few = answered(rows_of(("16M",)), "16M").quantity("download_s")
     assert few is not None
-    assert "3 trials of 1 size are too few" in few.missing
+    assert "there are 3 trials of 1 size" in few.missing
 
 
 def test_trials_of_another_way_to_limit_memory_are_not_pooled() -> None:

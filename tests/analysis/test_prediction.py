@@ -66,7 +66,7 @@ def test_nothing_is_predicted_beyond_four_times_the_largest_size() -> None:
 
 
 def test_too_few_trials_have_no_line() -> None:
-    with pytest.raises(TooFewTrials, match="6 trials of 2 sizes are too few"):
+    with pytest.raises(TooFewTrials, match="there are 6 trials of 2 sizes"):
         fit_sizes([(1, 1), (2, 2)] * 3)
     with pytest.raises(TooFewTrials, match="3 trials of 3 sizes"):
         fit_sizes([(1, 1), (2, 2), (3, 3)])

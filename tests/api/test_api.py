@@ -37,7 +37,8 @@ def demo() -> pl.CampaignResults:
 def test_public_names() -> None:
     assert pl.__all__ == sorted(pl.__all__)
     assert set(pl.__all__) == {
-        "CampaignResults", "ComparisonResults", "Trial", "campaigns", "compare", "load", "open_trial", "resume", "run"
+        "CampaignResults", "ComparisonResults", "HistoryResults", "Trial", "campaigns", "compare", "load",
+        "open_history", "open_trial", "resume", "run"
     }  # fmt: skip
     for name in pl.__all__:
         value = getattr(pl, name)
@@ -77,7 +78,7 @@ def test_examples(name: str) -> None:
 
 
 def test_each_public_function_has_an_example() -> None:
-    for name in ("campaigns", "compare", "load", "open_trial", "resume", "run", "CampaignResults"):
+    for name in ("campaigns", "compare", "load", "open_history", "open_trial", "resume", "run", "CampaignResults"):
         assert ">>> " in (getattr(pl, name).__doc__ or ""), name
 
 

@@ -1,23 +1,31 @@
 """An answer as a campaign: from the command line, stopped and resumed, asked again, and questions that are refused."""
 
 import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from campaign_factory import FakeTrial, write_campaign
+from campaign_factory import FakeTrial, make_record, write_campaign
 from command_line import picolab_here
 
 from picolab.campaign.answer import Question, make_answer_plan
+from picolab.campaign.answer_growth import next_step
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import why_over_budget
+from picolab.cli import answer_floor
 from picolab.cli.main import main
+from picolab.config.answer_request import EarlierTrial
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
-from picolab.config.sizes import parse_size
+from picolab.config.sizes import MIB, parse_size
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
-from picolab.results.beginning import builds_of
+from picolab.record.record import Record
+from picolab.results.beginning import builds_of, write_beginning
 from picolab.results.earlier import is_alike
 from picolab.results.standing import read_standing
 
@@ -42,7 +50,48 @@ def sizes_of(plan: Plan) -> list[str]:
     return plan.answer.sizes
 
 
-def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> None:
+def check_the_floor_of(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check which floor search follows an answer, without running one."""
+    searched: list[tuple[Plan, float]] = []
+
+    def run(open_campaign: Callable[[Watcher], Campaign], budget_s: float) -> tuple[Campaign, ExitCode]:
+        campaign = open_campaign(Watcher())
+        write_beginning(campaign.folder, campaign.plan)
+        searched.append((campaign.plan, budget_s))
+        return campaign, ExitCode.OK
+
+    monkeypatch.setattr(answer_floor, "run", run)
+    answered = Campaign.load(folder)
+    ran_s = answered.tally.ran_s
+    assert answer_floor.search_floor(answered, ran_s + 5) is ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The RAM floor is not searched: about 40 trials of" in said
+    assert "search it with: picolab floor calibration --file-size 8M --step both" in said
+    assert not searched
+
+    assert answer_floor.search_floor(answered, ran_s + 600) is ExitCode.OK
+    (plan, budget_s), asked = searched.pop(), answered.plan.answer
+    assert plan.floor is not None and asked is not None
+    assert (plan.campaign, plan.floor.step, budget_s) == ("asked-floor", "both", pytest.approx(600))
+    one = plan.trials[0].parameters
+    assert one.model_copy(update={"ram_mb": 128, "seed": 1}) == asked.parameters.model_copy(update={"seed": 1})
+    assert "No trial of the upload and download of 8M has a result yet" in capsys.readouterr().out
+
+    # That search is unfinished, so it is continued; a finished one is quoted.
+    answer_floor.search_floor(answered, ran_s + 600)
+    assert searched.pop()[0] == plan
+    data = json.loads((outputs_dir() / "asked-floor" / "floor.json").read_text())
+    data["builds"][0]["state"] = "found"
+    (outputs_dir() / "asked-floor" / "floor.json").write_text(json.dumps(data))
+    answer_floor.search_floor(answered, ran_s + 600)
+    assert not searched
+    assert "The RAM floor is known from campaign asked-floor: nothing is searched." in capsys.readouterr().out
+    shutil.rmtree(outputs_dir() / "asked-floor")
+
+
+def test_answer_is_stopped_resumed_and_asked_again_without_another_trial(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sha256 = next(iter(builds_of(plan_of("8M")).values()))
     plan = plan_of("8M", sha256=sha256)
     ended: list[str] = []
@@ -53,8 +102,10 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> No
 
     assert done.returncode == ExitCode.OK, done.stderr
     folder = outputs_dir() / "asked"
+    plan = Plan.load(folder)
     assert list(read_standing(folder).results) == [trial.trial_id for trial in plan.trials]
-    assert Plan.load(folder) == plan
+    assert [trial.parameters.file_size for trial in plan.trials[:3]] == ["512K", "2M", "8M"]
+    assert sorted(trial.block for trial in plan.trials) == [1, 2, 3, 4, 4, 4, 5, 5, 5]
     first = json.loads((folder / "answer.json").read_text())
     assert first["verdict"] == "yes"
     assert first["quantities"]["peak_anon_bytes"]["basis"] == "measured: 3 trials"
@@ -62,6 +113,8 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> No
         "Yes: 8M with 128 MiB of RAM worked each time. 3 of 3 trials of 8M survived. Nothing is extrapolated."
         in done.stdout
     )
+
+    check_the_floor_of(folder, monkeypatch, capsys)
 
     again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
 
@@ -76,7 +129,7 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial() -> No
     assert 0.6 < memory["per_byte"] < 1.6
     assert memory["basis"] == "extrapolated 4 times beyond 8M"
     assert memory["low"] < memory["predicted"] < memory["high"]
-    page = (other / "answer.html").read_text()
+    page = (other / "answer.html").read_text().replace("\xa0", " ")
     for words in (found["headline"], "not searched yet", "How it scales", f"asked/{plan.trials[0].trial_id}"):
         assert words in page
     assert picolab_here("status", "asked").returncode == ExitCode.OK
@@ -88,11 +141,76 @@ def test_sizes_follow_the_budget() -> None:
     assert sizes_of(plan_of("5G", 500)) == ["128M", "512M", "1G", "2G"]
     assert sizes_of(plan_of("5G", 235)) == ["64M", "256M", "1280M"]
     assert sizes_of(plan_of("32M", largest_bytes=parse_size("16M"))) == ["1M", "4M", "8M", "16M"]
+
+
+def grown(plan: Plan, rate_mib_s: float, fixed_s: float = 0.1) -> tuple[list[tuple[str, int]], float, str]:
+    """Grow a plan with a server of a known speed.
+
+    Returns:
+        The file size and the number of uploads of each trial, the seconds of all, and why it ended before its end.
+    """
+    rows: dict[str, dict[str, object]] = {}
+    ran_s, trials = 0.0, list(plan.trials)
+    while True:
+        for trial in trials:
+            size, uploads = trial.parameters.file_size_bytes, trial.parameters.parallel_uploads
+            each_s = fixed_s + size * uploads / MIB / rate_mib_s
+            rows[trial.trial_id] = {
+                "file_size_bytes": size,
+                "parallel_uploads": uploads,
+                "duration_s": each_s,
+                "download_s": each_s,
+            }
+            ran_s += 2 * each_s
+        step = next_step(plan, rows, ran_s, outputs_dir())
+        if not step.trials:
+            order = [(trial.parameters.file_size, trial.parameters.parallel_uploads) for trial in plan.trials]
+            return order, ran_s, step.why_over
+        trials = step.trials
+        plan = plan.model_copy(update={"trials": [*plan.trials, *trials]})
+        assert len({trial.trial_id for trial in plan.trials}) == len(plan.trials)
+
+
+def test_plan_of_an_unknown_server_grows_with_its_speed() -> None:
+    assert plan_of("5G").trials[0].parameters.file_size == "4M"
+    order, ran_s, why_over = grown(plan_of("5G"), 200)
+    assert [size for size, _ in order[:5]] == ["4M", "64M", "256M", "1G", "5G"]
+    assert Counter(size for size, _ in order) == {"4M": 1, "64M": 1, "256M": 3, "1G": 3, "5G": 3}
+    assert not why_over and ran_s < 1200
+    small, _, _ = grown(plan_of("64M"), 200)
+    assert Counter(small) == {("4M", 1): 3, ("16M", 1): 3, ("64M", 1): 3}
+    parallel, _, _ = grown(plan_of("64M", parallel=4), 200)
+    assert Counter(parallel) == Counter(small) | {("4M", uploads): 3 for uploads in (2, 3, 4)}
+
+
+@pytest.mark.parametrize("rate_mib_s", [0.3, 1.0, 4.0, 15.0, 40.0])
+@pytest.mark.parametrize("budget_s", [120, 400, 1200])
+def test_slow_server_does_not_exceed_the_budget(rate_mib_s: float, budget_s: float) -> None:
+    order, ran_s, why_over = grown(plan_of("1G", budget_s), rate_mib_s)
+    assert ran_s <= budget_s or len(order) == 1
+    sizes = Counter(size for size, _ in order)
+    largest = max(map(parse_size, sizes))
+    assert "the budget of" in why_over or (4 * largest >= parse_size("1G") and max(sizes.values()) == 3)
+
+
+def test_budget_that_is_too_little_for_a_slow_server_says_so() -> None:
+    order, _, why_over = grown(plan_of("1G", 400), 1.0)
+    assert [size for size, _ in order] == ["4M", "16M"]
+    assert why_over.startswith(
+        "the budget of 6 min 40 s for these trials is too little for this server: files of up to 256M"
+    )
+    assert why_over.endswith("more, as upload and download of 16M take about 32.50 s")
+
+
+def test_known_server_has_a_plan_that_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = make_record(FakeTrial(file_size="16M", ram_mb=128, direction="both"), 1)
+    trial = EarlierTrial(campaign="earlier", trial_id="001")
+    monkeypatch.setattr("picolab.campaign.answer.earlier_trials", lambda *_: [(trial, Record.model_validate(known))])
     parallel = plan_of("64M", parallel=8)
-    assert parallel.answer is not None
+    assert parallel.answer is not None and not parallel.grows
     assert parallel.answer.parallel == [1, 2, 4, 8]
     assert {trial.parameters.file_size for trial in parallel.trials if trial.parameters.parallel_uploads > 1} == {"4M"}
-    assert len(parallel.trials) == 3 * (3 + 3)
+    assert len(parallel.trials) == 3 * (3 + 3) - 1
     assert {trial.block for trial in parallel.trials} == {1, 2, 3}
 
 
@@ -119,6 +237,8 @@ def test_command_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str])
         (("calibration", "--file-size", "64MB", "--ram", "128M"), "MB and GB mean different things"),
         (("calibration", "--file-size", "64M", "--ram", "much"), "--ram: RAM 'much' is not a size"),
         (("calibration", *asked, "--budget", "999999h"), "is more than 30 days"),
+        (("calibration", *asked, "--floor", "--budget", "0"), "--floor runs trials, and --budget 0 allows none"),
+        (("calibration", *asked, "--floor", "--campaign", "x" * 50), "a name has up to 51 letters"),
         (("calibration", *asked, "--budget", "soon"), "--budget 'soon' is no time"),
         (("calibration", *asked, "--budget", "20"), "--budget '20' is no time"),
         (("calibration", *asked, "-p", "ram_mb", "64"), "picolab answer sets ram_mb itself"),
@@ -135,7 +255,7 @@ def test_dry_run_prints_the_plan_and_runs_nothing() -> None:
     done = picolab_here("answer", "calibration", "--file-size", "64M", "--ram", "128M", "--dry-run")
 
     assert done.returncode == ExitCode.OK, done.stderr
-    assert "9 trials = 3 cases x 3 repeats" in done.stdout
+    assert "At 50 MiB/s these would be 3 each of 4M, 16M and 64M. At most 20 min 00 s in all." in done.stdout
     assert not outputs_dir().exists()
 
 

@@ -1,7 +1,9 @@
 """While a trial runs its campaign sleeps: it opens nothing, computes nothing, and is woken by nothing but the end."""
 
+import itertools
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,6 +118,42 @@ def test_a_terminal_gets_one_line_a_second_and_reads_only_it(resting: Path, monk
     assert {round(wait) for wait in FakeProcess.waits} == {1}
     assert {progress.line for progress in shown} == {"upload 1 of 4 MiB"}
     assert {path.rpartition("/")[2] for path in FakeProcess.opened} == {"progress.json"}
+
+
+class Enough(Exception):
+    """Ends a campaign in mid-trial."""
+
+
+class SleepingProcess(FakeProcess):
+    """A trial that never ends, and notes how much CPU time its campaign has used each time it goes to sleep."""
+
+    used_s: ClassVar[list[float]] = []
+
+    def wait(self, limit_s: float) -> bool:
+        self.used_s.append(time.process_time())
+        if len(self.used_s) > 40:
+            raise Enough
+        return False
+
+
+def test_a_second_of_an_upload_costs_next_to_nothing_at_ten_thousand_trials(
+    resting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal wakes the campaign once a second; without one it sleeps through the upload."""
+    plan = json.loads((resting / "plan.json").read_text())
+    last = plan["trials"][-1]
+    plan["trials"] += [last | {"trial_id": f"{n:05d}-{last['case']}", "position": n} for n in range(6, 10_001)]
+    (resting / "plan.json").write_text(json.dumps(plan))
+    (resting / "begun.json").unlink()
+    monkeypatch.setattr(campaign_module, "TrialProcess", SleepingProcess)
+    monkeypatch.setattr(SleepingProcess, "used_s", [])
+    campaign = Campaign.load(resting, Watcher(progress=lambda _: None, refresh_s=1.0))
+
+    with pytest.raises(Enough):
+        campaign.run()
+    seconds = sorted(later - earlier for earlier, later in itertools.pairwise(SleepingProcess.used_s))
+    assert len(campaign.plan.trials) == 10_000
+    assert seconds[len(seconds) // 2] <= 0.005, "0.5 % of a processor"
 
 
 def test_after_a_trial_only_its_own_record_is_looked_at(resting: Path, monkeypatch: pytest.MonkeyPatch) -> None:

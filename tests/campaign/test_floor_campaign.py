@@ -40,6 +40,13 @@ def test_search_of_two_builds_is_stopped_and_resumed() -> None:
     at_rest = Campaign.load(outputs_dir() / "search").progress()
     assert (at_rest.done, at_rest.total > 4) == (3, True)
 
+    notes: list[str] = []
+    without_time = Campaign.load(outputs_dir() / "search", Watcher(note=notes.append))
+    without_time.budget_s = 0.0
+    without_time.run()
+    assert len(read_standing(outputs_dir() / "search").results) == 3, "no trial begins beyond the budget of a run"
+    assert notes[-1].startswith("Stopped after 0 s:") and notes[-1].endswith("and 0 s were allowed.")
+
     done = picolab_here("resume", "search")
 
     assert done.returncode == ExitCode.REGRESSION, done.stderr
@@ -62,11 +69,11 @@ def test_search_of_two_builds_is_stopped_and_resumed() -> None:
     assert ratio["verdict"] == "needs more"
     assert ratio["low"] < NEEDS["large"] / NEEDS["small"] < ratio["high"]
     assert answer["exit_code"] == done.returncode
-    page = (folder / "floor.html").read_text()
+    page = (folder / "floor.html").read_text().replace("\xa0", " ")
     assert answer["headline"].split("'")[0] in page
     assert "as many as the search for the memory floor needed" in page
     assert answer["headline"] in " ".join(done.stdout.split())
-    assert not Campaign.load(folder).unfinished_search
+    assert not Campaign.load(folder).unfinished
     with pytest.raises(ParameterError, match="this campaign searched memory floors"):
         compare(read_campaign(folder))
 
@@ -80,7 +87,8 @@ def test_command_refuses_what_makes_no_sense() -> None:
         (("calibration",), "two builds would be called 'calibration'"),
         (("-p", "ram_mb", "64"), "picolab floor sets ram_mb itself"),
         (("--to", "900G"), "is more than this host's"),
-        (("--from", "12.3M"), "RAM '12.3M'"),
+        (("--from", "12.3M"), "--from: RAM '12.3M'"),
+        (("--from", "2M"), "--from = 2 should be greater than or equal to 4"),
     ):
         done = picolab_here("floor", "calibration", *words)
         assert sentence in done.stderr, done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import picolab_here
 from conftest import eventually
 
 from picolab.agent.procfs import boot_id, descendants
@@ -62,7 +63,7 @@ def start(*words: str) -> subprocess.Popen[bytes]:
 
 def next_start() -> None:
     """Start picolab again, with something that does nothing itself."""
-    assert start("machines", "list").wait() == ExitCode.OK
+    assert picolab_here("machines", "list").returncode == ExitCode.OK
 
 
 def wait_until(moment: str, process: subprocess.Popen[bytes]) -> None:
@@ -191,7 +192,7 @@ def test_sigkill_of_a_notebook_by_hand(
     for kernel in kernels if kernel_too else ():
         kernel.signal(signal.SIGKILL)
     eventually(lambda: not any(kernel.alive for kernel in kernels), "the kernel ends")
-    assert start("machines", "remove", "local").wait() == ExitCode.OK
+    assert picolab_here("machines", "remove", "local").returncode == ExitCode.OK
     assert [path for path in left_over(scratch, home) if path.startswith("tmp/")], "the connection file, with its key"
     next_start()
 

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaign_factory import FakeTrial, make_notebook, make_record, make_samples
+from command_line import picolab_here
 
 from picolab.campaign.stopping import interval_widths, watched_in_words, watched_metrics, why_enough
 from picolab.config.campaign_parameters import CampaignParameters
-from picolab.config.plan import Plan, make_plan
+from picolab.config.plan import Plan, PlannedTrial, make_plan
+from picolab.config.project import outputs_dir
 from picolab.config.sizes import MIB
+from picolab.exit_codes import ExitCode
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import Outcome
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
+from picolab.results.beginning import builds_of, write_beginning
+from picolab.results.ledger import Ledger, LedgerEntry
 from picolab.results.stop_file import STOPPED_FILE, note_stop, stopped_after
 
 Row = dict[str, Any]
@@ -254,3 +261,84 @@ def test_the_stop_is_written_down_and_read(tmp_path: Path) -> None:
 def test_a_damaged_file_is_no_stop(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / STOPPED_FILE).write_bytes(damage)
     assert stopped_after(tmp_path) is None
+
+
+# A campaign
+
+
+def file_result(folder: Path, trial: PlannedTrial, speed: float, sha256: str) -> None:
+    """File an invented result of a planned trial as a campaign does."""
+    parameters = trial.parameters
+    fake = FakeTrial(
+        parameters.ram_mb,
+        parameters.file_size,
+        block=trial.block,
+        label=parameters.label,
+        build_sha256=sha256,
+        speed=speed,
+    )
+    record, samples = make_record(fake, trial.position, folder.name), make_samples(fake, trial.position)
+    record["identity"]["trial_id"] = samples["trial_id"] = trial.trial_id
+    record["parameters"] = parameters.model_dump(mode="json")
+    place = f"trials/{trial.trial_id}"
+    (folder / "trials").mkdir(exist_ok=True)
+    (folder / f"{place}.record.json").write_text(json.dumps(record))
+    notebook = make_notebook(**{RECORD_SCRAP: record, SAMPLES_SCRAP: samples})
+    (folder / f"{place}.ipynb").write_text(json.dumps(notebook))
+    at = record["identity"]["started_at"]
+    Ledger(folder).append(
+        LedgerEntry(
+            trial_id=trial.trial_id,
+            attempt=1,
+            outcome=Outcome.OK,
+            outcome_detail="all well",
+            started_at=at,
+            ended_at=at,
+            duration_s=2.0,
+            notebook=f"{place}.ipynb",
+            record=f"{place}.record.json",
+        )
+    )
+
+
+def test_a_campaign_stops_when_it_knows_enough() -> None:
+    """The 14th pair is measured. Whatever it says, one of 14 cannot make the interval wide."""
+    wanted = {
+        "matrix": {"ram_mb": [128], "file_size": ["8M"]},
+        "builds": {label: {"build": "calibration"} for label in ("base", "again")},
+        "repeats": "auto",
+        "stopping": {"target_percent": 5, "least_blocks": 10, "most_blocks": 16},
+        "idle_limit_s": 0,
+    }
+    plan = make_plan(CampaignParameters.model_validate(wanted), "known", "known.yaml")
+    folder = outputs_dir() / "known"
+    folder.mkdir(parents=True)
+    plan.save(folder)
+    write_beginning(folder, plan)
+    (sha256,) = builds_of(plan).values()
+    chance = random.Random(3)
+    for trial in plan.trials:
+        if trial.block < 14:
+            file_result(folder, trial, chance.uniform(0.99, 1.01), sha256)
+
+    done = picolab_here("resume", "known")
+
+    assert done.returncode == ExitCode.OK, done.stdout + done.stderr
+    stopped = json.loads((folder / STOPPED_FILE).read_text())
+    assert stopped["after_block"] == 14, "five narrow looks, the first after ten pairs, and not the end of the plan"
+    assert "5 %" in stopped["reason"]
+    ledger = (folder / "ledger.jsonl").read_bytes()
+    assert len(ledger.splitlines()) == 2 * 14
+    assert "Stopped after block 14 of at most 16" in done.stdout
+
+    status = picolab_here("status", "known")
+    assert status.returncode == 0
+    assert "28 of 28 trials have a result" in status.stdout and "resume" not in status.stdout
+    again = picolab_here("resume", "known")
+    assert again.returncode == ExitCode.OK, again.stdout + again.stderr
+    assert (folder / "ledger.jsonl").read_bytes() == ledger
+
+    verdict = json.loads(picolab_here("verdict", "known", "--json").stdout)
+    (found,) = [one for one in verdict["metrics"] if one["metric"] == "throughput_mib_s"]
+    assert found["verdict"] == "equivalent" and len(found["pairs"]) == 14
+    assert "unfinished" not in {caveat["code"] for caveat in verdict["caveats"]}

@@ -3,11 +3,13 @@
 from typing import Any
 
 import altair as alt
+import pytest
 from vl_convert import vegalite_to_vega
 
 from picolab.analysis.floor_search import Floor, look
 from picolab.analysis.floor_trials import FloorTrial
 from picolab.charts import floor as charts
+from picolab.charts.floor import _ticks
 from picolab.config.floor_search import FloorSearch
 
 SEARCH = FloorSearch(low_mb=16, high_mb=256, confirm=2, slowdown=0.1, precision=0.3)
@@ -48,3 +50,15 @@ def test_chart_of_nothing_is_empty() -> None:
     floors = {"old": look(SEARCH, [])}
 
     assert charts.survival(floors) == charts.speed(floors) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (8.6, 61.6, [10, 15, 25, 40, 60]),
+        (4, 128, [4, 8, 16, 32, 64, 128]),
+        (60, 61, [60]),
+    ],
+)
+def test_ticks_of_ram_are_readable(low: float, high: float, ticks: list[float]) -> None:
+    assert _ticks(low, high) == ticks

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import papermill.cli
 import pytest
+from click.testing import CliRunner, Result
+from command_line import picolab_here
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,20 +44,13 @@ def make_server(path: Path, mark: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-
-
-def picolab(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = run([sys.executable, "-m", "picolab", *words], folder, **environment)
+def picolab(folder: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder, with another environment, in the test's own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        done = picolab_here(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -133,24 +128,32 @@ def test_relative_paths_of_files_and_of_the_command_line(tmp_path: Path, folders
     shutil.rmtree(here / "state")
 
 
-def test_papermill_means_its_current_folder(tmp_path: Path, folders: dict[str, str]) -> None:
+def papermill_here(*words: str) -> Result:
+    """Run a trial as `python -m papermill` would in the current folder, without importing papermill anew."""
     notebook = str(project_root() / "notebooks" / "trial.ipynb")
-    few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
-    words = [sys.executable, "-m", "papermill", notebook, "out.ipynb", *few, "-p", "build", f"./{NAME}"]
-    done = run(words, tmp_path / "here")
+    return CliRunner().invoke(papermill.cli.papermill, [notebook, "out.ipynb", "--no-progress-bar", *words])
 
-    assert done.returncode == 0, done.stderr
+
+def test_papermill_means_its_current_folder(
+    tmp_path: Path, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "here")
+    few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never")
+    done = papermill_here(*few, "-p", "build", f"./{NAME}")
+
+    assert done.exit_code == 0, done.output
     (record,) = records(outputs_dir())
     assert record["build"]["sha256"] == folders["here"]
     assert record["parameters"]["build"] == str(tmp_path / "here" / NAME)
 
 
-def test_papermill_makes_a_number_of_a_text_and_is_told(tmp_path: Path) -> None:
-    notebook = str(project_root() / "notebooks" / "trial.ipynb")
-    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", "-p", "build", "1.10"], tmp_path)
+def test_papermill_makes_a_number_of_a_text_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = papermill_here("-p", "build", "1.10")
 
-    assert done.returncode != 0
-    assert "the parameters cell: build = " in done.stderr and "-r build TEXT instead of -p" in done.stderr
+    assert done.exit_code != 0
+    said = str(done.exception)
+    assert "the parameters cell: build = " in said and "-r build TEXT instead of -p" in said
     assert not outputs_dir().exists()
 
 
@@ -160,13 +163,13 @@ def test_whatever_papermill_makes_of_a_text_is_refused(text: str) -> None:
         TrialParameters.from_namespace({"build": papermill.cli._resolve_type(text)})
 
 
-def test_papermill_leaves_a_text_as_it_stands_when_it_is_told(tmp_path: Path) -> None:
+def test_papermill_leaves_a_text_as_it_stands_when_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = make_server(tmp_path / "1.10", "a number")
-    notebook = str(project_root() / "notebooks" / "trial.ipynb")
+    monkeypatch.chdir(tmp_path)
     few = ("-p", "ram_mb", "128", "-p", "file_size", "1M", "-p", "keep_machine", "never", "-r", "label", "1.10")
-    done = run([sys.executable, "-m", "papermill", notebook, "out.ipynb", *few, "-r", "build", "1.10"], tmp_path)
+    done = papermill_here(*few, "-r", "build", "1.10")
 
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     (record,) = records(outputs_dir())
     assert record["build"]["sha256"] == expected
     assert (record["parameters"]["build"], record["parameters"]["label"]) == (str(tmp_path / "1.10"), "1.10")
@@ -283,7 +286,7 @@ def test_an_old_plan_is_read_and_not_run(tmp_path: Path) -> None:
     assert "0 of" in picolab(tmp_path, "status", "c").stdout
     with pytest.raises(ParameterError, match=r"'./server-of-a-test' does not say in which folder"):
         check_plan(Plan.load(outputs_dir() / "c"))
-    done = run([sys.executable, "-m", "picolab", "resume", "c"], tmp_path)
+    done = picolab_here("resume", "c")
     assert done.returncode == 4 and "does not say in which folder" in done.stderr
 
 

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from picolab.cli.main import main
+from picolab.examine import thresholds
 from picolab.examine.check import Check, NotExamined, Observation, Result, Severity, State
 from picolab.examine.output import FORMATS, as_json, as_junit, as_markdown, as_sarif
-from picolab.examine.registry import CHECKS
+from picolab.examine.registry import CHECKS, documentation_table
 from picolab.examine.run import Examination
 from picolab.exit_codes import ExitCode
 from picolab.record.machine import BuildUnderTest
@@ -99,7 +100,9 @@ def test_json_has_a_paragraph_for_each_finding(examination: Examination) -> None
 
 
 def made(outcome: Callable[[], Observation]) -> Check:
-    return Check("toy", "A toy is broken", "It was used.", "Why.", "Fix it.", Severity.MEDIUM, lambda _: outcome())
+    return Check(
+        "toy", "A toy is broken", "It was used.", "It breaks.", "Why.", "Fix it.", Severity.MEDIUM, lambda _: outcome()
+    )
 
 
 def refuse() -> Observation:
@@ -170,14 +173,28 @@ def test_an_unknown_check_is_named() -> None:
 
 def test_the_document_lists_all_checks() -> None:
     text = DOCUMENT.read_text().split("## Checks\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()[3:] if line]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
 
-    assert rows == [[f"`{check.id}`", check.severity.word, check.title, check.action] for check in CHECKS.values()]
+    head, *checks = documentation_table()
+    assert rows == [head, ["---"] * len(head), *checks]
+    assert len(checks) == len(CHECKS)
+
+
+def test_every_threshold_is_in_the_document() -> None:
+    numbers = {
+        name: value for name, value in vars(thresholds).items() if name.isupper() and isinstance(value, int | float)
+    }
+    said = " ".join(check.threshold for check in CHECKS.values())
+    words = {"_S": "{:g} s", "_SHARE": "{:.0%}", "_BYTES": "{:,.0f}", "STARTS": "{} starts"}
+    for name, value in numbers.items():
+        form = next(form for end, form in words.items() if name.endswith(end))
+        shown = form.format(value / 1024 if name.endswith("_BYTES") else value).replace("%", " %")
+        assert re.search(rf"(?<![\d.]){re.escape(shown)}", said), f"{name} = {value}: {shown!r} is in no threshold"
 
 
 def test_texts_of_checks_are_sentences() -> None:
     for name, check in CHECKS.items():
         assert name == check.id and re.fullmatch(r"[a-z-]+", name)
         assert not check.title.endswith(".")
-        for text in (check.action, check.matters, check.remedy):
+        for text in (check.action, check.threshold, check.matters, check.remedy):
             assert (text[0].isupper() or text[0].isdigit()) and text.endswith("."), text

@@ -26,8 +26,6 @@ from picolab.record.outcomes import Outcome
 from picolab.record.validation import validate_record
 from picolab.trial.trial import Trial
 
-pytestmark = pytest.mark.alone
-
 BURN = "while True: pass"
 PROCESSORS = os.cpu_count() or 1
 MIB = 1 << 20
@@ -129,8 +127,8 @@ def test_processes_between_a_trial_and_its_caller_are_its_own() -> None:
 
 
 def test_short_step_has_no_shares_and_says_why() -> None:
-    before = read(me())
-    found, missing = between(before, read(me()))
+    before, after = read(me()), read(me())
+    found, missing = between(before, Reading(**{**vars(after), "t_s": before.t_s + 0.4}))
 
     assert found.duration_s < conditions.LEAST_DURATION_S
     for name in ("other_busy_share", "own_busy_share", "kernel_busy_share", "steal_share", "iowait_share"):

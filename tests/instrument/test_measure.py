@@ -25,11 +25,10 @@ from picolab.servers.client import Client
 from picolab.servers.measurements import Limits
 from picolab.servers.picoshare.adapter import PicoShare
 
-pytestmark = pytest.mark.alone
-
 LIMITS = Limits(stall_s=60, total_s=300)
 
 
+@pytest.mark.alone
 def test_quick_calibration_measures_everything_and_is_stored() -> None:
     said: list[str] = []
     found = calibrate_instrument(quick=True, report=said.append)
@@ -60,12 +59,7 @@ def test_quick_calibration_measures_everything_and_is_stored() -> None:
     assert registry.existing() == []
     assert json.loads(store.instrument_file().read_text())["version"] == 1
 
-
-def test_words_for_a_terminal_hold_every_number() -> None:
-    found = calibrate_instrument(quick=True)
-    assert found is not None
     text = "\n".join(summary_lines(found))
-
     assert f"upload {found.upload_ceiling_mib_s.median:,.0f} MiB/s" in text
     assert f"{found.probe.ratio:.1%}" in text
     for name, error in found.errors.items():

@@ -1,6 +1,7 @@
 """What is installed: one truth for versions, hashed locks, clean notebooks, nothing of any registry."""
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -23,11 +24,11 @@ import picolab
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
+OPTIONAL = [Requirement(text) for extra in ("s3", "distributed") for text in PROJECT["optional-dependencies"][extra]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
-OPTIONAL = [Requirement(text) for text in PROJECT["optional-dependencies"]["distributed"]]
 LOCKS = {"requirements.txt": RUNTIME, "requirements-dev.txt": RUNTIME + DEVELOPMENT}
 
-ENDLESS = {"cryptography", "pyarrow", "ruff", "pandas-stubs", "types-jsonschema", "types-pyyaml"}
+ENDLESS = {"cryptography", "pyarrow", "ruff", "s3fs", "pandas-stubs", "types-jsonschema", "types-pyyaml"}
 """Their major number rises with every release, or is no promise: an upper bound would say nothing."""
 IMPORTED_AS = {"vagrant": "python-vagrant", "yaml": "pyyaml", "vl_convert": "vl-convert-python"}
 
@@ -69,7 +70,7 @@ def test_conda_door_repeats_no_version() -> None:
     assert environment["dependencies"] == ["python", "pip", {"pip": ["-e ."]}]
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *DEVELOPMENT], ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*RUNTIME, *OPTIONAL, *DEVELOPMENT], ids=lambda requirement: requirement.name)
 def test_each_dependency_has_bounds(requirement: Requirement) -> None:
     operators = {specifier.operator for specifier in requirement.specifier}
 
@@ -106,7 +107,7 @@ def test_locks_agree_with_each_other() -> None:
 
 
 def test_imported_packages_are_declared() -> None:
-    declared = {canonicalize_name(requirement.name) for requirement in [*RUNTIME, *OPTIONAL]}
+    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME + OPTIONAL}
     # Jupyter's own parts, which a kernel cannot be without.
     comes_along = {canonicalize_name(Requirement(text).name) for text in metadata.requires("ipykernel") or ()}
     imported: dict[str, str] = {}
@@ -180,6 +181,12 @@ def clone(tmp_path: Path) -> Path:
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
+        # Byte code is valid for a copy with the same time; making it anew takes seconds.
+        compiled = Path(importlib.util.cache_from_source(str(path)))
+        if path.suffix == ".py" and compiled.exists():
+            copy = Path(importlib.util.cache_from_source(str(copy)))
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, copy)
     environment(folder / ".venv", "-e", str(folder))
     return folder
 

@@ -88,10 +88,10 @@ LAYERS = (
     ("host",),
     ("servers", "machines", "jupyter"),
     ("results",),
-    ("analysis", "instrument"),
+    ("analysis", "instrument", "history"),
     ("charts",),
     ("trial", "report", "examine"),
-    ("campaign", "doctor"),
+    ("campaign", "doctor", "publish"),
     ("distributed",),
     ("api", "cli"),
 )
@@ -130,6 +130,13 @@ def test_the_document_shows_these_layers() -> None:
 def test_statistics_are_pure() -> None:
     names = {target.partition(".")[0] for target in all_modules()["picolab.analysis.statistics"]}
     assert names <= set(sys.stdlib_module_names) - {"os", "pathlib", "io", "random", "time"} | {"numpy", "scipy"}
+
+
+def test_charts_alone_import_altair() -> None:
+    """Their package keeps what altair would import, and nobody needs, from taking a second."""
+    rooms = {room_of(name) for name, targets in all_modules().items() if "altair" in targets}
+    assert rooms == {"charts"}
+    assert "decline_slow_imports()" in (PACKAGE / "charts" / "__init__.py").read_text()
 
 
 def test_charts_touch_no_file() -> None:

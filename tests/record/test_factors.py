@@ -54,7 +54,7 @@ FACTS: dict[str, tuple[dict[str, Any], ...]] = {
     "box_version": tuple({"virtual.box_version": version} for version in ("1", "2", None)),
     "route": tuple({"virtual.route": how} for how in ("direct", "ssh_forward")),
     "network": tuple({"network.kind": kind} for kind in ("private", "host")),
-    "host": tuple({"host.hostname": name} for name in ("one", "two")),
+    "measured_on": tuple({"host.hostname": name} for name in ("one", "two")),
 }
 """The same for facts: what to change in a record."""
 ALONE = {"machine": "local", "server": "picoshare"}
@@ -103,7 +103,7 @@ def test_trials_of_one_plan_on_different_ground_are_two_cases(name: str) -> None
 
 
 @given(st.data())
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_mixture_of_factors(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(sorted(set(UPLOADS) - set(ALONE))), min_size=2, max_size=4, unique=True))
     case = st.fixed_dictionaries({name: st.sampled_from(UPLOADS[name]) for name in names})

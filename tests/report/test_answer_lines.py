@@ -13,15 +13,23 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.report.answer_lines import as_json, facts
+from picolab.report.answer_lines import as_json, facts, reason
 from picolab.results.beginning import write_beginning
 from picolab.results.rows import record_row
 
 
-def answered(file_size: str, last: Outcome = Outcome.OK, **request: Any) -> Answer:
+def answered(file_size: str, last: Outcome = Outcome.OK, older: bool = False, **request: Any) -> Answer:
+    """Return an answer from trials of 16M to 256M.
+
+    Args:
+        older: their records have no disk space.
+    """
     trials = [FakeTrial(file_size=size, ram_mb=128) for size in ("16M", "64M", "256M") for _ in range(3)]
     trials[-1].outcome = last
-    rows = [record_row(Record.model_validate(make_record(one, place))) for place, one in enumerate(trials, 1)]
+    records = [make_record(one, place) for place, one in enumerate(trials, 1)]
+    for record in records if older else ():
+        del record["memory"]["peak_disk_bytes"]
+    rows = [record_row(Record.model_validate(record)) for record in records]
     values = {"build": "./my server", "build_sha256": "c" * 64, "sizes": ["16M"], "repeats": 3, "budget_s": 1}
     asked = TrialParameters(file_size=file_size, ram_mb=128)
     return answer(AnswerRequest.model_validate({"parameters": asked, **values, **request}), rows)
@@ -37,13 +45,30 @@ def test_facts_say_where_each_number_comes_from(tmp_path: Path) -> None:
     assert found["survival"][0] == "9 of 9 trials of the measured sizes"
     assert "at least 72 % of such uploads survive, with 95 % confidence; 59 of 59" in found["survival"][1]
     assert found["time of the upload"][1] == "extrapolated 2 times beyond 256M"
-    assert found["disk"] == (
-        "1.1 GiB",
-        "not measured: 2.2 times the file, for temp file, database and log while it is stored",
-    )
+    assert found["disk space of the upload"][0].startswith("1.0 GiB (90 %: ")
+    assert found["disk space of the upload"][1] == "extrapolated 2 times beyond 256M"
     assert found["RAM floor"][1] == "find it with: picolab floor './my server' --file-size 512M --step upload"
     assert found["measured"] == ("9 trials of 16M, 64M and 256M", "2026-11-22; nothing beyond 256M was measured")
     assert "time of the download" not in found
+
+
+def test_disk_space_of_records_without_it_is_a_rule(tmp_path: Path) -> None:
+    found = answered("512M", older=True)
+    value, note = by_name(found, tmp_path)["disk space of the upload"]
+
+    assert value == "1.1 GiB"
+    assert note.startswith("a rule: 2.2 times the file")
+    assert note.endswith("since a line needs 6 trials of 3 sizes, and there are 0 trials of 0 sizes")
+    assert found.verdict == "likely", "disk space is no memory"
+
+
+def test_disk_space_is_not_held_against_the_memory(tmp_path: Path) -> None:
+    found = answered("512M")
+    disk = found.quantity("peak_disk_bytes")
+
+    assert disk is not None and disk.prediction is not None and disk.prediction.middle > found.ram_bytes
+    assert found.verdict == "likely"
+    assert "peak memory is" in reason(found) and "1.0 GiB" not in reason(found)
 
 
 def test_deaths_are_counted_by_outcome(tmp_path: Path) -> None:
@@ -63,8 +88,6 @@ def test_missing_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
     time = found["quantities"]["duration_s"]
     assert time["predicted"] is None
     assert time["missing"] == "2G is more than 4 times 256M, the largest size that gave a value"
-    assert found["disk_bytes"] is None
-    assert found["disk_missing"]
     assert found["floor_missing"].startswith("run: picolab floor")
     assert found["parallel_missing"] == "not asked for; give --parallel 8"
     few = as_json(plan, answered("256M", parallel=[1, 2], parallel_size="16M"), tmp_path)

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
-from browser import EVIL, visit
+from browser import EVIL, Visiting
 from campaign_factory import BUSY_CAVEAT, CALIBRATION_CAVEAT
 from comparison_factory import (
     DRIFT_CAVEAT,
@@ -16,6 +17,7 @@ from comparison_factory import (
     paired_trials,
     write_comparison,
 )
+from page_pieces import figures, markup, pieces
 
 from picolab.analysis.comparison.compare import compare
 from picolab.config.project import project_root
@@ -56,7 +58,7 @@ def data(tmp_path: Path) -> CampaignData:
     return read_campaign(write_comparison(tmp_path / "c", paired_trials(blocks=1)))
 
 
-def test_charts_are_interactive_without_any_request(page: Path) -> None:
+def test_charts_are_interactive_without_any_request(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         panels = visited.page.locator(".panel").count()
         assert panels == 1 + 2 * 2
@@ -65,7 +67,7 @@ def test_charts_are_interactive_without_any_request(page: Path) -> None:
         assert visited.page.locator(".panel.interactive .chart svg").count() == panels
 
 
-def test_the_gate_and_the_verdicts_come_before_everything_else(page: Path) -> None:
+def test_the_gate_and_the_verdicts_come_before_everything_else(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         shown = visited.page
         assert shown.title() == "demo & more · picolab comparison of builds"
@@ -79,7 +81,7 @@ def test_the_gate_and_the_verdicts_come_before_everything_else(page: Path) -> No
         assert heights == sorted(heights)
 
 
-def test_the_verdict_table_says_what_the_analysis_found(page: Path) -> None:
+def test_the_verdict_table_says_what_the_analysis_found(page: Path, visit: Visiting) -> None:
     comparison = compare(read_campaign(page.parent))
     upload = comparison.metrics[0]
     assert upload.verdict == "slower"
@@ -96,7 +98,7 @@ def test_the_verdict_table_says_what_the_analysis_found(page: Path) -> None:
     assert len(upload.pairs) == 9
 
 
-def test_marks_tell_their_numbers_on_hover(page: Path) -> None:
+def test_marks_tell_their_numbers_on_hover(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         shown = visited.page
         tooltip = shown.locator("#vg-tooltip-element.visible")
@@ -109,20 +111,20 @@ def test_marks_tell_their_numbers_on_hover(page: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1400])
-def test_the_page_stands_still(wide_page: Path, width: int) -> None:
+def test_the_page_stands_still(wide_page: Path, width: int, visit: Visiting) -> None:
     with visit(wide_page, width=width) as visited:
         shown = visited.page
         assert shown.evaluate("document.documentElement.scrollWidth") == width
         assert shown.locator(".panel.interactive").count() == shown.locator(".panel").count() > 10
 
 
-def test_the_verdicts_fit_beside_each_other_on_a_wide_page(page: Path) -> None:
+def test_the_verdicts_fit_beside_each_other_on_a_wide_page(page: Path, visit: Visiting) -> None:
     with visit(page, width=1400) as visited:
         box = visited.page.locator(".table-box").first
         assert box.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
 
 
-def test_many_verdicts_have_an_overview_and_long_tables_scroll(wide_page: Path) -> None:
+def test_many_verdicts_have_an_overview_and_long_tables_scroll(wide_page: Path, visit: Visiting) -> None:
     with visit(wide_page) as visited:
         shown = visited.page
         short, long = shown.locator("table").nth(0), shown.locator("table").nth(1)
@@ -136,7 +138,7 @@ def test_many_verdicts_have_an_overview_and_long_tables_scroll(wide_page: Path) 
         assert "unfinished: 5 trials without a result" in shown.locator("main").inner_text()
 
 
-def test_charts_are_pictures_without_javascript_and_in_print(page: Path) -> None:
+def test_charts_are_pictures_without_javascript_and_in_print(page: Path, visit: Visiting) -> None:
     with visit(page, java_script_enabled=False, color_scheme="dark") as visited:
         stills = visited.page.locator(".panel .still")
         assert stills.count() == 5
@@ -147,7 +149,7 @@ def test_charts_are_pictures_without_javascript_and_in_print(page: Path) -> None
         assert visited.page.locator(".panel .chart:visible").count() == 0
 
 
-def test_everything_that_a_reader_may_ask_for_is_there(page: Path) -> None:
+def test_everything_that_a_reader_may_ask_for_is_there(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         text = visited.page.locator("main").inner_text()
     for words in (
@@ -170,7 +172,7 @@ def test_everything_that_a_reader_may_ask_for_is_there(page: Path) -> None:
     assert re.search(r"picolab verdict '/.+/demo & more'", text)
 
 
-def test_no_code_and_working_contents(page: Path) -> None:
+def test_no_code_and_working_contents(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         shown = visited.page
         assert "read_campaign" not in shown.locator("body").inner_text()
@@ -179,7 +181,7 @@ def test_no_code_and_working_contents(page: Path) -> None:
         assert [link for link in links if shown.locator(f"[id='{link[1:]}']").count() != 1] == []
 
 
-def test_words_of_a_server_are_words(page: Path) -> None:
+def test_words_of_a_server_are_words(page: Path, visit: Visiting) -> None:
     with visit(page) as visited:
         assert visited.page.title() != "taken over"
         assert visited.page.locator("script").evaluate_all("all => all.filter(one => !one.type).length") == 2
@@ -209,16 +211,26 @@ def test_both_pages_of_a_campaign_stand_beside_each_other(page: Path) -> None:
     assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
 
 
-def test_margin_and_baseline_may_be_given(tmp_path: Path) -> None:
+def test_margin_and_baseline_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_comparison(tmp_path / "c", paired_trials(candidates={"new": 1.2}))
+    executed: list[tuple[Path, Path, dict[str, Any]]] = []
+
+    def execute(*given: Any) -> nbformat.NotebookNode:
+        executed.append(given)
+        return nbformat.v4.new_notebook()
+
+    monkeypatch.setattr("picolab.report.render._execute", execute)
     output = render_comparison(folder, tmp_path / "other" / "page.html", margin=0.3, baseline="new")
-    assert output == tmp_path / "other" / "page.html"
-    with visit(output) as visited:
-        text = visited.page.locator("main").inner_text()
-        assert "old against the baseline new" in text
-        assert "Margin that does not matter\n30 %" in text
-        assert "■ equivalent" in visited.page.locator("table").first.inner_text()
-        assert visited.page.locator(".gate.good").count() == 1
+    assert output == tmp_path / "other" / "page.html" and output.is_file()
+    given = {"margin": 0.3, "baseline": "new"}
+    assert executed == [(SOURCE, folder, given)]
+
+    page = markup(pieces(SOURCE, folder, **given))
+    assert "old against the baseline new" in page.get_text()
+    (margin,) = [name for name in page.select("dt") if name.get_text() == "Margin that does not matter"]
+    assert margin.find_next("dd").get_text() == "30 %"
+    assert "■ equivalent" in page.select("table")[0].get_text()
+    assert len(page.select(".gate.good")) == 1
 
 
 def test_one_build_is_no_comparison_and_the_message_says_so(tmp_path: Path) -> None:
@@ -233,10 +245,9 @@ def test_one_build_is_no_comparison_and_the_message_says_so(tmp_path: Path) -> N
 
 
 def test_a_campaign_without_a_result_says_so_in_sentences(tmp_path: Path) -> None:
-    folder = write_comparison(tmp_path / "c", [], planned=paired_trials(blocks=6))
-    with visit(render_comparison(folder)) as visited:
-        text = visited.page.locator("main").inner_text()
-        assert visited.page.locator(".panel").count() == 0
+    shown = pieces(SOURCE, write_comparison(tmp_path / "c", [], planned=paired_trials(blocks=6)))
+    assert figures(shown) == []
+    text = markup(shown).get_text()
     for words in (
         "There is no pair, so there is no ratio to show.",
         "unfinished",

@@ -150,7 +150,7 @@ def test_every_row_column_is_filled_from_a_full_record() -> None:
     limited = {"total_limit_s": 100.0}
     trial = FakeTrial(server_message="words", machine="vagrant", direction="both", parameters_too=limited)
     record = make_record(trial, 1)
-    record["upload"] |= {"sync_s": 0.1, "durable_mib_s": 90.0, "memory_limit": "kept"}
+    record["upload"] |= {"sync_s": 0.1, "durable_mib_s": 90.0, "memory_limit": "kept", "stored_disk_bytes": 1}
     record["verify"] |= {"memory_limit": "lifted"}
     record["server"] |= {"stop_s": 0.1, "exit_signal": "SIGTERM", "oom_evidence": "Killed process 345"}
     record["build"]["version"] = "1"
@@ -158,7 +158,7 @@ def test_every_row_column_is_filled_from_a_full_record() -> None:
     record["machine"]["network"] = {"kind": "private", "reason": None}
     row = record_row(Record.model_validate(record))
     # The host is a factor only where trials of several are together.
-    assert [name for name, value in row.items() if value is None] == ["outcome_stage", "host"]
+    assert [name for name, value in row.items() if value is None] == ["outcome_stage", "measured_on"]
 
 
 def test_row_of_a_trial_in_a_virtual_machine() -> None:

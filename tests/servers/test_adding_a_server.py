@@ -29,7 +29,8 @@ def blocks(language: str) -> list[str]:
 def checkout(scratch: Path) -> Path:
     """A copy of picolab to which the page has been applied, with `toy.py` in it."""
     folder = scratch / "checkout"
-    shutil.copytree(ROOT / "picolab", folder / "picolab", ignore=shutil.ignore_patterns("__pycache__"))
+    # With the byte code, but not with what others are writing.
+    shutil.copytree(ROOT / "picolab", folder / "picolab", ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in (".picolab-project", "notebooks", "parameters", "Vagrantfile"):
         (folder / name).symlink_to(ROOT / name)
     for block in blocks("python"):

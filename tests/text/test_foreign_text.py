@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from picolab.text.foreign import csv_cell, one_line, visible
+from picolab.text.markup import unbroken
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,10 @@ def test_ordinary_text_of_any_language_stays() -> None:
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_begins_a_formula(begin: str) -> None:
     assert not csv_cell(f"{begin}cmd|' /C calc'!A0").startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_no_line_ends_between_a_number_and_its_unit() -> None:
+    shown = unbroken("54.4 MiB (90 %: 46 MiB to 64 MiB) <b> in 2 s, 3 sizes and 20 min")
+    assert shown == (
+        "54.4&nbsp;MiB (90&nbsp;%: 46&nbsp;MiB to 64&nbsp;MiB) &lt;b&gt; in 2&nbsp;s, 3 sizes and 20&nbsp;min"
+    )

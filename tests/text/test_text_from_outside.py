@@ -14,7 +14,7 @@ import mistune
 import nbformat
 import pandas as pd
 import pytest
-from browser import visit
+from browser import Visiting
 from campaign_factory import FakeTrial, write_campaign
 from comparison_factory import make_comparison, write_comparison
 from factor_campaigns import campaign_of
@@ -61,7 +61,7 @@ SURROGATE = "\ud800 alone"
 texts = st.one_of(st.sampled_from(NASTY), st.text(st.characters(codec="utf-8"), max_size=60))
 """What a record may hold; pydantic takes no lone surrogates."""
 any_texts = st.one_of(texts, st.just(SURROGATE), st.text(max_size=60))
-FEW = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+FEW = settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 MANY = settings(max_examples=300, deadline=None)
 
 
@@ -134,7 +134,7 @@ def test_html_holds_no_element_and_no_character_of_the_text(text: str) -> None:
 
 @given(texts, any_texts)
 @example(NASTY[1], SURROGATE)
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_strange_words_add_no_element_to_a_report(text: str, name: str) -> None:
     text, name = text or "x", name or "x"
     for plain, piece in zip(usual_pieces(), pieces(with_text(text, name)), strict=True):
@@ -230,7 +230,7 @@ def test_exported_files_hold_every_text_and_no_formula(tmp_path: Path) -> None:
     assert set(NASTY) <= set(back["server_message"].dropna())
 
 
-def test_a_page_full_of_nasty_text_opens_and_nothing_of_it_runs(tmp_path: Path) -> None:
+def test_a_page_full_of_nasty_text_opens_and_nothing_of_it_runs(tmp_path: Path, visit: Visiting) -> None:
     page = render_report(campaign_on_disk(tmp_path / "nasty"))
     text = page.read_text(encoding="utf-8")
     assert visible(text) == text
@@ -245,7 +245,7 @@ def test_a_page_full_of_nasty_text_opens_and_nothing_of_it_runs(tmp_path: Path) 
         assert visited.page.locator("img:not(.still)").count() == 0
 
 
-def test_a_comparison_of_nasty_text_opens_too(tmp_path: Path) -> None:
+def test_a_comparison_of_nasty_text_opens_too(tmp_path: Path, visit: Visiting) -> None:
     trials = [
         FakeTrial(build="1.5.4", label=label, block=block, server_message=text, detail=text, build_sha256=label[0] * 64,
                   caveats=[{"code": "odd", "value": text, "message": text, "advice": text}])

@@ -145,6 +145,10 @@ def test_uploads_at_once_are_as_fast_as_each_is_allowed_to_be(count: int) -> Non
     assert upload.delivered_bytes == upload.progress.delivered_bytes[-1] == count * 12 * MIB
     assert upload.progress.t_s[-1] == pytest.approx(upload.transfer_s, abs=1e-3)
     assert record.verify.received_bytes == record.download.received_bytes == count * 12 * MIB
+    # Temp files and database lie on the disk together until the end of the commit.
+    assert upload.stored_disk_bytes and record.memory and record.memory.peak_disk_bytes
+    assert count * 12 * MIB < upload.stored_disk_bytes < 1.5 * count * 12 * MIB
+    assert 1.7 * count * 12 * MIB < record.memory.peak_disk_bytes < 2.5 * count * 12 * MIB
     assert len({file.seed for file in upload.files}) == count and upload.files[0].seed == record.parameters.seed
 
 

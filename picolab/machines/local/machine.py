@@ -174,7 +174,7 @@ class LocalMachine:
         return str(executable.resolve())
 
     def fresh_folders(self) -> tuple[str, str]:
-        folders = self._data, self._work / TMP
+        folders = self._folders
         for folder in folders:
             if folder.exists():
                 shutil.rmtree(folder)
@@ -276,6 +276,10 @@ class LocalMachine:
     def _data(self) -> Path:
         return self._work / "data"
 
+    @property
+    def _folders(self) -> tuple[Path, Path]:
+        return self._data, self._work / TMP
+
     def drop_page_cache(self) -> str | None:
         return disk.drop_page_cache(str(self._data))
 
@@ -310,6 +314,13 @@ class LocalMachine:
         except Refusal as refusal:
             raise MachineError(f"machine {self.name!r}: {refusal}") from None
 
+    def files_bytes(self) -> int:
+        try:
+            return disk.space_of(map(str, self._folders))
+        except OSError as error:
+            why = f"{error.strerror}: {error.filename}"
+            raise MachineError(f"machine {self.name!r}: the server's files could not be counted ({why})") from None
+
     def probe(self, interval_s: float, output: Path) -> Stream:
         status = ask(self.folder, {"do": "status"})
         device = disk_of(self._work).device
@@ -318,6 +329,7 @@ class LocalMachine:
             *("--pid", str(status["pid"]), "--interval", str(interval_s)),
             *(("--cgroup", status["cgroup"]) if status["cgroup"] else ()),
             *(("--disk", device) if device else ()),
+            *(word for folder in self._folders for word in ("--folder", str(folder))),
         ]
         with output.open("ab") as file:
             before = file.tell()

@@ -224,6 +224,7 @@ class Guest:
         """Start the memory probe on a process; return when its first sample is in `output`, on the host's clock."""
         words = ["--pid", str(pid), "--interval", str(interval_s), "--whole-machine"]
         words += ["--disk", disk] if disk else []
+        words += ["--folder", f"{GUEST_HOME}/data", "--folder", f"{GUEST_HOME}/tmp"]
         clock = self._clock = self.read_clock()
         started = self.connected().start(program("memory_probe", *words))
         stream = _GuestStream(started, output, clock, self.read_clock, self.why_down)

@@ -307,6 +307,9 @@ class VagrantMachine:
     def sync_data(self) -> float:
         return float(self._guest.ask({"do": "sync_data"})["sync_s"])
 
+    def files_bytes(self) -> int:
+        return int(self._guest.ask({"do": "space"})["files_bytes"])
+
     def probe(self, interval_s: float, output: Path) -> Stream:
         return self._guest.probe(self.process_status().pid, interval_s, self._state["facts"]["disk_device"], output)
 

@@ -1,0 +1,46 @@
+"""The export for Apache Otava, read as its CSV importer reads it."""
+
+import csv
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import picolab_here
+from history_campaigns import night
+
+from picolab.record.metrics import METRICS
+
+
+@pytest.fixture(autouse=True)
+def added() -> None:
+    for number in (1, 0):
+        night(number, {"build-a": 1.0, "build-b": 1.1})
+    assert picolab_here("history", "add").returncode == 0
+
+
+def test_each_series_and_metric_is_a_test(tmp_path: Path) -> None:
+    names = ("throughput_mib_s", "peak_anon_bytes")
+    metrics = [word for name in names for word in ("--metric", name)]
+    done = picolab_here("history", "export", "--format", "otava", "--output", str(tmp_path / "otava"), *metrics)
+    assert done.stdout == f"2 tests in {tmp_path / 'otava' / 'otava.yaml'}\n"
+    tests = yaml.safe_load((tmp_path / "otava" / "otava.yaml").read_text())["tests"]
+
+    assert sorted(name.rpartition(".")[2] for name in tests) == sorted(names)
+    for name, test in tests.items():
+        metric = METRICS[name.rpartition(".")[2]]
+        with (tmp_path / "otava" / test["file"]).open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=",", quotechar='"'))
+        assert test["metrics"] == {metric.name: {"direction": 1 if metric.higher_is_better else -1, "scale": 1}}
+        times = [datetime.strptime(row[test["time_column"]], "%Y-%m-%d %H:%M:%S %z") for row in rows]
+        assert times == sorted(times) and len(rows) == 4
+        assert all(float(row[metric.name]) > 0 for row in rows)
+        assert sorted(row["build"] for row in rows[:2]) == ["build-a", "build-b"]
+        assert set(test["attributes"]) <= set(rows[0])
+
+
+def test_a_link_or_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tests").symlink_to(tmp_path)
+    assert "is a link" in picolab_here("history", "export", "--output", str(tmp_path)).stderr
+    (tmp_path / "file").touch()
+    assert "is a file" in picolab_here("history", "export", "--output", str(tmp_path / "file")).stderr

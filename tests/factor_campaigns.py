@@ -41,7 +41,7 @@ def campaign_of(cases: Sequence[Case], repeats: int = 3) -> CampaignData:
         made["build"]["label"] = TrialParameters.model_validate(made["parameters"]).build_label
         made["identity"]["trial_id"] = f"{position:03d}"
         places = {"build": made["build"], "limit": made["machine"]["memory_limit"]}
-        places["virtual"] = made["machine"]["virtual_machine"]
+        places |= {"virtual": made["machine"]["virtual_machine"], "host": made["provenance"]["host"]}
         if any(name.startswith("network.") for name in facts):
             places["network"] = made["machine"]["network"] = {"kind": "private", "reason": None}
         for path, value in facts.items():

@@ -1,5 +1,6 @@
 """Where the files of a trial go when it has ended, and what a killed campaign left of them."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,24 @@ _FIRST = (
 _OF_TROUBLE = ((PROCESS_LOG_FILE, ".papermill.log"), (LOST_NOTEBOOK_FILE, ".lost.ipynb.txt"))
 _LAST = ((RECORD_FILE, ".record.json"), (NOTEBOOK_FILE, ".ipynb"))
 """The files of a trial and their suffixes next to those of other trials, in the order in which they move."""
+_EARLIER_SAMPLES = re.compile(r"(download-)?samples\.attempt\d{1,10}\.jsonl", re.ASCII)
+
+
+def is_trial_file(name: str) -> bool:
+    """Return whether a trial may have a file of this name in the folder in which it runs."""
+    return name in dict((*_FIRST, *_OF_TROUBLE, *_LAST)) or _EARLIER_SAMPLES.fullmatch(name) is not None
+
+
+def stored_files(folder: Path, trial_id: str, fault_attempt: int | None) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a trial that `Filing.file` has put into a folder, each with its name before."""
+    stem = trial_id if fault_attempt is None else f"{trial_id}.attempt{fault_attempt}"
+    for name, suffix in (*_FIRST, *_OF_TROUBLE, *_LAST):
+        if (folder / f"{stem}{suffix}").is_file():
+            yield name, folder / f"{stem}{suffix}"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = path.name.removeprefix(f"{stem}.")
+        if name != path.name and _EARLIER_SAMPLES.fullmatch(name):
+            yield name, path
 
 
 class Filing:

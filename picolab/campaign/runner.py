@@ -21,7 +21,7 @@ holds, and continues.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -79,7 +79,7 @@ _WRITTEN = (
 _LIMIT_MARGIN_S = 120.0
 
 
-class _Interrupted(Exception):
+class Interrupted(Exception):
     """Somebody asked the campaign to stop."""
 
 
@@ -89,15 +89,23 @@ class _MachineKept(Exception):
 
 @dataclass
 class Campaign:
-    """One execution of a plan."""
+    """One execution of a plan.
+
+    Attributes:
+        machine_name: of the machine that its trials use.
+        earlier_attempts: at trials of the plan, made where this campaign's ledger does not know of them.
+    """
 
     folder: Path
     plan: Plan
     watcher: Watcher = field(default_factory=Watcher)
+    machine_name: str = ""
+    earlier_attempts: Mapping[str, int] = field(default_factory=dict)
     budget_s: float | None = None
     """Seconds of this run after which no further trial of a plan that grows begins; None: no limit."""
 
     def __post_init__(self) -> None:
+        self.machine_name = self.machine_name or self.plan.campaign
         self.ledger = Ledger(self.folder)
         self._filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
@@ -181,12 +189,12 @@ class Campaign:
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():
-                check_plan(self.plan)
+                self._check_plan()
                 if not (self.folder / beginning.BEGUN_FILE).exists():
                     beginning.write_beginning(self.folder, self.plan)
             try:
                 self._run_blocks()
-            except _Interrupted:
+            except Interrupted:
                 return ExitCode.INTERRUPTED
             except _MachineKept:
                 pass
@@ -198,6 +206,10 @@ class Campaign:
                 with suppress(OSError):
                     (self.folder / RUNNING).rmdir()
         return self.exit_code()
+
+    def _check_plan(self) -> None:
+        """Refuse what cannot run, before the first trial."""
+        check_plan(self.plan)
 
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
@@ -294,7 +306,7 @@ class Campaign:
             return
         found = wait_for_idle(self.plan.idle_limit_s, self.watcher.waiting, self.watcher.stop_requested)
         if found.stopped:
-            raise _Interrupted
+            raise Interrupted
         note_start(self.folder, found)
         if found.idle:
             return
@@ -332,22 +344,19 @@ class Campaign:
         for _ in range(1 + self.plan.fault_retries):
             entry = self._attempt(trial, self._next_attempt(trial))
             if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested():
-                raise _Interrupted
+                raise Interrupted
             if self._machine_is_kept():
                 raise _MachineKept
             if not entry.outcome.is_fault:
                 return
 
     def _next_attempt(self, trial: PlannedTrial) -> int:
-        return self.tally.last_attempt.get(trial.trial_id, 0) + 1
-
-    @property
-    def machine_name(self) -> str:
-        return self.plan.campaign
+        known = self.tally.last_attempt.get(trial.trial_id, 0), self.earlier_attempts.get(trial.trial_id, 0)
+        return max(known) + 1
 
     def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
         if self.watcher.stop_requested():
-            raise _Interrupted
+            raise Interrupted
         started_at, begun = datetime.now(UTC), time.monotonic()
         parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
         on_step = self.watcher.step

@@ -6,14 +6,16 @@ from typing import Any
 
 from rich.table import Table
 
-from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, estimate
+from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, earlier_times, estimate
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import watched_in_words
 from picolab.cli.outcome_table import outcome_table
 from picolab.cli.terminal import console, print_table
-from picolab.config.plan import Plan
+from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
+from picolab.distributed.cluster import Capacity, ram_in_words
+from picolab.distributed.order import together
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
@@ -23,6 +25,8 @@ from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration
 
 _MOST_PROBLEMS = 10
+_MOST_ESTIMATES = 100
+"""Of blocks, whose times hardly differ."""
 
 
 def print_begin(campaign: Campaign) -> None:
@@ -77,6 +81,20 @@ def print_plan(plan: Plan) -> None:
     console.print(estimate_in_words(estimate(plan.trials), at_most=bool(most)))
     if plan.stopping is not None:
         console.print(watched_in_words(plan))
+
+
+def print_workers(plan: Plan, trials: Sequence[PlannedTrial], capacity: Capacity) -> None:
+    """Print how many workers share some trials of a plan, and how long that takes."""
+    orders = together(plan, trials)
+    earlier = earlier_times()
+    total_s = estimate(trials, earlier).total_s
+    longest_s = max((estimate(order, earlier).total_s for order in orders[:_MOST_ESTIMATES]), default=0.0)
+    what = "blocks, each on one host" if plan.baseline is not None else "trials"
+    console.print(
+        f"Workers: {len(capacity.hosts)}, which run {counted(capacity.machines, 'machine')} at once"
+        f"{ram_in_words(capacity)}. Together they need at least "
+        f"{duration(max(total_s / max(1, capacity.machines), longest_s))} for {len(orders)} {what}."
+    )
 
 
 def estimate_in_words(found: Estimate, *, at_most: bool) -> str:

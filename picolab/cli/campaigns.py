@@ -11,7 +11,7 @@ import click
 from picolab.cli.answer import end_of_answer
 from picolab.cli.echo import echo
 from picolab.cli.floor import end_of_search
-from picolab.cli.running import PlanOptions, plan_of, plan_options, run, run_plan
+from picolab.cli.running import PlanOptions, plan_of, plan_options, run, run_plan, scheduler_option, show_plan
 from picolab.text.foreign import visible
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def matrix(
       picolab matrix parameters/quick.yaml --machine vagrant
       picolab matrix parameters/quick.yaml --server copyparty --server picoshare
       picolab matrix parameters/full.yaml --plan
+      picolab matrix parameters/full.yaml --scheduler tcp://10.0.0.1:8786
     """
-    from picolab.cli.campaign_view import print_plan
     from picolab.config.parameter_file import load_campaign_parameters
 
     wanted = load_campaign_parameters(parameters).model_dump()
@@ -51,9 +51,9 @@ def matrix(
         wanted["repeats"] = repeats
     plan = plan_of(wanted, parameters, options)
     if options["only_plan"]:
-        print_plan(plan)
+        show_plan(plan, options["scheduler"])
         return None
-    return run_plan(plan)[1]
+    return run_plan(plan, options["scheduler"])[1]
 
 
 def _build(build: str, labels: Container[str]) -> str:
@@ -70,7 +70,8 @@ def _build(build: str, labels: Container[str]) -> str:
     is_flag=True,
     help="Continue although the plan, a build or the host has changed; the report will name the change.",
 )
-def resume(campaign: str, accept_changes: bool) -> ExitCode:
+@scheduler_option
+def resume(campaign: str, accept_changes: bool, scheduler: str | None) -> ExitCode:
     """Continue a campaign that was stopped.
 
     No trial is repeated or lost. Trials that ended in a fault of the instrument run again, and so do trials whose
@@ -81,9 +82,20 @@ def resume(campaign: str, accept_changes: bool) -> ExitCode:
     Examples:
       picolab resume quick-20260101T120000
       picolab resume quick-20260101T120000 --accept-changes
+      picolab resume quick-20260101T120000 --scheduler tcp://10.0.0.1:8786
     """
     from picolab.campaign.runner import Campaign
     from picolab.results.folders import find_campaign
+
+    if scheduler is not None:
+        from picolab.distributed.campaign import with_cluster
+        from picolab.distributed.checks import check_distributed
+        from picolab.distributed.cluster import Cluster
+
+        folder = find_campaign(campaign)
+        check_distributed(Campaign.load(folder).plan)
+        with Cluster(scheduler) as cluster:
+            return run(lambda watcher: with_cluster(Campaign.load(folder, watcher), cluster), accept_changes)[1]
 
     resumed, code = run(lambda watcher: Campaign.load(find_campaign(campaign), watcher), accept_changes)
     if resumed.plan.answer is not None:

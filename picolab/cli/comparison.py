@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from picolab.cli.echo import echo
-from picolab.cli.running import PlanOptions, plan_of, plan_options, run_plan
+from picolab.cli.running import PlanOptions, plan_of, plan_options, run_plan, show_plan
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.text.foreign import visible
@@ -47,8 +47,8 @@ def compare(
       picolab compare 1.4.4 1.5.4 --repeats auto --margin 3
       picolab compare ./picoshare-old ./picoshare-new --machine vagrant
       picolab compare --self ./picoshare
+      picolab compare 1.4.4 1.5.4 --scheduler tcp://10.0.0.1:8786
     """
-    from picolab.cli.campaign_view import print_plan
     from picolab.config.compare_request import requested
     from picolab.config.parameter_file import load_campaign_parameters
     from picolab.config.project import project_root
@@ -69,9 +69,9 @@ def compare(
     if plan.baseline is None:
         raise ParameterError(f"{file}: names one build, and nothing to compare it with; name two, or use --self")
     if options["only_plan"]:
-        print_plan(plan)
+        show_plan(plan, options["scheduler"])
         return None
-    campaign, code = run_plan(plan)
+    campaign, code = run_plan(plan, options["scheduler"])
     return code if code is ExitCode.INTERRUPTED else _print_verdict(campaign.folder)
 
 

@@ -31,7 +31,17 @@ class PlanOptions(TypedDict):
     file_sizes: str | None
     seed: int | None
     idle_limit: float | None
+    scheduler: str | None
     only_plan: bool
+
+
+def scheduler_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--scheduler` to a command."""
+    return click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Run the trials on the workers of this Dask scheduler, such as tcp://10.0.0.1:8786.",
+    )(command)
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +69,7 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=float,
                 help="Seconds to wait for an idle host instead of the file's; 0: do not wait.",
             ),
+            scheduler_option,
             click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing."),
         )
     ):
@@ -128,11 +139,39 @@ def _levels(option: str, text: str | None, convert: Callable[[str], Any]) -> lis
         raise ParameterError(f"{option} {text}: {error}") from None
 
 
-def run_plan(plan: Plan) -> tuple[Campaign, ExitCode]:
-    """Run a new campaign, and print how it ends."""
+def show_plan(plan: Plan, scheduler: str | None) -> None:
+    """Print a plan, and with a scheduler how many workers would share it."""
+    from picolab.cli.campaign_view import print_plan, print_workers
+
+    print_plan(plan)
+    if scheduler is not None:
+        from picolab.distributed.checks import check_distributed
+        from picolab.distributed.cluster import Cluster
+
+        check_distributed(plan)
+        with Cluster(scheduler) as cluster:
+            print_workers(plan, plan.trials, cluster.check_workers())
+
+
+def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCode]:
+    """Run a new campaign, and print how it ends.
+
+    Args:
+        scheduler: address of the one whose workers run the trials; None: they run on this host.
+    """
     from picolab.campaign.preflight import check_plan
     from picolab.campaign.runner import Campaign
 
+    if scheduler is not None:
+        from picolab.cli.campaign_view import print_workers
+        from picolab.distributed.campaign import begin
+        from picolab.distributed.checks import check_distributed
+        from picolab.distributed.cluster import Cluster
+
+        check_distributed(plan)
+        with Cluster(scheduler) as cluster:
+            print_workers(plan, plan.trials, cluster.check_workers())
+            return run(lambda watcher: begin(plan, watcher, cluster))
     check_plan(plan)
     return run(lambda watcher: Campaign.create(plan, watcher))
 

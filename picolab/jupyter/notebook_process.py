@@ -39,7 +39,7 @@ def trial_fork_server(kinds: Iterable[str]) -> ForkServer:
     return ForkServer("picolab.jupyter.papermill_process", (*_IMPORTED_ONCE, *imports))
 
 
-class _Signals:
+class Signals:
     """Makes a wait end when a signal handler of this process has run, also when that was just before the wait.
 
     Without it Python continues to wait after the handler. In other threads than the main one, which get no signals,
@@ -50,9 +50,9 @@ class _Signals:
     """One for the whole process and never closed: the kernel would write into whatever gets its number next."""
 
     def __init__(self) -> None:
-        if _Signals._pipe is None:
-            _Signals._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.descriptor, write_end = _Signals._pipe
+        if Signals._pipe is None:
+            Signals._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.descriptor, write_end = Signals._pipe
         self._before: int | None = None
         with contextlib.suppress(ValueError):
             self._before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -99,7 +99,7 @@ class TrialProcess:
         self._exit_code: int | None = None
         self.lost_fork_server = False
         self._killed_here = False
-        self._signals: _Signals | None = _Signals()
+        self._signals: Signals | None = Signals()
         self._steps: StepPipe | None = None
         try:
             if on_step is not None:

@@ -155,6 +155,8 @@ _FACTS = (
     Factor("box_version", source="machine.virtual_machine.box_version", machines="virtual"),
     Factor("route", source="machine.virtual_machine.route", machines="virtual"),
     Factor("network", source="machine.network.kind", machines="host"),
+    # A level only where trials of several hosts are together: `picolab.results.rows.trial_rows` sets it.
+    Factor("measured_on", source="provenance.host.hostname", words="host"),
 )
 """Facts that make trials incomparable although they were asked for the same."""
 

@@ -15,7 +15,7 @@ def value_at(record: "Record", path: str) -> Any:
     """Return the value of a field; None when it, or a part of the record that it belongs to, is null."""
     part: Any = record
     for name in _names(path):
-        part = getattr(part, name)
+        part = part.get(name) if isinstance(part, dict) else getattr(part, name)
         if part is None:
             return None
     return part.value if isinstance(part, enum.Enum) else part
@@ -33,6 +33,8 @@ def pandas_type_at(path: str) -> str:
 
     part: Any = Record
     for name in path.split("."):
+        if get_origin(part) is dict:
+            return "string"
         part = part.model_fields[name].annotation
         part = next((one for one in _alternatives(part) if hasattr(one, "model_fields")), part)
     return pandas_type(part)

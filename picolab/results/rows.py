@@ -64,6 +64,7 @@ _COMPUTED = {
     "scenario": "string",
     "file_size_bytes": "Int64",
     "build": "string",
+    "hostname": "string",
     "upload_outcome": "string",
     "download_outcome": "string",
     "caveats": "string",
@@ -83,6 +84,7 @@ idle_anon_bytes oom_kills oom_evidence min_mem_available_bytes client_peak_rss_b
 exit_signal samples samples_per_s gap_count download_samples probe_cpu_share seed caveats repeat_command build_wanted
 calibration label work_dir fresh_machine cpus_wanted box_wanted provider_wanted boot_limit_s release_base_url
 ready_limit_s stall_limit_s floor_rate_mib_s total_limit_s sample_interval_s peak_disk_bytes stored_disk_bytes
+hostname measured_on
 """
 """Columns that keep their place in `results.csv`, for programs that read it by position. All others come after them, so
 that a new column needs no entry here."""
@@ -135,6 +137,8 @@ def record_row(record: Record) -> dict[str, Any]:
     row = {name: value_at(record, path) for name, path in _FACTS.items()}
     row |= {factor.name: factor.level_in(record) for factor in FACTORS.values()}
     row |= {metric.name: metric.value(record) for metric in METRICS.values()}
+    # The name of a host says nothing where all trials have the same.
+    row |= {"hostname": row["measured_on"], "measured_on": None}
     row |= {
         "case": factors.case_name(parameters),
         "case_id": factors.case_id(row),
@@ -202,6 +206,7 @@ def csv_row(row: dict[str, Any]) -> dict[str, Any]:
 def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of `record_row` as they are shown: in the order of the plan, and no name stands for two things."""
     ordered = sorted(rows, key=lambda row: (row["position"] is None, row["position"] or 0, row["trial_id"]))
+    _tell_hosts_apart(ordered)
     _make_unambiguous(ordered, "build", "build_sha256")
     _make_unambiguous(ordered, "case", "case_id")
     for name, kind in _kinds(ordered).items():
@@ -209,6 +214,14 @@ def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             for row in ordered:
                 row[name] = None if row[name] is None else float(row[name])
     return ordered
+
+
+def _tell_hosts_apart(rows: list[dict[str, Any]]) -> None:
+    """Make the host a factor where trials ran on several: their numbers are never pooled."""
+    if len({row["hostname"] for row in rows}) > 1:
+        for row in rows:
+            row["measured_on"] = row["hostname"]
+            row["case_id"] = factors.case_id(row)
 
 
 def _make_unambiguous(rows: list[dict[str, Any]], name: str, identity: str) -> None:

@@ -1,6 +1,7 @@
 """An executable that can be measured: a file, or a script that starts an installed package."""
 
 import hashlib
+import json
 import os
 import shlex
 import sysconfig
@@ -13,6 +14,8 @@ from picolab.record.machine import BuildUnderTest
 from picolab.servers import guest_program
 from picolab.servers.executable import why_no_program
 
+COPIES_VARIABLE = "PICOLAB_BUILD_COPIES"
+"""A JSON object: the path of an executable on the host that planned a campaign -> that of its copy on this host."""
 _LARGEST_SCRIPT_BYTES = 4096
 """A console script that an installer wrote is shorter: it imports one function and calls it."""
 
@@ -85,12 +88,12 @@ def _runs_package(path: Path, package: str) -> bool:
 
 
 def checked_file(wanted: str, remedy: str) -> Path:
-    """Return the path of an existing ordinary file.
+    """Return the path of an existing ordinary file: the wanted one, or the copy of it that another host has sent.
 
     Raises:
         BuildError: there is none.
     """
-    path = Path(wanted)
+    path = Path(json.loads(os.environ.get(COPIES_VARIABLE, "{}")).get(wanted, wanted))
     try:
         if path.is_dir():
             raise BuildError(f"build {wanted!r}: that is a folder; give the path of the executable in it")

@@ -390,6 +390,23 @@ def test_two_kernels_are_a_caveat(tmp_path: Path) -> None:
     assert codes(compare(read(tmp_path / "c", trials))) == ["mixed_hosts"]
 
 
+def test_pairs_are_made_on_one_host_only(tmp_path: Path) -> None:
+    # Two hosts at the same time: trials of a host run back to back, and those of the other lie in between.
+    trials = paired_trials(around(1.2, n=24))
+    for trial in trials:
+        trial.facts["provenance.host.hostname"] = "one" if trial.block % 2 else "two"
+        trial.started_min = 2.0 * ((trial.block + 1) // 2) + trials.index(trial) % 2
+    comparison = compare(read(tmp_path / "c", trials))
+    assert one(comparison).verdict == "faster" and len(one(comparison).pairs) == 24
+    assert codes(comparison) == ["mixed_hosts"]
+
+    torn = [trial for trial in trials if trial.block <= 2]
+    torn[0].facts["provenance.host.hostname"] = "three"
+    found = one(compare(read(tmp_path / "torn", trials)))
+    assert len(found.pairs) == 23
+    assert any("three" in sentence and "they are no pair" in sentence for sentence in found.incomplete), found
+
+
 def test_a_build_that_always_runs_first_is_a_caveat(tmp_path: Path) -> None:
     trials = sorted(paired_trials(around(1.0)), key=lambda trial: (trial.block, trial.label))
     assert codes(compare(read(tmp_path / "c", trials))) == ["same_order"]

@@ -264,8 +264,8 @@ def test_environment_variables_are_documented() -> None:
     used = {name for path in PACKAGE.rglob("*.py") for name in re.findall(r'"(PICOLAB_[A-Z_]+)"', path.read_text())}
     text = "\n".join(path.read_text() for path in DOCS)
 
-    # A campaign passes one to its own trials, an adapter the other to its server.
-    for name in used - {"PICOLAB_TRIAL", "PICOLAB_SECRET"}:
+    # For its trials from a campaign, for its server from an adapter, for its campaign from a worker.
+    for name in used - {"PICOLAB_TRIAL", "PICOLAB_SECRET", "PICOLAB_BUILD_COPIES"}:
         assert name in text, name
     assert {row[0].strip("`") for row in table_rows("parameters.md", "## Environment variables")} <= used
 

@@ -24,7 +24,7 @@ import picolab
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
-OPTIONAL = [Requirement(text) for text in PROJECT["optional-dependencies"]["s3"]]
+OPTIONAL = [Requirement(text) for extra in ("s3", "distributed") for text in PROJECT["optional-dependencies"][extra]]
 DEVELOPMENT = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 LOCKS = {"requirements.txt": RUNTIME, "requirements-dev.txt": RUNTIME + DEVELOPMENT}
 

@@ -92,7 +92,7 @@ LAYERS = (
     ("charts",),
     ("trial", "report", "examine"),
     ("campaign", "doctor", "publish"),
-    ("watch",),
+    ("distributed", "watch"),
     ("api", "cli"),
 )
 """Rooms from the lowest to the highest. A room imports from its own layer and from those below."""

@@ -54,6 +54,7 @@ FACTS: dict[str, tuple[dict[str, Any], ...]] = {
     "box_version": tuple({"virtual.box_version": version} for version in ("1", "2", None)),
     "route": tuple({"virtual.route": how} for how in ("direct", "ssh_forward")),
     "network": tuple({"network.kind": kind} for kind in ("private", "host")),
+    "measured_on": tuple({"host.hostname": name} for name in ("one", "two")),
 }
 """The same for facts: what to change in a record."""
 ALONE = {"machine": "local", "server": "picoshare"}

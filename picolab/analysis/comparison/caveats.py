@@ -175,8 +175,7 @@ def _of_starts(busy: Sequence[str]) -> list[Caveat]:
 
 def _of_hosts(trials: Sequence[ComparedTrial]) -> list[Caveat]:
     """Trials ran on more than one host or kernel."""
-    names = ("hostname", "kernel", "cpu_model")
-    found = dict.fromkeys(tuple(str(trial.record.provenance.host.get(name)) for name in names) for trial in trials)
+    found = dict.fromkeys(trial.host for trial in trials)
     if len(found) < 2:
         return []
     hosts = [f"{hostname} (kernel {kernel}, {cpu})" for hostname, kernel, cpu in found]
@@ -184,8 +183,9 @@ def _of_hosts(trials: Sequence[ComparedTrial]) -> list[Caveat]:
         Caveat(
             code="mixed_hosts",
             value=len(hosts),
-            message=f"The trials ran on more than one host or kernel: {listed_few(hosts)}.",
-            advice="Compare builds on one host with one kernel; start a new campaign after a change.",
+            message=f"The trials ran on more than one host or kernel: {listed_few(hosts)}. The two trials of a pair "
+            f"always ran on the same one; the medians of single builds mix them.",
+            advice="Look at the ratios, not at the medians; or compare builds on one host with one kernel.",
         )
     ]
 

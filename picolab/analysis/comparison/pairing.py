@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +37,17 @@ def pair_up(campaign: ComparedCampaign, scenario: str, baseline: str, candidate:
     reason = _why_not_by_plan(planned, baseline, candidate, len(builds))
     if reason:
         return Pairing((), (), reason)
-    ranks = {trial.trial_id: rank for rank, trial in enumerate(campaign.trials)}
+    ranks = _ranks(campaign.trials)
     both: list[tuple[ComparedTrial, ComparedTrial]] = []
     incomplete: dict[int, str] = {}
     for block in sorted(planned):
         old, new = ran[block][baseline], ran[block][candidate]
-        if len(old) == len(new) == 1:
+        if len(old) == len(new) == 1 and old[0].host != new[0].host:
+            names = "on hosts with different kernels or processors"
+            if old[0].host[0] != new[0].host[0]:
+                names = f"on two hosts, {old[0].host[0]} and {new[0].host[0]}"
+            incomplete[block] = f"block {block}: {baseline} and {candidate} ran {names}: they are no pair"
+        elif len(old) == len(new) == 1:
             both.append((old[0], new[0]))
         elif sentence := _why_no_pair(campaign, block, planned[block], ran[block], (baseline, candidate)):
             incomplete[block] = sentence
@@ -67,6 +72,16 @@ def pair_up(campaign: ComparedCampaign, scenario: str, baseline: str, candidate:
         )
     together.sort(key=lambda pair: min(pair[0].started, pair[1].started))
     return Pairing(tuple(together), tuple(incomplete[block] for block in sorted(incomplete)), None)
+
+
+def _ranks(trials: Iterable[ComparedTrial]) -> dict[str, int]:
+    """Return the place of each trial among those of its host, in order of time."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    ranks = {}
+    for trial in trials:
+        ranks[trial.trial_id] = counts[trial.host]
+        counts[trial.host] += 1
+    return ranks
 
 
 def _by_block(items: Iterable[Any]) -> dict[int, dict[str, list[Any]]]:

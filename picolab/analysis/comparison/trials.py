@@ -53,6 +53,12 @@ class ComparedTrial:
     def ok(self) -> bool:
         return self.outcome == "ok"
 
+    @property
+    def host(self) -> tuple[str, ...]:
+        """The host that it ran on: its name, its kernel and its processor."""
+        known = self.record.provenance.host
+        return tuple(str(known.get(name)) for name in ("hostname", "kernel", "cpu_model"))
+
     def outcome_of(self, step: Step | None) -> str | None:
         """Return the outcome of a measured step, None when it was not reached; without a step that of the trial."""
         return self.outcome if step is None else self.row[f"{step}_outcome"]

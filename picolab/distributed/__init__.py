@@ -1,0 +1,1 @@
+"""Campaigns whose trials run on many hosts, through a scheduler of Dask."""

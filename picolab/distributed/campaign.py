@@ -1,0 +1,341 @@
+"""The loop of a campaign on many hosts: orders go to workers, parcels come home, and the ledger stays exact.
+
+At home it is a campaign like any other: the same folder, files, ledger and results. A parcel's files are unpacked
+into `running/` and settled as if the trial had run here. A trial that has a result gets no second one, whatever the
+scheduler repeats.
+"""
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.runner import Campaign, Interrupted
+from picolab.config.plan import Plan, PlannedTrial
+from picolab.config.project import in_command
+from picolab.config.sizes import MIB
+from picolab.distributed import worker
+from picolab.distributed.checks import check_distributed, sent_builds
+from picolab.distributed.cluster import MACHINE, RAM, Capacity, Cluster
+from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, together, unpack
+from picolab.errors import HostUnfit
+from picolab.files.foreign import remove_tree_inside
+from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
+from picolab.record.outcomes import Outcome
+from picolab.results.starts import note_start
+from picolab.text.wording import counted
+
+_LOOK_S = 30.0
+"""Between two looks at the workers while nothing happens: new ones get orders then."""
+_CAPACITY_S = 5.0
+_STOP_PATIENCE_S = INTERRUPT_PATIENCE_S + 60.0
+RECONNECT_S = 300.0
+"""A scheduler that is gone is waited for so long."""
+_MOST_REFUSALS = 3
+
+
+@dataclass
+class _Open:
+    """Trials that belong together and have no result yet.
+
+    Attributes:
+        refused_by: the workers that could not run them, by address.
+        failures: how often the task itself failed.
+    """
+
+    trials: list[PlannedTrial]
+    refused_by: set[str] = field(default_factory=set)
+    failures: int = 0
+    future: Any = None
+    key: str = ""
+    order: Order | None = None
+
+
+@dataclass
+class DistributedCampaign(Campaign):
+    """A campaign whose trials run on the workers of a cluster."""
+
+    cluster: Cluster | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._open: list[_Open] = []
+        self._count = 0
+        self._machines = 1
+        self._known, self._known_at_s = Capacity(()), 0.0
+        # Never closed: a future that ends late would write into whatever gets its number next.
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    @property
+    def _workers(self) -> Cluster:
+        assert self.cluster is not None
+        return self.cluster
+
+    def _check_plan(self) -> None:
+        check_distributed(self.plan)
+        self._workers.check_workers()
+
+    def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
+        """Return how far the campaign is; the time left is shared by the machines of all workers."""
+        found = super().progress(current, attempt, line)
+        if found.eta_s is not None:
+            found.eta_s /= self._machines
+        return found
+
+    def _run_blocks(self) -> None:
+        left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
+        waiting = deque(_Open(trials) for trials in together(self.plan, left))
+        builds = sent_builds(left)
+        signals = Signals()
+        try:
+            while waiting or self._open:
+                self._submit(waiting, builds)
+                self.watcher.progress(self.progress())
+                self._sleep(signals, _LOOK_S)
+                if self.watcher.stop_requested():
+                    self._stop(signals)
+                    raise Interrupted
+                if not self._workers.is_connected:
+                    self._reconnect(waiting)
+                self._take_ended(waiting, builds)
+        finally:
+            signals.close()
+            if self._open:
+                self._workers.stop(self._workers.session)
+            self._workers.close()
+
+    # Orders
+
+    def _submit(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+        """Give orders to the scheduler until each machine has one."""
+        capacity = self._capacity()
+        self._machines = max(1, capacity.machines)
+        refused: list[_Open] = []
+        while waiting and len(self._open) < self._machines:
+            one = waiting.popleft()
+            able = [host.address for host in capacity.hosts if host.address not in one.refused_by]
+            if one.refused_by and not able:
+                refused.append(one)
+                continue
+            resources = {MACHINE: 1.0}
+            ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
+            if capacity.hosts and capacity.counts_ram:
+                if all((host.ram_bytes or 0) < ram for host in capacity.hosts):
+                    raise HostUnfit(
+                        f"{one.trials[0].trial_id}: a machine of {ram / MIB:.10g} MiB is larger than the RAM that any "
+                        f"worker offers; start a worker with more of it, and continue with: "
+                        f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                    )
+                resources[RAM] = ram
+            names = {trial.parameters.build for trial in one.trials} & builds.keys()
+            one.order = Order(
+                session=self._workers.session,
+                software=worker.software(),
+                plan=part_of(self.plan, one.trials),
+                attempts={trial.trial_id: self._next_attempt(trial) - 1 for trial in one.trials},
+                builds={name: builds[name][1] for name in sorted(names)},
+            )
+            self._count += 1
+            one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
+            one.future = self._workers.submit(
+                one.order.model_dump_json(), one.key, resources, able if one.refused_by else None, self._wake
+            )
+            self._open.append(one)
+        for one in refused:
+            self.watcher.note(f"No worker can run {_named(one.trials)}: each has refused.")
+
+    def _capacity(self) -> Capacity:
+        """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
+        if not self._known.hosts or time.monotonic() - self._known_at_s > _CAPACITY_S:
+            self._known, self._known_at_s = self._workers.capacity(), time.monotonic()
+        return self._known
+
+    def _wake(self, _future: Any) -> None:
+        with suppress(OSError):
+            os.eventfd_write(self._ended, 1)
+
+    def _sleep(self, signals: Signals, limit_s: float) -> None:
+        """Sleep until an order has ended, a signal has come, or some seconds have passed."""
+        waiting = select.poll()
+        waiting.register(self._ended, select.POLLIN)
+        waiting.register(signals.descriptor, select.POLLIN)
+        waiting.poll(limit_s * 1000)
+        signals.forget()
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._ended)
+
+    def _stop(self, signals: Signals) -> None:
+        """Have the running trials end after cleaning up, and file what comes of them."""
+        self._workers.stop(self._workers.session)
+        running = self._workers.running()
+        for one in [one for one in self._open if one.key not in running and one.future.status == "pending"]:
+            one.future.cancel()
+            self._open.remove(one)
+        deadline = time.monotonic() + _STOP_PATIENCE_S
+        while self._open and self._workers.is_connected and time.monotonic() < deadline:
+            self._take_ended(deque(), {})
+            if self._open:
+                self._sleep(signals, deadline - time.monotonic())
+
+    def _reconnect(self, waiting: deque[_Open]) -> None:
+        """Wait for a scheduler that is gone, and put back the orders that it had.
+
+        Raises:
+            HostUnfit: it did not come back.
+        """
+        self.watcher.note(f"The scheduler {self._workers.address} is gone; waiting up to {RECONNECT_S:.0f} s for it.")
+        for one in reversed(self._open):
+            waiting.appendleft(one)
+        self._open.clear()
+        session, deadline = self._workers.session, time.monotonic() + RECONNECT_S
+        while not self._workers.connect():
+            if self.watcher.stop_requested():
+                raise Interrupted
+            if time.monotonic() > deadline:
+                raise HostUnfit(
+                    f"the scheduler {self._workers.address} did not come back within {RECONNECT_S:.0f} s; everything "
+                    f"that had come home is filed; start it, and continue with: "
+                    f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                )
+        self._known = Capacity(())
+        self._workers.stop(session)
+        self.watcher.note(f"The scheduler {self._workers.address} is back.")
+
+    # Parcels
+
+    def _take_ended(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+        for one in [one for one in self._open if one.future.status != "pending"]:
+            if one.future.status == "finished":
+                try:
+                    plain = one.future.result(timeout=60)
+                except Exception as error:  # the worker died meanwhile: the scheduler runs it again, or has lost it
+                    if isinstance(error, TimeoutError) and one.future.status == "pending":
+                        continue
+                    plain = None
+                self._open.remove(one)
+                self._receive(one, plain, waiting, builds)
+            else:
+                self._open.remove(one)
+                self._failed(one, waiting)
+
+    def _failed(self, one: _Open, waiting: deque[_Open]) -> None:
+        """Decide about an order that ended without a parcel."""
+        if one.future.status == "cancelled":
+            # The connection was lost for a moment, and the scheduler has forgotten what this client wanted.
+            waiting.appendleft(one)
+            return
+        error = one.future.exception(timeout=60) if one.future.status == "error" else None
+        one.failures += 1
+        if self._workers.is_killed(error):
+            detail = "several workers died, one after the other, while they ran this trial"
+            for trial in one.trials:
+                fault = Outcome.MACHINE_FAILED, detail
+                self._settle(trial, self._next_attempt(trial), None, None, fault)
+        elif one.failures < _MOST_REFUSALS:
+            waiting.append(one)
+        else:
+            self.watcher.note(f"{_named(one.trials)}: the task failed {one.failures} times; last: {error}")
+
+    def _receive(
+        self, one: _Open, plain: Any, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]
+    ) -> None:
+        try:
+            parcel = Parcel.model_validate(plain)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            self.watcher.note(f"{_named(one.trials)}: something else than a parcel came: {where}: {first['msg']}")
+            self._failed(one, waiting)
+            return
+        if parcel.ending == "needs_builds":
+            self._send(one, parcel, builds)
+            waiting.appendleft(one)
+            return
+        for found in parcel.waits():
+            note_start(self.folder, found)
+        self._accept(one.trials, parcel)
+        if one.order is not None:
+            self._workers.forget(parcel.worker, one.order.key)
+        if parcel.ending == "refused":
+            self.watcher.note(f"The worker {parcel.worker} cannot run {_named(one.trials)}: {parcel.sentence}")
+            one.refused_by.add(parcel.worker)
+            one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
+            if one.trials:
+                waiting.append(one)
+        elif parcel.sentence:
+            self.watcher.note(parcel.sentence)
+
+    def _send(self, one: _Open, parcel: Parcel, builds: dict[str, tuple[Path, SentBuild]]) -> None:
+        for path, build in builds.values():
+            if build.sha256 not in parcel.missing:
+                continue
+            try:
+                self._workers.send_build(parcel.worker, path, build.sha256, build.size_bytes)
+            except Exception as error:  # the worker is gone, or the file has changed
+                one.refused_by.add(parcel.worker)
+                self.watcher.note(f"The build {path} could not be sent to {parcel.worker}: {error}")
+
+    def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> None:
+        """File what has come, each attempt once."""
+        wanted = {trial.trial_id: trial for trial in trials}
+        for attempt in parcel.attempts:
+            entry = attempt.entry
+            trial = wanted.get(entry.trial_id)
+            if trial is None:
+                self.watcher.note(f"{parcel.worker} sent the trial {entry.trial_id}, which was not ordered: dropped.")
+            elif trial.trial_id in self.tally.rows:
+                self.watcher.note(f"{trial.trial_id}: a second result came from {parcel.worker}: dropped.")
+            elif self._is_filed(attempt):
+                self.watcher.note(
+                    f"{trial.trial_id}: attempt {entry.attempt} came twice from {parcel.worker}: dropped."
+                )
+            else:
+                self._file(trial, attempt, parcel.worker)
+
+    def _is_filed(self, attempt: Attempt) -> bool:
+        entry = attempt.entry
+        # The ledger of a large campaign is long: looked at only if it has something about this trial.
+        return entry.trial_id in self.tally.last_attempt and any(
+            (known.trial_id, known.started_at) == (entry.trial_id, entry.started_at)
+            for known in self.ledger.entries()
+            if entry.started_at is not None
+        )
+
+    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> None:
+        entry, folder = attempt.entry, self._filing.running_folder(trial)
+        remove_tree_inside(self.folder, folder)
+        wrong = unpack(attempt, folder)
+        fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
+        if wrong:
+            fault = Outcome.INVALID, f"{wrong} from {address}"
+        started_at = datetime.fromisoformat(entry.started_at) if entry.started_at else None
+        number = max(entry.attempt, self._next_attempt(trial))
+        self._settle(trial, number, started_at, entry.duration_s, fault)
+
+
+def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign:
+    """Return a new campaign whose trials run on the workers of a cluster.
+
+    Raises:
+        ParameterError: there is a campaign of that name.
+    """
+    return with_cluster(Campaign.create(plan, watcher), cluster)
+
+
+def with_cluster(campaign: Campaign, cluster: Cluster) -> DistributedCampaign:
+    """Return a campaign that exists, to be run on the workers of a cluster."""
+    return DistributedCampaign(campaign.folder, campaign.plan, campaign.watcher, cluster=cluster)
+
+
+def _named(trials: Sequence[PlannedTrial]) -> str:
+    first = trials[0].trial_id
+    return first if len(trials) == 1 else f"{first} and {counted(len(trials) - 1, 'other trial')} of its block"

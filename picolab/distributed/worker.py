@@ -1,0 +1,179 @@
+"""The functions that run in a Dask worker: they take an order, run it in a process of its own, and pack its files.
+
+The trials run in `picolab.distributed.block_process`, not in a thread of the worker. That process ends, after cleaning
+up, when the pipe from the worker closes: when the client stops, and when the worker ends or is killed.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from picolab import __version__
+from picolab.config.project import state_dir
+from picolab.config.sizes import MIB
+from picolab.distributed.block_process import CAMPAIGN, ENDING_FILE, ORDER_FILE, Ending
+from picolab.distributed.order import Order, Parcel, SentBuild, pack, starts_of
+from picolab.errors import PicolabError, UnreadableFile
+from picolab.files.foreign import read_text
+from picolab.files.writing import write_atomically
+from picolab.host.facts import host_identity, provenance
+from picolab.servers.build import COPIES_VARIABLE, sha256_of
+
+CHUNK_BYTES = 4 * MIB
+MOST_BUILD_BYTES = 1024 * MIB
+_LARGEST_ENDING_BYTES = MIB
+_LOCK = threading.Lock()
+_RUNNING: dict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
+"""The processes of each session."""
+_STOPPED: set[str] = set()
+"""Sessions that their client has stopped."""
+
+
+def software() -> str:
+    """Return which picolab this is: its version, and the commit of a checkout."""
+    found = provenance()
+    return f"{__version__} ({found.picolab_commit[:12]})" if found.picolab_commit else __version__
+
+
+def facts() -> dict[str, Any]:
+    """Return what a client asks a worker: its picolab, and which host it runs on."""
+    return {"software": software(), "hostname": str(host_identity()["hostname"])}
+
+
+def run_order(text: str) -> dict[str, Any]:
+    """Run the trials of an order, given as JSON; return a parcel as plain data."""
+    from distributed import get_worker
+
+    address = str(get_worker().address)
+    order = Order.model_validate_json(text)
+    try:
+        parcel = _run(order, address)
+    except (PicolabError, OSError) as error:
+        parcel = Parcel(ending="refused", worker=address, sentence=str(error)[:2000])
+    return parcel.model_dump(mode="python")
+
+
+def _run(order: Order, address: str) -> Parcel:
+    if order.software != software():
+        return Parcel(
+            ending="refused",
+            worker=address,
+            sentence=f"it has picolab {software()} and the client {order.software}; install the same version",
+        )
+    missing = [build.sha256 for build in order.builds.values() if not _is_stored(build)]
+    if missing:
+        return Parcel(ending="needs_builds", worker=address, missing=missing)
+    folder = _orders() / order.key
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ORDER_FILE, order.model_dump_json())
+    copies = {path: str(_place(build.sha256)) for path, build in order.builds.items()}
+    with (folder / "log").open("ab") as log:
+        if not _run_process(order.session, folder, copies, log):
+            return Parcel(ending="stopped", worker=address)
+    ending = _ending(folder)
+    return Parcel(
+        ending="refused" if ending.error else "stopped" if ending.interrupted else "ran",
+        worker=address,
+        sentence=ending.error or " ".join(ending.notes)[:2000],
+        attempts=pack(folder / CAMPAIGN),
+        starts=starts_of(folder / CAMPAIGN),
+    )
+
+
+def _run_process(session: str, folder: Path, copies: dict[str, str], log: Any) -> bool:
+    """Run the process of an order until it ends; return False when the session was stopped before."""
+    (folder / ENDING_FILE).unlink(missing_ok=True)
+    with _LOCK:
+        if session in _STOPPED:
+            return False
+        process = subprocess.Popen(
+            [sys.executable, "-m", "picolab.distributed.block_process", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, COPIES_VARIABLE: json.dumps(copies)},
+        )
+        _RUNNING[session].append(process)
+    try:
+        process.wait()
+    finally:
+        with _LOCK:
+            _RUNNING[session].remove(process)
+        _close_pipe(process)
+    return True
+
+
+def _close_pipe(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+
+
+def _ending(folder: Path) -> Ending:
+    try:
+        return Ending.model_validate_json(read_text(folder / ENDING_FILE, _LARGEST_ENDING_BYTES))
+    except (FileNotFoundError, UnreadableFile, ValueError):
+        try:
+            words = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+        except OSError:
+            words = []
+        return Ending(error=f"the process of the trials ended early{': ' + words[0][:300] if words else ''}")
+
+
+def stop_session(session: str) -> None:
+    """Stop the running orders of a session, after cleaning up, and refuse the later ones."""
+    with _LOCK:
+        _STOPPED.add(session)
+        for process in _RUNNING[session]:
+            _close_pipe(process)
+
+
+def forget_order(key: str) -> None:
+    """Remove the files of an order: they are at home."""
+    if key.isalnum():
+        shutil.rmtree(_orders() / key, ignore_errors=True)
+
+
+def store_chunk(sha256: str, size_bytes: int, offset: int, data: bytes) -> None:
+    """Write a part of an executable; the last part is kept only when the SHA-256 of the whole is right.
+
+    Raises:
+        ValueError: it is not what was announced.
+    """
+    SentBuild(sha256=sha256, size_bytes=size_bytes)
+    if len(data) > CHUNK_BYTES or offset + len(data) > size_bytes or size_bytes > MOST_BUILD_BYTES:
+        raise ValueError(f"a build of {size_bytes} bytes, or a part of {len(data)} bytes, is more than may be sent")
+    final = _place(sha256)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part = final.with_name(f".{sha256}.{os.getpid()}.new")
+    with part.open("wb" if offset == 0 else "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+    if offset + len(data) < size_bytes:
+        return
+    if sha256_of(part) != sha256:
+        part.unlink()
+        raise ValueError(f"the build with the SHA-256 {sha256[:16]}... arrived with another one")
+    part.chmod(0o755)
+    part.replace(final)
+
+
+def _place(sha256: str) -> Path:
+    return state_dir() / "received-builds" / sha256
+
+
+def _is_stored(build: SentBuild) -> bool:
+    """Return whether an executable is here, and still what it should be."""
+    place = _place(build.sha256)
+    return place.is_file() and place.stat().st_size == build.size_bytes and sha256_of(place) == build.sha256
+
+
+def _orders() -> Path:
+    return state_dir() / "orders"

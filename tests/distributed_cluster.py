@@ -1,0 +1,84 @@
+"""A real scheduler of Dask and real workers, each a process on loopback, for tests of campaigns on many hosts."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conftest import eventually
+
+from picolab.agent.procfs import descendants
+
+
+@dataclass
+class TestCluster:
+    """Processes of a cluster; each has a folder of its own for the state of picolab."""
+
+    folder: Path
+    address: str = ""
+    scheduler: subprocess.Popen[bytes] | None = None
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    __test__ = False
+
+    def start_scheduler(self) -> None:
+        """Start a scheduler: at a free port, or at the port of the one before."""
+        port = self.address.rpartition(":")[2] or "0"
+        log = self.folder / f"scheduler-{port}.log"
+        words = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"]
+        self.scheduler = self._start(words, log, self.folder)
+        found = eventually(lambda: re.search(r"Scheduler at:\s+(tcp://\S+)", log.read_text()), "the scheduler listens")
+        self.address = found[1]
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """Start a worker with one machine, and wait until the scheduler knows it."""
+        folder = self.folder / f"worker-{len(self.workers)}"
+        folder.mkdir()
+        words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        words += ["--host", "127.0.0.1", "--resources", "machine=1", "--local-directory", str(folder / "dask")]
+        worker = self._start(words, folder / "log", folder)
+        self.workers.append(worker)
+        eventually(lambda: "Starting established connection" in (folder / "log").read_text(), "the worker is known")
+        return worker
+
+    def state_of(self, worker: subprocess.Popen[bytes]) -> Path:
+        """Return the folder of a worker's machines and orders."""
+        return self.folder / f"worker-{self.workers.index(worker)}" / "state"
+
+    def _start(self, words: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dask", *words],
+                env={**os.environ, "PICOLAB_STATE_DIR": str(folder / "state")},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+
+    def stop(self) -> None:
+        """End everything, workers first, and wait until what they had started is gone too."""
+        for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
+            if process.poll() is None:
+                started = descendants(process.pid)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                for pid in started:
+                    eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "what a worker has started ends")
+
+
+@contextmanager
+def cluster_in(folder: Path, workers: int) -> Iterator[TestCluster]:
+    """Start a scheduler and workers; end them."""
+    folder.mkdir()
+    cluster = TestCluster(folder)
+    try:
+        cluster.start_scheduler()
+        for _ in range(workers):
+            cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.stop()

@@ -61,7 +61,7 @@ test: $(VENV)/installed-dev format ## run every check (with real virtual machine
 	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS) --dist worksteal; others=$$?; \
 	  wait $$types; types=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm" $$($(TIMED)); timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 2 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))
+	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))
 
 format: $(VENV)/installed-dev
 	@$(RUN)/ruff format --check .

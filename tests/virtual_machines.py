@@ -88,9 +88,12 @@ class _Noticed:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput") and _box_home().exists() and (left := _remove_box()):
-        print(f"\nleft in libvirt: {left}")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if not hasattr(session.config, "workerinput") and _box_home().exists():
+        # Also when the session was interrupted in its first test.
+        session.config.stash[_RAN] = True
+        if left := _remove_box():
+            print(f"\nleft in libvirt: {left}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -82,7 +82,11 @@ def _of_speed(candidate: str, baseline: str, floors: Mapping[str, Floor], compar
     above = floors[candidate].state == "above", floors[baseline].state == "above"
     if any(above):
         which = candidate if above[0] else baseline
-        return _by_place(*map(int, above)), f"too few trials of {which} survive in the searched range"
+        other = theirs if above[0] else ours
+        # A build that survives without full speed in the range is no better known than one that does not survive.
+        is_inside = other is not None and other.state in ("found", "limit", "below")
+        verdict = _by_place(*map(int, above)) if is_inside else "undecided"
+        return verdict, f"too few trials of {which} survive in the searched range"
     for label, speed in ((candidate, ours), (baseline, theirs)):
         if speed is None or (speed.posterior is None and speed.state == "unfinished"):
             return "undecided", f"full speed of {label} is not searched yet"

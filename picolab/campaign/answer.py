@@ -54,6 +54,7 @@ class Question:
         largest_bytes: the largest file that may be measured; None: the size that is asked about.
         parallel: the largest number of uploads at the same time; 1: not asked.
         budget_s: seconds for trials; 0: run nothing, and use what has been measured.
+        budget_share: of the budget on the command line, which `budget_s` is.
     """
 
     parameters: TrialParameters
@@ -63,6 +64,7 @@ class Question:
     repeats: int = 3
     largest_bytes: int | None = None
     parallel: int = 1
+    budget_share: float = 1.0
 
 
 class BudgetTooLittle(ParameterError):
@@ -172,9 +174,11 @@ def sizes_within(
             needed_s = sum(count * trial_s(question.parameters, case, s_per_byte) for case, count in missing.items())
             if needed_s <= question.budget_s:
                 return sizes
+    share = question.budget_share
     raise BudgetTooLittle(
-        f"--budget {duration(question.budget_s)} is too little: the least for {question.parameters.file_size} is about "
-        f"{duration(needed_s)}, with files of up to {format_size(least)}; give --budget {_as_budget(needed_s)}",
+        f"--budget {duration(question.budget_s / share)} is too little: the least for {question.parameters.file_size} "
+        f"is about {duration(needed_s / share)}, with files of up to {format_size(least)}; give --budget "
+        f"{_as_budget(needed_s / share)}",
         needed_s,
         least,
     )

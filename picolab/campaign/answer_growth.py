@@ -68,19 +68,23 @@ def next_step(plan: Plan, rows: Mapping[str, Mapping[str, Any]], ran_s: float, o
     assert request is not None
     known = [*map(record_row, read_earlier(outputs, request).records.values()), *rows.values()]
     counts, s_per_byte = counts_of(known), seconds_per_byte(known)
-    # Trials that give no speed, since the server dies or stalls, take as long as they take.
-    least_s = ran_s / len(rows) if rows and s_per_byte is None else 0.0
+    lost_s, lost_from = _lost(request, rows, ran_s, s_per_byte)
     left_s = max(0.0, request.budget_s - ran_s)
     largest_bytes = parse_size(request.largest) if request.largest else None
     question = Question(request.parameters, request.build, request.build_sha256, left_s, request.repeats, largest_bytes)
 
     def cost_s(cases: Mapping[Case, int]) -> float:
-        return sum(count * max(least_s, trial_s(request.parameters, case, s_per_byte)) for case, count in cases.items())
+        return sum(
+            count * max(lost_s if case[0] >= lost_from else 0.0, trial_s(request.parameters, case, s_per_byte))
+            for case, count in cases.items()
+        )
 
     def step(cases: Sequence[Case], missing: Mapping[Case, int]) -> Step:
         return Step(_more_trials(plan, cases), sum(missing.values()), cost_s(missing))
 
-    largest = max(size for size, _ in counts)
+    most = min(request.parameters.file_size_bytes, largest_bytes or request.parameters.file_size_bytes)
+    # The first trial is always among them. Earlier trials may be of larger files than these may be.
+    largest = max(size for size, _ in counts if size <= most)
     try:
         sizes, too_little = sizes_within(question, request.parallel, counts, s_per_byte), None
     except BudgetTooLittle as problem:
@@ -91,8 +95,8 @@ def next_step(plan: Plan, rows: Mapping[str, Mapping[str, Any]], ran_s: float, o
         share = 1.0 if too_little is None else _CLIMB_SHARE
         if cost_s({(size, 1): 1}) <= share * left_s and (too_little is None or size < sizes[-1]):
             return step([(size, 1)], missing_cases(sizes, request.parallel, request.repeats, counts))
-        return Step([], why_over=_why_too_little(request, sizes[-1], cost_s, counts, s_per_byte))
-    kept = {size for size, uploads in counts if uploads == 1 and 2 * STEP**2 * size >= largest}
+        return Step([], why_over=_why_too_little(request, sizes[-1], cost_s, counts, s_per_byte, largest))
+    kept = {size for size, uploads in counts if uploads == 1 and size <= largest <= 2 * STEP**2 * size}
     sizes = sorted(kept | set(sizes_below(largest, between=False)))
     missing = missing_cases(sizes, request.parallel, request.repeats, counts)
     block, block_s = [], 0.0
@@ -111,15 +115,30 @@ def next_step(plan: Plan, rows: Mapping[str, Mapping[str, Any]], ran_s: float, o
     )
 
 
+def _lost(
+    request: AnswerRequest, rows: Mapping[str, Mapping[str, Any]], ran_s: float, s_per_byte: float | None
+) -> tuple[float, int]:
+    """Return the seconds of a trial that gives no speed, since the server dies or stalls, and the least such size.
+
+    Such a trial takes as long as it takes, whatever the speed of smaller files: as long as those so far, in the mean.
+    """
+    silent = [row for row in rows.values() if row["duration_s"] is None or row["download_s"] is None]
+    if not silent:
+        return 0.0, 0
+    timed = counts_of(row for row in rows.values() if row["duration_s"] is not None and row["download_s"] is not None)
+    timed_s = sum(count * trial_s(request.parameters, case, s_per_byte) for case, count in timed.items())
+    return max(0.0, ran_s - timed_s) / len(silent), min(row["file_size_bytes"] for row in silent)
+
+
 def _why_too_little(
     request: AnswerRequest,
     top: int,
     cost_s: Callable[[Mapping[Case, int]], float],
     counts: Mapping[Case, int],
     s_per_byte: float | None,
+    largest: int,
 ) -> str:
     missing = missing_cases(sizes_below(top, between=False), request.parallel, request.repeats, counts)
-    largest = max(size for size, _ in counts)
     since = ""
     if s_per_byte is not None:
         since = f", as upload and download of {format_size(largest)} take about {in_seconds(s_per_byte * largest)}"

@@ -10,9 +10,9 @@ from picolab.errors import RecordError, UnreadableFile
 from picolab.files.foreign import remove_tree_inside
 from picolab.files.set_aside import set_aside
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, last_words
-from picolab.record.record import Record
+from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results.standing import Standing, difference_from_plan
-from picolab.results.trial_files import read_record, read_side_file
+from picolab.results.trial_files import read_scraps, read_side_file, record_of
 from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     RECORD_FILE,
@@ -89,7 +89,10 @@ class Filing:
         if difference:
             return None, f"the record {difference}"
         try:
-            whole = read_record(folder / NOTEBOOK_FILE) == record
+            scraps = read_scraps(folder / NOTEBOOK_FILE)
+            # The record is glued first: a kernel that dies then leaves a notebook without samples.
+            has_samples = SAMPLES_SCRAP in scraps or not (folder / SAMPLES_FILE).exists()
+            whole = has_samples and record_of(scraps, folder / NOTEBOOK_FILE) == record
         except RecordError:
             whole = False
         if not whole:

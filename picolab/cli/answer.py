@@ -13,7 +13,7 @@ import click
 from picolab.cli.answer_floor import FLOOR_SUFFIX
 from picolab.cli.parameter_option import parameter_option, read_parameters, sized
 from picolab.cli.running import run
-from picolab.errors import ParameterError
+from picolab.errors import ParameterError, PicolabError
 from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS
 from picolab.text.foreign import shown
@@ -110,7 +110,11 @@ def answer(build: str, **options: Any) -> ExitCode | None:
     if options["with_floor"] and code is ExitCode.OK:
         from picolab.cli.answer_floor import search_floor
 
-        code = search_floor(campaign, _seconds(options["budget"]))
+        try:
+            code = search_floor(campaign, _seconds(options["budget"]))
+        except PicolabError as error:
+            # The answer is measured, whatever keeps the search from its begin.
+            print_lines(["", f"The RAM floor is not searched: {error}"])
     return end_of_answer(campaign, code)
 
 
@@ -136,6 +140,7 @@ def _question(build: str, options: dict[str, Any]) -> Question:
         options["repeats"],
         largest,
         options["parallel"],
+        _SHARE_WITH_FLOOR if options["with_floor"] else 1.0,
     )
 
 

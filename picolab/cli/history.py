@@ -116,6 +116,8 @@ def show(
     from picolab.history.changes import changes
 
     chosen, series = _series(metrics, builds, hosts, place)
+    # Other builds are the controls of a change, also where they are not shown.
+    whole = {(one.host, one.key): one for one in _series(metrics, (), hosts, place)[1]} if builds else {}
     host = ""
     for one in series:
         if one.host_words != host:
@@ -126,8 +128,10 @@ def show(
         _print_points(one.points[-last:], shown)
         if len(one.points) > last:
             console.print(f"{len(one.points) - last} earlier rows are not shown; see --last.")
-        for change in [change for metric in shown for change in changes(one, metric)]:
-            console.print(one_line(f"Change: {change.in_words()}"))
+        kept = {point.identity for point in one.points}
+        for change in [change for metric in shown for change in changes(whole.get((one.host, one.key), one), metric)]:
+            if {change.before.identity, change.after.identity} & kept:
+                console.print(one_line(f"Change: {change.in_words()}"))
 
 
 def _series(

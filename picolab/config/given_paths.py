@@ -13,7 +13,7 @@ from picolab.errors import ParameterError
 from picolab.servers import registry
 from picolab.servers.picoshare.adapter import CALIBRATION
 
-RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)", re.ASCII)
+RELEASE = re.compile(r"v?(\d{1,9})\.(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
 def absolute_path(text: str, folder: Path, place: str) -> str:

@@ -40,6 +40,8 @@ _CAPACITY_S = 5.0
 _STOP_PATIENCE_S = INTERRUPT_PATIENCE_S + 60.0
 RECONNECT_S = 300.0
 """A scheduler that is gone is waited for so long."""
+_PARCEL_S = 600.0
+"""For a parcel of the largest size on its way through the scheduler."""
 _MOST_REFUSALS = 3
 
 
@@ -49,12 +51,14 @@ class _Open:
 
     Attributes:
         refused_by: the workers that could not run them, by address.
-        failures: how often the task itself failed.
+        failures: how often the task itself failed, or was stopped by somebody at its worker.
+        only: the workers that may run it, by address; empty: all.
     """
 
     trials: list[PlannedTrial]
     refused_by: set[str] = field(default_factory=set)
     failures: int = 0
+    only: set[str] = field(default_factory=set)
     future: Any = None
     key: str = ""
     order: Order | None = None
@@ -117,11 +121,18 @@ class DistributedCampaign(Campaign):
 
     def _submit(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
         """Give orders to the scheduler until each machine has one."""
+        if not self._workers.is_connected:
+            return
         capacity = self._capacity()
         self._machines = max(1, capacity.machines)
+        here = {host.address for host in capacity.hosts}
+        self._take_back(waiting, here)
         refused: list[_Open] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
+            if one.refused_by and not here:
+                waiting.appendleft(one)
+                break
             able = [host.address for host in capacity.hosts if host.address not in one.refused_by]
             if one.refused_by and not able:
                 refused.append(one)
@@ -130,11 +141,12 @@ class DistributedCampaign(Campaign):
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
             if capacity.hosts and capacity.counts_ram:
                 if all((host.ram_bytes or 0) < ram for host in capacity.hosts):
-                    raise HostUnfit(
-                        f"{one.trials[0].trial_id}: a machine of {ram / MIB:.10g} MiB is larger than the RAM that any "
-                        f"worker offers; start a worker with more of it, and continue with: "
+                    self.watcher.note(
+                        f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
+                        f"RAM that any worker offers; start a worker with more of it, and continue with: "
                         f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
                     )
+                    continue
                 resources[RAM] = ram
             names = {trial.parameters.build for trial in one.trials} & builds.keys()
             one.order = Order(
@@ -145,6 +157,7 @@ class DistributedCampaign(Campaign):
                 builds={name: builds[name][1] for name in sorted(names)},
             )
             self._count += 1
+            one.only = set(able) if one.refused_by else set()
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
                 one.order.model_dump_json(), one.key, resources, able if one.refused_by else None, self._wake
@@ -152,6 +165,14 @@ class DistributedCampaign(Campaign):
             self._open.append(one)
         for one in refused:
             self.watcher.note(f"No worker can run {_named(one.trials)}: each has refused.")
+
+    def _take_back(self, waiting: deque[_Open], here: set[str]) -> None:
+        """Put back the orders that wait for workers that are gone: Dask would wait for their addresses forever."""
+        for one in [one for one in self._open if one.only and one.future.status == "pending"]:
+            if here and not one.only & here:
+                one.future.cancel()
+                self._open.remove(one)
+                waiting.appendleft(one)
 
     def _capacity(self) -> Capacity:
         """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
@@ -216,10 +237,11 @@ class DistributedCampaign(Campaign):
         for one in [one for one in self._open if one.future.status != "pending"]:
             if one.future.status == "finished":
                 try:
-                    plain = one.future.result(timeout=60)
-                except Exception as error:  # the worker died meanwhile: the scheduler runs it again, or has lost it
-                    if isinstance(error, TimeoutError) and one.future.status == "pending":
-                        continue
+                    plain = one.future.result(timeout=_PARCEL_S)
+                except TimeoutError:
+                    # It is taken at the next look, here or from the worker that runs it again.
+                    continue
+                except Exception:  # the worker died meanwhile, and the scheduler has lost it
                     plain = None
                 self._open.remove(one)
                 self._receive(one, plain, waiting, builds)
@@ -263,13 +285,20 @@ class DistributedCampaign(Campaign):
         for found in parcel.waits():
             note_start(self.folder, found)
         self._accept(one.trials, parcel)
-        if one.order is not None:
+        if one.order is not None and (parcel.ending == "ran" or parcel.attempts):
+            # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
         if parcel.ending == "refused":
             self.watcher.note(f"The worker {parcel.worker} cannot run {_named(one.trials)}: {parcel.sentence}")
             one.refused_by.add(parcel.worker)
             one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
             if one.trials:
+                waiting.append(one)
+        elif parcel.ending == "stopped":
+            # By somebody at the worker: a client that stops throws `waiting` away.
+            one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
+            one.failures += 1
+            if one.trials and one.failures < _MOST_REFUSALS:
                 waiting.append(one)
         elif parcel.sentence:
             self.watcher.note(parcel.sentence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,17 +87,26 @@ class Cluster:
         self.session = ""
         if "://" not in address:
             raise ParameterError(f"--scheduler {address!r} is no address of a scheduler; write it as tcp://HOST:PORT")
+        if address.startswith("tls://") and not self._has_certificates():
+            raise ParameterError(
+                f"--scheduler {address}: Dask has no certificates; set them as "
+                f"https://distributed.dask.org/en/stable/tls.html says"
+            )
         if not self.connect():
             raise HostUnfit(
                 f"--scheduler {address}: no scheduler answers there; start one with: dask scheduler, or look at the "
                 f"address and the firewall"
             )
 
+    def _has_certificates(self) -> bool:
+        return bool(self._distributed.Security().get_connection_args("client").get("ssl_context"))
+
     def connect(self) -> bool:
         """Connect anew, as another session; return whether the scheduler answers within ten seconds.
 
         Raises:
             ParameterError: the address makes no sense.
+            HostUnfit: the scheduler has another version of Dask.
         """
         self.close()
         try:
@@ -107,6 +117,9 @@ class Cluster:
             return False
         except ValueError as error:
             raise ParameterError(f"--scheduler {self.address!r}: {error}; write it as tcp://HOST:PORT") from None
+        except ImportError as error:
+            why = str(error).partition("\n")[0]
+            raise HostUnfit(f"--scheduler {self.address}: {why}; install the same version of distributed") from None
         self.session = uuid.uuid4().hex
         return True
 
@@ -196,9 +209,14 @@ class Cluster:
                 self._client.run(worker.store_chunk, sha256, size_bytes, offset, data, workers=[address])
 
     def forget(self, address: str, key: str) -> None:
-        """Have a worker remove the files of an order."""
-        with contextlib.suppress(Exception):  # the worker may be gone, and its files with it
-            self._client.run(worker.forget_order, key, workers=[address])
+        """Have a worker remove the files of an order; it is not waited for."""
+        client = self._client
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):  # the worker may be gone, and its files with it
+                client.run(worker.forget_order, key, workers=[address])
+
+        threading.Thread(target=ask, daemon=True).start()
 
     def stop(self, session: str) -> None:
         """Have all workers stop the orders of a session."""

@@ -6,6 +6,7 @@ the names that a trial's files can have, and no path travels in either direction
 
 import hashlib
 import itertools
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from picolab.config.plan import FileName, Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_bounded
+from picolab.files.writing import write_atomically
 from picolab.host.idleness import IdleResult
 from picolab.results.ledger import LEDGER_FILE, LedgerEntry, read_ledger
 from picolab.results.starts import read_starts
@@ -56,8 +58,9 @@ class Order(BaseModel):
 
     @property
     def key(self) -> str:
-        """A name that is the same whenever the same trials of the same plan are ordered again."""
-        return hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()[:16]
+        """A name that is the same whenever the same trials of the same plan and builds are ordered again."""
+        builds = json.dumps({name: build.sha256 for name, build in sorted(self.builds.items())})
+        return hashlib.sha256((self.plan.model_dump_json() + builds).encode()).hexdigest()[:16]
 
 
 class Attempt(BaseModel):
@@ -158,5 +161,6 @@ def unpack(attempt: Attempt, folder: Path) -> str:
             return f"the file {name} came damaged, or has more than {MOST_FILE_BYTES / MIB:,.0f} MiB"
     folder.mkdir(parents=True)
     for name, content in contents.items():
-        (folder / name).write_bytes(content)
+        # Safely on the disk, since the worker removes its own copy afterwards.
+        write_atomically(folder / name, content)
     return ""

@@ -155,7 +155,7 @@ def _checks(in_commit: bool) -> tuple[Check, ...]:
             f"kill-{phase}-database",
             f"A crash in the {phase} of an upload damages the database",
             action,
-            "PRAGMA integrity_check says something else than ok.",
+            "PRAGMA integrity_check reports anything other than ok.",
             "A damaged database fails later, in places that do not point to the crash.",
             "Use SQLite's journal or WAL, and never write to the file around it.",
             Severity.HIGH,

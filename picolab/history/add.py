@@ -54,6 +54,9 @@ def add_campaign(store: Store, folder: Path) -> Added:
         ParameterError, UnreadableFile, HostUnfit, FileNotWritten: as `Database.rows` and `Store.write` do.
     """
     standing = read_standing(folder)
+    if standing.plan is None and (folder / PLAN_FILE).exists():
+        # What is added is never changed, and without its plan nobody knows what a trial was for.
+        raise UnreadableFile(f"{folder / PLAN_FILE}: cannot be read; repair it, then add the campaign again")
     records = {trial_key(record): record for record in standing.results.values()}
     if not records:
         return Added(folder.name, 0, 0)
@@ -66,11 +69,15 @@ def add_campaign(store: Store, folder: Path) -> Added:
         for key, record in records.items()
         if key not in known
     ]
+    rows.sort(key=lambda row: (row["started_utc"], row["trial_key"]))
+    try:
+        content = parquet(arrow_table(rows, columns())) if rows else b""
+    except (ValueError, TypeError, OverflowError) as error:
+        why = str(error).partition("\n")[0]
+        raise UnreadableFile(f"{folder}: a record has a value that its column cannot hold ({why})") from None
     _write_campaign(store, standing, campaign_key, group)
-    if rows:
-        rows.sort(key=lambda row: (row["started_utc"], row["trial_key"]))
-        name = file_name(group, _digest(sorted(row["trial_key"] for row in rows), 16))
-        store.write(TRIALS, name, parquet(arrow_table(rows, columns())))
+    if content:
+        store.write(TRIALS, file_name(group, _digest(sorted(row["trial_key"] for row in rows), 16)), content)
     return Added(folder.name, len(rows), len(known))
 
 
@@ -81,10 +88,12 @@ def _known(database: Database, records: Mapping[str, Record]) -> dict[str, str]:
 
 
 def _new_key(standing: Standing, records: Mapping[str, Record]) -> str:
-    """Return the identity of a campaign: it never changes while the campaign grows."""
-    first = min(records, key=lambda key: (records[key].identity.started_at, key))
+    """Return the identity of a campaign: it never changes while the campaign grows, whoever adds it first."""
     plan = standing.plan
-    return _digest([plan.campaign, plan.created_at, first] if plan is not None else [standing.folder.name, first], 16)
+    if plan is not None:
+        return _digest([plan.campaign, plan.created_at, plan.seed], 16)
+    first = min(records, key=lambda key: (records[key].identity.started_at, key))
+    return _digest([standing.folder.name, first], 16)
 
 
 def _group(records: Iterable[Record]) -> str:

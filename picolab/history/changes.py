@@ -86,6 +86,8 @@ def changes(series: Series, metric: Metric) -> list[Change]:
     found = []
     for begin, index, end in zip([0, *borders], borders, [*borders[1:], len(values)], strict=False):
         ratio = median(values[index:end]) / median(values[begin:index])
+        if ratio == 1:
+            continue
         orders = range(points[begin].order, points[end - 1].order + 1)
         near = [point for point in series.of(metric) if point.order in orders]
         reason = _other_reason(points[index - 1], points[index], near, ratio, metric)
@@ -109,7 +111,12 @@ def _other_reason(before: Point, after: Point, near: Sequence[Point], ratio: flo
         later = [point.values[metric.name] for point in own if point.order >= after.order]
         if not earlier or not later:
             continue
-        moved = median(later) / median(earlier)
+        old, new = median(earlier), median(later)
+        if old <= 0 or new <= 0:
+            if (new - old) * (ratio - 1) > 0:
+                return f"{own[0].build}, measured before and after it, moved as well"
+            continue
+        moved = new / old
         if math.log(moved) / math.log(ratio) >= _SHARE_OF_CONTROL:
             return f"{own[0].build}, measured before and after it, moved by {change(moved)} as well"
     return ""

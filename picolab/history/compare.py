@@ -119,7 +119,10 @@ def _never_paired(
 @contextmanager
 def _written_out(database: Database, campaign: _Campaign) -> Iterator[Path]:
     """Write a campaign's records and small files to a temporary folder, from which it is read as any other."""
-    (row,) = database.rows("SELECT campaign, files FROM campaigns WHERE campaign_key = ?", campaign.key)
+    rows = database.rows("SELECT campaign, files FROM campaigns WHERE campaign_key = ?", campaign.key)
+    if not rows:
+        raise ParameterError("its plan and ledger are not in the history; add the campaign again")
+    row = rows[0]
     records = database.rows("SELECT trial_id, record FROM trials WHERE campaign_key = ?", campaign.key)
     with tempfile.TemporaryDirectory(prefix="picolab-history-") as scratch:
         folder = Path(scratch) / _safe(row["campaign"])

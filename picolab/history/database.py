@@ -36,7 +36,10 @@ _SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
-_IDENTITIES = {TRIALS: ("trial_key", "started_utc"), CAMPAIGNS: ("campaign_key", "trials DESC, added_at DESC")}
+_IDENTITIES = {
+    TRIALS: ("trial_key", "started_utc, campaign_key"),
+    CAMPAIGNS: ("campaign_key", "trials DESC, added_at DESC"),
+}
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
 
 
@@ -102,7 +105,7 @@ class Database:
         kinds: Mapping[str, str],
         distinct: bool,
     ) -> str:
-        source = f"read_parquet([{', '.join(map(_file, addresses))}], union_by_name = true)"
+        source = f"read_parquet([{', '.join(map(_file, addresses))}], union_by_name = true, hive_partitioning = false)"
         there = {row[0] for row in self._executed(f"DESCRIBE SELECT * FROM {source}").fetchall()}
         # A column that none of these files has yet.
         lacking = "".join(
@@ -135,7 +138,7 @@ class Database:
 
         try:
             return self._connection.execute(query, values)
-        except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        except duckdb.Error as error:
             why = str(error).splitlines()[0][:300]
             raise UnreadableFile(
                 f"{self.store.place}: a file of the history cannot be read ({why}); remove it and add its campaign "

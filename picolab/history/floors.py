@@ -36,7 +36,10 @@ def floor_rows(standing: Standing) -> list[dict[str, Any]]:
     return [
         _row(floor, [records[trial.trial_id] for trial in floor.trials])
         for floor in floors.values()
-        if floor.trials and floor.state not in _WITHOUT_VALUE
+        if floor.trials
+        and floor.state not in _WITHOUT_VALUE
+        # A floor of several hosts, or of two kernels of one, is a value of none of them.
+        and len({host_key(records[trial.trial_id].provenance.host) for trial in floor.trials}) == 1
     ]
 
 
@@ -47,7 +50,7 @@ def _row(floor: Floor, records: list[Record]) -> dict[str, Any]:
     return {
         "series": f"{series_key(row, without=('ram_mb',))}-{search.step}-{search.share:g}",
         "series_words": f"{words}, {search.share:.0%} of {search.step}s survive",
-        "host": host_key(host) if len({host_key(record.provenance.host) for record in records}) == 1 else "several",
+        "host": host_key(host),
         **{name: host.get(name) for name in ("hostname", "cpu_model", "cpu_count", "kernel")},
         "picolab_version": first.provenance.picolab_version,
         "build": row["build"],

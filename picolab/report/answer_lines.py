@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter
@@ -14,7 +15,7 @@ from picolab.analysis.prediction import LIMIT_OF_EXTRAPOLATION
 from picolab.analysis.statistics import CONFIDENCE
 from picolab.config.plan import Plan
 from picolab.config.sizes import GIB, MIB, format_size
-from picolab.config.trial_parameters import DISK_FACTOR
+from picolab.config.trial_parameters import DISK_FACTOR, SCENARIO_PARAMETERS, TrialParameters
 from picolab.errors import PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import read_json
@@ -252,10 +253,23 @@ def _parallel(found: Answer) -> Fact:
     return name, value, f"{peak}; {how}"
 
 
+_IN_FLOOR_COMMAND = ("file_size", "ram_mb", "direction", "parallel_uploads")
+"""Parameters that the command states in its own words, searches itself, or has always at one level."""
+
+
 def floor_command(found: Answer) -> str:
     """Return the command that finds the memory floor of this upload."""
     asked = found.request.parameters
     words = ["picolab", "floor", found.request.build, "--file-size", asked.file_size, "--step", asked.direction]
+    values = asked.model_dump(mode="json")
+    for name in (*SCENARIO_PARAMETERS, "environment", "calibration"):
+        default = TrialParameters.model_fields[name].get_default(call_default_factory=True)
+        if name in _IN_FLOOR_COMMAND or getattr(asked, name) == default:
+            continue
+        if name in ("machine", "server"):
+            words += [f"--{name}", values[name]]
+        else:
+            words += ["-p", name, values[name] if isinstance(values[name], str) else json.dumps(values[name])]
     return shlex.join(words)
 
 
@@ -287,7 +301,7 @@ def _searched_label(search: Path, found: Answer) -> str | None:
     asked, begun = found.request.parameters, read_beginning(search).known
     for trial in Plan.load(search).trials if begun is not None else ():
         one = trial.parameters
-        like = one.model_copy(update={"ram_mb": asked.ram_mb, "direction": asked.direction})
+        like = one.model_copy(update={"ram_mb": asked.ram_mb})
         is_same = is_alike(like, asked) and one.file_size == asked.file_size
         if begun is not None and is_same and begun.builds.get(one.build) == found.request.build_sha256:
             return one.build_label

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -141,7 +140,9 @@ def write_cache(folder: Path, key: str, parts: Mapping[str, bytes]) -> None:
     except (FileNotWritten, UnsafePath, OSError):
         with contextlib.suppress(OSError):
             if not place.is_symlink():
-                shutil.rmtree(place)
+                for name in (*PARTS, _KEY_FILE):
+                    (place / name).unlink(missing_ok=True)
+                place.rmdir()
 
 
 def parts_of(

@@ -40,6 +40,9 @@ class Stream(httpcore.NetworkStream):
             return self._socket.recv(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            # The end of a body: sendall would wait for room in the send buffer, and an early answer would not be read.
+            return
         with _as(httpcore.WriteTimeout, httpcore.WriteError):
             self._socket.settimeout(timeout)
             self._socket.sendall(buffer)

@@ -44,10 +44,15 @@ def remove_oldest(place: WatchFolder, state: WatchState, keep: int, note: Callab
 def complete_removals(place: WatchFolder, state: WatchState, note: Callable[[str], None]) -> None:
     """Remove the campaigns that the state names for it."""
     for made in [made for made in state.made if made.removing]:
-        if made.folder.is_symlink():
+        if made.folder.is_symlink() or plan_sha256(made.folder) not in ("", made.plan_sha256):
+            # Something else has its name by now.
             made.removing = False
             continue
-        remove_tree_inside(Path(made.outputs), made.folder)
+        if made.folder.is_dir():
+            with locked(made.folder) as got:
+                if not got:
+                    continue
+                remove_tree_inside(Path(made.outputs), made.folder)
         if not made.folder.exists():
             state.made.remove(made)
             note(f"Removed campaign {made.campaign}: there are newer ones.")

@@ -1,5 +1,7 @@
 """The content of build files, by SHA-256, once they are no longer being written."""
 
+import errno
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,5 +45,7 @@ class Settling:
 
 def _signature(file: str) -> tuple[int, ...]:
     status = Path(file).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", file)
     # The time of the last change of the inode cannot be set: it also changes when a copy keeps the old file's time.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -151,6 +151,8 @@ class WatchFolder:
         """
         target = self.copy_of(file, sha256)
         if target.is_file():
+            # The same bytes may have become executable since.
+            target.chmod(target.stat().st_mode | (Path(file).stat().st_mode & 0o111))
             return True
         target.parent.mkdir(parents=True, exist_ok=True)
         new = target.with_name(".new")

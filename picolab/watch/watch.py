@@ -268,7 +268,11 @@ class Watch:
         if not label:
             return None
         plan = make_plan(wanted, self.wanted.name, self.wanted.parameters)
-        trial = next(trial.parameters for trial in plan.trials if trial.parameters.build_label == label)
+        trial = next((trial.parameters for trial in plan.trials if trial.parameters.build_label == label), None)
+        if trial is None:
+            raise ParameterError(
+                f"{self.file}: release: no trial of {self.wanted.parameters} runs {label!r}; change its exclude"
+            )
         try:
             self._newest = server_of(trial.server).newest_release(trial)
         except PicolabError as error:

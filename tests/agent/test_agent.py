@@ -284,7 +284,7 @@ def test_a_launched_server_outlives_its_agents(start_agent: StartAgent) -> None:
     assert 0 < ended["stop_s"] < 30
     assert not alive(status["pid"])
     # Later, too, and when there is nothing to stop.
-    assert start_agent().ask("stop", grace_s=0) == ended
+    assert own(start_agent().ask("stop", grace_s=0)) == own(ended)
 
 
 @needs_screen

@@ -366,8 +366,9 @@ def test_a_peak_of_disk_space_outlives_the_files(probe: StartProbe, scratch: Pat
 
 
 def test_looks_at_many_files_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 0.1, 1.0, 5.05, 5.2, 5.2, 5.3])
-    monkeypatch.setattr(memory_probe, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clock, thread = iter([0.0, 0.1, 1.0, 5.05, 5.2, 5.3]), iter([0.0, 0.1, 1.0, 1.1])
+    fake = SimpleNamespace(monotonic=lambda: next(clock), thread_time=lambda: next(thread))
+    monkeypatch.setattr(memory_probe, "time", fake)
     monkeypatch.setattr(memory_probe, "space_of", lambda _: 7)
     sampler = memory_probe.Sampler(os.getpid(), None, None, folders=("/x",))
     monkeypatch.setattr(sampler, "_look_for_others", lambda _: None)

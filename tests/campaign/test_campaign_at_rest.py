@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
 
+from picolab.agent.memory_probe import COLUMNS
 from picolab.campaign import filing
 from picolab.campaign import runner as campaign_module
 from picolab.campaign.progress import Progress, Watcher
@@ -28,6 +29,7 @@ from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
 from picolab.record.outcomes import Outcome
 from picolab.results.beginning import write_beginning
 from picolab.results.standing import read_standing
+from picolab.results.trial_files import read_scraps
 
 DONE = [FakeTrial(ram_mb=64, file_size="4M", block=block) for block in (1, 2, 3)]
 LEFT = [FakeTrial(ram_mb=ram, file_size="4M", block=4) for ram in (64, 128)]
@@ -257,6 +259,26 @@ def test_a_record_that_is_not_what_was_planned_is_invalid(
     assert len(faults) == 2 * len(LEFT), "tried again, as any fault"
     assert all(words in entry.outcome_detail for entry in faults)
     assert len(read_standing(resting).results) == 3
+
+
+def test_samples_that_a_dead_kernel_did_not_glue_come_from_their_file(
+    resting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unglued(FakeProcess):
+        def wait(self, limit_s: float) -> bool:
+            super().wait(limit_s)
+            record = json.loads((self.folder / "record.json").read_text())
+            (self.folder / "trial.ipynb").write_text(json.dumps(make_notebook(record=record)))
+            head, sample = {"columns": COLUMNS, "missing": {}}, [0.0] + [1] * (len(COLUMNS) - 1)
+            (self.folder / "samples.jsonl").write_text(f"{json.dumps(head)}\n{json.dumps(sample)}\n")
+            return True
+
+    monkeypatch.setattr(campaign_module, "TrialProcess", Unglued)
+    campaign = Campaign.load(resting)
+    campaign.run()
+    filed = [entry.notebook for entry in campaign.ledger.entries()][-len(LEFT) :]
+    columns = [read_scraps(resting / notebook)["samples"]["columns"]["rss_bytes"] for notebook in filed if notebook]
+    assert columns == [[1]] * len(LEFT)
 
 
 @pytest.mark.parametrize("signalled", ["papermill was killed by SIGKILL", "the kernel was killed by SIGSEGV"])

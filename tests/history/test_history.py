@@ -44,11 +44,12 @@ def files(store: FolderStore) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["it's", "a [1] *?", "FROM trials"])
+@pytest.mark.parametrize("name", ["it's", "a [1] *?", "FROM trials", "hostname=evil"])
 def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     store = FolderStore(tmp_path / name)
     add_campaign(store, night(0, {"build-a": 1.0}))
     assert count(store) == TRIALS_OF_A_NIGHT
+    assert {row["hostname"] for row in Database(store).rows("SELECT hostname FROM trials")} == {"bench"}
 
 
 def count(store: FolderStore) -> int:
@@ -232,7 +233,8 @@ def test_add_and_show_on_the_command_line() -> None:
     night(1, {"build-b": 1.0})
     (night(2, {"build-b": 1.0}) / "plan.json").write_text("{")
     done = picolab_here("history", "add")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
+    assert "bench-02: not added: " in done.stderr and "plan.json: cannot be read; repair it" in done.stderr
     assert "bench-00: 3 trials added\nbench-01: 3 trials added\n" in done.stdout
     assert "3 were there already" in picolab_here("history", "add", "bench-01").stdout
 

@@ -67,6 +67,7 @@ def test_the_site_in_a_browser(tmp_path: Path, visit: Visiting) -> None:
         page.select_option("select[name=build]", label=EVIL)
         assert shown.all_inner_texts() == ["with-kills"]
         page.click("button[type=reset]")
+        page.wait_for_function("document.getElementById('count').textContent === '3 campaigns'")
         page.fill("input[name=from]", "2026-11-21")
         page.fill("input[name=text]", "all-well")
         assert shown.all_inner_texts() == ["all-well"]

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import MIB, SECRET, Delays, RunningServer, StartCalibrationServer, eventually
 
 from picolab.servers.client import Client, LogIn
+from picolab.servers.connection import Stream
 from picolab.servers.measurements import (
     DownloadMeasurement,
     Limits,
@@ -552,6 +554,17 @@ def test_an_early_answer_is_read_from_a_closed_connection(fake_server: StartFake
 
     measured = upload_to(fake_server(answer), 20 * MIB)
     assert (measured.ending, measured.http_status, measured.server_message) == ("response", 413, "too big")
+
+
+def test_the_end_of_a_body_waits_for_no_room_in_the_send_buffer() -> None:
+    """A server that answers early and reads no more has an answer to be read."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                ours.send(bytes(MIB))
+        Stream(SimpleNamespace(get_extra_info=lambda _: ours)).write(b"", timeout=0.1)  # type: ignore[arg-type]
 
 
 def test_success_before_the_body_has_no_transfer_time(fake_server: StartFakeServer) -> None:

@@ -61,7 +61,7 @@ def _install_agent() -> str:
 set -eu
 install -d -m 0755 {folders}
 cat >{AGENT_ZIPAPP}
-{unpack_agent()}
+{unpack_agent()} || exit 1
 touch {agent_mark(bundle.version())}
 chown -R {USER} {GUEST_HOME}
 """

@@ -31,7 +31,8 @@
 
   form.hidden = false;
   form.addEventListener("input", search);
-  form.addEventListener("reset", () => queueMicrotask(search));
+  // The fields are reset after this event.
+  form.addEventListener("reset", () => setTimeout(search));
   form.addEventListener("submit", (event) => event.preventDefault());
   search();
   document.documentElement.dataset.search = "ready";

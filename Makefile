@@ -7,8 +7,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 # Tests at the same time, of those that may run next to each other; they wait as much as they compute.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-# Lists the files with tests that may run alone: collecting all others takes longer than these tests.
-TIMED := grep -lrE 'mark\.(alone|paced)' tests --include='test_*.py'
+# Lists the files with tests that have one of these markers: collecting all others takes long.
+marked = $$(grep -lrE 'mark\.($(1))' tests --include='test_*.py')
 CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)
 
 # A test run starts a thousand processes: none of them shall compile picolab or the tests again.
@@ -60,8 +60,8 @@ test: $(VENV)/installed-dev format ## run every check (with real virtual machine
 	@$(RUN)/mypy & types=$$!; \
 	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS) --dist worksteal; others=$$?; \
 	  wait $$types; types=$$?; \
-	  $(RUN)/python -m pytest -m "alone and not vm" $$($(TIMED)); timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder && exit $$((types + others + timed))
+	  $(RUN)/python -m pytest -m "alone and not vm" $(call marked,alone|paced); timed=$$?; \
+	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder $(call marked,vm) && exit $$((types + others + timed))
 
 format: $(VENV)/installed-dev
 	@$(RUN)/ruff format --check .

@@ -234,7 +234,7 @@ def test_one_failed_upload_hides_no_other(special_server: Callable[[str], str], 
     ("outcome", "detail", "parameters"),
     [
         ("server_died", "the server ended with exit code 7", {"calibration": {"exit_after_mib": 2, "exit_code": 7}}),
-        ("stalled", "stall_limit_s = 1 s", {"stall_limit_s": 1, "calibration": {"stall_after_mib": 2}}),
+        ("stalled", "stall_limit_s = 1 s", {"stall_limit_s": 1, "calibration": {"stall_after_mib": 0.25}}),
         ("timeout", "limit of 1 s, after", {"total_limit_s": 1, "calibration": {"transfer_mib_s": 5}}),
         ("http_error", "418: short and stout", {"calibration": {"status": 418, "status_message": "short and stout"}}),
     ],

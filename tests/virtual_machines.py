@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from picolab.errors import HostUnfit
+from picolab.errors import HostUnfit, MachineError
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
@@ -70,9 +70,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     os.environ[_BOX_HOME] = str(folder_on_disk() / f"picolab-test-vm-{os.getpid()}")
     if shutil.which("virsh"):
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(subprocess.SubprocessError, MachineError):
             config.stash[_BEFORE] = _of_libvirt()
             config.pluginmanager.register(_Noticed(config))
+            if config.getoption("markexpr") == "vm":
+                # Before any process looks: between its definition and its start it looks like a stopped one. And a test
+                # whose machine had made it would remove it, while another one is about to use it.
+                network.make()
 
 
 class _Noticed:
@@ -177,7 +181,6 @@ def _make_box() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not known.exists():
             with as_box_owner():
-                # A test whose machine had made the network would remove it, while another one is about to use it.
                 network.make()
                 box_module.build_box(name=_box_name(), report=print)
                 copy_into_pool(_box_name())

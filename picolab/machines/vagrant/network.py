@@ -7,7 +7,6 @@ bridges in a loop, and this one has guests only. vagrant-libvirt uses a network 
 
 import contextlib
 import tempfile
-import uuid
 from pathlib import Path
 
 from picolab.machines.vagrant import libvirt
@@ -15,7 +14,6 @@ from picolab.machines.vagrant import libvirt
 _XML = f"""\
 <network ipv6="yes">
   <name>{libvirt.NETWORK}</name>
-  <uuid>UUID</uuid>
   <forward mode="nat"/>
   <bridge stp="off" delay="0"/>
   <ip address="192.168.121.1" netmask="255.255.255.0">
@@ -39,9 +37,12 @@ def make() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="picolab-network-") as folder:
         file = Path(folder) / "network.xml"
-        file.write_text(_XML.replace("UUID", str(uuid.uuid4())))
-        # Another process may have made it meanwhile; or its address is taken, and vagrant says so.
+        file.write_text(_XML)
         with contextlib.suppress(libvirt.LibvirtError):
-            # It runs from its first moment on, so that nobody takes it for one that has stopped.
-            libvirt.virsh("net-create", str(file))
             libvirt.virsh("net-define", str(file))
+            try:
+                libvirt.virsh("net-start", libvirt.NETWORK)
+            except libvirt.LibvirtError:
+                # Another process may have started it; else its address is taken, and vagrant says so.
+                if libvirt.network() != "active":
+                    libvirt.virsh("net-undefine", libvirt.NETWORK)

@@ -13,6 +13,7 @@ import pytest
 from browser import EVIL, Visiting
 from campaign_factory import FakeTrial, quick_matrix, write_campaign
 from command_line import picolab_here
+from playwright.sync_api import expect
 
 from picolab.config.project import MARKER, outputs_dir
 from picolab.files.writing import write_atomically
@@ -67,7 +68,7 @@ def test_the_site_in_a_browser(tmp_path: Path, visit: Visiting) -> None:
         page.select_option("select[name=build]", label=EVIL)
         assert shown.all_inner_texts() == ["with-kills"]
         page.click("button[type=reset]")
-        page.wait_for_function("document.getElementById('count').textContent === '3 campaigns'")
+        expect(page.locator("#count")).to_have_text("3 campaigns")
         page.fill("input[name=from]", "2026-11-21")
         page.fill("input[name=text]", "all-well")
         assert shown.all_inner_texts() == ["all-well"]

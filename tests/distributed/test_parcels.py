@@ -1,8 +1,11 @@
 """What comes from a worker is data: names and sizes are checked, and each trial gets one result."""
 
 import builtins
+import threading
 import zlib
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +17,12 @@ from picolab.config.plan import Plan, make_plan
 from picolab.distributed import cluster as clusters
 from picolab.distributed import order as orders
 from picolab.distributed import worker
-from picolab.distributed.campaign import with_cluster
+from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
 from picolab.distributed.checks import check_distributed
-from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Attempt, Order, Parcel, pack, part_of, together, unpack
+from picolab.distributed.cluster import Capacity, Cluster, Host
+from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, pack, part_of, together, unpack
 from picolab.errors import BuildError, HostUnfit, ParameterError
+from picolab.files import writing
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 
@@ -64,18 +68,21 @@ def test_hostile_files_are_not_written(
     assert not folder.exists()
 
 
-def test_files_arrive_as_they_were(tmp_path: Path) -> None:
+def test_files_arrive_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "faults").mkdir()
     for name in ("one.attempt1.record.json", "one.attempt1.samples.attempt1.jsonl", "one.attempt2.record.json"):
         (tmp_path / "faults" / name).write_text(name)
     (tmp_path / "ledger.jsonl").write_text(entry("one").model_dump_json() + "\n")
 
+    synced: list[int] = []
+    monkeypatch.setattr(writing.os, "fsync", synced.append)
     (attempt,) = pack(tmp_path)
     assert unpack(attempt, tmp_path / "home") == ""
     assert {path.name: path.read_text() for path in (tmp_path / "home").iterdir()} == {
         "record.json": "one.attempt1.record.json",
         "samples.attempt1.jsonl": "one.attempt1.samples.attempt1.jsonl",
     }
+    assert len(synced) >= 2, "the worker removes its own copies"
 
 
 def test_each_attempt_is_filed_once_and_nothing_that_was_not_ordered() -> None:
@@ -96,6 +103,109 @@ def test_each_attempt_is_filed_once_and_nothing_that_was_not_ordered() -> None:
         [first], Parcel(ending="ran", worker="tcp://w", attempts=[Attempt(entry=entry(first.trial_id, 3), files={})])
     )
     assert "a second result" in notes[2] and len(campaign.ledger.entries()) == 2
+
+
+class Workers:
+    """Stands in for a cluster: notes what it is asked for."""
+
+    address, session, is_connected = "tcp://scheduler", "s" * 32, True
+
+    def __init__(self, *hosts: str, ram_bytes: float | None = None) -> None:
+        self.hosts = [Host(name, 1, ram_bytes) for name in hosts]
+        self.orders: list[Any] = []
+        self.forgotten: list[str] = []
+
+    def capacity(self) -> Capacity:
+        return Capacity(tuple(self.hosts))
+
+    def submit(self, _order: str, _key: str, _resources: object, workers: list[str] | None, _done: object) -> Any:
+        self.orders.append(SimpleNamespace(status="pending", workers=workers, cancel=lambda: None))
+        return self.orders[-1]
+
+    def forget(self, address: str, _key: str) -> None:
+        self.forgotten.append(address)
+
+
+def campaign_on(workers: Workers, notes: list[str] | None = None, **plan: Any) -> DistributedCampaign:
+    watcher = Watcher(note=notes.append) if notes is not None else Watcher()
+    return with_cluster(Campaign.create(plan_of(**plan), watcher), workers)  # type: ignore[arg-type]
+
+
+def test_what_somebody_stops_at_a_worker_runs_again() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    waiting = deque([_Open([campaign.plan.trials[0]])])
+    for left in (1, 1, 0):
+        campaign._submit(waiting, {})
+        campaign._receive(campaign._open.pop(), {"ending": "stopped", "worker": "tcp://a"}, waiting, {})
+        assert len(waiting) == left
+    assert workers.forgotten == [], "results may be there and nowhere else"
+
+
+def test_what_came_home_is_forgotten_at_its_worker() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+    campaign._receive(campaign._open.pop(), {"ending": "ran", "worker": "tcp://a"}, deque(), {})
+    assert workers.forgotten == ["tcp://a"]
+
+
+def test_an_order_for_workers_that_are_gone_is_given_to_others() -> None:
+    workers = Workers("tcp://a", "tcp://b")
+    campaign = campaign_on(workers)
+    one = _Open([campaign.plan.trials[0]], refused_by={"tcp://a"})
+    campaign._submit(deque([one]), {})
+    assert workers.orders[-1].workers == ["tcp://b"]
+
+    workers.hosts, campaign._known = [], Capacity(())
+    waiting = deque([_Open([campaign.plan.trials[1]], refused_by={"tcp://a"})])
+    campaign._submit(waiting, {})
+    assert len(waiting) == 1 and campaign._open == [one], "with no worker nobody has refused"
+
+    workers.hosts, campaign._known = [Host("tcp://c", 1, None)], Capacity(())
+    campaign._submit(deque(), {})
+    assert [order.workers for order in workers.orders] == [["tcp://b"], ["tcp://c"]]
+
+
+def test_nothing_is_given_to_a_scheduler_that_is_gone() -> None:
+    workers = Workers("tcp://a")
+    workers.is_connected = False
+    campaign = campaign_on(workers)
+    waiting = deque([_Open([campaign.plan.trials[0]])])
+    campaign._submit(waiting, {})
+    assert len(waiting) == 1 and not workers.orders
+
+
+def test_a_trial_larger_than_every_worker_stops_no_other() -> None:
+    notes: list[str] = []
+    workers = Workers("tcp://a", ram_bytes=200 * 2**20)
+    campaign = campaign_on(workers, notes, repeats=1, matrix={"ram_mb": [128, 256], "file_size": ["1M"]})
+    by_ram = sorted(campaign.plan.trials, key=lambda trial: -trial.parameters.ram_mb)
+    campaign._submit(deque(_Open([trial]) for trial in by_ram), {})
+    assert [one.trials[0].parameters.ram_mb for one in campaign._open] == [128]
+    assert len(notes) == 1 and "a machine of 256 MiB is larger than the RAM that any worker offers" in notes[0]
+
+
+def test_a_parcel_that_takes_long_is_waited_for() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+
+    def late(timeout: float) -> None:
+        raise TimeoutError
+
+    campaign._open[0].future.status, campaign._open[0].future.result = "finished", late
+    campaign._take_ended(deque(), {})
+    assert len(campaign._open) == 1
+
+
+def test_other_bytes_of_a_build_are_another_order() -> None:
+    def key(sha256: str) -> str:
+        builds = {"mine": SentBuild(sha256=sha256 * 64, size_bytes=1)}
+        return Order(session="s", software="0", plan=plan, attempts={}, builds=builds).key
+
+    plan = plan_of()
+    assert key("a") == key("a") != key("b")
 
 
 def test_blocks_of_a_comparison_stay_together() -> None:
@@ -142,11 +252,35 @@ def test_a_build_that_arrives_damaged_is_not_kept(scratch: Path) -> None:
     assert not list((scratch / "state" / "received-builds").iterdir())
 
 
+def another_version(*_: object, **__: object) -> None:
+    raise ImportError("Mismatched versions found")
+
+
+def test_a_worker_that_removes_its_copies_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, asked = threading.Event(), threading.Event()
+
+    def run(*_: object, **__: object) -> None:
+        goes_on.wait(5)
+        asked.set()
+
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: SimpleNamespace(run=run, close=lambda timeout: None))
+    with Cluster("tcp://127.0.0.1:1") as cluster:
+        cluster.forget("tcp://a", "key")
+        assert not asked.is_set()
+        goes_on.set()
+        assert asked.wait(5)
+
+
 def test_the_package_and_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParameterError, match="tcp://HOST:PORT"):
         Cluster("nowhere")
     monkeypatch.setattr(clusters, "_CONNECT_S", 0.2)
     with pytest.raises(HostUnfit, match="no scheduler answers there"):
+        Cluster("tcp://127.0.0.1:1")
+    with pytest.raises(ParameterError, match="Dask has no certificates"):
+        Cluster("tls://127.0.0.1:1")
+    with monkeypatch.context() as patch, pytest.raises(HostUnfit, match="install the same version of distributed"):
+        patch.setattr("distributed.Client", another_version)
         Cluster("tcp://127.0.0.1:1")
     real = builtins.__import__
 

@@ -33,7 +33,6 @@ from picolab.watch.settling import Settling
 from picolab.watch.state import Made, WatchFolder, WatchState
 from picolab.watch.watch import Watch
 
-
 SMALL = {"ram_mb": [128], "file_size": ["1M"]}
 
 

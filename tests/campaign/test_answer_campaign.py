@@ -121,7 +121,7 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial(
     again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
 
     assert again.returncode == ExitCode.OK, again.stderr
-    assert "9 finished trials of this project answer it too." in again.stdout
+    assert "Uses 9 finished trials of this project." in again.stdout
     other = next(path for path in outputs_dir().glob("answer-*"))
     found = json.loads((other / "answer.json").read_text())
     assert found["verdict"] == "likely"

@@ -251,8 +251,8 @@ def said(sent: UploadMeasurement) -> str:
 
 
 def ended(status: ProcessStatus) -> str:
-    """Return how the process is, in words."""
+    """Return how the process is, as words that follow its name."""
     if status.running:
-        return "it was still running"
+        return "was still running"
     code = status.exit_code
-    return f"it exited with code {code}" if code is not None else f"it was ended by {status.exit_signal}"
+    return f"exited with code {code}" if code is not None else f"was ended by {status.exit_signal}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from picolab.config.sizes import MIB
 from picolab.examine.check import NotExamined
-from picolab.examine.part import PartOfUpload
+from picolab.examine.partial_upload import PartOfUpload
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
 from picolab.machines.kinds import kind_of
 from picolab.servers.base import Place, Request, Server

@@ -1,4 +1,4 @@
-"""Checks of a server's life: readiness, endpoints for operators, and the end by SIGTERM."""
+"""Checks of a server's start and stop: readiness, endpoints for operators, and the end by SIGTERM."""
 
 from __future__ import annotations
 

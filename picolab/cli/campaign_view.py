@@ -35,10 +35,10 @@ def print_begin(campaign: Campaign) -> None:
     done_text = f", {done} of them done" if done else ""
     if plan.floor is not None:
         builds = len({trial.parameters.build_label for trial in plan.trials})
-        of_builds, each = (f" of {builds} builds", " each") if builds > 1 else ("", "")
+        of_each = " of each build" if builds > 1 else ""
         console.print(
-            f"Campaign {plan.campaign}: searches the memory floor{of_builds} from {plan.floor.low_mb:.10g} to "
-            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{each}{done_text}, then "
+            f"Campaign {plan.campaign}: searches the memory floor{of_each} from {plan.floor.low_mb:.10g} to "
+            f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{of_each}{done_text}, then "
             f"{plan.floor.confirm} to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` "
             f"continues."
         )

@@ -14,7 +14,7 @@ from picolab.cli.terminal import console, print_table
 from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
-from picolab.distributed.cluster import Capacity, ram_in_words
+from picolab.distributed.capacity import Capacity, ram_in_words
 from picolab.distributed.order import together
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode

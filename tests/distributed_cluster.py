@@ -18,9 +18,9 @@ PRELOAD = """
 from picolab.distributed import host_lock, worker
 
 host_lock.NAME = {name!r}
-worker.facts = lambda facts=worker.facts: facts() | {facts!r}
+worker.facts = lambda facts=worker.facts: facts() | {{'boot_id': {boot_id!r}}}
 """
-"""Runs in a worker before it begins, perhaps twice: the tests of another process on this host have another lock."""
+"""Runs in a worker before it begins, perhaps twice: each worker stands for a host with its own lock and kernel."""
 
 
 @dataclass
@@ -50,18 +50,14 @@ class TestCluster:
         )
         self.address = found[1]
 
-    def start_worker(self, resources: str = "machine=1", **facts: str) -> subprocess.Popen[bytes]:
-        """Start a worker, and wait until the scheduler knows it.
-
-        Args:
-            facts: what it says of itself instead of the truth, such as another `boot_id`.
-        """
+    def start_worker(self, resources: str = "machine=1") -> subprocess.Popen[bytes]:
+        """Start a worker that passes for one on a host of its own, and wait until the scheduler knows it."""
         folder = self.folder / f"worker-{len(self.workers)}"
         folder.mkdir()
         words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
         words += ["--host", "127.0.0.1", "--resources", resources, "--local-directory", str(folder / "dask")]
         preload = folder / "preload.py"
-        preload.write_text(PRELOAD.format(name=f"\0picolab-test-{os.getpid()}-{id(self)}", facts=facts))
+        preload.write_text(PRELOAD.format(name=f"\0{folder}", boot_id=folder.name))
         words += ["--preload", str(preload)]
         worker = self._start(words, folder / "log", folder)
         self.workers.append(worker)

@@ -1,7 +1,9 @@
 """Which workers get which trials: blocks stay on their host, one worker of a host at a time, versions, RAM."""
 
 import contextlib
+import os
 import socket
+import time
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,15 @@ from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.distributed import campaign as distributed_campaign
 from picolab.distributed import host_lock, worker
+from picolab.distributed import leftovers as of_workers
 from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
 from picolab.distributed.capacity import Capacity, Host
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.host_lock import HostLock
+from picolab.distributed.order import Order, SentBuild
+from picolab.doctor import leftovers
 from picolab.errors import HostUnfit
+from picolab.host.locks import try_lock
 
 MIB = 1 << 20
 
@@ -167,3 +173,47 @@ def test_one_process_of_a_host_runs_trials(monkeypatch: pytest.MonkeyPatch, tmp_
         assert stopped is None, "the clean-up of a worker that was killed still has it"
     with other.held(lambda: True) as free:
         assert free is not None
+
+
+def an_order(state: Path, name: str, build: str, *, age_s: float) -> Path:
+    """Write what a worker has of an order with one build, whose process ended some time ago."""
+    folder = state / "orders" / name
+    (folder / "campaign" / "trials").mkdir(parents=True)
+    builds = {"./new": SentBuild(sha256=build, size_bytes=1)}
+    order = Order(session="s", software="1", plan=comparison(), attempts={}, builds=builds)
+    (folder / "order.json").write_text(order.model_dump_json())
+    (folder / "lock").touch()
+    os.utime(folder / "order.json", (time.time() - age_s,) * 2)
+    return folder
+
+
+def test_clean_removes_what_no_order_needs(scratch: Path) -> None:
+    state = scratch / "state"
+    with_result = an_order(state, "with-result", "a" * 64, age_s=1e4)
+    (with_result / "campaign" / "trials" / "one.record.json").touch()
+    empty, running, young = (
+        an_order(state, name, "b" * 64, age_s=age) for name, age in (("empty", 1e4), ("running", 1e4), ("young", 0))
+    )
+    (state / "received-builds").mkdir()
+    builds = [state / "received-builds" / (letter * 64) for letter in "abc"]
+    for build in builds:
+        build.touch()
+        os.utime(build, (0, 0))
+
+    with (running / "lock").open() as lock:
+        assert try_lock(lock)
+        found, troubles = leftovers.find(besides=of_workers.kinds())
+        assert [leftover.what for leftover in found] == [str(empty), str(builds[2])] and troubles == []
+        assert leftovers.remove(found) == []
+    assert [path.is_dir() for path in (with_result, empty, running, young)] == [True, False, True, True]
+    assert [path.exists() for path in builds] == [True, True, False]
+    (sentence,) = of_workers.left_alone()
+    assert "1 result of the campaign far may not have come home" in sentence and f"rm -r {with_result}" in sentence
+
+
+def test_orders_at_home_are_removed_unless_they_run(scratch: Path) -> None:
+    done, running = (an_order(scratch / "state", name, "a" * 64, age_s=0) for name in ("done", "running"))
+    with (running / "lock").open() as lock:
+        assert try_lock(lock)
+        worker.forget_orders(["done", "running", "..", "never"])
+    assert not done.exists() and running.is_dir()

@@ -164,5 +164,6 @@ def _ending(campaign: Campaign, code: ExitCode) -> str:
     missing = len(campaign.needed) - campaign.tally.done
     name = in_command(campaign.folder)
     return (
-        f"Not every trial has a result ({missing} missing). Resume with: picolab resume {name}; or pl.resume({name!r})"
+        f"Not every trial has a result ({missing} missing). Resume with: {campaign.resume_command}; or "
+        f"pl.resume({name!r})"
     )

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign, Interrupted
 from picolab.config.plan import Plan, PlannedTrial
-from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
 from picolab.distributed.capacity import MACHINE, RAM, Capacity
@@ -102,6 +101,11 @@ class DistributedCampaign(Campaign):
         self._anywhere = accept_changes
         return super().run(accept_changes)
 
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this campaign on the same scheduler."""
+        return f"{super().resume_command} --scheduler {self._workers.address}"
+
     def _check_plan(self) -> None:
         check_distributed(self.plan)
         for sentence in self._workers.notes(self._workers.check_workers()):
@@ -167,7 +171,7 @@ class DistributedCampaign(Campaign):
                     self.watcher.note(
                         f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
                         f"RAM that any worker offers; start a worker with more of it, and continue with: "
-                        f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                        f"{self.resume_command}"
                     )
                     continue
                 resources[RAM] = ram
@@ -216,11 +220,10 @@ class DistributedCampaign(Campaign):
         if time.monotonic() - self._waits_since_s < HOST_PATIENCE_S:
             return
         waiting.clear()
-        again = f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
         self.watcher.note(
             f"{counted(len(elsewhere), 'block')} of the comparison stayed without the rest of the trials: a block runs "
-            f"on one host, and no worker came on {hosts}. Start one there, and continue with: {again}; or have the "
-            f"rest run on any host, where it makes no pair: {again} --accept-changes"
+            f"on one host, and no worker came on {hosts}. Start one there, and continue with: {self.resume_command}; or have the "
+            f"rest run on any host, where it makes no pair: {self.resume_command} --accept-changes"
         )
 
     def _take_back(self, waiting: deque[_Open], here: set[str]) -> None:
@@ -282,7 +285,7 @@ class DistributedCampaign(Campaign):
                 raise HostUnfit(
                     f"the scheduler {self._workers.address} did not come back within {RECONNECT_S:.0f} s; everything "
                     f"that had come home is filed; start it, and continue with: "
-                    f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                    f"{self.resume_command}"
                 )
         self._known = Capacity(())
         self._workers.stop(session)

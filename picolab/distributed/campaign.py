@@ -220,10 +220,11 @@ class DistributedCampaign(Campaign):
         if time.monotonic() - self._waits_since_s < HOST_PATIENCE_S:
             return
         waiting.clear()
+        again = self.resume_command
         self.watcher.note(
             f"{counted(len(elsewhere), 'block')} of the comparison stayed without the rest of the trials: a block runs "
-            f"on one host, and no worker came on {hosts}. Start one there, and continue with: {self.resume_command}; or have the "
-            f"rest run on any host, where it makes no pair: {self.resume_command} --accept-changes"
+            f"on one host, and no worker came on {hosts}. Start one there, and continue with: {again}; or have the "
+            f"rest run on any host, where it makes no pair: {again} --accept-changes"
         )
 
     def _take_back(self, waiting: deque[_Open], here: set[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from picolab.config.project import outputs_dir
-from picolab.errors import HostUnfit, ParameterError
+from picolab.errors import HostUnfit, ParameterError, UnreadableFile
 from picolab.files.writing import not_written, write_atomically
 from picolab.history.schema import SCHEMA_VERSION
 
@@ -78,7 +78,15 @@ class FolderStore:
         self.place = str(folder)
 
     def names(self, kind: str) -> list[str]:
-        return sorted(path.name for path in (self.folder / kind).glob("*.parquet"))
+        try:
+            return sorted(path.name for path in (self.folder / kind).iterdir() if path.suffix == ".parquet")
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # a glob would find nothing in it
+            raise UnreadableFile(
+                f"{self.folder / kind}: the folder of a history cannot be read ({error.strerror}); look at its "
+                f"permissions, or name another folder by --history"
+            ) from None
 
     def address(self, kind: str, name: str) -> str:
         return str(self.folder / kind / name)

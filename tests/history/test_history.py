@@ -151,6 +151,19 @@ def test_a_damaged_file_is_named(store: FolderStore) -> None:
         Database(store).rows("SELECT * FROM trials")
 
 
+def test_a_folder_that_cannot_be_read_is_no_empty_history(store: FolderStore) -> None:
+    store.folder.mkdir()
+    (store.folder / TRIALS).symlink_to(TRIALS)  # nobody can read it, root included
+    with pytest.raises(UnreadableFile, match=r"cannot be read .+ look at its permissions"):
+        Database(store).rows("SELECT * FROM trials")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", None], ids=["cut off", "a list", "empty", "missing"])
+def test_a_damaged_plan_is_named(store: FolderStore, text: str | None) -> None:
+    with pytest.raises(UnreadableFile, match=r"plan and ledger of the campaign .night. are damaged"):
+        Database(store).parsed("night", "plan and ledger", text, dict)
+
+
 def test_values_are_those_of_the_campaign(store: FolderStore) -> None:
     trials = [*quick_matrix(), FakeTrial(ram_mb=256, file_size="100M", outcome=Outcome.OOM_KILLED, block=4)]
     folder = write_campaign(outputs_dir() / "demo", trials)

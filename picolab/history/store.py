@@ -23,6 +23,7 @@ DEFAULT_FOLDER = "_history"
 TRIALS, CAMPAIGNS = "trials", "campaigns"
 _NAME = re.compile(r"(?P<group>[0-9a-f]{12})-[0-9a-f]{16}\.v(?P<version>\d{1,6})\.parquet")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_ELSEWHERE = "or name another folder by --history"
 _T = TypeVar("_T")
 
 
@@ -85,7 +86,7 @@ class FolderStore:
         except OSError as error:  # a glob would find nothing in it
             raise UnreadableFile(
                 f"{self.folder / kind}: the folder of a history cannot be read ({error.strerror}); look at its "
-                f"permissions, or name another folder by --history"
+                f"permissions, {_ELSEWHERE}"
             ) from None
 
     def address(self, kind: str, name: str) -> str:
@@ -96,8 +97,8 @@ class FolderStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise not_written(path, error, "or name another folder by --history") from None
-        write_atomically(path, content)
+            raise not_written(path, error, _ELSEWHERE) from None
+        write_atomically(path, content, elsewhere=_ELSEWHERE)
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         pass

@@ -16,7 +16,7 @@ from command_line import picolab_here
 from history_campaigns import night
 
 from picolab.config.project import outputs_dir
-from picolab.errors import ParameterError, UnreadableFile
+from picolab.errors import FileNotWritten, ParameterError, UnreadableFile
 from picolab.history.add import add_campaign
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
 from picolab.history.schema import SCHEMA_VERSION, columns, history_row, host_key, series_key
@@ -156,6 +156,12 @@ def test_a_folder_that_cannot_be_read_is_no_empty_history(store: FolderStore) ->
     (store.folder / TRIALS).symlink_to(TRIALS)  # nobody can read it, root included
     with pytest.raises(UnreadableFile, match=r"cannot be read .+ look at its permissions"):
         Database(store).rows("SELECT * FROM trials")
+
+
+def test_what_cannot_be_written_names_the_option(store: FolderStore) -> None:
+    (store.folder / TRIALS / "x.parquet").mkdir(parents=True)
+    with pytest.raises(FileNotWritten, match="or name another folder by --history"):
+        store.write(TRIALS, "x.parquet", b"")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "", None], ids=["cut off", "a list", "empty", "missing"])

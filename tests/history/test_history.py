@@ -16,7 +16,7 @@ from command_line import picolab_here
 from history_campaigns import night
 
 from picolab.config.project import outputs_dir
-from picolab.errors import ParameterError, UnreadableFile
+from picolab.errors import FileNotWritten, ParameterError, UnreadableFile
 from picolab.history.add import add_campaign
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
 from picolab.history.schema import SCHEMA_VERSION, columns, history_row, host_key, series_key
@@ -184,6 +184,25 @@ def test_a_damaged_file_is_named(store: FolderStore) -> None:
     store.write(TRIALS, name, b"PAR1 damaged")
     with pytest.raises(UnreadableFile, match=name):
         Database(store).rows("SELECT * FROM trials")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_history(store: FolderStore) -> None:
+    store.folder.mkdir()
+    (store.folder / TRIALS).symlink_to(TRIALS)  # nobody can read it, root included
+    with pytest.raises(UnreadableFile, match=r"cannot be read .+ look at its permissions"):
+        Database(store).rows("SELECT * FROM trials")
+
+
+def test_what_cannot_be_written_names_the_option(store: FolderStore) -> None:
+    (store.folder / TRIALS / "x.parquet").mkdir(parents=True)
+    with pytest.raises(FileNotWritten, match="or name another folder by --history"):
+        store.write(TRIALS, "x.parquet", b"")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", None], ids=["cut off", "a list", "empty", "missing"])
+def test_a_damaged_plan_is_named(store: FolderStore, text: str | None) -> None:
+    with pytest.raises(UnreadableFile, match=r"plan and ledger of the campaign .night. are damaged"):
+        Database(store).parsed("night", "plan and ledger", text, dict)
 
 
 def test_values_are_those_of_the_campaign(store: FolderStore) -> None:

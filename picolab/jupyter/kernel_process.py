@@ -172,7 +172,7 @@ def _is_end_of(request: str, message: dict[str, Any]) -> bool:
 
 
 class KernelWatch:
-    """What happens to the kernel of a notebook, for `nbclient` to report and for the end of the kernel.
+    """The state of a notebook's kernel, as `nbclient` reports it: it decides how the kernel is ended.
 
     Attributes:
         ends: the exit codes of those kernels that ended without being asked to.

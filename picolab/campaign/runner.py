@@ -211,6 +211,11 @@ class Campaign:
         """Refuse what cannot run, before the first trial."""
         check_plan(self.plan)
 
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this campaign as it was begun."""
+        return f"picolab resume {in_command(self.folder)}"
+
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
         outcomes = self.tally.outcomes

@@ -136,8 +136,11 @@ def test_a_missing_build_is_found_at_home(tmp_path: Path) -> None:
 def test_another_version_refuses() -> None:
     plan = plan_of()
     order = Order(session="s", software="0.0.1", plan=plan, attempts={}, builds={})
-    parcel = worker._run(order, "tcp://w")
-    assert parcel.ending == "refused" and "install the same version" in parcel.sentence
+    for text in (order.model_dump_json(), '{"software": "0.0.1", "a field of": "another version"}'):
+        parcel = worker._run(text, "tcp://w")
+        assert parcel.ending == "refused"
+        words = f"it has picolab {worker.software()} and the client 0.0.1; install the same version on both"
+        assert words in parcel.sentence
 
 
 def test_a_build_that_arrives_damaged_is_not_kept(scratch: Path) -> None:

@@ -97,6 +97,7 @@ class Slots:
         self._slots = [_Slot(name) for name in machines]
         self._waiting: deque[list[PlannedTrial]] = deque()
         self._budget: Budget | None = None
+        self._kept = self._interrupted = False
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in campaign.plan.trials)
 
     @property
@@ -129,13 +130,13 @@ class Slots:
         if len(self._slots) > 1:
             self._budget = Budget.of_host()
             self._board_folder.mkdir(parents=True, exist_ok=True)
-        kept = False
+        self._kept = self._interrupted = False
         try:
             while True:
-                if self._campaign.watcher.stop_requested():
+                if self._interrupted or self._campaign.watcher.stop_requested():
                     self._stop()
                     raise Interrupted
-                if not kept:
+                if not self._kept:
                     self._begin()
                 busy = [slot for slot in self._slots if slot.attempt is not None]
                 if not busy:
@@ -143,8 +144,8 @@ class Slots:
                 self._sleep(busy)
                 for slot in busy:
                     if self._has_ended(slot) and not self._campaign.watcher.stop_requested():
-                        kept |= self._end(slot, settled)
-            if kept:
+                        self._end(slot, settled)
+            if self._kept:
                 raise MachineWasKept
         finally:
             for slot in self._slots:
@@ -265,17 +266,12 @@ class Slots:
                 break
         for slot in busy:
             fault = (Outcome.INTERRUPTED, "the campaign was stopped while this trial ran") if slot in stopped else None
-            with suppress(Interrupted):
-                self._end(slot, lambda: None, fault)
+            self._end(slot, lambda: None, fault)
 
     # End
 
-    def _end(self, slot: _Slot, settled: Callable[[], None], fault: tuple[Outcome, str] | None = None) -> bool:
-        """Settle an attempt that has ended or takes too long; return whether its machine stays up.
-
-        Raises:
-            Interrupted: somebody has stopped this trial.
-        """
+    def _end(self, slot: _Slot, settled: Callable[[], None], fault: tuple[Outcome, str] | None = None) -> None:
+        """Settle an attempt that has ended or takes too long."""
         attempt, campaign = slot.attempt, self._campaign
         assert attempt is not None
         process = attempt.process
@@ -307,10 +303,8 @@ class Slots:
             slot.trials.popleft()
             slot.tries = 0
             settled()
-        if entry.outcome is Outcome.INTERRUPTED:
-            self._stop()
-            raise Interrupted
-        return kept
+        self._interrupted |= entry.outcome is Outcome.INTERRUPTED
+        self._kept |= kept
 
 
 def is_kept(machine: str) -> bool:

@@ -14,13 +14,13 @@ from picolab.machines.kinds import kind_of
 from picolab.text.wording import counted
 
 CLIENT_MB = 256.0
-"""Of a trial shareds its machine: papermill, the kernel with the client, the probe and the keeper. Together they use
-about 200 MiB; `benchmarks/several_machines.py` measures it."""
+"""Of a trial besides its machine: papermill, the kernel with the client, the probe and the keeper. On one host all
+processes of a campaign used at most 157 MiB, a small server included (`benchmarks/several_machines.py`)."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all machines of a campaign may use together.
+    """RAM and processors that all machines of a campaign may use together.
 
     Attributes:
         ram_mb: MiB that were free before the first of them.

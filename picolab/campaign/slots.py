@@ -113,7 +113,7 @@ class Slots:
         return max((trial.block for slot in self._slots for trial in slot.trials), default=0)
 
     def forget_after(self, block: int) -> None:
-        """Forget the trials of later blocks; what runs goes on."""
+        """Forget the trials of later blocks; those that run continue."""
         self._waiting = deque(group for group in self._waiting if group[0].block <= block)
 
     def run(self, groups: Iterable[list[PlannedTrial]], settled: Callable[[], None] = lambda: None) -> None:

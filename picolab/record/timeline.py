@@ -15,7 +15,7 @@ class StageSpan(Part):
 
 
 class Neighbour(Part):
-    """What another trial of the campaign did during the measured section of this one."""
+    """A stage of another trial of the campaign during the measured section of this one."""
 
     trial_id: str
     machine: str = Field(description="name of its machine")

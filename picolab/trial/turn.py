@@ -42,7 +42,7 @@ class Activity:
 
 
 class Board:
-    """What the trials of a campaign do, a file for each machine.
+    """Notes about everything that the trials of a campaign do, in a file for each machine.
 
     Args:
         folder: that all of them share.

@@ -79,7 +79,7 @@ def test_a_campaign_of_one_machine_has_no_section(tmp_path: Path) -> None:
 
 def test_the_chart_has_a_bar_for_each_stage_of_the_first_trials(data: CampaignData) -> None:
     (chart,) = machines_in_time(data.records.values())
-    values = chart.layer[0].data.values
+    (values,) = chart.to_dict()["datasets"].values()
     assert len(values) == 4 * min(MOST_TRIALS, 2 * PAIRS)
     assert min(value["from_s"] for value in values) == 0.0
     assert [value["what"] for value in values[:4]] == [

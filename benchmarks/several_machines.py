@@ -1,6 +1,6 @@
 """What several machines gain, and what the overlap does to the measured rate.
 
-    python benchmarks/several_machines.py [--machines 2] [--rounds 3] [--trials 12]
+    python benchmarks/several_machines.py [--machines 2] [--rounds 3] [--trials 12] [--file-size 64M]
 
 Each round runs the same small campaign on one machine, on several, and on several with overlapping measured steps, in
 an order that turns by one each round, and prints the wall times with their ratios to one machine. A campaign with the
@@ -16,7 +16,7 @@ import threading
 import time
 
 from picolab.agent.procfs import descendants
-from picolab.analysis.overlap import overlap_ratios
+from picolab.analysis.overlap import overlap_ratios, quiet_trials
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
@@ -27,9 +27,9 @@ from picolab.results.rows import plain_rows
 MODES = {"one machine": "none", "several": "preparation", "several, --overlap": "measurements"}
 
 
-def campaign_of(name: str, machines: int, overlap: object, repeats: int) -> Campaign:
-    """Return a campaign of small uploads to a server of 100 MiB/s that works with a processor, as servers do."""
-    matrix = {"ram_mb": [256], "file_size": ["64M"], "overlap": overlap if isinstance(overlap, list) else [overlap]}
+def campaign_of(name: str, machines: int, overlap: object, repeats: int, file_size: str) -> Campaign:
+    """Return a campaign of uploads to the calibration server, as fast as it can."""
+    matrix = {"ram_mb": [256], "file_size": [file_size], "overlap": overlap if isinstance(overlap, list) else [overlap]}
     wanted = {"matrix": matrix, "repeats": repeats, "idle_limit_s": 0, "machines": machines}
     plan = make_plan(CampaignParameters.model_validate(wanted), name, "benchmark")
     return Campaign.create(plan, Watcher())
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=2, help="machines at the same time (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the wall times (default 3)")
     parser.add_argument("--trials", type=int, default=12, help="trials of a campaign, and pairs (default 12)")
+    parser.add_argument("--file-size", default="64M", help="size of each upload (default 64M)")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="picolab-machines-", dir="/var/tmp") as folder:
         os.environ["PICOLAB_STATE_DIR"] = f"{folder}/state"
@@ -73,7 +74,9 @@ def main() -> None:
             modes = list(MODES)[number % 3 :] + list(MODES)[: number % 3]
             for mode in modes:
                 machines = 1 if mode == "one machine" else wanted.machines
-                campaign = campaign_of(f"round-{number}-{MODES[mode]}", machines, MODES[mode], wanted.trials)
+                campaign = campaign_of(
+                    f"round-{number}-{MODES[mode]}", machines, MODES[mode], wanted.trials, wanted.file_size
+                )
                 stop = threading.Event()
                 watcher = threading.Thread(target=watch_memory, args=(memory if machines == 1 else [], stop))
                 watcher.start()
@@ -81,14 +84,16 @@ def main() -> None:
                 stop.set()
                 watcher.join()
                 print(f"round {number + 1}: {mode}: {taken[mode][-1]:.1f} s for {wanted.trials} trials", flush=True)
-        for mode, times in taken.items():
+        for mode, times in taken.items() if wanted.rounds else ():
             ratios = [one / alone for one, alone in zip(times, taken["one machine"], strict=True)]
             print(f"{mode}: median {statistics.median(times):.1f} s, {statistics.median(ratios):.2f} of one machine")
-        print(f"one machine with everything that runs for it: at most {max(memory):.0f} MiB")
+        if memory:
+            print(f"one machine with everything that runs for it: at most {max(memory):.0f} MiB")
         for level in ("preparation", "measurements"):
-            campaign = campaign_of(f"check-{level}", wanted.machines, ["none", level], wanted.trials)
+            campaign = campaign_of(f"check-{level}", wanted.machines, ["none", level], wanted.trials, wanted.file_size)
             campaign.run()
-            for one in overlap_ratios(plain_rows(read_campaign(campaign.folder).trials)):
+            data = read_campaign(campaign.folder)
+            for one in overlap_ratios(plain_rows(data.trials), quiet_trials(data.records)):
                 found = one.ratio
                 print(
                     f"{level}: {one.metric.title}: {found.ratio:.3f} ({found.low:.3f} to {found.high:.3f}, "

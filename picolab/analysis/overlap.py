@@ -8,7 +8,13 @@ from picolab.analysis.statistics import PairedRatio, paired_ratio
 from picolab.record.factors import FACTORS
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
+from picolab.record.record import Record
 from picolab.results.rows import counting_values
+
+
+def quiet_trials(records: Mapping[str, Record]) -> frozenset[str]:
+    """Return the trials during whose measured section no other one did anything, of records by trial_id."""
+    return frozenset(name for name, record in records.items() if record.timeline and not record.timeline.neighbours)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from picolab.analysis.overlap import overlap_ratios
+from picolab.analysis.overlap import overlap_ratios, quiet_trials
 from picolab.charts.style import labelled
 from picolab.record.record import Record
 from picolab.report.markup import Column, joined, paragraph, table
@@ -85,11 +85,7 @@ def _overlaps(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _check(data: CampaignData) -> list[Html]:
     """Return the paired check of the same cases alone and next to others."""
-    quiet = frozenset(
-        trial_id for trial_id, record in data.records.items() if record.timeline and not record.timeline.neighbours
-    )
-    trials = labelled(data.trials)
-    found = overlap_ratios(trials, quiet)
+    found = overlap_ratios(labelled(data.trials), quiet_trials(data.records))
     if not found:
         return [
             paragraph(

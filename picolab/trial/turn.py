@@ -131,7 +131,7 @@ class Turn:
         self._timeline = timeline
         self._board = Board(folder, machine) if folder is not None else None
         self._lock: IO[bytes] | None = None
-        self._begun_s = 0.0
+        self._begun_s: float | None = None
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins; the first one of the measured section sleeps until its turn has come."""
@@ -153,7 +153,11 @@ class Turn:
             over: no further stage of the measured section will have something to do.
         """
         now_s = time.monotonic()
+        if self._begun_s is None:
+            # It was interrupted while it waited for its turn.
+            return
         self._timeline.stages.append(StageSpan(stage=stage, begun_monotonic_s=self._begun_s, ended_monotonic_s=now_s))
+        self._begun_s = None
         section = measured_section(self._parameters)
         if stage not in section or not (over or stage == section[-1]):
             return

@@ -105,3 +105,15 @@ def test_seconds_with_at_least_one_other_are_counted_once() -> None:
 def test_the_section_ends_with_the_last_measured_step() -> None:
     assert measured_section(TrialParameters())[-1] == "upload"
     assert measured_section(TrialParameters(direction="both"))[-1] == "verify"
+
+
+def test_a_stage_that_was_stopped_while_it_waited_has_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    turn, timeline = turn_of(tmp_path, "m-1", overlap="preparation")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("fcntl.flock", interrupted)
+        turn.begin("start")
+    turn.end("start", over=True)
+    assert timeline.stages == [] and timeline.measured_until_s is None

@@ -54,24 +54,29 @@ def meanwhile_s(record: Record, other: Record, *, measured: bool) -> float:
     return sum(max(0.0, min(until_s, end) - max(from_s, begin)) for begin, end in inside)
 
 
-def test_measured_sections_take_turns_and_records_say_what_ran() -> None:
-    campaign = Campaign.create(plan_of({"ram_mb": [128, 160]}), Watcher())
+def test_each_level_of_overlap_is_kept_and_records_say_what_ran() -> None:
+    campaign = Campaign.create(plan_of({"overlap": ["none", "preparation", "measurements"]}), Watcher())
     assert campaign.run() is ExitCode.OK
 
     records = list(read_campaign(campaign.folder).records.values())
-    assert len(records) == 4
+    assert len(records) == 6
     assert {record.parameters.machine_name for record in records} == {"two-1", "two-2"}
-    assert {record.parameters.overlap for record in records} == {"preparation"}
-    sections = sorted(section(record) for record in records)
-    assert all(before[1] <= after[0] for before, after in itertools.pairwise(sections))
     for record in records:
-        assert record.timeline is not None and record.timeline.others_measured_s == 0
+        assert record.timeline is not None
         others = [other for other in records if other is not record]
-        worked_s = sum(meanwhile_s(record, other, measured=False) for other in others)
-        # More than the stages: kernels that begin, and files that are put in their place.
+        worked_s, measured_s = (
+            sum(meanwhile_s(record, other, measured=measured) for other in others) for measured in (False, True)
+        )
+        # More than the stages: kernels that begin, files that are put in their place, the time between two stages.
         assert (record.timeline.others_worked_s or 0) >= worked_s - 0.001
+        assert (record.timeline.others_measured_s or 0) >= measured_s - 0.001
+        if record.parameters.overlap == "none":
+            assert record.timeline.neighbours == []
+        if record.parameters.overlap != "measurements":
+            assert record.timeline.others_measured_s == 0
         assert any(caveat.code == "overlapped" for caveat in record.caveats) is bool(record.timeline.neighbours)
-        assert not any(caveat.code == "other_machines" for caveat in record.caveats)
+        strangers = [caveat.value for caveat in record.caveats if caveat.code == "other_machines"]
+        assert not any("two-" in str(names) for names in strangers), "machines of the campaign are no strangers"
     assert any(record.timeline and record.timeline.neighbours for record in records)
     assert sorted(entry.trial_id for entry in campaign.ledger.entries()) == sorted(
         trial.trial_id for trial in campaign.plan.trials
@@ -122,7 +127,7 @@ def test_killed_kernel_ctrl_c_and_kill_lose_nothing(
         "parameters": {"calibration": {"transfer_mib_s": 4}},
     }
     path.write_text(json.dumps(content))
-    words = ("matrix", str(path), "--campaign", "two", "--machines", "2", "--overlap")
+    words = ("matrix", str(path), "--campaign", "two", "--machines", "2")
     process = command(*words)
     eventually(two_run, "two trials run at the same time")
     eventually(lambda: kernels(process.pid), "a kernel runs")[0].signal(signal.SIGKILL)
@@ -150,8 +155,8 @@ def test_killed_kernel_ctrl_c_and_kill_lose_nothing(
     campaign = Campaign.load(outputs_dir() / "two")
     results = [entry.trial_id for entry in campaign.ledger.entries() if not entry.outcome.is_fault]
     assert sorted(results) == sorted(trial.trial_id for trial in campaign.plan.trials)
-    records = read_campaign(campaign.folder).records.values()
-    assert any(record.timeline and record.timeline.others_measured_s for record in records)
+    sections = sorted(section(record) for record in read_campaign(campaign.folder).records.values())
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(sections)), "they took turns"
     assert not (campaign.folder / "running").exists()
 
 

@@ -9,7 +9,7 @@ from picolab.record.factors import FACTORS
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
 from picolab.record.record import Record
-from picolab.results.rows import counting_values
+from picolab.results.rows import counting_values, measured_outcomes
 
 
 def quiet_trials(records: Mapping[str, Record]) -> frozenset[str]:
@@ -40,6 +40,7 @@ def overlap_ratios(rows: Sequence[Mapping[str, Any]], quiet: frozenset[str] = fr
     """Return the ratio of each case, level and metric that builds are compared in; none without both kinds of trials.
 
     A pair is a trial alone and one next to others, of the same block and with the same level of every other factor.
+    Numbers of a step that is not measured are left out.
 
     Args:
         rows: of trials, as in `results.csv`.
@@ -62,7 +63,8 @@ def overlap_ratios(rows: Sequence[Mapping[str, Any]], quiet: frozenset[str] = fr
             pairs: list[list[float]] = []
             for row in trials:
                 partner = alone.get((case, row["block"]))
-                if partner is None or row["trial_id"] in quiet:
+                is_measured = metric.step is None or metric.step in measured_outcomes(row)
+                if partner is None or not is_measured or row["trial_id"] in quiet:
                     continue
                 both = [value for one in (partner, row) for value in counting_values(metric, [one])]
                 if len(both) == 2 and min(both) > 0:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from picolab.errors import UnreadableFile
 from picolab.history.schema import columns
 from picolab.history.store import CAMPAIGNS, TRIALS, Store, all_addresses, readable
+from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,6 +45,7 @@ _IDENTITIES = {
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
 
 
+_T = TypeVar("_T")
 _TABLE = re.compile(rf"\bFROM ({TRIALS}|{CAMPAIGNS})\b")
 
 
@@ -133,6 +136,27 @@ class Database:
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def parsed(self, campaign: str, column: str, text: str | None, kind: type[_T]) -> _T:
+        """Return a column of the table `campaigns`, which holds JSON.
+
+        Args:
+            campaign: its name.
+
+        Raises:
+            UnreadableFile: it is damaged.
+        """
+        try:
+            found = json.loads(text or "")
+            if isinstance(found, kind):
+                return found
+            why = f"no {kind.__name__}"
+        except ValueError as error:
+            why = str(error)
+        raise UnreadableFile(
+            f"{self.store.place}: {column} of the campaign {shown(campaign)} are damaged ({why}); remove the files of "
+            f"this campaign in {CAMPAIGNS}/ and add it again"
+        )
+
     def _executed(self, query: str, values: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
         import duckdb
 
@@ -141,6 +165,6 @@ class Database:
         except duckdb.Error as error:
             why = str(error).splitlines()[0][:300]
             raise UnreadableFile(
-                f"{self.store.place}: a file of the history cannot be read ({why}); remove it and add its campaign "
-                f"again"
+                f"{self.store.place}: a file of the history cannot be read ({why}); make it readable, or remove it and "
+                f"add its campaign again"
             ) from None

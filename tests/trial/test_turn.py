@@ -27,7 +27,8 @@ def test_a_measured_section_waits_unless_overlap_was_asked_for(tmp_path: Path, l
     thread.start()
     try:
         if waits:
-            eventually(lambda: "sleeps" in (tmp_path / "second.lines").read_text(), "it waits for its turn")
+            lines = tmp_path / "second.lines"
+            eventually(lambda: lines.exists() and "sleeps" in lines.read_text(), "it waits for its turn")
             assert timeline.measured_from_s is None
         else:
             thread.join()

@@ -19,7 +19,7 @@ from picolab.config.project import outputs_dir
 from picolab.errors import FileNotWritten, ParameterError, UnreadableFile
 from picolab.history.add import add_campaign
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
-from picolab.history.schema import SCHEMA_VERSION, columns, history_row, host_key, series_key
+from picolab.history.schema import MERGED_VERSION, columns, history_row, host_key, series_key
 from picolab.history.series import chosen_metrics, read_series
 from picolab.history.store import CAMPAIGNS, TRIALS, FolderStore, open_store
 from picolab.record.factors import FACTORS, Factor
@@ -167,13 +167,13 @@ def test_an_older_file_without_a_later_column_is_read(store: FolderStore, monkey
 
 def test_a_newer_file_is_refused_in_one_sentence(store: FolderStore) -> None:
     add_campaign(store, night(0, {"build-a": 1.0}))
-    newer = f"{'a' * 12}-{'b' * 16}.v{SCHEMA_VERSION + 1}.parquet"
+    newer = f"{'a' * 12}-{'b' * 16}.v{MERGED_VERSION + 1}.parquet"
     store.write(TRIALS, newer, b"")
     done = picolab_here("history", "show", "--history", str(store.folder))
 
     assert done.returncode == 4
     assert done.stderr.endswith(
-        f"{newer} has schema {SCHEMA_VERSION + 1}, and this picolab reads schemas up to {SCHEMA_VERSION}; install a "
+        f"{newer} has schema {MERGED_VERSION + 1}, and this picolab reads schemas up to {MERGED_VERSION}; install a "
         f"newer picolab\n"
     )
 

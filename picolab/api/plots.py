@@ -4,6 +4,7 @@ They are shown without network, in JupyterLab and in an exported page.
 """
 
 from picolab.charts import campaign as charts
+from picolab.charts import machines
 from picolab.charts.figure import Figure
 from picolab.report.campaign_page import figure
 from picolab.results.load import CampaignData
@@ -61,6 +62,16 @@ class CampaignPlots:
             charts.memory_caption(self._data.samples, self._data.trials),
             empty="There are no samples of a measured upload, so memory over time cannot be shown.",
         )
+
+    def machines(self) -> Figure | None:
+        """Show what ran when on which machine; None when trials ran one by one."""
+        panels = machines.machines_in_time(self._data.records.values())
+        if not panels:
+            return None
+        count, every = len(machines.shown_first(self._data.records.values())), len(self._data.records)
+        which = f"The first {count} of {every} trials" if count < every else f"All {count} trials"
+        words = f"{which}, from the times in their records. Gaps are waits and kernels that begin."
+        return Figure(panels, words)
 
     def peak_memory(self) -> Figure | Html:
         """Show the peaks of the server's memory by case, next to the limit, in MiB."""

@@ -57,16 +57,19 @@ class Filing:
     Args:
         folder: of the campaign.
         campaign: its name.
+
+    Attributes:
+        running: the folder in which trials run.
     """
 
     def __init__(self, folder: Path, campaign: str) -> None:
         self._folder = folder
         self._campaign = campaign
-        self._running = folder / RUNNING
+        self.running = folder / RUNNING
 
     def running_folder(self, trial: PlannedTrial) -> Path:
         """Return the folder in which a trial runs; a link in its place is removed."""
-        folder = self._running / trial.trial_id
+        folder = self.running / trial.trial_id
         if folder.is_symlink():
             remove_tree_inside(self._folder, folder)
         return folder
@@ -77,7 +80,7 @@ class Filing:
         Args:
             killed: which of the trial's processes a signal has ended, in words.
         """
-        folder = self._running / trial.trial_id
+        folder = self.running / trial.trial_id
         try:
             record = read_side_file(folder / RECORD_FILE)
         except FileNotFoundError:
@@ -102,7 +105,7 @@ class Filing:
 
     def file(self, trial: PlannedTrial, fault_attempt: int | None) -> dict[str, str]:
         """Move a trial's files to `trials/`, or those of a fault to `faults/`; return the new place of each."""
-        folder = self._running / trial.trial_id
+        folder = self.running / trial.trial_id
         target = self._folder / (TRIALS if fault_attempt is None else FAULTS)
         target.mkdir(exist_ok=True)
         stem = trial.trial_id if fault_attempt is None else f"{trial.trial_id}.attempt{fault_attempt}"
@@ -118,7 +121,7 @@ class Filing:
 
     def remove_running_folder(self, trial: PlannedTrial) -> None:
         """Remove the folder in which a trial ran, with what was not filed."""
-        remove_tree_inside(self._folder, self._running / trial.trial_id)
+        remove_tree_inside(self._folder, self.running / trial.trial_id)
 
     def _put(self, source: Path, target: Path) -> None:
         """Rename a file; an older one of that name is set aside."""
@@ -152,7 +155,7 @@ class Filing:
 
     def clear_running(self) -> None:
         """Empty `running/`: a folder with a record or a notebook is set aside, any other is removed."""
-        for left in sorted(self._running.iterdir()) if self._running.is_dir() else ():
+        for left in sorted(self.running.iterdir()) if self.running.is_dir() else ():
             if not left.is_symlink() and any((left / name).exists() for name in (RECORD_FILE, NOTEBOOK_FILE)):
                 set_aside(self._folder, left)
             else:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from picolab.campaign.budget import Budget, check_budget
 from picolab.config.given_paths import is_word
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
@@ -26,7 +27,8 @@ def check_plan(plan: Plan) -> None:
     if plan.answer is not None and plan.answer.grows:
         asked = plan.answer.parameters
         wanted += [asked.model_copy(update={"file_size": size}) for size in plan.answer.sizes]
-    _check(wanted, plan.source)
+    _check(wanted, plan.source, plan.machines)
+    check_budget(plan, Budget.of_host())
 
 
 def check_trial(parameters: TrialParameters) -> None:
@@ -34,7 +36,7 @@ def check_trial(parameters: TrialParameters) -> None:
     _check([parameters], "picolab trial")
 
 
-def _check(wanted: Sequence[TrialParameters], source: str) -> None:
+def _check(wanted: Sequence[TrialParameters], source: str, machines: int = 1) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
     builds = {
@@ -47,7 +49,7 @@ def _check(wanted: Sequence[TrialParameters], source: str) -> None:
     _check_memory(wanted, source)
     for machine in dict.fromkeys(trial.machine for trial in wanted):
         kind_of(machine).check_host([trial for trial in wanted if trial.machine == machine])
-    _check_disks(wanted, source)
+    _check_disks(wanted, source, machines)
 
 
 def _check_paths(wanted: Sequence[TrialParameters], source: str) -> None:
@@ -71,27 +73,28 @@ def _check_memory(wanted: Sequence[TrialParameters], source: str) -> None:
             )
 
 
-def _check_disks(wanted: Sequence[TrialParameters], source: str) -> None:
-    """Look at each disk once: trials run one after the other, so that the largest upload is what must fit."""
+def _check_disks(wanted: Sequence[TrialParameters], source: str, machines: int) -> None:
+    """Look at each disk once: the largest upload must fit, as often as there are machines at the same time."""
     largest: dict[tuple[str, str], TrialParameters] = {}
     for trial in wanted:
         disk = (trial.machine, kind_of(trial.machine).disk_key(trial))
         if disk not in largest or trial.needed_disk_bytes > largest[disk].needed_disk_bytes:
             largest[disk] = trial
     for trial in largest.values():
-        _check_disk(trial, source)
+        _check_disk(trial, source, machines)
 
 
-def _check_disk(trial: TrialParameters, source: str) -> None:
+def _check_disk(trial: TrialParameters, source: str, machines: int) -> None:
     try:
         disk = kind_of(trial.machine).host_disk(trial)
     except HostUnfit as error:
         raise HostUnfit(f"{source}: {error}") from None
-    needed = trial.needed_disk_bytes
+    needed = machines * trial.needed_disk_bytes
     if disk.free_bytes is not None and disk.free_bytes < needed:
         several = f"{trial.parallel_uploads} x " if trial.parallel_uploads > 1 else ""
+        at_once = f" on {machines} machines at the same time" if machines > 1 else ""
         raise HostUnfit(
-            f"{source}: an upload of {several}{trial.file_size} needs {DISK_FACTOR} times its size on disk, "
+            f"{source}: an upload of {several}{trial.file_size}{at_once} needs {DISK_FACTOR} times its size on disk, "
             f"{needed / MIB:,.0f} MiB, and {disk.name} has {disk.free_bytes / MIB:,.0f} MiB free; free some, or choose "
             f"smaller files{disk.advice}"
         )

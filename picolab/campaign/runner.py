@@ -1,4 +1,4 @@
-"""The loop of a campaign: one papermill process for each trial of a plan; a measured result is never lost.
+"""A campaign: the execution of a plan, its folder and its state; a measured result is never lost.
 
     outputs/<campaign>/
         plan.json        the plan, frozen
@@ -19,7 +19,6 @@ However a campaign dies, the next start files the trials that were already measu
 holds, and continues.
 """
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,14 +32,14 @@ from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.growth import Growth, grow, unfinished_words
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.slots import Interrupted, MachineWasKept, Slots
 from picolab.campaign.stopping import interval_widths, why_enough, why_over_budget
 from picolab.campaign.tally import Tally
-from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, together
 from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
     HostUnfit,
-    MachineBusy,
     ParameterError,
     UnreadableFile,
 )
@@ -48,13 +47,9 @@ from picolab.exit_codes import ExitCode
 from picolab.files.foreign import refuse_links
 from picolab.files.set_aside import SET_ASIDE
 from picolab.host.idleness import wait_for_idle
-from picolab.host.processes import this_process
-from picolab.jupyter.live_line import last_line
-from picolab.jupyter.notebook_process import NOTEBOOK_FILE, TrialProcess, trial_fork_server
-from picolab.jupyter.trial_context import TrialContext
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
-from picolab.machines.kinds import kind_of
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.results import beginning
@@ -66,25 +61,13 @@ from picolab.results.standing import RESULTS_FILE, Standing, read_standing
 from picolab.results.starts import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
 from picolab.text.wording import counted, duration
-from picolab.trial.state import (
-    PROGRESS_FILE,
-    RECORD_FILE,
-)
+from picolab.trial.state import RECORD_FILE
 
 _WRITTEN = (
     *(TRIALS, FAULTS, RUNNING, SET_ASIDE),
     *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, STARTS_FILE),
 )
 """Everything that a campaign writes into its folder; none of it may be a link to another place."""
-_LIMIT_MARGIN_S = 120.0
-
-
-class Interrupted(Exception):
-    """Somebody asked the campaign to stop."""
-
-
-class _MachineKept(Exception):
-    """A trial failed and its machine is to stay up: the next trial would need the same machine."""
 
 
 @dataclass
@@ -92,7 +75,7 @@ class Campaign:
     """One execution of a plan.
 
     Attributes:
-        machine_name: of the machine that its trials use.
+        machine_name: of the machine that its trials use; of several, the part before their numbers.
         earlier_attempts: at trials of the plan, made where this campaign's ledger does not know of them.
     """
 
@@ -107,12 +90,20 @@ class Campaign:
     def __post_init__(self) -> None:
         self.machine_name = self.machine_name or self.plan.campaign
         self.ledger = Ledger(self.folder)
-        self._filing = Filing(self.folder, self.plan.campaign)
+        self.filing = Filing(self.folder, self.plan.campaign)
         self._tally: Tally | None = None
         self._growth: Growth | None = None
         self._grown_at = 0
         self._begun_s = time.monotonic()
-        self._fork_server = trial_fork_server(trial.parameters.machine for trial in self.plan.trials)
+        self._looked_at = 0
+        self._slots = Slots(self, self.machines)
+
+    @property
+    def machines(self) -> list[str]:
+        """The names of its machines."""
+        if self.plan.machines == 1:
+            return [self.machine_name]
+        return [f"{self.machine_name}-{number}" for number in range(1, self.plan.machines + 1)]
 
     @property
     def tally(self) -> Tally:
@@ -184,8 +175,9 @@ class Campaign:
             check_unchanged(self.folder, self.plan, standing, accept_changes, self.watcher.note)
             check_name(self.plan.campaign)
             registry.sweep()
-            registry.check_free(self.machine_name)
-            registry.check_not_kept(self.machine_name, "begin a campaign of another name, with --campaign NAME")
+            for name in self.machines:
+                registry.check_free(name)
+                registry.check_not_kept(name, "begin a campaign of another name, with --campaign NAME")
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():
@@ -196,12 +188,10 @@ class Campaign:
                 self._run_blocks()
             except Interrupted:
                 return ExitCode.INTERRUPTED
-            except _MachineKept:
+            except MachineWasKept:
                 pass
             finally:
-                self._fork_server.close()
-                if not self._machine_is_kept():
-                    self._release_machine()
+                self._slots.close()
                 write_results(self.folder, self.tally.rows.values())
                 with suppress(OSError):
                     (self.folder / RUNNING).rmdir()
@@ -261,7 +251,7 @@ class Campaign:
             for trial in left:
                 if self._is_over_budget():
                     return
-                self._run_trial(trial)
+                self._slots.run([[trial]])
                 if trial.trial_id not in self.tally.rows:
                     return
 
@@ -295,11 +285,13 @@ class Campaign:
         if self.tally.needed <= self.tally.rows.keys():
             return
         self._wait_for_idle_host()
-        for block, trials in itertools.groupby(self.plan.trials, key=lambda trial: trial.block):
-            for trial in trials:
-                if trial.trial_id in self.tally.needed and trial.trial_id not in self.tally.rows:
-                    self._run_trial(trial)
-            self._look(block)
+        first = next(trial for trial in self.needed if trial.trial_id not in self.tally.rows).block
+        if all(row["block"] < first for row in self.tally.rows.values()):
+            self._look_at(first - 1)
+        else:
+            self._looked_at = first - 1
+        left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
+        self._slots.run(together(self.plan, left), self._look)
 
     def _wait_for_idle_host(self) -> None:
         """Wait for an idle host, and write down whether there was one.
@@ -322,19 +314,30 @@ class Campaign:
             )
         self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its results say so.")
 
-    def _look(self, block: int) -> None:
-        """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent."""
-        rows = self.tally.rows
-        last = max((trial.block for trial in self.plan.trials if trial.trial_id in rows), default=0)
-        if block < last or len(self.tally.needed) < len(self.plan.trials):
+    def _look(self) -> None:
+        """Look whether to stop, when another block is complete."""
+        first = self._slots.first_unfinished_block
+        self._look_at(self.plan.trials[-1].block if first is None else first - 1)
+
+    def _look_at(self, block: int) -> None:
+        """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent.
+
+        Blocks that other machines have begun meanwhile are completed.
+        """
+        never = self.plan.stopping is None and self.plan.answer is None
+        if never or block <= self._looked_at or len(self.tally.needed) < len(self.plan.trials):
             return
+        self._looked_at = block
+        rows = [row for row in self.tally.rows.values() if row["block"] <= block]
         reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
-        reason = reason or why_enough(self.plan, list(rows.values()), block, self.tally.ran_s)
+        reason = reason or why_enough(self.plan, rows, block, self.tally.ran_s)
         if reason is not None:
-            widths = interval_widths(self.plan, list(rows.values())) if self.plan.stopping is not None else []
-            note_stop(self.folder, block, reason, [asdict(width) for width in widths])
-            self.tally.need([trial for trial in self.plan.trials if trial.block <= block])
-            self.watcher.note(f"Stopped after block {block} of at most {self.plan.repeats}: {reason}.")
+            last = max(block, self._slots.last_begun_block)
+            widths = interval_widths(self.plan, rows) if self.plan.stopping is not None else []
+            note_stop(self.folder, last, reason, [asdict(width) for width in widths])
+            self.tally.need([trial for trial in self.plan.trials if trial.block <= last])
+            self._slots.forget_after(last)
+            self.watcher.note(f"Stopped after block {last} of at most {self.plan.repeats}: {reason}.")
 
     @property
     def unfinished(self) -> str:
@@ -345,88 +348,12 @@ class Campaign:
 
     # One trial
 
-    def _run_trial(self, trial: PlannedTrial) -> None:
-        for _ in range(1 + self.plan.fault_retries):
-            entry = self._attempt(trial, self._next_attempt(trial))
-            if entry.outcome is Outcome.INTERRUPTED or self.watcher.stop_requested():
-                raise Interrupted
-            if self._machine_is_kept():
-                raise _MachineKept
-            if not entry.outcome.is_fault:
-                return
-
-    def _next_attempt(self, trial: PlannedTrial) -> int:
+    def next_attempt(self, trial: PlannedTrial) -> int:
+        """Return the number of the next attempt at a trial, from 1."""
         known = self.tally.last_attempt.get(trial.trial_id, 0), self.earlier_attempts.get(trial.trial_id, 0)
         return max(known) + 1
 
-    def _attempt(self, trial: PlannedTrial, attempt: int) -> LedgerEntry:
-        if self.watcher.stop_requested():
-            raise Interrupted
-        started_at, begun = datetime.now(UTC), time.monotonic()
-        parameters = trial.parameters.model_copy(update={"machine_name": self.machine_name})
-        on_step = self.watcher.step
-        process = TrialProcess(
-            parameters,
-            TrialContext(
-                folder=self._filing.running_folder(trial),
-                trial_id=trial.trial_id,
-                owner=this_process().to_json(),
-                campaign=self.plan.campaign,
-                block=trial.block,
-                position=trial.position,
-                attempt=attempt,
-            ),
-            self._fork_server,
-            None if on_step is None else lambda line: on_step(trial, line),
-        )
-        try:
-            fault = self._wait(process, trial, attempt)
-            killed = process.ended_by()
-            if process.lost_fork_server and fault is None:
-                fault = Outcome.INVALID, "the fork server was killed, and so the trial ended"
-        finally:
-            process.kill()
-        entry = self._settle(trial, attempt, started_at, time.monotonic() - begun, fault, killed)
-        machine = registry.attach(self.machine_name)
-        # After a fault the machine may have been the reason.
-        is_done = entry.outcome.is_fault or machine is None or not kind_of(machine.kind).reused_between_trials
-        if machine is not None and not machine.kept and is_done:
-            self._release_machine()
-        return entry
-
-    def _release_machine(self) -> None:
-        with suppress(MachineBusy):
-            # Somebody may have taken a machine of this name meanwhile: then it is theirs.
-            registry.check_free(self.machine_name)
-            registry.release_by_name(self.machine_name)
-
-    def _machine_is_kept(self) -> bool:
-        machine = registry.attach(self.machine_name)
-        return machine is not None and machine.kept
-
-    def _wait(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> tuple[Outcome, str] | None:
-        """Wait for a trial; return a fault when it had to be stopped."""
-        parameters = trial.parameters
-        limit_s = 2 * parameters.ready_limit_s + 3 * parameters.upload_limit_s + _LIMIT_MARGIN_S
-        limit_s += kind_of(parameters.machine).make_limit_s(parameters)
-        deadline = time.monotonic() + limit_s
-        self._show(process, trial, attempt)
-        while not process.wait(min(deadline - time.monotonic(), self.watcher.refresh_s or limit_s)):
-            if self.watcher.stop_requested():
-                process.interrupt()
-                return Outcome.INTERRUPTED, "the campaign was stopped while this trial ran"
-            if time.monotonic() > deadline:
-                process.interrupt()
-                return Outcome.MACHINE_FAILED, f"the trial's process did not end within {limit_s:.0f} s"
-            if self.watcher.refresh_s is not None:
-                self._show(process, trial, attempt)
-        return None
-
-    def _show(self, process: TrialProcess, trial: PlannedTrial, attempt: int) -> None:
-        line = "" if self.watcher.refresh_s is None else last_line(process.folder / PROGRESS_FILE)
-        self.watcher.progress(self.progress(trial, attempt, line))
-
-    def _settle(
+    def settle(
         self,
         trial: PlannedTrial,
         attempt: int,
@@ -435,6 +362,7 @@ class Campaign:
         fault: tuple[Outcome, str] | None,
         killed: str = "",
         known: Record | None = None,
+        keeps_folder: bool = False,
     ) -> LedgerEntry:
         """Decide what an ended attempt was, put its files in their place and write the ledger.
 
@@ -443,16 +371,17 @@ class Campaign:
             fault: what it was if its own record does not say that it has a result.
             killed: which of its processes a signal has ended, in words.
             known: its valid record, if the campaign had it before; its own file may be damaged and its notebook whole.
+            keeps_folder: the folder in which it ran stays: its machine is kept.
         """
-        record, reason = self._filing.read_record(trial, killed)
+        record, reason = self.filing.read_record(trial, killed)
         record = record or known
         if record is not None and (fault is None or not record.outcome.is_fault):
             outcome, detail = record.outcome, record.outcome_detail
         else:
             outcome, detail = fault or (Outcome.INVALID, reason)
-        places = self._filing.file(trial, attempt if outcome.is_fault else None)
-        if not self._machine_is_kept():
-            self._filing.remove_running_folder(trial)
+        places = self.filing.file(trial, attempt if outcome.is_fault else None)
+        if not keeps_folder:
+            self.filing.remove_running_folder(trial)
         entry = LedgerEntry(
             trial_id=trial.trial_id,
             attempt=attempt,
@@ -476,12 +405,10 @@ class Campaign:
 
     def _recover(self, standing: Standing) -> None:
         """Settle the trials that a killed campaign left: running, or not filed yet."""
-        for trial in self._filing.unfinished(self.needed, standing):
+        for trial in self.filing.unfinished(self.needed, standing):
             fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-            self._settle(
-                trial, self._next_attempt(trial), None, None, fault, known=standing.results.get(trial.trial_id)
-            )
-        self._filing.clear_running()
+            self.settle(trial, self.next_attempt(trial), None, None, fault, known=standing.results.get(trial.trial_id))
+        self.filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
             count = len(self.tally.lost)
@@ -501,4 +428,6 @@ class Campaign:
             if self._growth is not None and self._growth.left_s is not None:
                 eta_s = self._growth.left_s * left / max(1, self._growth.left)
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
-        return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line)
+        left_s = tally.left_s()
+        eta_s = None if left_s is None else left_s / self.plan.machines
+        return Progress(tally.total, tally.done, eta_s, current, attempt, line)

@@ -6,16 +6,16 @@ from typing import Any
 
 from rich.table import Table
 
+from picolab.campaign.budget import Budget, machines_in_words
 from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, earlier_times, estimate
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import watched_in_words
 from picolab.cli.outcome_table import outcome_table
 from picolab.cli.terminal import console, print_table
-from picolab.config.plan import Plan, PlannedTrial
+from picolab.config.plan import Plan, PlannedTrial, together
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.distributed.capacity import Capacity, ram_in_words
-from picolab.distributed.order import together
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
@@ -79,8 +79,16 @@ def print_plan(plan: Plan) -> None:
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
     console.print(estimate_in_words(estimate(plan.trials), at_most=bool(most)))
+    print_machines(plan)
     if plan.stopping is not None:
         console.print(watched_in_words(plan))
+
+
+def print_machines(plan: Plan) -> None:
+    """Print how many machines run at the same time, and what may overlap; nothing for one machine."""
+    words = machines_in_words(plan)
+    if words:
+        console.print(f"{words} Now there are {Budget.of_host().words}. Expected times are those of one machine.")
 
 
 def print_workers(plan: Plan, trials: Sequence[PlannedTrial], capacity: Capacity) -> None:
@@ -158,8 +166,8 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
             "Virtual machines were emulated by software: their rates and times say little about a real machine.",
             style="yellow",
         )
-    machine = registry.attach(campaign.machine_name)
-    if machine is not None and machine.kept:
+    found = [registry.attach(name) for name in campaign.machines]
+    for machine in [machine for machine in found if machine is not None and machine.kept]:
         console.print(
             f"Stopped at a failure, with its machine still up. Copy the notebook of that trial from {campaign.folder}, "
             f"open the copy in JupyterLab and run it: it re-attaches. What it finds does not change this campaign. "
@@ -192,6 +200,8 @@ def print_status(folder: Path) -> ExitCode:
     left_s = campaign.tally.left_s()
     eta = f", about {duration(left_s)} left" if left_s else ""
     console.print(f"{len(rows)} of {len(campaign.needed)} trials have a result{eta}. Folder: {folder}")
+    if campaign.plan.machines > 1:
+        console.print(machines_in_words(campaign.plan))
     unfinished = campaign.unfinished
     if unfinished:
         console.print(one_line(unfinished), style="yellow")

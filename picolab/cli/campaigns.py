@@ -40,6 +40,7 @@ def matrix(
       picolab matrix parameters/quick.yaml --machine vagrant
       picolab matrix parameters/quick.yaml --server copyparty --server picoshare
       picolab matrix parameters/full.yaml --plan
+      picolab matrix parameters/full.yaml --machines 2
       picolab matrix parameters/full.yaml --scheduler tcp://10.0.0.1:8786
     """
     from picolab.config.parameter_file import load_campaign_parameters

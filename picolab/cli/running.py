@@ -32,6 +32,9 @@ class PlanOptions(TypedDict):
     file_sizes: str | None
     seed: int | None
     idle_limit: float | None
+    machines: int | None
+    overlap: bool
+    check_overlap: bool
     scheduler: str | None
     only_plan: bool
 
@@ -70,6 +73,15 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=float,
                 help="Seconds to wait for an idle host instead of the file's; 0: do not wait.",
             ),
+            click.option(
+                "--machines",
+                type=int,
+                help="Machines at the same time on this host instead of the file's number.",
+            ),
+            click.option("--overlap", is_flag=True, help="Measured steps of several machines may overlap."),
+            click.option(
+                "--check-overlap", is_flag=True, help="Run each case alone and next to others, and compare the two."
+            ),
             scheduler_option,
             click.option("--plan", "only_plan", is_flag=True, help="Print the plan and run nothing."),
         )
@@ -105,8 +117,35 @@ def plan_of(wanted: dict[str, Any], file: Path, options: PlanOptions) -> Plan:
         _set_machine(wanted, options["machine"], str(file))
     values = {"seed": options["seed"], "idle_limit_s": options["idle_limit"]}
     wanted.update({name: value for name, value in values.items() if value is not None})
+    _set_machines(wanted, options, str(file))
     name = check_name(options["campaign"] or dated_name(file.stem))
     return make_plan(validate(CampaignParameters, wanted, str(file)), name, str(file))
+
+
+def _set_machines(wanted: dict[str, Any], options: PlanOptions, source: str) -> None:
+    """Have several machines run at the same time, and set what their trials may do at the same time.
+
+    Raises:
+        ParameterError: an option needs several machines, or the file says already what may overlap.
+    """
+    if options["machines"] is not None:
+        wanted["machines"] = options["machines"]
+    asked = [
+        option
+        for option, given in (("--overlap", options["overlap"]), ("--check-overlap", options["check_overlap"]))
+        if given
+    ]
+    if not asked:
+        return
+    if wanted.get("machines") == 1:
+        raise ParameterError(f"{asked[0]} is about several machines, and there is one; add --machines 2")
+    if "overlap" in wanted["matrix"] or "overlap" in wanted["parameters"]:
+        raise ParameterError(f"{asked[0]}: {source} sets overlap itself; remove it there, or leave the option out")
+    level = "measurements" if options["overlap"] else "preparation"
+    if options["check_overlap"]:
+        wanted["matrix"]["overlap"] = ["none", level]
+    else:
+        wanted["parameters"]["overlap"] = level
 
 
 def _set_machine(wanted: dict[str, Any], machine: str, source: str) -> None:
@@ -166,6 +205,7 @@ def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCo
     """
     from picolab.campaign.preflight import check_plan
     from picolab.campaign.runner import Campaign
+    from picolab.cli.campaign_view import print_machines
 
     if scheduler is not None:
         from picolab.cli.campaign_view import print_workers
@@ -178,6 +218,7 @@ def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCo
             print_workers(plan, plan.trials, cluster.check_workers())
             return run(lambda watcher: begin(plan, watcher, cluster))
     check_plan(plan)
+    print_machines(plan)
     return run(lambda watcher: Campaign.create(plan, watcher))
 
 

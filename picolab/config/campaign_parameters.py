@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from picolab.config.field_values import AS_WRITTEN, Text, all_for_fields, for_field, refuse_bool
 from picolab.config.trial_parameters import LABEL_PATTERN, TrialParameters
 
+MOST_MACHINES = 64
+"""At the same time on one host: each needs a processor."""
+
 
 class Matrix(BaseModel):
     """Factors and their levels, with GitHub Actions' `include` and `exclude`."""
@@ -84,7 +87,8 @@ class CampaignParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     _no_bool = field_validator(
-        "description", "repeats", "seed", "fault_retries", "baseline", "margin_percent", "idle_limit_s", mode="before"
+        *("description", "repeats", "seed", "fault_retries", "baseline", "margin_percent", "idle_limit_s", "machines"),
+        mode="before",
     )(classmethod(refuse_bool))
 
     description: Text = Field("", description="what the campaign is for, one sentence for the report")
@@ -111,6 +115,9 @@ class CampaignParameters(BaseModel):
     )
     fault_retries: Annotated[int, Field(ge=0, le=10)] = Field(
         1, description="how often a trial is tried again after a fault of the instrument"
+    )
+    machines: Annotated[int, Field(ge=1, le=MOST_MACHINES)] = Field(
+        1, description="machines at the same time on this host, as far as RAM and processors allow"
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="trial parameters that are the same in all trials"

@@ -65,6 +65,27 @@ def order_of_blocks(
     ]
 
 
+def alone_apart(cases: Sequence[TrialParameters], order: list[list[int]], chance: random.Random) -> list[list[int]]:
+    """Return the order with the cases that run alone apart from those that run next to others, in each block.
+
+    A case that runs next to others has such neighbours, also across the border of two blocks, and either part begins
+    a block equally often. Nothing changes unless there are both.
+    """
+    if len({case.runs_alone for case in cases}) < 2:
+        return order
+    alone_first = chance.random() < 0.5
+    found = []
+    for block in order:
+        parts = (
+            [index for index in block if cases[index].runs_alone],
+            [index for index in block if not cases[index].runs_alone],
+        )
+        first, second = parts if alone_first else parts[::-1]
+        found.append([*first, *second])
+        alone_first = not alone_first
+    return found
+
+
 def _orders_with_few_boots(
     groups: list[list[str]], free: list[str], blocks: int, chance: random.Random
 ) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """From a matrix to a plan: every trial in the order in which it will run, frozen in `plan.json`."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from picolab.config.answer_request import AnswerRequest
-from picolab.config.campaign_parameters import CampaignParameters, Matrix, Stopping
+from picolab.config.campaign_parameters import MOST_MACHINES, CampaignParameters, Matrix, Stopping
 from picolab.config.floor_search import FloorSearch
 from picolab.config.invalid_input import unknown_name, validate
 from picolab.config.matrix import MOST_TRIALS, SET_BY_CAMPAIGN, check_level, expand
 from picolab.config.names import ScenarioNames, case_labels
-from picolab.config.order import order_in_words, order_of_blocks
+from picolab.config.order import alone_apart, order_in_words, order_of_blocks
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, ParameterError, UnreadableFile
@@ -69,6 +70,7 @@ class Plan(BaseModel):
     baseline: str | None = None
     margin_percent: Annotated[float, Field(gt=0, le=50)] = 5.0
     stopping: Stopping | None = None
+    machines: Annotated[int, Field(ge=1, le=MOST_MACHINES)] = 1
     floor: FloorSearch | None = None
     answer: AnswerRequest | None = None
     idle_limit_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
@@ -127,6 +129,17 @@ class Plan(BaseModel):
             ) from None
 
 
+def together(plan: Plan, wanted: Sequence[PlannedTrial]) -> list[list[PlannedTrial]]:
+    """Return the trials that must run on one machine, back to back.
+
+    These are a block of a comparison, its trials that run alone apart from the others, or else each trial by itself.
+    """
+    if plan.baseline is None:
+        return [[trial] for trial in wanted]
+    groups = itertools.groupby(wanted, key=lambda trial: (trial.block, trial.parameters.runs_alone))
+    return [list(group) for _, group in groups]
+
+
 def planned_trials(
     cases: Sequence[TrialParameters],
     labels: Sequence[str],
@@ -174,6 +187,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     Raises:
         ParameterError: a factor does not exist, a level makes no sense, or no case is left.
     """
+    wanted = _overlap(wanted, source)
     stopping = _stopping(wanted, source)
     blocks = stopping.most_blocks if stopping is not None else int(wanted.repeats)
     for name, value in wanted.parameters.items():
@@ -187,7 +201,8 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
     labels = case_labels(cases, source)
     names = ScenarioNames(cases)
     scenarios = [names.of(case) for case in cases]
-    order = order_of_blocks(cases, scenarios, blocks, random.Random(wanted.seed))
+    chance = random.Random(wanted.seed)
+    order = alone_apart(cases, order_of_blocks(cases, scenarios, blocks, chance), chance)
     trials = planned_trials(cases, labels, scenarios, order, wanted.seed)
     return Plan(
         campaign=campaign,
@@ -202,10 +217,29 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         baseline=_baseline(cases, wanted, source),
         margin_percent=wanted.margin_percent,
         stopping=stopping,
+        machines=wanted.machines,
         idle_limit_s=wanted.idle_limit_s,
         busy_host=wanted.busy_host,
         trials=trials,
     )
+
+
+def _overlap(wanted: CampaignParameters, source: str) -> CampaignParameters:
+    """Return the parameters with the default of `overlap` for several machines, unless the file sets it.
+
+    Raises:
+        ParameterError: it sets another level than none, and there is one machine.
+    """
+    asked = [wanted.parameters.get("overlap", "none"), *wanted.matrix.factors.get("overlap", ())]
+    asked += [case.get("overlap", "none") for case in wanted.matrix.include]
+    if wanted.machines == 1 and any(level != "none" for level in asked):
+        raise ParameterError(
+            f"{source}: overlap = {shown(next(level for level in asked if level != 'none'))} needs several machines, "
+            f"and machines is 1; set machines to 2 or more, or use --machines 2"
+        )
+    if wanted.machines == 1 or "overlap" in wanted.parameters or "overlap" in wanted.matrix.factors:
+        return wanted
+    return wanted.model_copy(update={"parameters": {**wanted.parameters, "overlap": "preparation"}})
 
 
 def _stopping(wanted: CampaignParameters, source: str) -> Stopping | None:

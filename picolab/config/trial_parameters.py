@@ -118,6 +118,10 @@ class TrialParameters(BaseModel):
     boot_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         300.0, description="seconds that a virtual machine may take to boot (local ignores it)"
     )
+    overlap: Literal["none", "preparation", "measurements"] = Field(
+        "none",
+        description="what the campaign's other trials may do while it measures: none, preparation or measurements",
+    )
     release_base_url: Text = Field(RELEASE_BASE_URL, description="where releases are downloaded from")
     ready_limit_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         60.0, description="seconds that the server may take until it answers, and again for the log-in"
@@ -238,6 +242,11 @@ class TrialParameters(BaseModel):
     def uploaded_bytes(self) -> int:
         """Bytes of all files together."""
         return self.file_size_bytes * self.parallel_uploads
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether no other trial of its campaign may run at the same time."""
+        return self.overlap == "none"
 
     @property
     def needed_disk_bytes(self) -> float:

@@ -19,14 +19,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from picolab.campaign.progress import Progress, Watcher
-from picolab.campaign.runner import Campaign, Interrupted
-from picolab.config.plan import Plan, PlannedTrial
+from picolab.campaign.runner import Campaign
+from picolab.campaign.slots import Interrupted
+from picolab.config.plan import Plan, PlannedTrial, together
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
 from picolab.distributed.capacity import MACHINE, RAM, Capacity
 from picolab.distributed.checks import check_distributed, sent_builds
 from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, together, unpack
+from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
 from picolab.errors import HostUnfit
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import remove_tree_inside
@@ -180,7 +181,7 @@ class DistributedCampaign(Campaign):
                 session=self._workers.session,
                 software=worker.software(),
                 plan=part_of(self.plan, one.trials),
-                attempts={trial.trial_id: self._next_attempt(trial) - 1 for trial in one.trials},
+                attempts={trial.trial_id: self.next_attempt(trial) - 1 for trial in one.trials},
                 builds={name: builds[name][1] for name in sorted(names)},
             )
             self._count += 1
@@ -322,7 +323,7 @@ class DistributedCampaign(Campaign):
             detail = "several workers died, one after the other, while they ran this trial"
             for trial in one.trials:
                 fault = Outcome.MACHINE_FAILED, detail
-                self._settle(trial, self._next_attempt(trial), None, None, fault)
+                self.settle(trial, self.next_attempt(trial), None, None, fault)
         elif one.failures < _MOST_REFUSALS:
             waiting.append(one)
         else:
@@ -402,15 +403,15 @@ class DistributedCampaign(Campaign):
         )
 
     def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> None:
-        entry, folder = attempt.entry, self._filing.running_folder(trial)
+        entry, folder = attempt.entry, self.filing.running_folder(trial)
         remove_tree_inside(self.folder, folder)
         wrong = unpack(attempt, folder)
         fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
         if wrong:
             fault = Outcome.INVALID, f"{wrong} from {address}"
         started_at = datetime.fromisoformat(entry.started_at) if entry.started_at else None
-        number = max(entry.attempt, self._next_attempt(trial))
-        self._settle(trial, number, started_at, entry.duration_s, fault)
+        number = max(entry.attempt, self.next_attempt(trial))
+        self.settle(trial, number, started_at, entry.duration_s, fault)
 
 
 def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign:

@@ -27,6 +27,8 @@ def check_distributed(plan: Plan) -> None:
         raise ParameterError("--scheduler: a search chooses each trial after the one before; run it on one host")
     if plan.stopping is not None:
         raise ParameterError("--scheduler: repeats: auto looks at each block before the next; give a number of repeats")
+    if plan.machines > 1:
+        raise ParameterError("--scheduler: machines is for one host; leave it out, and start more workers")
     for trial in plan.trials:
         if trial.parameters.keep_machine != "never":
             raise ParameterError("--scheduler: keep_machine would keep a machine on a worker; set it to never")

@@ -5,7 +5,6 @@ the names that a trial's files can have, and no path travels in either direction
 """
 
 import hashlib
-import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -100,13 +99,6 @@ class Parcel(BaseModel):
                 yield IdleResult(**start)
             except TypeError:
                 continue
-
-
-def together(plan: Plan, wanted: Sequence[PlannedTrial]) -> list[list[PlannedTrial]]:
-    """Return the trials that must run on one host, back to back: a block of a comparison, or else each trial alone."""
-    if plan.baseline is None:
-        return [[trial] for trial in wanted]
-    return [list(block) for _, block in itertools.groupby(wanted, key=lambda trial: trial.block)]
 
 
 def part_of(plan: Plan, trials: Sequence[PlannedTrial]) -> Plan:

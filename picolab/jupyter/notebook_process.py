@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from picolab.config.project import working_dir
@@ -43,19 +43,23 @@ class Signals:
     """Makes a wait end when a signal handler of this process has run, also when that was just before the wait.
 
     Without it Python continues to wait after the handler. In other threads than the main one, which get no signals,
-    nothing happens.
+    nothing happens. Several may be open at the same time, and be closed in any order.
     """
 
     _pipe: tuple[int, int] | None = None
     """One for the whole process and never closed: the kernel would write into whatever gets its number next."""
+    _open = 0
+    _before: int | None = None
 
     def __init__(self) -> None:
         if Signals._pipe is None:
             Signals._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.descriptor, write_end = Signals._pipe
-        self._before: int | None = None
+        Signals._open += 1
         with contextlib.suppress(ValueError):
-            self._before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+            before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+            if before != write_end:
+                Signals._before = before
 
     def forget(self) -> None:
         """Forget the signals that came until now."""
@@ -64,9 +68,11 @@ class Signals:
                 pass
 
     def close(self) -> None:
-        if self._before is not None:
+        Signals._open -= 1
+        if not Signals._open and Signals._before is not None:
             with contextlib.suppress(ValueError, OSError):
-                signal.set_wakeup_fd(self._before)
+                signal.set_wakeup_fd(Signals._before)
+                Signals._before = None
 
 
 class TrialProcess:
@@ -133,31 +139,45 @@ class TrialProcess:
     def wait(self, limit_s: float) -> bool:
         """Sleep until the process has ended, at most `limit_s` seconds; return whether it has ended.
 
-        Returns early, with False, when a signal handler of this process has run (the caller looks whether it was asked
-        to stop), and after 24 days. Nothing is done while it waits, besides passing on the steps of a boot.
+        Returns early, with False, as `wait_for_one` does.
         """
-        if self._exit_code is None:
-            waiting = select.poll()
-            waiting.register(self._watch, select.POLLIN)
-            if self._signals is not None:
-                waiting.register(self._signals.descriptor, select.POLLIN)
-            if self._steps is not None:
-                waiting.register(self._steps.descriptor, select.POLLIN)
-            deadline = time.monotonic() + limit_s
-            while True:
-                left_s = max(0.0, deadline - time.monotonic())
-                ready = {descriptor for descriptor, _ in waiting.poll(min(left_s * 1000, _LONGEST_POLL_MS))}
-                if self._steps is not None:
-                    self._steps.deliver()
-                if self._steps is None or ready != {self._steps.descriptor}:
-                    break
-            if self._watch not in ready:
-                if self._signals is not None:
-                    self._signals.forget()
-                return False
-            self._reap()
+        return bool(wait_for_one([self], limit_s))
+
+    def register(self, waiting: select.poll) -> None:
+        """Add to a poll everything that this process can be woken by."""
+        waiting.register(self._watch, select.POLLIN)
+        if self._signals is not None:
+            waiting.register(self._signals.descriptor, select.POLLIN)
+        if self._steps is not None:
+            waiting.register(self._steps.descriptor, select.POLLIN)
+
+    def take(self, ready: set[int]) -> bool:
+        """Look at what woke a wait; return whether the process has ended.
+
+        Args:
+            ready: descriptors. Those of steps of a boot are removed: they concern nobody else.
+        """
+        if self._exit_code is not None:
+            self._tidy()
+            return True
+        if self._steps is not None:
+            self._steps.deliver()
+            ready.discard(self._steps.descriptor)
+        if self._watch not in ready:
+            return False
+        self._reap()
         self._tidy()
         return True
+
+    def forget_signals(self) -> None:
+        """Forget the signals that came until now, after a wait that they ended."""
+        if self._signals is not None:
+            self._signals.forget()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, as far as a wait has seen it."""
+        return self._exit_code is not None
 
     def _reap(self) -> None:
         """Wait for the process and note how it ended."""
@@ -195,10 +215,14 @@ class TrialProcess:
             self._signals.close()
             self._signals = None
 
-    def interrupt(self) -> None:
-        """Interrupt the running cell, as the stop button does, and give the trial time to publish what it has."""
+    def interrupt_cell(self) -> None:
+        """Interrupt the running cell, as the stop button does."""
         for kernel in self._find_kernels():
             kernel.signal(signal.SIGINT)
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell, and give the trial time to publish what it has."""
+        self.interrupt_cell()
         deadline = time.monotonic() + INTERRUPT_PATIENCE_S
         while not self.wait(deadline - time.monotonic()):
             if time.monotonic() > deadline:
@@ -227,6 +251,30 @@ class TrialProcess:
                 if identity is not None and file in command and _KERNEL_WORD in command:
                     found.append(identity)
         return found
+
+
+def wait_for_one(processes: Sequence[TrialProcess], limit_s: float) -> list[TrialProcess]:
+    """Sleep until at least one process has ended, at most `limit_s` seconds; return those that have ended.
+
+    Returns early, with an empty list, when a signal handler of this process has run (the caller looks whether it was
+    asked to stop), and after 24 days. Nothing is done while it waits, besides passing on the steps of a boot.
+    """
+    over = [process for process in processes if process.ended and process.take(set())]
+    deadline = time.monotonic() + limit_s
+    while not over:
+        waiting = select.poll()
+        for process in processes:
+            process.register(waiting)
+        left_s = max(0.0, deadline - time.monotonic())
+        ready = {descriptor for descriptor, _ in waiting.poll(min(left_s * 1000, _LONGEST_POLL_MS))}
+        is_over = not ready
+        over = [process for process in processes if process.take(ready)]
+        if is_over or ready:
+            break
+    if not over:
+        for process in processes:
+            process.forget_signals()
+    return over
 
 
 def name_of_signal(number: int) -> str:

@@ -24,6 +24,9 @@ class TrialContext(BaseModel):
     block: int | None = None
     position: int | None = None
     attempt: int = 1
+    board: Path | None = Field(
+        default=None, description="folder shared with the trials that run at the same time; null: this one runs alone"
+    )
     steps: Path | None = Field(default=None, description="pipe for the steps of a boot; null: nobody wants them")
 
     @classmethod

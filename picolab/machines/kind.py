@@ -146,6 +146,10 @@ class MachineKind(ABC):
         """
         return Foreseen("cleaned up")
 
+    def processors(self, parameters: TrialParameters) -> int:
+        """Return how many processors of this host a machine for a trial needs."""
+        return 1
+
     @abstractmethod
     def make_limit_s(self, parameters: TrialParameters) -> float:
         """Return the seconds that a trial may need to get its machine, on top of its other limits."""

@@ -15,6 +15,7 @@ from picolab.record.machine import (
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
+from picolab.record.timeline import Timeline
 from picolab.servers.registry import server_of
 from picolab.text.wording import listed_few
 
@@ -226,6 +227,26 @@ def of_neighbours(names: list[str]) -> list[Caveat]:
             f"{listed_few(names)}.",
             advice="Run one campaign or trial at a time; remove kept machines (`picolab machines list`), and shut down "
             "or suspend other guests (`virsh list`).",
+        )
+    ]
+
+
+def of_overlap(timeline: Timeline) -> list[Caveat]:
+    """Return a caveat if other trials of the campaign worked on this host during the measured section."""
+    neighbours = timeline.neighbours
+    if not neighbours or timeline.measured_from_s is None or timeline.measured_until_s is None:
+        return []
+    section_s = timeline.measured_until_s - timeline.measured_from_s
+    named = listed_few(list(dict.fromkeys(f"{one.trial_id} ({one.doing})" for one in neighbours)))
+    what = f"others worked for {timeline.others_worked_s:.2f} s and measured for {timeline.others_measured_s:.2f} s"
+    return [
+        Caveat(
+            code="overlapped",
+            value=round((timeline.others_worked_s or 0.0) + (timeline.others_measured_s or 0.0), 3),
+            message=f"Other trials of the campaign ran during this one: in the {section_s:.2f} s from the server's "
+            f"start to the end of the measured steps, {what}: {named}.",
+            advice="Compare it only with trials that ran in the same way; for undisturbed rates use one machine. "
+            "--check-overlap measures the difference.",
         )
     ]
 

@@ -15,6 +15,7 @@ from picolab.record.machine import BuildUnderTest, MachineRecord, ServerRecord
 from picolab.record.outcomes import STAGES, Outcome, Stage, Step
 from picolab.record.part import Part
 from picolab.record.steps import DownloadRecord, MemoryRecord, UploadRecord, VerifyRecord
+from picolab.record.timeline import Timeline
 
 RECORD_SCRAP = "record"
 SAMPLES_SCRAP = "samples"
@@ -75,6 +76,9 @@ class Record(Part):
     parameters: TrialParameters
     upload_limit_s: float = Field(description="the total limit that was in force")
     stages: list[StageTime]
+    timeline: Timeline | None = Field(
+        None, description="when the stages ran, and what ran meanwhile; null in older records"
+    )
     build: BuildUnderTest | None
     machine: MachineRecord | None
     server: ServerRecord | None

@@ -45,6 +45,7 @@ NEWER_PARTS = frozenset(
         "conditions",
         "download.conditions",
         "instrument",
+        "timeline",
         "upload.outcome",
         "upload.live_view",
         "upload.memory_limit",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from picolab.errors import BuildError, HostUnfit, MachineBusy, ParameterError, PicolabError, ProbeError, StageError
 from picolab.files import reserve
 from picolab.machines.base import Holder
+from picolab.record import caveats
 from picolab.record.outcomes import STAGES, Outcome, Stage
 from picolab.trial.notebook import publish
 from picolab.trial.run import NotOk, TrialRun
@@ -38,6 +39,8 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
     progress.attempts += 1
     begun = time.monotonic()
     try:
+        run.turn.begin(stage)
+        begun = time.monotonic()
         line = action(run)
         progress.done = True
     except NotOk as finding:
@@ -49,6 +52,8 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
         run.state.found(finding.outcome, stage, finding.detail)
         line = f"{finding.outcome}: {finding.detail}"
     except BaseException as error:
+        run.turn.end(stage, over=True)
+        run.add_caveats(caveats.of_overlap(run.state.timeline))
         fault = _fault_of(error, stage, measured=run.state.upload is not None)
         if fault is not None:
             _note_fault(run, fault[0], stage, fault[1], begun)
@@ -58,6 +63,8 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
                 run.state.save(run.folder)
         raise
     progress.duration_s += time.monotonic() - begun
+    run.turn.end(stage, over=run.state.outcome is not None)
+    run.add_caveats(caveats.of_overlap(run.state.timeline))
     # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
     run.state.save(run.folder)
     if stage == "release":

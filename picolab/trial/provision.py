@@ -37,7 +37,9 @@ def provision(run: TrialRun) -> str:
     machine = run.reach()
     write_atomically(machine.folder / TRIAL_FILE, json.dumps({"folder": str(run.folder)}))
     run.state.machine = machine.describe()
-    run.add_caveats(caveats.of_neighbours(registry.others_running(machine.name)))
+    siblings = run.turn.siblings()
+    others = [name for name in registry.others_running(machine.name) if name not in siblings]
+    run.add_caveats(caveats.of_neighbours(others))
     run.add_caveats(caveats.of_machine(run.state.machine))
     _check_guest_disk(run.state.machine, parameters)
     return f"{_in_words(run.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"

@@ -23,6 +23,7 @@ from picolab.servers.registry import server_of
 from picolab.servers.start import SECRET_FILE
 from picolab.text.foreign import visible
 from picolab.trial.state import PROGRESS_FILE, VAGRANT_LOG_FILE, TrialState
+from picolab.trial.turn import Turn
 
 SESSION_FILE = "cookie"
 STOP_GRACE_S = 10.0
@@ -45,6 +46,7 @@ class TrialRun:
         folder: of the trial's files.
         context: who asked for the trial; None: a person in a notebook.
         machine: None until this kernel has reached it.
+        turn: its times, and when it may measure.
     """
 
     def __init__(self, state: TrialState, folder: Path, context: TrialContext | None) -> None:
@@ -52,6 +54,8 @@ class TrialRun:
         self.folder = folder
         self.context = context
         self.machine: Machine | None = None
+        board = context.board if context is not None else None
+        self.turn = Turn(state.parameters, state.identity.trial_id, state.timeline, board, self.machine_name)
 
     @property
     def machine_name(self) -> str:

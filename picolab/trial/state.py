@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from picolab.agent.procfs import boot_id
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.config.yaml_text import YamlProblem, read_yaml
@@ -26,6 +27,7 @@ from picolab.record.machine import BuildUnderTest, MachineRecord, ServerRecord
 from picolab.record.outcomes import STAGES, Outcome, Stage
 from picolab.record.record import NOT_VERIFIED, Caveat, Record, StageTime, TrialIdentity
 from picolab.record.steps import DownloadRecord, MemoryRecord, UploadRecord, VerifyRecord
+from picolab.record.timeline import Timeline
 from picolab.record.validation import NEWER_PARTS, null_paths, nulls_without_reason
 
 STATE_FILE = "state.json"
@@ -61,6 +63,7 @@ class TrialState(BaseModel):
 
     parameters: TrialParameters
     identity: TrialIdentity
+    timeline: Timeline = Field(default_factory=lambda: Timeline(boot_id=boot_id()))
     stages: dict[Stage, StageState] = Field(default_factory=lambda: {stage: StageState() for stage in STAGES})
     outcome: Outcome | None = None
     outcome_stage: Stage | None = None
@@ -148,6 +151,7 @@ class TrialState(BaseModel):
                 for stage, state in self.stages.items()
                 if state.attempts
             ],
+            timeline=self.timeline,
             build=self.build,
             machine=self.machine,
             server=self.server,

@@ -4,7 +4,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import pytest
 from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
 
 from picolab.agent.memory_probe import COLUMNS
-from picolab.campaign import filing
+from picolab.campaign import filing, slots
 from picolab.campaign import runner as campaign_module
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
@@ -54,6 +54,7 @@ class FakeProcess:
     """Stands for papermill: it wakes its campaign as often as a test wants, and leaves the files of a trial."""
 
     lost_fork_server = False
+    ended = False
     wakes = 0
     waits: ClassVar[list[float]] = []
     opened: ClassVar[list[str]] = []
@@ -90,11 +91,18 @@ class FakeProcess:
         return None
 
 
+def wait_for_one(processes: Sequence[FakeProcess], limit_s: float) -> list[FakeProcess]:
+    for process in processes:
+        process.ended = process.wait(limit_s)
+    return [process for process in processes if process.ended]
+
+
 @pytest.fixture
 def resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = write_campaign(tmp_path / "c", DONE, LEFT)
     write_beginning(folder, Plan.load(folder))
-    monkeypatch.setattr(campaign_module, "TrialProcess", FakeProcess)
+    monkeypatch.setattr(slots, "TrialProcess", FakeProcess)
+    monkeypatch.setattr(slots, "wait_for_one", wait_for_one)
     monkeypatch.setattr(FakeProcess, "waits", [])
     monkeypatch.setattr(FakeProcess, "opened", [])
     return folder
@@ -147,7 +155,7 @@ def test_a_second_of_an_upload_costs_next_to_nothing_at_ten_thousand_trials(
     plan["trials"] += [last | {"trial_id": f"{n:05d}-{last['case']}", "position": n} for n in range(6, 10_001)]
     (resting / "plan.json").write_text(json.dumps(plan))
     (resting / "begun.json").unlink()
-    monkeypatch.setattr(campaign_module, "TrialProcess", SleepingProcess)
+    monkeypatch.setattr(slots, "TrialProcess", SleepingProcess)
     monkeypatch.setattr(SleepingProcess, "used_s", [])
     campaign = Campaign.load(resting, Watcher(progress=lambda _: None, refresh_s=1.0))
 
@@ -251,7 +259,7 @@ def with_record(change: Callable[[dict[str, Any]], object]) -> type[FakeProcess]
 def test_a_record_that_is_not_what_was_planned_is_invalid(
     resting: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
-    monkeypatch.setattr(campaign_module, "TrialProcess", with_record(change))
+    monkeypatch.setattr(slots, "TrialProcess", with_record(change))
     campaign = Campaign.load(resting)
     assert campaign.run() is ExitCode.INSTRUMENT_FAULT
     faults = [entry for entry in campaign.ledger.entries() if entry.outcome.is_fault]
@@ -273,7 +281,7 @@ def test_samples_that_a_dead_kernel_did_not_glue_come_from_their_file(
             (self.folder / "samples.jsonl").write_text(f"{json.dumps(head)}\n{json.dumps(sample)}\n")
             return True
 
-    monkeypatch.setattr(campaign_module, "TrialProcess", Unglued)
+    monkeypatch.setattr(slots, "TrialProcess", Unglued)
     campaign = Campaign.load(resting)
     campaign.run()
     filed = [entry.notebook for entry in campaign.ledger.entries()][-len(LEFT) :]
@@ -292,7 +300,7 @@ def test_a_trial_that_a_signal_has_ended_says_so(
         def ended_by(self) -> str:
             return signalled
 
-    monkeypatch.setattr(campaign_module, "TrialProcess", Killed)
+    monkeypatch.setattr(slots, "TrialProcess", Killed)
     campaign = Campaign.load(resting)
     campaign.run()
     assert campaign.ledger.entries()[-1].outcome_detail == f"the trial's process ended without a record: {signalled}"
@@ -355,7 +363,7 @@ def test_an_attempt_never_takes_the_name_of_another(
     old = resting / "faults" / f"{trial_id}.attempt{number}.ipynb"
     old.write_text("old")
     (resting / "trials" / f"{trial_id}.server.log").write_text("older")
-    monkeypatch.setattr(campaign_module, "TrialProcess", with_record(lambda r: r["parameters"].update(seed=9)))
+    monkeypatch.setattr(slots, "TrialProcess", with_record(lambda r: r["parameters"].update(seed=9)))
     Campaign.load(resting).run()
     assert old.read_text() == "old"
     assert (resting / "set-aside" / f"{trial_id}.server.log").read_text() == "older"

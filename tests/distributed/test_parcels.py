@@ -12,14 +12,14 @@ import pytest
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
-from picolab.config.plan import Plan, make_plan
+from picolab.config.plan import Plan, make_plan, together
 from picolab.distributed import cluster as clusters
 from picolab.distributed import order as orders
 from picolab.distributed import worker
 from picolab.distributed.campaign import with_cluster
 from picolab.distributed.checks import check_distributed
 from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Attempt, Order, Parcel, pack, part_of, together, unpack
+from picolab.distributed.order import Attempt, Order, Parcel, pack, part_of, unpack
 from picolab.errors import BuildError, HostUnfit, ParameterError
 from picolab.files import writing
 from picolab.record.outcomes import Outcome

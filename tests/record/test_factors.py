@@ -38,6 +38,7 @@ LEVELS: dict[str, tuple[Any, ...]] = {
     "box": ("", "picolab", "debian/bookworm64"),
     "provider": ("libvirt", "virtualbox"),
     "boot_limit_s": (300.0, 300.5),
+    "overlap": ("none", "preparation", "measurements"),
     "release_base_url": ("https://a.example", "https://b.example"),
     "ready_limit_s": (60.0, 61.0),
     "stall_limit_s": (60.0, 0.1),

@@ -371,7 +371,7 @@ def test_a_failed_analysis_keeps_the_report_and_its_traceback(tmp_path: Path, mo
 def test_the_notebook_is_thin_and_without_outputs() -> None:
     notebook = nbformat.read(SOURCE, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(cells) <= 17
+    assert len(cells) <= 19
     assert cells[0].metadata.tags == ["parameters"]
     for cell in cells:
         assert cell.outputs == []

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from picolab.campaign.runner import Campaign
+from picolab.campaign.slots import Slots
 from picolab.cli.campaign_view import print_status
 from picolab.cli.main import main
 from picolab.config.plan import Plan
@@ -292,7 +293,9 @@ def check_resume(folder: Path, results: set[str], monkeypatch: pytest.MonkeyPatc
     """Resume without running anything: it would run what has no result, and what there was is still there."""
     before = what_is_measured(folder)
     asked_for: list[str] = []
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
+    monkeypatch.setattr(
+        Slots, "run", lambda _, groups, *__: asked_for.extend(one.trial_id for group in groups for one in group)
+    )
     try:
         campaign = Campaign.load(folder)
         assert set(campaign.tally.rows) == results
@@ -477,7 +480,7 @@ def test_another_executable_is_refused_or_accepted_on_record(tmp_path: Path, mon
     assert f"build {build}: its SHA-256 was " in refusal(folder)
 
     notes: list[str] = []
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
+    monkeypatch.setattr(Slots, "run", lambda *_: None)
     campaign = Campaign.load(folder)
     campaign.watcher.note = notes.append
     campaign.run(accept_changes=True)
@@ -601,7 +604,7 @@ def test_a_result_filed_during_an_export_stays_in_the_table(campaign: Path, monk
 def test_a_campaign_of_an_older_picolab_goes_on_with_a_note(campaign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (campaign / BEGUN_FILE).unlink()
     notes: list[str] = []
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
+    monkeypatch.setattr(Slots, "run", lambda *_: None)
     resumed = Campaign.load(campaign)
     resumed.watcher.note = notes.append
     resumed.run()
@@ -617,7 +620,7 @@ def test_a_damaged_beginning_is_refused_and_set_aside(
 ) -> None:
     (campaign / BEGUN_FILE).write_text(content)
     assert "it is not known what changed since the campaign began" in refusal(campaign)
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
+    monkeypatch.setattr(Slots, "run", lambda *_: None)
     Campaign.load(campaign).run(accept_changes=True)
     assert (campaign / "set-aside" / BEGUN_FILE).read_text() == content
     Campaign.load(campaign).run()
@@ -691,7 +694,9 @@ def test_no_file_takes_the_others_with_it(
         with (campaign / "export" / "trials.csv").open(newline="") as file:
             assert len(list(csv.DictReader(file))) == 3
     asked_for: list[str] = []
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
+    monkeypatch.setattr(
+        Slots, "run", lambda _, groups, *__: asked_for.extend(one.trial_id for group in groups for one in group)
+    )
     code, said = command(capsys, "resume", str(campaign))
     assert code in (ExitCode.INSTRUMENT_FAULT, ExitCode.BAD_PARAMETERS)
     assert code == ExitCode.BAD_PARAMETERS or asked_for == trial_ids(campaign)[3:]
@@ -705,7 +710,9 @@ def test_status_and_resume_say_which_results_are_gone(
     assert code == ExitCode.INSTRUMENT_FAULT and "results that the ledger names are gone" in said
     assert "and some of its results are gone" in command(capsys, "status")[1] or campaign.parent != outputs_dir()
     asked_for: list[str] = []
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: asked_for.append(trial.trial_id))
+    monkeypatch.setattr(
+        Slots, "run", lambda _, groups, *__: asked_for.extend(one.trial_id for group in groups for one in group)
+    )
     code, said = command(capsys, "resume", str(campaign))
     assert code == ExitCode.INSTRUMENT_FAULT
     assert "3 results that the ledger names are gone, and measured again" in " ".join(said.split())
@@ -715,7 +722,7 @@ def test_status_and_resume_say_which_results_are_gone(
 def test_resume_names_the_option_that_goes_on(
     campaign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Campaign, "_run_trial", lambda self, trial: None)
+    monkeypatch.setattr(Slots, "run", lambda *_: None)
     edited(campaign / "plan.json", lambda data: data["trials"][0]["parameters"].update(ram_mb=256))
     code, said = command(capsys, "resume", str(campaign))
     assert code == ExitCode.BAD_PARAMETERS and "ram_mb was 128 and is 256" in said

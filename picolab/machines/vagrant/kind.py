@@ -80,6 +80,9 @@ class VagrantKind(MachineKind):
         kept = tuple(state for state in saved if state[0] not in removed)
         return Foreseen("boot", key, fresh_for, (*kept, (name, ram_mb)))
 
+    def processors(self, parameters: TrialParameters) -> int:
+        return parameters.cpus
+
     def make_limit_s(self, parameters: TrialParameters) -> float:
         # One that is not clean may be brought up twice, and another's first copy of the box be waited for.
         return 2 * parameters.boot_limit_s + _BOX_COPY_LIMIT_S

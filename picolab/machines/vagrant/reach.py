@@ -117,7 +117,8 @@ class Reach:
             self._state.note_fixed(f"{dirt}, so it was destroyed and made anew")
             self._recreate()
             reached_by = "created"
-        self._check_memory()
+        if reached_by != "reset":
+            self._check_memory()
         self._state.write(
             state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
         )
@@ -290,6 +291,9 @@ class Reach:
             "memory": before["mem_available_bytes"] - facts["mem_available_bytes"],
             "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
         }
+        if facts["ram_bytes"] != before["ram_bytes"]:
+            self._state.note_fixed("the guest had another memory than after its boot, so it was put back")
+            return False
         allowed = {"memory": _MEMORY_TOLERANCE * before["ram_bytes"], "swap": 0}
         short = [f"{lost[what] / MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
         if short:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from picolab.machines.vagrant import network
+
 _PROGRAM = r"""
 import json, os, sys, time
 place = os.environ["VIRSH_STUB"]
@@ -95,6 +97,12 @@ elif command in ("net-uuid", "pool-uuid"):
     print(state.get(command, command + " 1") + "\n")
 elif command in ("net-destroy", "pool-destroy"):
     state["network" if command == "net-destroy" else "pool"] = "inactive"; save()
+elif command == "net-create":
+    if state["network"] != "missing":
+        fail("network 'vagrant-libvirt' already exists")
+    state["network"] = "active"; save()
+elif command == "net-define":
+    pass
 elif command == "net-start":
     state["network"] = "active"; save()
 elif command in ("net-undefine", "pool-undefine"):
@@ -179,6 +187,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VirshStub:
     program.chmod(0o755)
     stub = VirshStub(folder)
     monkeypatch.setenv("VIRSH_STUB", str(stub.path))
+    # Nobody else's real network keeps the stand-in's from being removed.
+    monkeypatch.setattr(network, "_LOCKED", folder)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     return stub
 

@@ -74,8 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[_BEFORE] = _of_libvirt()
             config.pluginmanager.register(_Noticed(config))
             if config.getoption("markexpr") == "vm":
-                # Before any process looks: between its definition and its start it looks like a stopped one. And a test
-                # whose machine had made it would remove it, while another one is about to use it.
+                # Before any test, whose state folder would note that its machine has made it.
                 network.make()
 
 

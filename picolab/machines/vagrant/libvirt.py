@@ -31,6 +31,7 @@ _REMOVE_LIMIT_S = 90.0
 _FIRST_UP_LIMIT_S = 900.0
 _STANDSTILL_S = 3.0
 _POLL_S = 0.25
+_SETTLE_S = 0.5
 _NO_POOL = re.compile(r"pool not found|no storage pool with matching|is not active")
 _BETWEEN = "====="
 _PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
@@ -145,7 +146,10 @@ def problem() -> Problem | None:
             raise
         return Problem(found.text, as_root(found.remedy))
     if _state_in(networks, NETWORK) == "inactive":
-        return NETWORK_DOWN
+        # Vagrant defines one before it starts it, which takes a moment.
+        time.sleep(_SETTLE_S)
+        if network() == "inactive":
+            return NETWORK_DOWN
     return POOL_DOWN if _state_in(pools, POOL) == "inactive" else None
 
 

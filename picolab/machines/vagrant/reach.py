@@ -226,12 +226,10 @@ class Reach:
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return
         image = boxes.box_image(self._state["box"])
-        with made.noted():
-            network.make()
-            with libvirt.first_up_lock(self._state["box"], self._wish.report):
-                mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
-                self._state.write(mended=[*self._state["mended"], *mended])
-                self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        with made.noted(), libvirt.first_up_lock(self._state["box"], self._wish.report), network.in_use():
+            mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
+            self._state.write(mended=[*self._state["mended"], *mended])
+            self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
 
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""

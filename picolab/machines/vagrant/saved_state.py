@@ -143,8 +143,8 @@ class SavedStates:
         if self._state["provider"] == "libvirt":
             domain = self._domain()
             if not _load_into_process(domain, name):
-                network.make()
-                libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
+                with network.in_use():
+                    libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
         else:
             command_of(self._state.folder, self._state).snapshot_restore(name, limit_s=limit_s)
 

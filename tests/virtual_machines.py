@@ -121,6 +121,12 @@ class _ByMachine(LoadScopeScheduling):
         file = nodeid.partition("::")[0]
         return file if Path(file).stem in _SHARING else nodeid
 
+    def _reschedule(self, node: Any) -> None:
+        # A process needs to know the test after the running one, and no more: xdist would give it a third, which waits
+        # there while others have nothing to do.
+        if not self.workqueue or self._pending_of(self.assigned_work[node]) < 2:
+            super()._reschedule(node)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:

@@ -31,7 +31,7 @@ STATUS_LIMIT_S = 60.0
 pause for 10 s."""
 _STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
 """Words of libvirt and Vagrant for the state of a machine that does not run, and ours."""
-_LOOK_S = 5.0
+_LOOK_S = 2.0
 _END_LIMIT_S = 10.0
 AGENT_ZIPAPP = f"{GUEST_HOME}/agent.pyz"
 _AGENT = f"{GUEST_HOME}/agent"

@@ -146,7 +146,7 @@ class Reach:
         self._remove_useless()
         name = saved_state.name_of(*wanted)
         if name in self._saved.names:
-            return "restored" if self._load(name) else self._make_anew()
+            return "restored" if self._load(name, in_place=as_it_was == wanted) else self._make_anew()
         if self._is_saved_after_boot:
             # What trials have left on the disk must not become a part of the state that is saved.
             return self._boot_fresh(saved_state.name_of(*as_it_was))
@@ -169,7 +169,7 @@ class Reach:
             before: the saved state of the memory that the machine has now, which is the quickest to load.
         """
         names = self._saved.names
-        if not names or not self._load(before if before in names else names[0]):
+        if not names or not self._load(before if before in names else names[0], in_place=before in names):
             # Nothing that is known to be fresh can be gone back to.
             return self._make_anew()
         # The disk is fresh now, and a boot changes the memory alone.
@@ -266,11 +266,11 @@ class Reach:
         self._saved.load(saved_state.name_of(self._state["ram_mb"], self._state["cpus"]), self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
 
-    def _load(self, name: str) -> bool:
+    def _load(self, name: str, in_place: bool) -> bool:
         """Restore a saved state; return False, and note why, when that did not work."""
         self._guest.drop_connection()
         try:
-            self._saved.load(name, self._wish.boot_limit_s)
+            self._saved.load(name, self._wish.boot_limit_s, in_place)
         except MachineError as error:
             self._state.note_fixed(f"the saved state {name} could not be restored, so it was made anew ({error})")
             return False

@@ -38,13 +38,16 @@ _LONGEST_FIRST = (
     # These need no box, which the process above builds meanwhile.
     "test_stopped_libvirt",
     "test_stale_state_of_the_real_libvirt_is_seen_and_mended",
+    "test_shared_network",
     "test_vagrant_faults",
     "test_a_matrix_of_two_blocks_boots_each_ram_size_once",
-    "test_vagrant_left_over",
-    "test_by_hand",
     "test_measure_virtual",
+    "test_by_hand",
+    "test_vagrant_left_over",
     "test_a_killed_campaign_is_swept_and_resumed",
+    "test_examination_in_guest",
     "test_a_new_kernel_resumes_with_the_kept_machine",
+    "test_a_boot_that_takes_too_long_names_the_limit",
 )
 """Modules and tests in the order in which they begin, so that at the end no process waits long for another."""
 _SHARING = ("test_vagrant_machine", "test_vagrant_faults", "test_vagrant_left_over", "test_by_hand")

@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
+from picolab.machines.vagrant import network
+
 _PROGRAM = r"""
 import json, os, sys, time
 place = os.environ["VIRSH_STUB"]
 state = json.load(open(place))
 words = sys.argv[1:]
 assert words[:2] == ["--connect", "qemu:///system"], words
+if ";" in words[2]:
+    import subprocess
+    for part in words[2].split(";"):
+        subprocess.run([sys.executable, "-IS", __file__, *words[:2], *part.split()], check=True)
+    sys.exit()
 command, *words = words[2:]
 with open(place + ".log", "a") as log:
     print(command, *words, file=log)
@@ -90,6 +97,12 @@ elif command in ("net-uuid", "pool-uuid"):
     print(state.get(command, command + " 1") + "\n")
 elif command in ("net-destroy", "pool-destroy"):
     state["network" if command == "net-destroy" else "pool"] = "inactive"; save()
+elif command == "net-create":
+    if state["network"] != "missing":
+        fail("network 'vagrant-libvirt' already exists")
+    state["network"] = "active"; save()
+elif command == "net-define":
+    pass
 elif command == "net-start":
     state["network"] = "active"; save()
 elif command in ("net-undefine", "pool-undefine"):
@@ -131,6 +144,8 @@ elif command == "qemu-monitor-command":
         fail("Requested operation is not valid: domain is not running")
     if plain[1].removeprefix("loadvm ") not in domain(plain[0]).get("snapshots", []) or state.get("other_memory"):
         print("Error: Size mismatch: pc.ram: 0x10000000 != 0x20000000: Invalid argument")
+elif command == "echo":
+    print(*words)
 elif command == "version":
     print("Compiled against library: libvirt 9.0.0\nUsing library: libvirt 9.0.0\nUsing API: QEMU 9.0.0\n"
           f"Running hypervisor: QEMU {state.get('qemu', '7.2.22')}\n")
@@ -172,6 +187,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VirshStub:
     program.chmod(0o755)
     stub = VirshStub(folder)
     monkeypatch.setenv("VIRSH_STUB", str(stub.path))
+    # Nobody else's real network keeps the stand-in's from being removed.
+    monkeypatch.setattr(network, "_LOCKED", folder)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     return stub
 

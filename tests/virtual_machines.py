@@ -38,13 +38,16 @@ _LONGEST_FIRST = (
     # These need no box, which the process above builds meanwhile.
     "test_stopped_libvirt",
     "test_stale_state_of_the_real_libvirt_is_seen_and_mended",
+    "test_shared_network",
     "test_vagrant_faults",
     "test_a_matrix_of_two_blocks_boots_each_ram_size_once",
-    "test_vagrant_left_over",
-    "test_by_hand",
     "test_measure_virtual",
+    "test_by_hand",
+    "test_vagrant_left_over",
     "test_a_killed_campaign_is_swept_and_resumed",
+    "test_examination_in_guest",
     "test_a_new_kernel_resumes_with_the_kept_machine",
+    "test_a_boot_that_takes_too_long_names_the_limit",
 )
 """Modules and tests in the order in which they begin, so that at the end no process waits long for another."""
 _SHARING = ("test_vagrant_machine", "test_vagrant_faults", "test_vagrant_left_over", "test_by_hand")
@@ -74,8 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[_BEFORE] = _of_libvirt()
             config.pluginmanager.register(_Noticed(config))
             if config.getoption("markexpr") == "vm":
-                # Before any process looks: between its definition and its start it looks like a stopped one. And a test
-                # whose machine had made it would remove it, while another one is about to use it.
+                # Before any test, whose state folder would note that its machine has made it.
                 network.make()
 
 
@@ -121,6 +123,12 @@ class _ByMachine(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return file if Path(file).stem in _SHARING else nodeid
+
+    def _reschedule(self, node: Any) -> None:
+        # A process needs to know the test after the running one, and no more: xdist would give it a third, which waits
+        # there while others have nothing to do.
+        if not self.workqueue or self._pending_of(self.assigned_work[node]) < 2:
+            super()._reschedule(node)
 
 
 @pytest.hookimpl(optionalhook=True)

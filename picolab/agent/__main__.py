@@ -21,6 +21,8 @@ are seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
     {"do": "stop", "grace_s": float}                 -> status
     {"do": "anon_bytes"}                             -> anon_bytes of the server now
     {"do": "log", "bytes": int}                      -> text: the end of what this server has printed
+    {"do": "whole_log", "limit_bytes": int}          -> size_bytes; base64: all of it, null when it is larger
+    {"do": "is_installed", "path": str}              -> installed: whether a build is there
     {"do": "drop_page_cache"}                        -> reason: null when it is dropped, else a sentence
     {"do": "sync_data"}                              -> sync_s, until the files of the server were on the disk
     {"do": "space"}                                  -> files_bytes: disk space of the files in data and tmp

@@ -84,6 +84,8 @@ class Agent:
             "stop": self.stop,
             "anon_bytes": self.anon_bytes,
             "log": self.log,
+            "whole_log": self.whole_log,
+            "is_installed": self.is_installed,
             "drop_page_cache": self.drop_page_cache,
             "sync_data": self.sync_data,
             "space": self.space,
@@ -284,6 +286,22 @@ class Agent:
                 return {"text": file.read().decode("utf-8", "replace")}
         except FileNotFoundError:
             return {"text": ""}
+
+    def whole_log(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the size of the server's log, and its bytes in base64 where they are no more than the limit."""
+        import base64
+
+        try:
+            with open(f"{self.home.path}/server.log", "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                whole = file.read(size) if size <= int(request["limit_bytes"]) else None
+        except FileNotFoundError:
+            return {"size_bytes": None, "base64": None}
+        return {"size_bytes": size, "base64": None if whole is None else base64.b64encode(whole).decode()}
+
+    def is_installed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return whether a build is in the guest."""
+        return {"installed": os.path.isfile(request["path"]) and os.access(request["path"], os.X_OK)}
 
     def drop_page_cache(self, _request: dict[str, Any]) -> dict[str, Any]:
         """Drop the guest's page cache."""

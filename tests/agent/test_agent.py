@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pwd
@@ -537,13 +538,27 @@ def test_what_is_no_program_ends_at_once(agent: RunningAgent, tmp_path: Path) ->
 @needs_screen
 def test_the_log_is_that_of_the_last_server(agent: RunningAgent) -> None:
     assert agent.ask("log", bytes=10) == {"text": ""}
+    assert agent.ask("whole_log", limit_bytes=10) == {"size_bytes": None, "base64": None}
     agent.launch(*shell("echo first"))
     agent.ended()
     agent.launch(*shell("printf 'second, out\\n'; printf 'second, err \\377\\n' >&2"))
     agent.ended()
     assert agent.ask("log", bytes=1000) == {"text": "second, out\nsecond, err \N{REPLACEMENT CHARACTER}\n"}
     assert agent.ask("log", bytes=3) == {"text": "r \N{REPLACEMENT CHARACTER}\n"[-3:]}
+    whole = b"second, out\nsecond, err \377\n"
+    answer = agent.ask("whole_log", limit_bytes=len(whole))
+    assert (answer["size_bytes"], base64.b64decode(answer["base64"])) == (len(whole), whole)
+    assert agent.ask("whole_log", limit_bytes=len(whole) - 1) == {"size_bytes": len(whole), "base64": None}
     assert agent.home.joinpath("server.log").owner() == ME
+
+
+def test_a_build_is_installed_when_it_can_run(agent: RunningAgent, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    found = []
+    for change in (lambda: None, build.touch, lambda: build.chmod(0o755), lambda: (build.unlink(), build.mkdir())):
+        change()
+        found.append(agent.ask("is_installed", path=str(build))["installed"])
+    assert found == [False, False, True, False]
 
 
 @needs_screen

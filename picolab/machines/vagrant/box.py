@@ -24,6 +24,7 @@ from typing import Any
 from picolab.errors import MachineBusy, MachineError, ParameterError
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant.base_volumes import BaseVolume, base_volumes
 from picolab.machines.vagrant.box_disk import BOOT_MIB, DISK_GIB, GUEST, fill_boot_partition, initrd, make_sparse
 from picolab.machines.vagrant.box_file import (
     IMAGE,
@@ -117,7 +118,7 @@ class ListedBox:
     name: str
     boxes: tuple[InstalledBox, ...]
     current: bool
-    base_volumes: tuple[libvirt.BaseVolume, ...] | None
+    base_volumes: tuple[BaseVolume, ...] | None
 
 
 def recipe_version() -> str:
@@ -137,9 +138,9 @@ def is_current(name: str = PICOLAB_BOX) -> bool:
 
 def list_boxes() -> list[ListedBox]:
     """Return the boxes of this user's Vagrant and libvirt's copies of them, by name."""
-    volumes: list[libvirt.BaseVolume] | None
+    volumes: list[BaseVolume] | None
     try:
-        volumes = libvirt.base_volumes()
+        volumes = base_volumes()
     except MachineError:
         volumes = None
     boxes = installed_boxes()
@@ -339,7 +340,7 @@ def remove_box(name: str) -> list[str]:
         MachineBusy: a machine still uses a base volume.
         MachineError: vagrant or libvirt failed.
     """
-    volumes = [volume for volume in libvirt.base_volumes() if volume.name.startswith(base_volume_prefix(name))]
+    volumes = [volume for volume in base_volumes() if volume.name.startswith(base_volume_prefix(name))]
     box = installed_box(name)
     if box is None and not volumes:
         raise ParameterError(f"there is no box {name!r}; those that exist are shown by: picolab box list")
@@ -366,7 +367,7 @@ def remove_box(name: str) -> list[str]:
 def _remove_unused_base_volumes(name: str, keep: str | None, report: Report) -> None:
     """Remove libvirt's copies of older boxes of that name: nothing would ever use or remove them."""
     try:
-        for volume in libvirt.base_volumes():
+        for volume in base_volumes():
             if volume.name.startswith(base_volume_prefix(name)) and volume.name != keep and not volume.used_by:
                 libvirt.remove_volume(volume.name)
                 report(f"removed the base volume of an older box: {volume.name}")

@@ -43,7 +43,11 @@ def boot(spec: dict[str, Any]) -> None:
     Raises:
         MachineError: libvirt failed.
     """
-    network.make()
+    with network.in_use():
+        _boot(spec)
+
+
+def _boot(spec: dict[str, Any]) -> None:
     for name in libvirt.domains(spec["prefix"]):
         libvirt.power_off(name)
         for words in (
@@ -62,11 +66,14 @@ def boot(spec: dict[str, Any]) -> None:
 
 
 def destroy(folder: Path, spec: dict[str, Any]) -> None:
-    """Remove a machine's domain and disks.
+    """Remove a machine's domain and disks, and nothing that other machines use.
 
     Raises:
         MachineError: something of it could not be removed.
     """
+    for note in (folder / "vagrant").glob("machines/*/libvirt/created_networks"):
+        # Vagrant removes the networks in it, whoever needs them next.
+        note.unlink(missing_ok=True)
     try:
         command_of(folder, spec).destroy()
     except MachineError:

@@ -1,5 +1,6 @@
 """The guest: one kept ssh connection to it, the agent at its other end, and its clock."""
 
+import base64
 import concurrent.futures
 import contextlib
 import json
@@ -30,13 +31,14 @@ STATUS_LIMIT_S = 60.0
 pause for 10 s."""
 _STATES = {"paused": "suspended", "shutoff": "off", "not_created": "gone"}
 """Words of libvirt and Vagrant for the state of a machine that does not run, and ours."""
-_LOOK_S = 5.0
+_LOOK_S = 2.0
 _END_LIMIT_S = 10.0
 AGENT_ZIPAPP = f"{GUEST_HOME}/agent.pyz"
 _AGENT = f"{GUEST_HOME}/agent"
 _AGENT_SOCKET = "/run/picolab-agent"
 """In memory: a guest that boots has none."""
 _CLOCK_READINGS = 12
+_SHORT_LOG_BYTES = 1 << 16
 _PROBE_START_LIMIT_S = 60.0
 _RELAY_LIMIT_S = 10.0
 
@@ -163,6 +165,26 @@ class Guest:
                 f"({said[-1] if said else f'exit code {started.exit_code}'})"
             )
         return connection.open_socket(_AGENT_SOCKET)
+
+    def log(self) -> bytes | None:
+        """Return the server's whole log; None when there is none.
+
+        A short one comes over the open connection to the agent: sftp starts a program in the guest.
+
+        Raises:
+            MachineError: it cannot be fetched.
+        """
+        answer = self.ask({"do": "whole_log", "limit_bytes": _SHORT_LOG_BYTES}, STATUS_LIMIT_S)
+        if answer["size_bytes"] is None:
+            return None
+        if answer["base64"] is not None:
+            return base64.b64decode(answer["base64"])
+        fetched = self._state.folder / "server.log"
+        try:
+            self.connected().get(f"{GUEST_HOME}/server.log", fetched)
+            return fetched.read_bytes()
+        finally:
+            fetched.unlink(missing_ok=True)
 
     def why_down(self) -> str | None:
         """Return why no answer of the guest is worth waiting for; None while the virtual machine runs."""

@@ -31,7 +31,9 @@ _REMOVE_LIMIT_S = 90.0
 _FIRST_UP_LIMIT_S = 900.0
 _STANDSTILL_S = 3.0
 _POLL_S = 0.25
+_SETTLE_S = 0.5
 _NO_POOL = re.compile(r"pool not found|no storage pool with matching|is not active")
+_BETWEEN = "====="
 _PREFIX = re.compile(r"[-A-Za-z0-9_.]+_")
 
 
@@ -135,12 +137,20 @@ def problem() -> Problem | None:
 
     A network or a pool that is missing is none: vagrant makes it. One that somebody has stopped stays so.
     """
-    found = diagnose()
-    if found is not None:
+    try:
+        # In one call: each costs more than its answer.
+        networks, _, pools = virsh(f"net-list --all; echo {_BETWEEN}; pool-list --all").partition(f"{_BETWEEN}\n")
+    except LibvirtError:
+        found = diagnose()
+        if found is None:
+            raise
         return Problem(found.text, as_root(found.remedy))
-    if network() == "inactive":
-        return NETWORK_DOWN
-    return POOL_DOWN if pool_state() == "inactive" else None
+    if _state_in(networks, NETWORK) == "inactive":
+        # Vagrant defines one before it starts it, which takes a moment.
+        time.sleep(_SETTLE_S)
+        if network() == "inactive":
+            return NETWORK_DOWN
+    return POOL_DOWN if _state_in(pools, POOL) == "inactive" else None
 
 
 def versions() -> dict[str, str]:
@@ -155,8 +165,12 @@ def versions() -> dict[str, str]:
 
 def network() -> str:
     """Return the state of the machines' network: `active`, `inactive` or `missing` (then vagrant makes it)."""
-    states = {row[0]: row[1] for row in _rows(virsh("net-list", "--all"))}
-    return states.get(NETWORK, "missing")
+    return _state_in(virsh("net-list", "--all"), NETWORK)
+
+
+def _state_in(table: str, name: str) -> str:
+    """Return the state of a network or pool in virsh's table of them; `missing` when it is not there."""
+    return {row[0]: row[1] for row in _rows(table)}.get(name, "missing")
 
 
 # Domains
@@ -242,7 +256,7 @@ class VolumeSize:
 
 def pool_state() -> str:
     """Return `active`, `inactive` or `missing`."""
-    return {row[0]: row[1] for row in _rows(virsh("pool-list", "--all"))}.get(POOL, "missing")
+    return _state_in(virsh("pool-list", "--all"), POOL)
 
 
 def volumes(pool: str = POOL) -> list[str]:
@@ -452,47 +466,3 @@ def _check_copy(box: str) -> None:
 def _base_volume_is_whole(box: str) -> bool:
     image = boxes.box_image(box)
     return image is not None and base_volume(box) is not None and not base_volume_is_truncated(box, image)
-
-
-@dataclass(frozen=True)
-class BaseVolume:
-    """libvirt's copy of a box; the disks of machines are differences to it.
-
-    Attributes:
-        box: the name of the box.
-        capacity_bytes: the disk that a machine sees.
-        allocation_bytes: what it takes on the host.
-        path: its file.
-        used_by: the volumes in the same pool that are differences to it.
-    """
-
-    name: str
-    box: str
-    capacity_bytes: int
-    allocation_bytes: int
-    path: str
-    used_by: tuple[str, ...]
-
-
-def base_volumes() -> list[BaseVolume]:
-    """Return libvirt's copies of boxes; an empty list where there is no libvirt or no pool.
-
-    Raises:
-        MachineError: libvirt does not answer.
-    """
-    if shutil.which("virsh") is None:
-        return []
-    described = {name: ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
-    backing = {name: xml.findtext("backingStore/path") for name, xml in described.items()}
-    return [
-        BaseVolume(
-            name=name,
-            box=boxes.box_of_base_volume(name),
-            capacity_bytes=int(xml.findtext("capacity") or 0),
-            allocation_bytes=int(xml.findtext("allocation") or 0),
-            path=(path := xml.findtext("target/path") or ""),
-            used_by=tuple(user for user, base in backing.items() if base == path),
-        )
-        for name, xml in described.items()
-        if boxes.BASE_VOLUME in name
-    ]

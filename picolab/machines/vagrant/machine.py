@@ -135,6 +135,9 @@ class VagrantMachine:
             try:
                 Reach(machine._state, machine._guest, wish).run()
                 machine.reused = machine._state["reached_by"] != "created"
+                if machine._state["reached_by"] != "reset":
+                    # As long as the process that runs the guest lives, these are its versions, whatever is installed.
+                    machine._state.write(software=machine._software())
             finally:
                 if wish.log is not None and log.exists():
                     wish.log.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +167,7 @@ class VagrantMachine:
             ),
             virtual_machine=VirtualMachineRecord(
                 provider=spec["provider"],
-                software=self._software(),
+                software=spec["software"],
                 box=spec["box"],
                 box_version=spec.get("box_version"),
                 acceleration=spec["acceleration"],
@@ -209,8 +212,8 @@ class VagrantMachine:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         place = f"{GUEST_HOME}/builds/{sha256}"
         remote = f"{place}/{executable.name}"
-        connection = self._guest.connected()
-        if connection.run(f"test -x {shlex.quote(remote)}").exit_code != 0:
+        if not self._guest.ask({"do": "is_installed", "path": remote})["installed"]:
+            connection = self._guest.connected()
             connection.run(f"mkdir -p {place}")
             connection.put(executable, remote, 0o755)
             # A power cut must not leave half a build under its name.
@@ -277,17 +280,16 @@ class VagrantMachine:
         if "log" not in self._state:
             return
         log = Path(self._state["log"])
-        fetched = self.folder / "server.log"
-        connection = self._guest.open_connection
-        if connection is None:
+        if self._guest.open_connection is None:
             return
         with contextlib.suppress(MachineError):
-            connection.get(f"{GUEST_HOME}/server.log", fetched)
+            fetched = self._guest.log()
+            if fetched is None:
+                return
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as file:
                 file.truncate(self._state["log_begins_at"])
-                file.write(fetched.read_bytes())
-            fetched.unlink()
+                file.write(fetched)
 
     def stop_process(self, grace_s: float) -> ProcessStatus:
         status = self._status(self._guest.ask({"do": "stop", "grace_s": grace_s}, ASK_LIMIT_S + grace_s))

@@ -1,7 +1,7 @@
 """libvirt's network and storage pool, which the first machine of a host makes for all of them.
 
 A note in the state folder says which of them were not there before, by their uuid, so that `picolab clean` removes no
-others. They are removed when nothing on this host uses them.
+others. They are removed when nothing on this host uses them, and no project is about to.
 """
 
 import contextlib
@@ -12,10 +12,9 @@ from typing import Literal
 from picolab.config.project import state_dir
 from picolab.files.writing import write_atomically
 from picolab.machines.folders import machine_folders
-from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant import libvirt, network
 
 Made = Literal["network", "pool"]
-_NAMES: dict[Made, str] = {"network": libvirt.NETWORK, "pool": libvirt.POOL}
 _WORDS: dict[Made, str] = {"network": "net", "pool": "pool"}
 """How the commands of virsh about it begin."""
 _FILE = "libvirt-made.json"
@@ -28,7 +27,7 @@ def noted() -> Iterator[None]:
     Raises:
         LibvirtError: libvirt does not answer.
     """
-    missing = [what for what in _NAMES if _state(what) == "missing"]
+    missing = [what for what in _WORDS if _state(what) == "missing"]
     try:
         yield
     finally:
@@ -40,10 +39,15 @@ def noted() -> Iterator[None]:
 
 def unused() -> list[Made]:
     """Return which of those that were noted nothing on this host uses any more."""
+    with network.unless_in_use() as is_idle:
+        return _unused() if is_idle else []
+
+
+def _unused() -> list[Made]:
     note = _read()
     if not note or machine_folders() or libvirt.all_domains():
         return []
-    return [what for what in _NAMES if what in note and _is_unused(what) and _uuid(what) in (None, note[what])]
+    return [what for what in _WORDS if what in note and _is_unused(what) and _uuid(what) in (None, note[what])]
 
 
 def remove(what: Made) -> None:
@@ -52,19 +56,20 @@ def remove(what: Made) -> None:
     Raises:
         LibvirtError: libvirt does not let it go.
     """
-    if what not in unused():
-        return
-    name, word = _NAMES[what], _WORDS[what]
-    if _state(what) == "active":
-        libvirt.virsh(f"{word}-destroy", name)
-    if _state(what) != "missing":
-        libvirt.virsh(f"{word}-undefine", name)
-    _write({other: uuid for other, uuid in _read().items() if other != what})
+    with network.unless_in_use() as is_idle:
+        if not is_idle or what not in _unused():
+            return
+        name, word = name_of(what), _WORDS[what]
+        if _state(what) == "active":
+            libvirt.virsh(f"{word}-destroy", name)
+        if _state(what) != "missing":
+            libvirt.virsh(f"{word}-undefine", name)
+        _write({other: uuid for other, uuid in _read().items() if other != what})
 
 
 def name_of(what: Made) -> str:
     """Return its name in libvirt."""
-    return _NAMES[what]
+    return libvirt.NETWORK if what == "network" else libvirt.POOL
 
 
 def _is_unused(what: Made) -> bool:
@@ -79,13 +84,13 @@ def _uuid(what: Made) -> str | None:
     """Return its uuid; None when there is none of its name."""
     if _state(what) == "missing":
         return None
-    return libvirt.virsh(f"{_WORDS[what]}-uuid", _NAMES[what]).strip()
+    return libvirt.virsh(f"{_WORDS[what]}-uuid", name_of(what)).strip()
 
 
 def _read() -> dict[Made, str]:
     try:
         found = json.loads((state_dir() / _FILE).read_text())
-        return {what: str(found[what]) for what in _NAMES if what in found}
+        return {what: str(found[what]) for what in _WORDS if what in found}
     except (OSError, ValueError, TypeError):
         return {}
 

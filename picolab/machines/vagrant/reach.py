@@ -117,7 +117,8 @@ class Reach:
             self._state.note_fixed(f"{dirt}, so it was destroyed and made anew")
             self._recreate()
             reached_by = "created"
-        self._check_memory()
+        if reached_by != "reset":
+            self._check_memory()
         self._state.write(
             state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
         )
@@ -145,7 +146,7 @@ class Reach:
         self._remove_useless()
         name = saved_state.name_of(*wanted)
         if name in self._saved.names:
-            return "restored" if self._load(name) else self._make_anew()
+            return "restored" if self._load(name, in_place=as_it_was == wanted) else self._make_anew()
         if self._is_saved_after_boot:
             # What trials have left on the disk must not become a part of the state that is saved.
             return self._boot_fresh(saved_state.name_of(*as_it_was))
@@ -168,7 +169,7 @@ class Reach:
             before: the saved state of the memory that the machine has now, which is the quickest to load.
         """
         names = self._saved.names
-        if not names or not self._load(before if before in names else names[0]):
+        if not names or not self._load(before if before in names else names[0], in_place=before in names):
             # Nothing that is known to be fresh can be gone back to.
             return self._make_anew()
         # The disk is fresh now, and a boot changes the memory alone.
@@ -225,12 +226,10 @@ class Reach:
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return
         image = boxes.box_image(self._state["box"])
-        with made.noted():
-            network.make()
-            with libvirt.first_up_lock(self._state["box"], self._wish.report):
-                mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
-                self._state.write(mended=[*self._state["mended"], *mended])
-                self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
+        with made.noted(), libvirt.first_up_lock(self._state["box"], self._wish.report), network.in_use():
+            mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
+            self._state.write(mended=[*self._state["mended"], *mended])
+            self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
 
     def _after_boot(self, reached_by: str) -> None:
         """Connect, bring the agent into the guest, and note how it is before anything was done in it."""
@@ -267,11 +266,11 @@ class Reach:
         self._saved.load(saved_state.name_of(self._state["ram_mb"], self._state["cpus"]), self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
 
-    def _load(self, name: str) -> bool:
+    def _load(self, name: str, in_place: bool) -> bool:
         """Restore a saved state; return False, and note why, when that did not work."""
         self._guest.drop_connection()
         try:
-            self._saved.load(name, self._wish.boot_limit_s)
+            self._saved.load(name, self._wish.boot_limit_s, in_place)
         except MachineError as error:
             self._state.note_fixed(f"the saved state {name} could not be restored, so it was made anew ({error})")
             return False
@@ -290,6 +289,9 @@ class Reach:
             "memory": before["mem_available_bytes"] - facts["mem_available_bytes"],
             "swap": before["swap_free_bytes"] - facts["swap_free_bytes"],
         }
+        if facts["ram_bytes"] != before["ram_bytes"]:
+            self._state.note_fixed("the guest had another memory than after its boot, so it was put back")
+            return False
         allowed = {"memory": _MEMORY_TOLERANCE * before["ram_bytes"], "swap": 0}
         short = [f"{lost[what] / MIB:.0f} MiB of {what}" for what in lost if lost[what] > allowed[what]]
         if short:

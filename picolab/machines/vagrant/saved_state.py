@@ -130,21 +130,24 @@ class SavedStates:
         note = {"name": name, "ram_mb": ram_mb, "cpus": cpus, "conditions": now}
         self._state.write(**{NOTES: [*self._notes, note]})
 
-    def load(self, name: str, limit_s: float) -> None:
+    def load(self, name: str, limit_s: float, in_place: bool = True) -> None:
         """Have the machine run as it was when it was saved, whether it runs now or is off.
 
         QEMU loads a state of its own memory size into the running process, in 0.2 s for a guest of 256 MiB. libvirt's
         command starts another process for it, which takes ten times as long, and is needed for another size and for a
         machine that is off.
 
+        Args:
+            in_place: try the running process; False where it is known to have another memory size.
+
         Raises:
             MachineError: there is no such saved state, or it could not be restored.
         """
         if self._state["provider"] == "libvirt":
             domain = self._domain()
-            if not _load_into_process(domain, name):
-                network.make()
-                libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
+            if not (in_place and _load_into_process(domain, name)):
+                with network.in_use():
+                    libvirt.virsh("snapshot-revert", domain, name, "--running", "--force", limit_s=_LIMIT_S)
         else:
             command_of(self._state.folder, self._state).snapshot_restore(name, limit_s=limit_s)
 

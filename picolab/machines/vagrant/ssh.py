@@ -25,7 +25,7 @@ T = TypeVar("T")
 CONNECT_LIMIT_S = 30.0
 _CALL_LIMIT_S = 60.0
 _RETRY_S = 0.1
-_SLICE_S = 5.0
+_SLICE_S = 2.0
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_COUNT = 10
 """A guest that is out of memory may say nothing for minutes, and that is what is to be measured."""

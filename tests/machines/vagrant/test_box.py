@@ -21,6 +21,7 @@ from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.machines.vagrant import box as box_module
 from picolab.machines.vagrant import box_disk, box_packages, box_tools, boxes
 from picolab.machines.vagrant.acceleration import guest_to_try, prove
+from picolab.machines.vagrant.base_volumes import BaseVolume
 from picolab.machines.vagrant.box import (
     build_box,
     list_boxes,
@@ -29,7 +30,6 @@ from picolab.machines.vagrant.box import (
 )
 from picolab.machines.vagrant.box_disk import boot_sector, cpio
 from picolab.machines.vagrant.box_packages import apt_sources
-from picolab.machines.vagrant.libvirt import BaseVolume
 
 MIB = 1 << 20
 SECTOR = 512

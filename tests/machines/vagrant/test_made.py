@@ -1,5 +1,6 @@
 """Network and pool: removed when this project's machines have made them and nothing uses them, and left otherwise."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from virsh_stub import VirshStub, install
 from picolab.config.project import state_dir
 from picolab.doctor import leftovers
 from picolab.machines.folders import folder_of
-from picolab.machines.vagrant import libvirt, made
+from picolab.machines.vagrant import domain, libvirt, made, network
+from picolab.machines.vagrant.command import VagrantCommand
 
 NETWORK, POOL = f"network {libvirt.NETWORK}", f"pool {libvirt.POOL}"
 
@@ -90,3 +92,27 @@ def test_a_damaged_note_removes_nothing(virsh: VirshStub) -> None:
     for content in ("", "[1]", "{}", "3"):
         (state_dir() / "libvirt-made.json").write_text(content)
         assert found() == []
+
+
+def test_a_network_that_another_project_is_about_to_use_stays(virsh: VirshStub) -> None:
+    make(virsh, network="active")
+    things, _ = leftovers.find()
+    with network.in_use():
+        assert found() == []
+        assert leftovers.remove(things) == []
+        assert virsh.state["network"] == "active"
+    assert found() == [NETWORK]
+
+
+def test_vagrant_removes_no_network_with_a_machine(virsh: VirshStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of("m")
+    note = folder / "vagrant" / "machines" / "default" / "libvirt" / "created_networks"
+    note.parent.mkdir(parents=True)
+    note.write_text("the uuid of a network that it has found\n")
+    seen: list[bool] = []
+    monkeypatch.setattr(VagrantCommand, "destroy", lambda _: seen.append(note.exists()))
+    spec = {"box": "b", "ram_mb": 256, "cpus": 1, "prefix": "picolab_x_m_", "acceleration": "kvm"}
+    domain.destroy(folder, {**spec, "provider": "libvirt"})
+
+    assert seen == [False]
+    shutil.rmtree(folder)

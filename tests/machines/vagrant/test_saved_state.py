@@ -73,6 +73,9 @@ def test_another_memory_or_no_process_takes_libvirt(state: State, virsh: virsh_s
 
     states.load("fresh-256mb-1cpu", 1)
     assert virsh.commands[-1].endswith("default fresh-256mb-1cpu --running --force")
+    before = len(virsh.commands)
+    states.load("fresh-256mb-1cpu", 1, in_place=False)
+    assert not any("loadvm" in command for command in virsh.commands[before:]), "what cannot work is not tried"
 
 
 def test_another_version_of_qemu_makes_it_useless(state: State, virsh: virsh_stub.VirshStub) -> None:

@@ -4,7 +4,8 @@
 
 Writes a history of invented trials to a temporary folder (a minute), as `picolab history add` would write them: a file
 for each campaign of 1,000 trials, on 4 hosts, in 8 cases, with 50 builds. Then measures in fresh processes what
-`picolab history show` reads for three metrics, a wall time and the CPU time of each of 5 runs.
+`picolab history show` reads for three metrics, a wall time and the CPU time of each of 5 runs. Then the same after
+`picolab history compact`, with the time that this took.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from picolab import __version__
 from picolab.config.trial_parameters import TrialParameters
 from picolab.history.add import parquet
+from picolab.history.compact import compact
 from picolab.history.schema import arrow_table, columns, counts_column
 from picolab.history.store import TRIALS, FolderStore, file_name
 from picolab.record.outcomes import STEPS
@@ -98,6 +101,13 @@ def main() -> None:
             store.write(TRIALS, file_name(f"{campaign:012x}", "0" * 16), parquet(arrow_table(rows, kinds)))
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
         print(f"{given.trials:,} trials in {given.files:,} files, {size / (1 << 20):,.0f} MiB")
+        sys.stdout.flush()
+        for _ in range(5):
+            subprocess.run([sys.executable, "-c", QUERY, folder], check=True)
+        begun, used = time.monotonic(), time.process_time()
+        found = compact(store)
+        taken, cpu = time.monotonic() - begun, time.process_time() - used
+        print(f"compacted to {found.after} files: {taken:.1f} s, {cpu:.1f} CPU seconds", flush=True)
         for _ in range(5):
             subprocess.run([sys.executable, "-c", QUERY, folder], check=True)
 

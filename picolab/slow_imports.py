@@ -19,6 +19,21 @@ def decline_slow_imports() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
+_OF_A_KERNEL = (
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "faulthandler",
+    "ipykernel.kernelapp",
+    "ipykernel.zmqshell",
+    "pdb",
+    "sqlite3",
+    "tornado.platform.asyncio",
+)
+"""Modules that ipykernel and IPython import late, when a kernel starts."""
+
+
 class _Later(ModuleType):
     """Stands for a module in one that refers to it, and imports it when that one uses it."""
 
@@ -52,7 +67,7 @@ def import_kernel() -> None:
     """Import what a kernel imports when it starts, but not its debugger: nobody can reach that of a trial."""
     with _instead_of("debugpy", None):
         importlib.import_module("ipykernel.debugger")
-    for name in ("ipykernel.kernelapp", "ipykernel.zmqshell", "IPython.core.completerlib", "tornado.platform.asyncio"):
+    for name in _OF_A_KERNEL:
         importlib.import_module(name)
 
 

@@ -146,7 +146,7 @@ def _watcher(
         from picolab.jupyter.live_display import LiveDisplay
 
         matrix = LiveMatrix(plan, LiveDisplay(f"campaign {plan.campaign} begins"), found)
-        yield matrix.watcher(stop_requested), matrix.over
+        yield matrix.watcher(stop_requested), matrix.say
         return
     from picolab.cli.progress import campaign_watcher
 

@@ -35,7 +35,7 @@ def print_begin(campaign: Campaign) -> None:
     done_text = f", {done} of them done" if done else ""
     if plan.floor is not None:
         builds = len({trial.parameters.build_label for trial in plan.trials})
-        of_each = f" of each of {builds} builds" if builds > 1 else ""
+        of_each = " of each build" if builds > 1 else ""
         console.print(
             f"Campaign {plan.campaign}: searches the memory floor{of_each} from {plan.floor.low_mb:.10g} to "
             f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{of_each}{done_text}, then "
@@ -239,6 +239,8 @@ def print_campaigns(folders: Sequence[Path]) -> None:
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""
             trials = f"{progress.done} of {progress.total} trials"
-            if campaign.unfinished:
+            if not progress.total:
+                trials = "no trial of its own, uses earlier ones"
+            elif campaign.unfinished:
                 trials = f"{progress.done} of about {progress.total} trials of an unfinished search"
             console.print(f"{one_line(folder.name)}  {trials}{gone}  {folder}")

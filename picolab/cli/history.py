@@ -181,6 +181,31 @@ def _print_points(points: Sequence[Point], metrics: Sequence[Metric]) -> None:
 
 
 @history.command()
+@history_option
+def compact(place: str | None) -> None:
+    """Merge the small files of the history into larger ones, so that queries are faster.
+
+    Each campaign that was added is a file, and hundreds of files take longer to read than their rows. Nothing is lost
+    or counted twice, whenever this is ended and whoever adds or reads meanwhile. An older picolab refuses merged files.
+
+    \b
+    Examples:
+      picolab history compact
+      picolab history compact --history s3://bench/history
+    """
+    from picolab.history.compact import compact as merge_files
+    from picolab.history.store import open_store
+    from picolab.text.wording import counted
+
+    store = open_store(place)
+    found = merge_files(store)
+    if found.before == found.after:
+        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials, none to merge"))
+    else:
+        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials merged into {found.after}"))
+
+
+@history.command()
 @click.argument("baseline")
 @click.argument("candidate")
 @click.option("--margin", type=float, help="Change in percent that does not matter; default: that of each plan.")

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from picolab.config.sizes import MIB
 from picolab.errors import UnreadableFile, UnsafePath
 
@@ -92,13 +94,18 @@ def read_json(path: Path, most_bytes: int) -> Any:
 
 def parse_json(text: str) -> Any:
     """Return parsed JSON, as `json.loads` does and with its errors, in a time that grows no faster than the text."""
-    with _collection_paused():
-        return json.loads(text)
+    with collection_paused():
+        try:
+            # The parser of pydantic takes a third of the time. It accepts nothing that `json` refuses, finds the same
+            # values, and refuses some texts that `json` accepts, such as one with a lone surrogate.
+            return from_json(text)
+        except ValueError:
+            return json.loads(text)
 
 
 @contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Let Python look for no cycles meanwhile: parsed JSON has none.
+def collection_paused() -> Iterator[None]:
+    """Let Python look for no cycles meanwhile: parsed JSON and records have none.
 
     It would look through all objects again and again while they become more: a file of a million lists takes 20 times
     as long with it.
@@ -117,7 +124,7 @@ def unfit_value(data: Any) -> str | None:
 
     Columns are 64 bits wide, JSON has no infinity, UTF-8 no lone surrogate, and nothing of picolab's is nested deeply.
     """
-    with _collection_paused():
+    with collection_paused():
         return _unfit_value(data)
 
 

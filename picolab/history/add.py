@@ -131,12 +131,14 @@ def _kept_files(folder: Path) -> dict[str, str]:
 
 
 def parquet(table: pa.Table) -> bytes:
-    """Return a table as the content of a file."""
+    """Return a table with its metadata as the content of a file."""
     import pyarrow.parquet as pq
 
     content = io.BytesIO()
-    # Without what DuckDB does not use, a footer is a quarter as long: a query reads that of every file.
-    pq.write_table(table, content, compression="zstd", store_schema=False, write_statistics=False)
+    # Without what DuckDB does not use, a footer is a quarter as long: a query reads that of every file. Metadata are
+    # written with the schema alone.
+    has_metadata = bool(table.schema.metadata)
+    pq.write_table(table, content, compression="zstd", store_schema=has_metadata, write_statistics=False)
     return content.getvalue()
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from picolab.errors import UnreadableFile
 from picolab.history.schema import columns
-from picolab.history.store import CAMPAIGNS, TRIALS, Store, all_addresses, readable
+from picolab.history.store import CAMPAIGNS, TRIALS, Store, StoredFile, readable
 from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 CAMPAIGN_COLUMNS = {
     "campaign_key": "string",
@@ -49,7 +51,19 @@ _T = TypeVar("_T")
 _TABLE = re.compile(rf"\bFROM ({TRIALS}|{CAMPAIGNS})\b")
 
 
-def _file(address: str) -> str:
+GROUPS_KEY = "picolab.groups"
+"""Of the metadata of a merged file: the groups in it, separated by spaces."""
+
+
+@dataclass
+class FileSet:
+    """Files that may hold a row twice, because they have a group in common, and their groups."""
+
+    files: list[StoredFile]
+    groups: set[str]
+
+
+def _literal(address: str) -> str:
     """Return the address of a file as a literal of SQL that means this file alone."""
     exactly = re.sub(r"[*?\[]", r"[\g<0>]", address)
     return "'" + exactly.replace("'", "''") + "'"
@@ -87,13 +101,43 @@ class Database:
             self._tables[table] = self._made(table, columns() if table == TRIALS else CAMPAIGN_COLUMNS)
         return self._tables[table]
 
+    def sets(self, table: str) -> list[FileSet]:
+        """Return the files of a table in sets: rows of different sets are different rows.
+
+        Raises:
+            ParameterError, UnreadableFile, HostUnfit: as `rows` does.
+        """
+        files = readable(self.store, table)
+        merged = self._groups_in([file for file in files if file.is_merged])
+        sets: dict[str, FileSet] = {}
+        for file in files:
+            groups = merged.get(file.address, frozenset()) or {file.group}
+            joined = FileSet([file], set(groups))
+            for other in {id(sets[group]): sets[group] for group in groups if group in sets}.values():
+                joined = FileSet([*other.files, *joined.files], other.groups | joined.groups)
+            sets |= dict.fromkeys(joined.groups, joined)
+        return list({id(one): one for one in sets.values()}.values())
+
+    def _groups_in(self, files: Sequence[StoredFile]) -> dict[str, frozenset[str]]:
+        """Return the groups in merged files, by address."""
+        if not files:
+            return {}
+        names = ", ".join(_literal(file.address) for file in files)
+        found = self._executed(
+            f"SELECT file_name, decode(value) FROM parquet_kv_metadata([{names}]) WHERE decode(key) = '{GROUPS_KEY}'"
+        ).fetchall()
+        groups = {address: frozenset(str(text).split()) for address, text in found}
+        for file in files:
+            if not groups.get(file.address):
+                raise UnreadableFile(
+                    f"{self.store.place}: {file.name} does not name the campaigns in it; remove it and add them again"
+                )
+        return groups
+
     def _made(self, table: str, kinds: Mapping[str, str]) -> str:
-        groups = {
-            name: files
-            for name, files in readable(self.store, table).items()
-            if self._group is None or name == self._group
-        }
-        once, repeated = all_addresses(groups, several=False), all_addresses(groups, several=True)
+        sets = [one.files for one in self.sets(table) if self._group is None or self._group in one.groups]
+        once = [file.address for files in sets for file in files if len(files) == 1]
+        repeated = [file.address for files in sets for file in files if len(files) > 1]
         parts = []
         for addresses, distinct in ((once, False), (repeated, True)):
             if addresses:
@@ -108,7 +152,8 @@ class Database:
         kinds: Mapping[str, str],
         distinct: bool,
     ) -> str:
-        source = f"read_parquet([{', '.join(map(_file, addresses))}], union_by_name = true, hive_partitioning = false)"
+        names = ", ".join(map(_literal, addresses))
+        source = f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
         there = {row[0] for row in self._executed(f"DESCRIBE SELECT * FROM {source}").fetchall()}
         # A column that none of these files has yet.
         lacking = "".join(
@@ -130,9 +175,12 @@ class Database:
             UnreadableFile: a file is damaged.
             HostUnfit: the store cannot be reached.
         """
-        # In place, because a view is bound once more.
-        whole = _TABLE.sub(lambda match: f"FROM ({self._table(match[1])}) AS {match[1]}", query)
-        cursor = self._executed(whole, values)
+        try:
+            cursor = self._executed(self._whole(query), values)
+        except UnreadableFile:
+            # Somebody may have merged files since their names were read.
+            self._tables.clear()
+            cursor = self._executed(self._whole(query), values)
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -157,11 +205,43 @@ class Database:
             f"this campaign in {CAMPAIGNS}/ and add it again"
         )
 
+    def _whole(self, query: str) -> str:
+        # In place, because a view is bound once more.
+        return _TABLE.sub(lambda match: f"FROM ({self._table(match[1])}) AS {match[1]}", query)
+
+    def merged(self, files: Sequence[StoredFile]) -> pa.Table:
+        """Return the rows of some files of trials, each once, and by time; columns that none of them has are missing.
+
+        Raises:
+            UnreadableFile, HostUnfit: as `rows` does.
+        """
+        once = self._selected(TRIALS, [file.address for file in files], {}, distinct=True)
+        with self._named_errors():
+            table: pa.Table = self._connection.sql(f"{once} ORDER BY started_utc, trial_key").to_arrow_table()
+        return table
+
+    def counts(self, files: Sequence[StoredFile]) -> dict[str, int]:
+        """Return the number of rows in each file, by address.
+
+        Raises:
+            UnreadableFile, HostUnfit: as `rows` does.
+        """
+        if not files:
+            return {}
+        names = ", ".join(_literal(file.address) for file in files)
+        found = self._executed(f"SELECT file_name, num_rows FROM parquet_file_metadata([{names}])").fetchall()
+        return {address: int(number) for address, number in found}
+
     def _executed(self, query: str, values: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
+        with self._named_errors():
+            return self._connection.execute(query, values)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
         import duckdb
 
         try:
-            return self._connection.execute(query, values)
+            yield
         except duckdb.Error as error:
             why = str(error).splitlines()[0][:300]
             raise UnreadableFile(

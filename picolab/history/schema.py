@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+MERGED_VERSION = 2
+"""Of a file that was merged from those of several groups: a picolab that takes it for a file of one would add trials
+again, and refuses it."""
 _OWN = {
     "trial_key": "string",
     "campaign_key": "string",

@@ -1,18 +1,23 @@
-"""Where a history is: Parquet files in a folder or in an object store, each written whole, none ever changed."""
+"""Where a history is: Parquet files in a folder or in an object store, each written whole, none ever changed.
+
+Small files may be merged into a larger one (`picolab.history.compact`), which replaces them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from picolab.config.project import outputs_dir
 from picolab.errors import HostUnfit, ParameterError, UnreadableFile
 from picolab.files.writing import not_written, write_atomically
-from picolab.history.schema import SCHEMA_VERSION
+from picolab.history.schema import MERGED_VERSION, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,6 +46,9 @@ class Store(Protocol):
 
     def write(self, kind: str, name: str, content: bytes) -> None:
         """Write a file whole or not at all; one that is there already holds the same."""
+
+    def remove(self, kind: str, names: Iterable[str]) -> None:
+        """Remove files, once all that was written before is safe; one that is gone already is no error."""
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection read the files."""
@@ -100,6 +108,23 @@ class FolderStore:
             raise not_written(path, error, _ELSEWHERE) from None
         write_atomically(path, content, elsewhere=_ELSEWHERE)
 
+    def remove(self, kind: str, names: Iterable[str]) -> None:
+        folder = self.folder / kind
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # The names of new files must not be lost where those of old ones are.
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        for name in names:
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise HostUnfit(
+                    f"{folder / name}: cannot be removed ({error.strerror}), and is merged into another file; nothing "
+                    f"is lost or counted twice; look at the permissions of the folder"
+                ) from None
+
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         pass
 
@@ -122,6 +147,14 @@ class S3Store:
     def write(self, kind: str, name: str, content: bytes) -> None:
         # An object is there as a whole or not at all.
         self._reached(lambda: self._files.pipe_file(f"{self._base}/{kind}/{name}", content))
+
+    def remove(self, kind: str, names: Iterable[str]) -> None:
+        def remove_one(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(f"{self._base}/{kind}/{name}")
+
+        for name in names:
+            self._reached(lambda name=name: remove_one(name))  # type: ignore[misc]
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.register_filesystem(self._files)
@@ -151,36 +184,48 @@ def needed(module: str, package: str) -> Any:
         raise HostUnfit(f"{module} is not installed; install it with: pip install '{package}'") from None
 
 
-def file_name(group: str, content: str) -> str:
+def file_name(group: str, content: str, version: int = SCHEMA_VERSION) -> str:
     """Return the name of a file.
 
     Args:
         group: 12 hexadecimal digits, the same for files that may hold a row twice.
         content: 16 hexadecimal digits that say what is in it.
+        version: `MERGED_VERSION` for a file that holds several groups.
     """
-    return f"{group}-{content}.v{SCHEMA_VERSION}.parquet"
+    return f"{group}-{content}.v{version}.parquet"
 
 
-def readable(store: Store, kind: str) -> dict[str, list[str]]:
-    """Return the addresses of the files of one kind by their group.
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a history.
+
+    Attributes:
+        address: where DuckDB reads it.
+        group: of its name; of a merged file it says nothing, and its metadata name the groups in it.
+    """
+
+    name: str
+    address: str
+    group: str
+    is_merged: bool
+
+
+def readable(store: Store, kind: str) -> list[StoredFile]:
+    """Return the files of one kind.
 
     Raises:
         ParameterError: a file is of a newer schema.
     """
-    found: dict[str, list[str]] = {}
+    found = []
     for name in store.names(kind):
         match = _NAME.fullmatch(name)
         if match is None:
             continue  # no file of a history
-        if int(match["version"]) > SCHEMA_VERSION:
+        version = int(match["version"])
+        if version > MERGED_VERSION:
             raise ParameterError(
-                f"{store.place}: {name} has schema {int(match['version'])}, and this picolab reads schemas up to "
-                f"{SCHEMA_VERSION}; install a newer picolab"
+                f"{store.place}: {name} has schema {version}, and this picolab reads schemas up to {MERGED_VERSION}; "
+                f"install a newer picolab"
             )
-        found.setdefault(match["group"], []).append(store.address(kind, name))
+        found.append(StoredFile(name, store.address(kind, name), match["group"], version == MERGED_VERSION))
     return found
-
-
-def all_addresses(groups: dict[str, list[str]], several: bool) -> Sequence[str]:
-    """Return the addresses of all groups with several files, or of those with one."""
-    return [address for addresses in groups.values() if (len(addresses) > 1) == several for address in addresses]

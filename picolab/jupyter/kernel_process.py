@@ -10,16 +10,21 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any, NoReturn
 
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from setproctitle import setproctitle
 
 _LAUNCHER = "ipykernel_launcher"
 _PR_SET_PDEATHSIG = 1
-_POLL_S = 0.02
+_POLL_S = 0.005
+_REPLY_LIMIT_S, _MESSAGE_LIMIT_S = 1.0, 0.2
+"""Then a kernel that starts is asked once more."""
 
 
 class SpareKernel:
@@ -124,20 +129,97 @@ class _Provisioner(LocalProvisioner):
         return self.connection_info
 
 
-def kernel_manager(spare: SpareKernel) -> tuple[type, list[int]]:
-    """Return a kernel manager, and the exit codes of those of its kernels that ended without being asked to."""
-    ends: list[int] = []
+class _Client(AsyncKernelClient):
+    """Knows that a kernel is ready as soon as it is.
+
+    `jupyter_client` does the same and then waits until the kernel has been silent for 0.2 s.
+    """
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Return when the kernel has answered a request, and its messages about that request have arrived here.
+
+        Raises:
+            RuntimeError: it has ended, or `timeout` seconds are over.
+        """
+        limit_s = float("inf") if timeout is None else timeout
+        deadline = time.monotonic() + limit_s
+        while not await self._answers():
+            if not await self._async_is_alive():
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Kernel didn't respond in {limit_s:.0f} seconds")
+
+    async def _answers(self) -> bool:
+        request = self.kernel_info()
+        try:
+            reply = await self.shell_channel.get_msg(timeout=_REPLY_LIMIT_S)
+            if reply["msg_type"] != "kernel_info_reply":
+                return False
+            # Messages to all are lost until this end has subscribed to them: then a new request is made.
+            while not _is_end_of(request, await self.iopub_channel.get_msg(timeout=_MESSAGE_LIMIT_S)):
+                pass
+        except Empty:
+            return False
+        self._handle_kernel_info_reply(reply)
+        return True
+
+
+def _is_end_of(request: str, message: dict[str, Any]) -> bool:
+    """Return whether this is a kernel's last message about a request."""
+    if message["parent_header"].get("msg_id") != request or message["msg_type"] != "status":
+        return False
+    return bool(message["content"]["execution_state"] == "idle")
+
+
+class KernelWatch:
+    """The state of a notebook's kernel, as `nbclient` reports it: it decides how the kernel is ended.
+
+    Attributes:
+        ends: the exit codes of those kernels that ended without being asked to.
+        is_busy: a cell runs, or has not been able to say that it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self.is_busy = False
+
+    def hooks(self) -> dict[str, Callable[..., None]]:
+        """Return the arguments of `nbclient` that let it report when a cell begins and has ended."""
+        return {"on_cell_execute": self._begins, "on_cell_executed": self._has_ended}
+
+    def _begins(self, **_: Any) -> None:
+        self.is_busy = True
+
+    def _has_ended(self, **_: Any) -> None:
+        self.is_busy = False
+
+
+def kernel_manager(spare: SpareKernel) -> tuple[type, KernelWatch]:
+    """Return a kernel manager whose first kernel is `spare`, and the watch of its kernels.
+
+    A kernel that runs no cell is killed at the end: what it has written is written, and everything it said has come.
+    Interrupted and asked to end, as `jupyter_client` does, it now and then overlooks the request, and is waited for.
+    """
+    watch = KernelWatch()
 
     class Manager(AsyncKernelManager):
+        client_class = f"{__name__}.{_Client.__name__}"
+
         async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
             self.provisioner = _Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
             self.provisioner.spare = spare
             await super().start_kernel(**kwargs)
 
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+            await self._async_shutdown_kernel(now or not watch.is_busy, restart)
+
+        async def _async_wait(self, pollinterval: float = _POLL_S) -> None:
+            await super()._async_wait(min(pollinterval, _POLL_S))
+
         async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
             process = getattr(self.provisioner, "process", None)
             if process is not None and process.poll() is not None:
-                ends.append(process.returncode)
+                watch.ends.append(process.returncode)
             await super().cleanup_resources(restart)
 
-    return Manager, ends
+    return Manager, watch

@@ -105,7 +105,7 @@ def execute(request_file: Path) -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     papermill.iorw.papermill_io.register("/", _Patient())
-    manager, kernel_ends = kernel_manager(spare)
+    manager, watch = kernel_manager(spare)
     try:
         papermill.execute_notebook(
             request["notebook"],
@@ -115,15 +115,16 @@ def execute(request_file: Path) -> None:
             progress_bar=False,
             kernel_manager_class=manager,
             config=kernel_folders.ipc_settings(kernel_folder),
+            **watch.hooks(),
         )
     except papermill.PapermillExecutionError as error:
         print(f"cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError:
         # So do nbclient's errors about a kernel that has died begin.
-        if not kernel_ends:
+        if not watch.ends:
             raise
-        code = kernel_ends[-1]
+        code = watch.ends[-1]
         end = f"was killed by {name_of_signal(-code)}" if code < 0 else f"ended by itself with exit code {code}"
         print(f"the kernel {end}", file=sys.stderr)
         sys.exit(KERNEL_SIGNALLED - code if code < 0 else 1)

@@ -15,13 +15,10 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_origin
+from typing import Any, Literal, get_origin
 
 from picolab.config.trial_parameters import TrialParameters, short
-from picolab.record.fields import pandas_type, pandas_type_at, value_at
-
-if TYPE_CHECKING:
-    from picolab.record.record import Record
+from picolab.record.fields import pandas_type, pandas_type_at
 
 NOT_FACTORS = ("seed", "machine_name", "keep_machine")
 """Parameters that say nothing about what is measured."""
@@ -123,10 +120,6 @@ class Factor:
         if value is None or isinstance(value, str):
             return value
         return _json(value) if self.kind == "string" else value
-
-    def level_in(self, record: Record) -> Any:
-        """Return the level of a trial as its column holds it."""
-        return value_at(record, self.source) if self.parameter is None else self.level(record.parameters)
 
 
 _DECLARED = (

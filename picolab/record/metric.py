@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from picolab.config.sizes import MIB
-from picolab.record.fields import value_at
 
 if TYPE_CHECKING:
     from picolab.record.outcomes import Step
-    from picolab.record.record import Record
 
 Unit = Literal["MiB/s", "s", "bytes", "1/s", "count", "share"]
 """The unit of the stored values. Bytes are shown as MiB; a count and a share have no unit in a heading."""
@@ -84,9 +84,21 @@ class Metric:
         """Return a stored value in the unit in which it is shown."""
         return value if value is None or self.unit != "bytes" else round(value / MIB, 2)
 
-    def value(self, record: Record) -> float | int | None:
-        """Return its value in a record; None when it is missing."""
-        part = self.source.rpartition(".")[0]
-        path = self.otherwise if self.otherwise and value_at(record, part) is None else self.source
-        found: float | int | None = value_at(record, path)
+    @functools.cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the fields that `value` needs."""
+        return (self.source, self._part, self.otherwise) if self.otherwise else (self.source,)
+
+    @functools.cached_property
+    def _part(self) -> str:
+        return self.source.rpartition(".")[0]
+
+    def value(self, fields: Mapping[str, Any]) -> float | int | None:
+        """Return its value; None when it is missing.
+
+        Args:
+            fields: of a record, by path, from `picolab.record.fields.values_at`.
+        """
+        path = self.otherwise if self.otherwise and fields[self._part] is None else self.source
+        found: float | int | None = fields[path]
         return found

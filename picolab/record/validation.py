@@ -113,10 +113,35 @@ _checked = itertools.count()
 def _compiled() -> Callable[[Any], Any]:
     import fastjsonschema
 
-    compiled: Callable[[Any], Any] = fastjsonschema.compile(
-        json.loads(SCHEMA_PATH.read_text()), use_default=False, use_formats=False
-    )
+    schema = _with_short_ways(json.loads(SCHEMA_PATH.read_text()))
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(schema, use_default=False, use_formats=False)
     return compiled
+
+
+_NULL = {"type": "null"}
+
+
+def _with_short_ways(part: Any) -> Any:
+    """Return a schema that says the same and compiles to faster code: each refused alternative is an exception.
+
+    Of a simple type or null it makes one list of types, because every other keyword heeds values of its own type alone.
+    Of anything else or null it asks for null first.
+    """
+    if isinstance(part, list):
+        return [_with_short_ways(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    part = {name: _with_short_ways(item) for name, item in part.items()}
+    match part.get("anyOf"):
+        case [{"type": str() as kind} as other, null] if null == _NULL and "const" not in other:
+            about = {name: item for name, item in part.items() if name != "anyOf"}
+            if about.keys() & (other.keys() - {"title", "description"}):
+                return part
+            choices = {"enum": [*other["enum"], None]} if "enum" in other else {}
+            return {**other, **about, **choices, "type": [kind, "null"]}
+        case [other, null] if null == _NULL:
+            return part | {"anyOf": [null, other]}
+    return part
 
 
 def _has_shape(data: Any) -> bool:

@@ -121,10 +121,10 @@ class Ledger:
 
     def append(self, entry: LedgerEntry) -> None:
         """Write an entry so that it is on disk when this returns."""
-        known = self.entries()
+        entries = self.entries()
         line = json.dumps(entry.model_dump(mode="json"), ensure_ascii=False)
         append_line(self._path, line)
-        self._entries = [*known, entry]
+        entries.append(entry)
         self._seen = self._signature()
 
     def _signature(self) -> tuple[int, ...] | None:

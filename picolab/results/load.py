@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from picolab.files.foreign import collection_paused
 from picolab.record.record import Record
 from picolab.results import cache
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
@@ -68,6 +69,11 @@ def read_campaign(folder: Path) -> CampaignData:
     Raises:
         CampaignNotFound: no such folder, or one without a campaign in it.
     """
+    with collection_paused():
+        return _read_campaign(folder)
+
+
+def _read_campaign(folder: Path) -> CampaignData:
     key, settled = cache.key_of(folder)
     parts = cache.read_cache(folder, key)
     if parts is not None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from picolab.agent.memory_probe import COLUMNS
+from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
-from picolab.record.factors import FACTORS
-from picolab.record.fields import pandas_type_at, value_at
+from picolab.record.factors import FACTORS, Factor
+from picolab.record.fields import pandas_type_at, values_at
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import STEPS, Outcome, Step
@@ -133,23 +134,63 @@ def _columns(factors_now: tuple[str, ...], metrics_now: tuple[str, ...]) -> dict
 
 def record_row(record: Record) -> dict[str, Any]:
     """Return a record as one flat row with the keys of `row_columns`; what is missing is None."""
-    parameters = record.parameters
-    row = {name: value_at(record, path) for name, path in _FACTS.items()}
-    row |= {factor.name: factor.level_in(record) for factor in FACTORS.values()}
-    row |= {metric.name: metric.value(record) for metric in METRICS.values()}
+    facts, asked = factors.fact_factors(), _asked_for(record.parameters)
+    paths = [*_FACTS.values(), *(fact.source for fact in facts)]
+    paths += [path for metric in METRICS.values() for path in metric.paths]
+    fields = values_at(record, tuple(paths))
+    row = {name: fields[path] for name, path in _FACTS.items()}
+    row |= asked.levels
+    row |= {fact.name: fields[fact.source] for fact in facts}
+    row |= {metric.name: metric.value(fields) for metric in METRICS.values()}
     # The name of a host says nothing where all trials have the same.
     row |= {"hostname": row["measured_on"], "measured_on": None}
     row |= {
-        "case": factors.case_name(parameters),
-        "case_id": factors.case_id(row),
-        "scenario": parameters.scenario,
-        "file_size_bytes": parameters.file_size_bytes,
-        "build": record.build.label if record.build else parameters.build_label,
+        "case": asked.case,
+        "case_id": asked.case_id(row, facts),
+        "scenario": asked.scenario,
+        "file_size_bytes": asked.file_size_bytes,
+        "build": record.build.label if record.build else asked.build_label,
         "upload_outcome": _step_outcome(record, "upload"),
         "download_outcome": _step_outcome(record, "download"),
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
     return {name: row[name] for name in row_columns()}
+
+
+class _AskedFor:
+    """The part of a row that follows from the parameters, whose seed is in none of it."""
+
+    def __init__(self, parameters: TrialParameters) -> None:
+        self.levels = factors.levels_of(parameters)
+        self.case = factors.case_name(parameters)
+        self.scenario = parameters.scenario
+        self.file_size_bytes = parameters.file_size_bytes
+        self.build_label = parameters.build_label
+        self.factors = tuple(FACTORS.values())
+        self._case_ids: dict[tuple[str | None, ...], str] = {}
+
+    def case_id(self, row: Mapping[str, Any], facts: Iterable[Factor]) -> str:
+        """Return `picolab.record.factors.case_id` of a row with these parameters."""
+        key = tuple([row[fact.name] for fact in facts])
+        if key not in self._case_ids:
+            self._case_ids[key] = factors.case_id(row)
+        return self._case_ids[key]
+
+
+_asked: dict[tuple[str | int, ...], _AskedFor] = {}
+_MOST_ASKED = 1000
+"""That are kept: a campaign has fewer cases."""
+
+
+def _asked_for(parameters: TrialParameters) -> _AskedFor:
+    """Return what follows from parameters: thousands of trials have the same but for their seed."""
+    # A changed registry makes other levels. The objects that the numbers are of are kept with the result.
+    key: tuple[str | int, ...] = (parameters.model_dump_json(exclude={"seed"}), *map(id, FACTORS.values()))
+    if key not in _asked:
+        if len(_asked) >= _MOST_ASKED:
+            _asked.clear()
+        _asked[key] = _AskedFor(parameters)
+    return _asked[key]
 
 
 def step_ok(row: Mapping[str, Any], step: Step | None) -> bool:

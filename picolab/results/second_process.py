@@ -10,10 +10,13 @@ import os
 import pickle
 import subprocess
 import sys
-from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FEWEST_TRIALS = 2000
 """Fewer are read before another process has imported what it needs."""
@@ -31,7 +34,7 @@ class TrialRead(NamedTuple):
     problems: list[Any]
     record: str | None
     row: dict[str, Any] | None
-    samples: dict[str, array[float]] | None
+    samples: dict[str, NDArray[np.float64]] | None
 
 
 class SecondProcess:

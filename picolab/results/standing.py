@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import CampaignNotFound, PicolabError, RecordError, UnreadableFile
-from picolab.files.foreign import read_text
+from picolab.files.foreign import collection_paused, read_text
 from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
@@ -41,6 +39,10 @@ from picolab.results.trial_files import (
 )
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
+
+if TYPE_CHECKING:  # numpy is slow to import, and a campaign that runs does not need it.
+    import numpy as np
+    from numpy.typing import NDArray
 
 RECORD_SUFFIX = ".record.json"
 RESULTS_FILE = "results.csv"
@@ -82,7 +84,7 @@ class Standing:
     lost: dict[str, Outcome] = field(default_factory=dict)
     entries: list[LedgerEntry] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
-    samples: dict[str, dict[str, array[float]]] = field(default_factory=dict)
+    samples: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     ledger_trouble: str = ""
@@ -111,12 +113,14 @@ def read_standing(folder: Path, with_samples: bool = False) -> Standing:
         raise CampaignNotFound(f"{folder}: there is no such campaign; `picolab status` lists those there are")
     if not (folder / PLAN_FILE).exists() and not (folder / "trials").is_dir():
         raise CampaignNotFound(f"{folder}: is no campaign: it has neither plan.json nor trials/")
-    return _Reader(folder, with_samples).read()
+    with collection_paused():
+        return _Reader(folder, with_samples).read()
 
 
 def read_trials(folder: Path, trial_ids: list[str]) -> dict[str, TrialRead]:
     """Return what reading some trials of a campaign with their samples finds, see `picolab.results.second_process`."""
-    return _Reader(folder, with_samples=True).read_only(trial_ids)
+    with collection_paused():
+        return _Reader(folder, with_samples=True).read_only(trial_ids)
 
 
 def difference_from_plan(record: Record, trial: PlannedTrial, campaign: str) -> str:
@@ -327,8 +331,7 @@ class _Reader:
             self._problem(path, f"{sentence or by_hand}; the trial's own files count")
             scrap = samples_of(path.with_name(f"{trial_id}.samples.jsonl"), own)
         if self.with_samples and own is not None and own.outcome not in FAULTS:
-            columns, trouble = sample_columns(scrap)
-            self.found.samples[trial_id] = {name: _packed(values) for name, values in columns.items()}
+            self.found.samples[trial_id], trouble = sample_columns(scrap)
             # A server that died before its upload was never sampled: then nothing is missing.
             if trouble and (scrap is not None or own.memory is not None):
                 self._problem(path, trouble)
@@ -430,15 +433,6 @@ class _Reader:
                 f"has {len(rows)} rows, which are not the {len(self.found.results)} results that are there; "
                 f"`picolab export` and `picolab resume` renew it",
             )
-
-
-def _packed(values: list[float | int | None]) -> array[float]:
-    """Return numbers in a quarter of the memory: a campaign has millions of samples."""
-    if None not in values:
-        return array("d", cast(list[float], values))
-    if values.count(None) == len(values):
-        return array("d", [math.nan]) * len(values)
-    return array("d", [math.nan if value is None else value for value in values])
 
 
 def _fault_row(record: Record) -> dict[str, Any]:

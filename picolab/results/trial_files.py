@@ -5,10 +5,13 @@ The wire format is scrapbook's (github.com/nteract/scrapbook): a cell output who
 scrapbook's own reader gives up on the first notebook that it cannot read; this one reports it and continues.
 """
 
+from __future__ import annotations
+
+import itertools
 import math
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from picolab.config.sizes import MIB
 from picolab.errors import PicolabError, ProbeError, RecordError, UnreadableFile
@@ -17,6 +20,10 @@ from picolab.record.record import RECORD_SCRAP, Record
 from picolab.record.samples import read_samples, samples_scrap
 from picolab.record.validation import validate_record
 from picolab.results.rows import record_row
+
+if TYPE_CHECKING:  # numpy is slow to import, and a trial that only reads a record does not need it.
+    import numpy as np
+    from numpy.typing import NDArray
 
 LARGEST_NOTEBOOK_BYTES = 32 * MIB
 LARGEST_RECORD_BYTES = 8 * MIB
@@ -157,33 +164,52 @@ def samples_of(path: Path, record: Record, most_bytes: int = LARGEST_SAMPLES_BYT
         return None
 
 
-def sample_columns(scrap: Any) -> tuple[dict[str, Any], str | None]:
-    """Return the columns of a samples scrap, and a sentence when there is something wrong with it."""
+def sample_columns(scrap: Any) -> tuple[dict[str, NDArray[np.float64]], str | None]:
+    """Return the columns of a samples scrap, NaN where there is no value, and a sentence about what is wrong with it.
+
+    The columns of a trial are parts of one array.
+    """
+    import numpy as np
+
     if scrap is None:
         return {}, "holds no samples: memory over time cannot be shown for this trial"
     columns = scrap.get("columns") if isinstance(scrap, dict) else None
     if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
         return {}, "its samples are damaged: there are no columns"
-    if not (all(map(_are_plain_numbers, columns.values())) and all(map(str.isascii, columns))):
+    # All at once: a trial has 20 lists, most of them short. Half of them hold None alone where a probe could not look.
+    held = {name: values for name, values in columns.items() if values.count(None) < len(values)}
+    values = list(itertools.chain.from_iterable(held.values()))
+    kinds = set(map(type, values))
+    packed = _packed(values) if kinds <= _NUMBERS else None
+    if packed is None or not all(map(str.isascii, columns)):
         # The slow way, for its words.
         unfit = unfit_value(columns)
         if unfit is not None:
             return {}, f"its samples are damaged: {unfit}"
     if len({len(values) for values in columns.values()}) > 1 or "t_s" not in columns:
         return {}, "its samples are damaged: the columns have different lengths or no t_s"
-    if not all(set(map(type, values)) <= _NUMBERS for values in columns.values()):
+    if not kinds <= _NUMBERS:
         return {}, "its samples are damaged: a value is no number"
-    return columns, None if columns["t_s"] else "holds no samples: the memory probe delivered none"
+    count = len(columns["t_s"])
+    block = np.array(values, dtype=np.float64) if packed is None else packed
+    shown = dict.fromkeys(columns, np.full(count, np.nan))
+    shown |= dict(zip(held, block.reshape(len(held), count), strict=True))
+    return shown, None if columns["t_s"] else "holds no samples: the memory probe delivered none"
 
 
 _NUMBERS = {int, float, NoneType}
 _LARGEST = float(1 << 53)
 
 
-def _are_plain_numbers(values: list[Any]) -> bool:
-    """Return True when a list holds nothing but finite numbers, none of them large, and None."""
-    if not set(map(type, values)) <= _NUMBERS:
-        return False
-    there = [value for value in values if value is not None] if None in values else values
-    # The sum is finite only if each of them is.
-    return not there or (max(there) < _LARGEST and min(there) > -_LARGEST and math.isfinite(sum(there)))
+def _packed(values: list[Any]) -> NDArray[np.float64] | None:
+    """Return numbers and None as an array; None when one of them is not finite, or large."""
+    import numpy as np
+
+    numbers = (math.nan if value is None else value for value in values) if None in values else values
+    try:
+        packed = np.fromiter(numbers, dtype=np.float64, count=len(values))
+    except OverflowError:
+        return None
+    # NaN stands for None alone, and no comparison with it is true.
+    plain = int(np.count_nonzero(np.abs(packed) < _LARGEST)) + values.count(None) == len(values)
+    return packed if plain else None

@@ -19,7 +19,7 @@ from picolab.config.project import outputs_dir
 from picolab.errors import FileNotWritten, ParameterError, UnreadableFile
 from picolab.history.add import add_campaign
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
-from picolab.history.schema import SCHEMA_VERSION, columns, history_row, host_key, series_key
+from picolab.history.schema import MERGED_VERSION, columns, history_row, host_key, series_key
 from picolab.history.series import chosen_metrics, read_series
 from picolab.history.store import CAMPAIGNS, TRIALS, FolderStore, open_store
 from picolab.record.factors import FACTORS, Factor
@@ -116,6 +116,41 @@ def test_a_trial_in_two_files_counts_once(store: FolderStore) -> None:
     assert count(store) == TRIALS_OF_A_NIGHT
 
 
+def test_a_trial_in_two_campaigns_is_always_of_the_same_one(store: FolderStore) -> None:
+    add_campaign(store, night(0, {"build-a": 1.0}))
+    (name,) = store.names(TRIALS)
+    table = pq.read_table(store.address(TRIALS, name))
+    place, begin = table.schema.names.index("campaign_key"), name.partition("-")[0]
+    Path(store.address(TRIALS, name)).unlink()
+    for keys in (("a", "b"), ("b", "a")):
+        for file, key in zip("01", keys, strict=True):
+            changed = table.set_column(place, table.schema.field(place), pa.array([key] * len(table)))
+            pq.write_table(changed, store.address(TRIALS, f"{begin}-{file * 16}.v1.parquet"))
+        assert Database(store).rows("SELECT DISTINCT campaign_key FROM trials") == [{"campaign_key": "a"}]
+
+
+def test_a_campaign_is_the_same_whichever_trials_come_first(tmp_path: Path) -> None:
+    trials, keys = quick_matrix(), set()
+    for part in (slice(0, 5), slice(5, None)):
+        store = FolderStore(tmp_path / f"history-{part.start}")
+        folder = write_campaign(outputs_dir() / "demo", trials)
+        notebooks = sorted((folder / "trials").glob("*.ipynb"))
+        for path in set(notebooks) - set(notebooks[part]):
+            path.unlink()
+        add_campaign(store, folder)
+        keys |= {row["campaign_key"] for row in Database(store).rows("SELECT campaign_key FROM campaigns")}
+        shutil.rmtree(folder)
+    assert len(keys) == 1
+
+
+def test_a_value_that_no_column_holds_is_named(store: FolderStore) -> None:
+    odd = FakeTrial(facts={"provenance.host.cpu_count": "two"})
+    folder = write_campaign(outputs_dir() / "demo", [odd])
+    with pytest.raises(UnreadableFile, match=r"demo: a record has a value that its column cannot hold"):
+        add_campaign(store, folder)
+    assert files(store) == {}
+
+
 def test_an_older_file_without_a_later_column_is_read(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     add_campaign(store, night(0, {"build-a": 1.0}))
     before = read_series(Database(store), chosen_metrics([]))
@@ -132,13 +167,13 @@ def test_an_older_file_without_a_later_column_is_read(store: FolderStore, monkey
 
 def test_a_newer_file_is_refused_in_one_sentence(store: FolderStore) -> None:
     add_campaign(store, night(0, {"build-a": 1.0}))
-    newer = f"{'a' * 12}-{'b' * 16}.v{SCHEMA_VERSION + 1}.parquet"
+    newer = f"{'a' * 12}-{'b' * 16}.v{MERGED_VERSION + 1}.parquet"
     store.write(TRIALS, newer, b"")
     done = picolab_here("history", "show", "--history", str(store.folder))
 
     assert done.returncode == 4
     assert done.stderr.endswith(
-        f"{newer} has schema {SCHEMA_VERSION + 1}, and this picolab reads schemas up to {SCHEMA_VERSION}; install a "
+        f"{newer} has schema {MERGED_VERSION + 1}, and this picolab reads schemas up to {MERGED_VERSION}; install a "
         f"newer picolab\n"
     )
 

@@ -13,6 +13,7 @@ from conftest import eventually
 from history_campaigns import night
 
 from picolab.history.add import add_campaign
+from picolab.history.compact import Compacted, compact
 from picolab.history.database import Database
 from picolab.history.store import S3Store
 
@@ -55,6 +56,9 @@ def test_a_history_in_a_bucket(served: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(list(served.glob("bench/site/history/trials/*.v1.parquet"))) == 2
     assert Database(store).rows("SELECT count(*) AS n FROM trials") == [{"n": 6}]
     assert "build-a" in picolab_here("history", "show", "--history", store.place).stdout
+
+    assert compact(store) == Compacted(2, 1)
+    assert Database(store).rows("SELECT count(*) AS n FROM trials") == [{"n": 6}]
 
     missing = picolab_here("history", "add", "--history", "s3://no-such-bucket/history")
     assert missing.returncode == 5 and "there is no such bucket" in missing.stderr

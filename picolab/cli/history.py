@@ -200,9 +200,9 @@ def compact(place: str | None) -> None:
     store = open_store(place)
     found = merge_files(store)
     if found.before == found.after:
-        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials, none to merge"))
+        echo(one_line(f"History: {store.place}: {counted(found.before, 'file')} of trials, none to merge"))
     else:
-        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials merged into {found.after}"))
+        echo(one_line(f"History: {store.place}: {counted(found.before, 'file')} of trials merged into {found.after}"))
 
 
 @history.command()

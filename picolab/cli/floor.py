@@ -120,8 +120,8 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
     words += ["--limit", str(search.limit), "--from", f"{search.low_mb:.10g}M", "--to", f"{search.high_mb:.10g}M"]
     words += [word for one in ("machine", "server") if options[one] for word in (f"--{one}", options[one])]
     words += [word for name_, text in options["others"] for word in ("-p", name_, text)]
-    words += ["--slowdown", f"{search.slowdown:g}"] if search.slowdown is not None else []
-    words += ["--margin", f"{margin:g}"] if margin is not None else []
+    words += ["--slowdown", f"{100 * search.slowdown:g}%"] if search.slowdown is not None else []
+    words += ["--margin", f"{100 * margin:g}%"] if margin is not None else []
     seed, idle_limit_s = options["seed"], options["idle_limit"]
     plan = make_floor_plan(parameters, search, name, shlex.join(words), seed, idle_limit_s, margin)
     check_plan(plan)
@@ -132,7 +132,8 @@ def floor(builds: tuple[str, ...], **options: Any) -> ExitCode:
 def _share(text: str, option: str) -> float:
     """Return a share from `10%` or `0.1`."""
     found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s*(%?)", text.strip(), re.ASCII)
-    if not found:
+    # 10 without a sign would be 1000 %.
+    if not found or (not found[2] and float(found[1]) > 1):
         raise ParameterError(f"{option} {shown(text)} should be a share, such as 10%")
     return float(found[1]) / (100 if found[2] else 1)
 

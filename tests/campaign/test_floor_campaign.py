@@ -82,6 +82,7 @@ def test_command_refuses_what_makes_no_sense() -> None:
     for words, sentence in (
         (("--precision", "much"), "--precision 'much' should be a share, such as 10%"),
         (("--from", "100M", "--to", "105M"), "is no range for a precision of 10%"),
+        (("--slowdown", "10"), "--slowdown '10' should be a share, such as 10%"),
         (("--slowdown", "slow"), "--slowdown 'slow' should be a share, such as 10%"),
         (("--margin", "90%"), "--margin 90% should be above 0 and at most 50%"),
         (("calibration",), "two builds would be called 'calibration'"),

@@ -52,8 +52,8 @@ def print_begin(campaign: Campaign) -> None:
         return
     most = "at most " if plan.stopping is not None else ""
     console.print(
-        f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
-        f"{most}{plan.repeats} repeats, seed {plan.seed}. "
+        f"Campaign {plan.campaign}: {most}{counted(len(plan.trials), 'trial')}{done_text} = "
+        f"{counted(len(plan.cases), 'case')} x {most}{counted(plan.repeats, 'repeat')}, seed {plan.seed}. "
         f"Ctrl-C stops; `{campaign.resume_command}` continues."
     )
     left = [trial for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
@@ -75,7 +75,8 @@ def print_plan(plan: Plan) -> None:
     upload_mib = sum(trial.parameters.uploaded_bytes for trial in plan.trials) / MIB
     most = "at most " if plan.stopping is not None else ""
     console.print(
-        f"{most}{len(plan.trials)} trials = {len(plan.cases)} cases x {most}{plan.repeats} repeats, seed {plan.seed}; "
+        f"{most}{counted(len(plan.trials), 'trial')} = {counted(len(plan.cases), 'case')} x "
+        f"{most}{counted(plan.repeats, 'repeat')}, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
     console.print(estimate_in_words(estimate(plan.trials), at_most=bool(most)))

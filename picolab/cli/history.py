@@ -10,7 +10,7 @@ import click
 from picolab.cli.echo import echo
 from picolab.errors import ParameterError
 from picolab.exit_codes import ExitCode
-from picolab.text.foreign import one_line, visible
+from picolab.text.foreign import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,11 +84,11 @@ def add(campaigns: tuple[str, ...], place: str | None) -> ExitCode:
             raise  # of the store: no other campaign would fare better
         except PicolabError as error:
             failed += 1
-            echo(visible(f"{folder.name}: not added: {error}"), err=True)
+            echo(one_line(f"{folder.name}: not added: {error}"), err=True)
             continue
         known = f", {added.known} were there already" if added.known else ""
-        echo(visible(f"{added.campaign}: {counted(added.new, 'trial')} added{known}"))
-    echo(visible(f"History: {store.place}"))
+        echo(one_line(f"{added.campaign}: {counted(added.new, 'trial')} added{known}"))
+    echo(one_line(f"History: {store.place}"))
     return ExitCode.INSTRUMENT_FAULT if failed else ExitCode.OK
 
 
@@ -200,9 +200,9 @@ def compact(place: str | None) -> None:
     store = open_store(place)
     found = merge_files(store)
     if found.before == found.after:
-        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials, none to merge"))
+        echo(one_line(f"History: {store.place}: {counted(found.before, 'file')} of trials, none to merge"))
     else:
-        echo(visible(f"History: {store.place}: {counted(found.before, 'file')} of trials merged into {found.after}"))
+        echo(one_line(f"History: {store.place}: {counted(found.before, 'file')} of trials merged into {found.after}"))
 
 
 @history.command()
@@ -262,4 +262,4 @@ def export(
 
     chosen, series = _series(metrics, builds, hosts, place)
     config, *files = export_otava(series, chosen, output)
-    echo(visible(f"{len(files)} tests in {config}"))
+    echo(one_line(f"{len(files)} tests in {config}"))

@@ -9,7 +9,7 @@ import click
 
 from picolab.cli.echo import echo
 from picolab.exit_codes import ExitCode
-from picolab.text.foreign import visible
+from picolab.text.foreign import one_line
 
 
 @click.command()
@@ -33,14 +33,14 @@ def publish(folder: Path, render: bool) -> ExitCode:
     from picolab.results.folders import all_campaigns
     from picolab.text.wording import counted, listed_few
 
-    published = publish_site(all_campaigns(), folder, render, lambda line: echo(visible(line)))
+    published = publish_site(all_campaigns(), folder, render, lambda line: echo(one_line(line)))
     pages, campaigns = counted(published.pages, "page"), counted(len(published.campaigns), "campaign")
-    echo(visible(f"Published {pages} of {campaigns}: {published.index}"))
+    echo(one_line(f"Published {pages} of {campaigns}: {published.index}"))
     hint = "" if render else f"; render with: picolab publish {shlex.quote(str(folder))} --render"
     if published.without_report:
-        echo(visible(f"Without a report or another page: {listed_few(published.without_report)}{hint}"))
+        echo(one_line(f"Without a report or another page: {listed_few(published.without_report)}{hint}"))
     if published.stale:
-        echo(visible(f"With a page older than the newest trial: {listed_few(published.stale)}{hint}"))
+        echo(one_line(f"With a page older than the newest trial: {listed_few(published.stale)}{hint}"))
     for name, why in published.failed:
-        echo(visible(f"{name}: {why}"), err=True)
+        echo(one_line(f"{name}: {why}"), err=True)
     return ExitCode.INSTRUMENT_FAULT if published.failed else ExitCode.OK

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE
-from picolab.errors import UnreadableFile
+from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan
+from picolab.errors import PicolabError, UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
 from picolab.history.floors import floor_rows
@@ -56,7 +56,12 @@ def add_campaign(store: Store, folder: Path) -> Added:
     standing = read_standing(folder)
     if standing.plan is None and (folder / PLAN_FILE).exists():
         # What is added is never changed, and without its plan nobody knows what a trial was for.
-        raise UnreadableFile(f"{folder / PLAN_FILE}: cannot be read; repair it, then add the campaign again")
+        try:
+            Plan.load(folder)
+            why = f"{folder / PLAN_FILE}: cannot be read"
+        except PicolabError as error:
+            why = str(error)
+        raise UnreadableFile(f"{why}; repair the plan, then add the campaign again")
     records = {trial_key(record): record for record in standing.results.values()}
     if not records:
         return Added(folder.name, 0, 0)

@@ -87,12 +87,14 @@ def _check_target(target: Path) -> None:
         raise ParameterError(f"{target} is a file; name a folder for the site")
     if target.is_dir():
         refuse_links(target, [INDEX_FILE, PAGES_FOLDER])
+        if (target / PAGES_FOLDER).is_file():
+            raise ParameterError(f"{target / PAGES_FOLDER} is a file; remove it, {_ELSEWHERE}")
     try:
         old = read_text(target / INDEX_FILE, _LARGEST_INDEX_BYTES)
     except FileNotFoundError:
         return
-    except UnreadableFile:
-        old = ""
+    except UnreadableFile as error:
+        raise ParameterError(f"{error}; remove it, {_ELSEWHERE}") from None
     if GENERATOR not in old:
         raise ParameterError(
             f"{target / INDEX_FILE} is not the index of a site of picolab, and publishing would replace it; name "

@@ -313,8 +313,9 @@ class Watch:
                 continue
             file, in_guest = files[trial.build], kind_of(trial.machine).is_virtual
             find_build = server_of(trial.server).find_build
-            copy = find_build(trial, in_guest=in_guest)
+            # First, so that an error names the file that its user knows.
             original = find_build(trial.model_copy(update={"build": file}), in_guest=in_guest)
+            copy = find_build(trial, in_guest=in_guest)
             if original.identity.sha256 != copy.identity.sha256 and sha256_of(Path(file)) == begun.files[file]:
                 raise ParameterError(
                     f"{self.wanted.parameters}: build {file!r} starts an installed package, whose changes its own "

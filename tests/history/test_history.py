@@ -288,7 +288,7 @@ def test_add_and_show_on_the_command_line() -> None:
     (night(2, {"build-b": 1.0}) / "plan.json").write_text("{")
     done = picolab_here("history", "add")
     assert done.returncode == 3, done.stderr
-    assert "bench-02: not added: " in done.stderr and "plan.json: cannot be read; repair it" in done.stderr
+    assert "bench-02: not added: " in done.stderr and "repair the plan, then add the campaign again" in done.stderr
     assert "bench-00: 3 trials added\nbench-01: 3 trials added\n" in done.stdout
     assert "3 were there already" in picolab_here("history", "add", "bench-01").stdout
 

@@ -1,10 +1,12 @@
 """The examples: picolab's own command line and parsers accept each of them."""
 
 import configparser
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,21 @@ def test_the_systemd_unit_runs_a_command_that_exists() -> None:
         str(int(code)) for code in (ExitCode.BAD_PARAMETERS, ExitCode.HOST_UNFIT)
     ]
     assert service["KillMode"] == "mixed"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_knows_every_word_of_the_unit(tmp_path: Path) -> None:
+    program = tmp_path / "mybench" / ".venv" / "bin" / "picolab"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(sys.executable)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", "--man=no", EXAMPLES / "systemd" / "picolab-watch.service"],
+        env={"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_keys_of_a_watch_are_documented() -> None:

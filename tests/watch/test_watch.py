@@ -197,7 +197,7 @@ def test_a_problem_that_lasts_is_said_once(tmp_path: Path, build: Path, monkeypa
 
     assert code is ExitCode.OK and len(looks.begun) == 1
     assert looks.notes[0].startswith(f"build '{build}': cannot be read (No such file or directory); build it, or ")
-    assert "cannot run here: the file is empty" in looks.notes[1]
+    assert looks.notes[1].startswith(f"build '{build}': cannot run here: the file is empty")
     assert [note.partition(" begins: ")[2] for note in looks.notes[2:]] == [f"{build} is new to this watch."]
 
 

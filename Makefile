@@ -5,6 +5,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# The locks say everything: uv shall not add the constraints with which they were made.
+INSTALL := $(RUN)/uv pip install --quiet --no-config --python $(RUN)/python
+LOCK := $(RUN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-header
 # Tests at the same time, of those that may run next to each other; they wait as much as they compute.
 WORKERS ?= $(shell expr $$(nproc) + 2)
 # Lists the files with tests that have one of these markers: collecting all others takes long.
@@ -34,19 +38,24 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "picolab needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call debian,python3-venv,Python's venv module); }
-	@echo "Making the environment in $(VENV) (about a minute, once)"
+	@echo "Making the environment in $(VENV) (once)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
-	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(RUN)/pip install -qq --disable-pip-version-check --no-deps -e .
+# uv installs in seconds; pip takes a minute of a processor.
+$(VENV)/bin/uv: requirements-uv.txt | $(VENV)/bin/python
+	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	@touch $@
+
+$(VENV)/installed: requirements.txt pyproject.toml $(VENV)/bin/uv
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@( PATH=$$PATH:/usr/sbin:/sbin; for program in chromium faketime iptables mkfs.btrfs openssl screen tc; do \
 	  command -v $$program || exit 1; done; ldconfig -p | grep libatomic.so.1 ) >/dev/null || \
 	  { $(call debian,$(TEST_PACKAGES),Something that the tests use); }
-	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
 
 install: $(VENV)/installed ## make the environment in .venv
@@ -55,13 +64,12 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 	@$(RUN)/picolab matrix parameters/quick.yaml --campaign $(CAMPAIGN)
 	@$(RUN)/picolab report $(CAMPAIGN)
 
-# Types are checked beside the tests that may run next to others.
+# A test checks the types: tests/servers/test_adding_a_server.py. The tests are compiled once, not by each worker.
 test: $(VENV)/installed-dev format ## run every check (with real virtual machines where there is Vagrant)
-	@$(RUN)/mypy & types=$$!; \
+	@$(RUN)/python -m pytest --collect-only -qq >/dev/null; \
 	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS) --dist worksteal; others=$$?; \
-	  wait $$types; types=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm" $(call marked,alone|paced); timed=$$?; \
-	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder $(call marked,vm) && exit $$((types + others + timed))
+	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder $(call marked,vm) && exit $$((others + timed))
 
 format: $(VENV)/installed-dev
 	@$(RUN)/ruff format --check .
@@ -79,11 +87,10 @@ benchmark: $(VENV)/installed-dev ## measure picolab itself (minutes)
 chaos: $(VENV)/installed ## kill every process of a campaign at random moments (half an hour)
 	@$(RUN)/python benchmarks/chaos.py
 
-lock: ## renew the hashed locks after a change in pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header pyproject.toml -o requirements.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+lock: $(VENV)/bin/uv ## renew the hashed locks after a change in pyproject.toml
+	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	echo uv | $(LOCK) - -o requirements-uv.txt
 
 clean: ## remove the environment (outputs stay)
 	rm -rf $(VENV) build *.egg-info

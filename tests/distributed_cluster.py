@@ -14,15 +14,28 @@ from conftest import eventually
 
 from picolab.agent.procfs import descendants
 
+PRELOAD = """
+from picolab.distributed import host_lock, worker
+
+host_lock.NAME = {name!r}
+worker.facts = lambda facts=worker.facts: facts() | {{'boot_id': {boot_id!r}}}
+"""
+"""Runs in a worker before it begins, perhaps twice: each worker stands for a host with its own lock and kernel."""
+
 
 @dataclass
 class TestCluster:
-    """Processes of a cluster; each has a folder of its own for the state of picolab."""
+    """Processes of a cluster; each has a folder of its own for the state of picolab.
+
+    Attributes:
+        environment: variables that all processes get besides those of the test.
+    """
 
     folder: Path
     address: str = ""
     scheduler: subprocess.Popen[bytes] | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     __test__ = False
 
     def start_scheduler(self) -> None:
@@ -30,16 +43,22 @@ class TestCluster:
         port = self.address.rpartition(":")[2] or "0"
         log = self.folder / f"scheduler-{port}.log"
         words = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"]
+        words += ["--protocol", "tls"] if self.environment else []
         self.scheduler = self._start(words, log, self.folder)
-        found = eventually(lambda: re.search(r"Scheduler at:\s+(tcp://\S+)", log.read_text()), "the scheduler listens")
+        found = eventually(
+            lambda: re.search(r"Scheduler at:\s+(t[cl][ps]://\S+)", log.read_text()), "the scheduler listens"
+        )
         self.address = found[1]
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """Start a worker with one machine, and wait until the scheduler knows it."""
+    def start_worker(self, resources: str = "machine=1") -> subprocess.Popen[bytes]:
+        """Start a worker that passes for one on a host of its own, and wait until the scheduler knows it."""
         folder = self.folder / f"worker-{len(self.workers)}"
         folder.mkdir()
         words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        words += ["--host", "127.0.0.1", "--resources", "machine=1", "--local-directory", str(folder / "dask")]
+        words += ["--host", "127.0.0.1", "--resources", resources, "--local-directory", str(folder / "dask")]
+        preload = folder / "preload.py"
+        preload.write_text(PRELOAD.format(name=f"\0{folder}", boot_id=folder.name))
+        words += ["--preload", str(preload)]
         worker = self._start(words, folder / "log", folder)
         self.workers.append(worker)
         eventually(lambda: "Starting established connection" in (folder / "log").read_text(), "the worker is known")
@@ -53,7 +72,7 @@ class TestCluster:
         with log.open("wb") as file:
             return subprocess.Popen(
                 [sys.executable, "-m", "dask", *words],
-                env={**os.environ, "PICOLAB_STATE_DIR": str(folder / "state")},
+                env={**os.environ, "PICOLAB_STATE_DIR": str(folder / "state"), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -71,10 +90,10 @@ class TestCluster:
 
 
 @contextmanager
-def cluster_in(folder: Path, workers: int) -> Iterator[TestCluster]:
+def cluster_in(folder: Path, workers: int, environment: dict[str, str] | None = None) -> Iterator[TestCluster]:
     """Start a scheduler and workers; end them."""
     folder.mkdir()
-    cluster = TestCluster(folder)
+    cluster = TestCluster(folder, environment=environment or {})
     try:
         cluster.start_scheduler()
         for _ in range(workers):

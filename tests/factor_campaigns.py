@@ -14,9 +14,9 @@ from picolab.charts import campaign
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.record import Record
 from picolab.report import campaign_page, tables
-from picolab.report.markup import NOTHING
 from picolab.results.load import CampaignData
 from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
+from picolab.text.wording import NOTHING
 
 Case = dict[str, Any]
 """Parameters that are not as usual, and under `facts` what a record is to say."""

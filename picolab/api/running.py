@@ -26,7 +26,7 @@ from picolab.text.foreign import visible
 _PLACE = "run()"
 
 
-def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "") -> CampaignResults:
+def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "", scheduler: str = "") -> CampaignResults:
     """Run a campaign as `picolab matrix` does, and return its results.
 
     A notebook shows cases by repeats with their outcomes, and the time that is left; a terminal shows what
@@ -37,10 +37,12 @@ def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "") -> Ca
         parameters: path of a parameter file, or a mapping of the same form; a relative path in a mapping means the
             current folder.
         campaign: name of the campaign; default: the file's name, or `notebook`, and the time in UTC.
+        scheduler: address of a Dask scheduler whose workers run the trials, such as `tcp://10.0.0.1:8786`; default:
+            they run on this host.
 
     Raises:
         ParameterError: something in the parameters makes no sense, or there is a campaign of that name.
-        HostUnfit: this host cannot run it.
+        HostUnfit: this host cannot run it, or the scheduler and its workers cannot.
 
     Example:
         >>> import picolab as pl
@@ -55,14 +57,19 @@ def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "") -> Ca
         path = Path(parameters)
         wanted, stem, place = load_campaign_parameters(path), path.stem, str(path)
     plan = make_plan(wanted, check_name(campaign or dated_name(stem)), place)
-    check_plan(plan)
-    with StopRequest(signal.SIGINT) as stop, _watcher(plan, {}, lambda: stop.requested) as (watcher, over):
-        begun = Campaign.create(plan, watcher)
+    if not scheduler:
+        check_plan(plan)
+    with (
+        _on_workers(plan, scheduler) as placed,
+        StopRequest(signal.SIGINT) as stop,
+        _watcher(plan, {}, lambda: stop.requested) as (watcher, over),
+    ):
+        begun = placed(Campaign.create(plan, watcher))
         over(_ending(begun, begun.run()))
     return CampaignResults(read_campaign(begun.folder))
 
 
-def resume(campaign: str | Path, *, accept_changes: bool = False) -> CampaignResults:
+def resume(campaign: str | Path, *, accept_changes: bool = False, scheduler: str = "") -> CampaignResults:
     """Continue a campaign that was stopped, as `picolab resume` does, and return its results.
 
     It is shown as `pl.run()` shows it, with the results so far. No trial with a result is repeated; trials that ended
@@ -71,12 +78,13 @@ def resume(campaign: str | Path, *, accept_changes: bool = False) -> CampaignRes
     Args:
         campaign: its name, as `pl.campaigns()` lists it, or the path of its folder.
         accept_changes: continue although the plan, a build or the host has changed since the campaign began.
+        scheduler: address of a Dask scheduler whose workers run the trials; default: they run on this host.
 
     Raises:
         CampaignNotFound: there is no such campaign; the message lists those that exist.
         CampaignBusy: another process runs it.
         CampaignChanged: the plan, a build or the host has changed; the message names each change.
-        HostUnfit: this host cannot run it.
+        HostUnfit: this host cannot run it, or the scheduler and its workers cannot.
         ParameterError: it searches a memory floor.
 
     Example:
@@ -97,10 +105,31 @@ def resume(campaign: str | Path, *, accept_changes: bool = False) -> CampaignRes
         )
     results = read_standing(folder).results
     found = {trial_id: (record.outcome, record.outcome_detail) for trial_id, record in results.items()}
-    with StopRequest(signal.SIGINT) as stop, _watcher(stopped.plan, found, lambda: stop.requested) as (watcher, over):
+    with (
+        _on_workers(stopped.plan, scheduler) as placed,
+        StopRequest(signal.SIGINT) as stop,
+        _watcher(stopped.plan, found, lambda: stop.requested) as (watcher, over),
+    ):
         stopped.watcher = watcher
+        stopped = placed(stopped)
         over(_ending(stopped, stopped.run(accept_changes)))
     return CampaignResults(read_campaign(folder))
+
+
+@contextmanager
+def _on_workers(plan: Plan, scheduler: str) -> Iterator[Callable[[Campaign], Campaign]]:
+    """Yield a function that has a campaign run on the workers of a scheduler; without one it changes nothing."""
+    if not scheduler:
+        yield lambda campaign: campaign
+        return
+    from picolab.distributed.campaign import with_cluster
+    from picolab.distributed.checks import check_distributed
+    from picolab.distributed.cluster import Cluster
+
+    check_distributed(plan)
+    with Cluster(scheduler) as cluster:
+        cluster.check_workers()
+        yield lambda campaign: with_cluster(campaign, cluster)
 
 
 @contextmanager
@@ -117,7 +146,7 @@ def _watcher(
         from picolab.jupyter.live_display import LiveDisplay
 
         matrix = LiveMatrix(plan, LiveDisplay(f"campaign {plan.campaign} begins"), found)
-        yield matrix.watcher(stop_requested), matrix.over
+        yield matrix.watcher(stop_requested), matrix.say
         return
     from picolab.cli.progress import campaign_watcher
 
@@ -135,5 +164,6 @@ def _ending(campaign: Campaign, code: ExitCode) -> str:
     missing = len(campaign.needed) - campaign.tally.done
     name = in_command(campaign.folder)
     return (
-        f"Not every trial has a result ({missing} missing). Resume with: picolab resume {name}; or pl.resume({name!r})"
+        f"Not every trial has a result ({missing} missing). Resume with: {campaign.resume_command}; or "
+        f"pl.resume({name!r})"
     )

@@ -8,10 +8,8 @@ from picolab.analysis.floor_search import Floor, floors_of, look
 from picolab.config.floor_search import FloorSearch, as_ram_mb
 from picolab.config.invalid_input import validate
 from picolab.config.plan import Plan, PlannedTrial, Purpose
-from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import BUILD_PARAMETERS, TrialParameters
 from picolab.errors import HostUnfit, ParameterError
-from picolab.host.facts import memory_info
 from picolab.machines.kinds import kind_of
 from picolab.text.wording import percent
 
@@ -33,7 +31,7 @@ def make_search(values: Mapping[str, Any], machine: str, source: str) -> FloorSe
         ParameterError: a value does not make sense.
         HostUnfit: the host has less RAM than the range.
     """
-    kind, host_mb = kind_of(machine), memory_info()["MemTotal"] // MIB
+    kind, host_mb = kind_of(machine), kind_of(machine).largest_ram_mb()
     usual = {
         "low_mb": kind.smallest_ram_mb,
         "high_mb": min(_USUAL_HIGHEST_MB, host_mb * 3 // 4),

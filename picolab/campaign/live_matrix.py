@@ -46,10 +46,10 @@ class LiveMatrix:
 
     def watcher(self, stop_requested: Callable[[], bool]) -> Watcher:
         """Return the callbacks for the campaign."""
-        return Watcher(self._begins, self._ended, self._waits, self._note, stop_requested, self._step)
+        return Watcher(self._begins, self._ended, self.say, self._note, stop_requested, self._step)
 
-    def over(self, line: str) -> None:
-        """Show how the campaign has ended."""
+    def say(self, line: str) -> None:
+        """Show a line: what the campaign waits for, or how it has ended."""
         self._line = line
         self._show()
 
@@ -60,10 +60,6 @@ class LiveMatrix:
     def _ended(self, entry: LedgerEntry, progress: Progress) -> None:
         self._found[entry.trial_id] = (entry.outcome, entry.outcome_detail)
         self._progress = progress
-        self._show()
-
-    def _waits(self, line: str) -> None:
-        self._line = line
         self._show()
 
     def _note(self, line: str) -> None:

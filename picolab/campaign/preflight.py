@@ -8,7 +8,6 @@ from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import HostUnfit, ParameterError
-from picolab.host.facts import memory_info
 from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines.kinds import kind_of
 from picolab.servers.build import check_in_guest
@@ -63,12 +62,13 @@ def _check_paths(wanted: Sequence[TrialParameters], source: str) -> None:
 
 
 def _check_memory(wanted: Sequence[TrialParameters], source: str) -> None:
-    largest, total = max(trial.ram_mb for trial in wanted), memory_info()["MemTotal"]
-    if largest * MIB > total:
-        raise HostUnfit(
-            f"{source}: ram_mb = {largest} is more than this host's {total // MIB} MiB, so the limit "
-            f"would mean nothing; choose smaller levels"
-        )
+    for trial in wanted:
+        most = kind_of(trial.machine).largest_ram_mb()
+        if trial.ram_mb > most:
+            raise HostUnfit(
+                f"{source}: ram_mb = {trial.ram_mb} is more than this host's {most} MiB, so the limit would mean "
+                f"nothing; choose smaller levels"
+            )
 
 
 def _check_disks(wanted: Sequence[TrialParameters], source: str) -> None:

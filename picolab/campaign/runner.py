@@ -211,6 +211,11 @@ class Campaign:
         """Refuse what cannot run, before the first trial."""
         check_plan(self.plan)
 
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this campaign as it was begun."""
+        return f"picolab resume {in_command(self.folder)}"
+
     def exit_code(self) -> ExitCode:
         """Return the code that says how the campaign stands."""
         outcomes = self.tally.outcomes
@@ -315,7 +320,7 @@ class Campaign:
                 f"{found.line}, and busy_host is refuse; end the other programs, then: "
                 f"picolab resume {in_command(self.folder)}"
             )
-        self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its comparison says so.")
+        self.watcher.note(f"{found.line[0].upper()}{found.line[1:]}. The campaign runs, and its results say so.")
 
     def _look(self, block: int) -> None:
         """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent."""

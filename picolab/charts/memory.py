@@ -24,6 +24,7 @@ from picolab.charts.style import (
     tip,
     value_scale,
 )
+from picolab.charts.thinning import BAND
 from picolab.config.sizes import MIB
 from picolab.record.outcomes import Outcome
 
@@ -31,8 +32,6 @@ MOST_LINES = 12
 """Up to so many trials of a case have a line each; of more only `SHOWN_RANKS` have one."""
 SHOWN_RANKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Which trials have a line where all would be too many: lowest, quartiles, median and highest by their peak."""
-BAND = (0.05, 0.95)
-"""Between these quantiles of all trials lies the band where not every trial has a line."""
 LINE_POINTS, TOOLTIP_POINTS = 160, 40
 """Points to which a line is thinned; of each stretch the sample with most memory stays: no peak is lost."""
 _ALL_POINTS, _FEWEST_POINTS = 16_000, 40

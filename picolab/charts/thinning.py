@@ -10,7 +10,7 @@ from picolab.charts.style import grouped
 MOST_POINTS = 40
 """Up to so many trials of a case have a point each; of more only the lowest and the highest."""
 BAND = (0.05, 0.95)
-"""Between these quantiles of all its trials lies the band where not every trial has a point."""
+"""Between these quantiles of all its trials lies the band where not every trial has a point or a line."""
 
 Rows = list[dict[str, Any]]
 

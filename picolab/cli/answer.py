@@ -17,6 +17,7 @@ from picolab.errors import ParameterError, PicolabError
 from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS
 from picolab.text.foreign import shown
+from picolab.text.wording import counted
 
 if TYPE_CHECKING:
     from picolab.campaign.answer import Question
@@ -96,7 +97,7 @@ def answer(build: str, **options: Any) -> ExitCode | None:
     assert plan.answer is not None
     used = len(plan.answer.earlier)
     if used:
-        print_lines([f"{used} finished {'trial' if used == 1 else 'trials'} of this project answer it too."])
+        print_lines([f"Uses {counted(used, 'finished trial')} of this project."])
     if options["dry_run"]:
         print_plan(plan)
         return None

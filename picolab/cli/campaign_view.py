@@ -14,7 +14,7 @@ from picolab.cli.terminal import console, print_table
 from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.project import in_command
 from picolab.config.sizes import MIB
-from picolab.distributed.cluster import Capacity, ram_in_words
+from picolab.distributed.capacity import Capacity, ram_in_words
 from picolab.distributed.order import together
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
@@ -35,18 +35,18 @@ def print_begin(campaign: Campaign) -> None:
     done_text = f", {done} of them done" if done else ""
     if plan.floor is not None:
         builds = len({trial.parameters.build_label for trial in plan.trials})
-        of_each = f" of each of {builds} builds" if builds > 1 else ""
+        of_each = " of each build" if builds > 1 else ""
         console.print(
             f"Campaign {plan.campaign}: searches the memory floor{of_each} from {plan.floor.low_mb:.10g} to "
             f"{plan.floor.high_mb:.10g} MiB, at most {plan.floor.limit} trials{of_each}{done_text}, then "
-            f"{plan.floor.confirm} to confirm it. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` "
+            f"{plan.floor.confirm} to confirm it. Ctrl-C stops; `{campaign.resume_command}` "
             f"continues."
         )
         return
     if plan.answer is not None and plan.grows:
         console.print(
             f"Campaign {plan.campaign}: measures the server's speed with a small file{done_text}, then larger ones, "
-            f"within {duration(plan.answer.budget_s)}. Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` "
+            f"within {duration(plan.answer.budget_s)}. Ctrl-C stops; `{campaign.resume_command}` "
             f"continues."
         )
         return
@@ -54,7 +54,7 @@ def print_begin(campaign: Campaign) -> None:
     console.print(
         f"Campaign {plan.campaign}: {most}{len(plan.trials)} trials{done_text} = {len(plan.cases)} cases x "
         f"{most}{plan.repeats} repeats, seed {plan.seed}. "
-        f"Ctrl-C stops; `picolab resume {in_command(campaign.folder)}` continues."
+        f"Ctrl-C stops; `{campaign.resume_command}` continues."
     )
     left = [trial for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
     if left:
@@ -168,7 +168,7 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
         if machine.way_in:
             console.print(f"Get into it with: {machine.way_in}")
     if code in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
-        console.print(f"Resume with: picolab resume {name}", style="bold")
+        console.print(f"Resume with: {campaign.resume_command}", style="bold")
     else:
         console.print(f"Write the report with: picolab report {name}")
         if campaign.plan.baseline is not None and campaign.plan.floor is None:
@@ -238,6 +238,8 @@ def print_campaigns(folders: Sequence[Path]) -> None:
         else:
             gone = ", and some of its results are gone" if campaign.tally.lost else ""
             trials = f"{progress.done} of {progress.total} trials"
-            if campaign.unfinished:
+            if not progress.total:
+                trials = "no trial of its own, uses earlier ones"
+            elif campaign.unfinished:
                 trials = f"{progress.done} of about {progress.total} trials of an unfinished search"
             console.print(f"{one_line(folder.name)}  {trials}{gone}  {folder}")

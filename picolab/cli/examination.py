@@ -125,6 +125,7 @@ def examine(
         echo(FORMATS[form](found), nl=False)
     else:
         write_atomically(output, FORMATS[form](found))
+        print_lines([f"Results: {output}"])
     if form == "table" or output is not None:
         print_lines([f"{summary(found)}.", *kept()])
     if found.stopped:

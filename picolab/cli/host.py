@@ -94,7 +94,8 @@ def clean(dry_run: bool) -> ExitCode:
     """Remove what dead processes of this project left.
 
     Leftovers are machines without a keeper, kernel folders, cgroups, networks, work folders, locks, unfinished
-    downloads and files. Results stay, and so do machines that are held or kept; these are listed. Exits with 3 when
+    downloads and files, and a worker's orders without results and builds that no order needs. Results stay, and so do
+    machines that are held or kept; these are listed. Exits with 3 when
     something could not be removed, or when libvirtd does not answer and this project has a virtual machine.
 
     \b
@@ -102,17 +103,18 @@ def clean(dry_run: bool) -> ExitCode:
       picolab clean --dry-run
       picolab clean
     """
+    from picolab.distributed import leftovers as of_workers
     from picolab.doctor import leftovers
 
     not_asked = leftovers.why_not_asked()
-    found, troubles = leftovers.find(not_asked)
+    found, troubles = leftovers.find(not_asked, of_workers.kinds())
     # Without a machine, a daemon that does not run is no trouble.
     troubles += [why for kind, why in not_asked.items() if leftovers.has_machines(kind)]
     for leftover in found:
         echo(f"{'would remove' if dry_run else 'removing'}: {leftover.kind}: {one_line(leftover.what)}")
     if not dry_run:
         troubles += leftovers.remove(found)
-    for sentence in leftovers.left_alone():
+    for sentence in [*leftovers.left_alone(), *of_workers.left_alone()]:
         echo(f"left alone: {one_line(sentence)}")
     for kind, sentence in not_asked.items():
         if not leftovers.has_machines(kind):

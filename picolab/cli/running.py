@@ -11,6 +11,7 @@ from picolab.errors import ParameterError
 from picolab.host.stop_request import StopRequest
 from picolab.machines.kinds import KINDS
 from picolab.servers.registry import SERVERS
+from picolab.text.foreign import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,12 +146,16 @@ def show_plan(plan: Plan, scheduler: str | None) -> None:
 
     print_plan(plan)
     if scheduler is not None:
+        from picolab.cli.echo import echo
         from picolab.distributed.checks import check_distributed
         from picolab.distributed.cluster import Cluster
 
         check_distributed(plan)
         with Cluster(scheduler) as cluster:
-            print_workers(plan, plan.trials, cluster.check_workers())
+            found = cluster.check_workers()
+            print_workers(plan, plan.trials, found)
+            for sentence in cluster.notes(found):
+                echo(one_line(sentence))
 
 
 def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCode]:

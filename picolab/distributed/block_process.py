@@ -1,13 +1,14 @@
 """The process in which a worker runs the trials of an order, as a campaign with a folder of its own.
 
-    python -m picolab.distributed.block_process FOLDER
+    python -m picolab.distributed.block_process FOLDER LOCK
 
     FOLDER/order.json     the order
     FOLDER/campaign/      the campaign, as `picolab.campaign.runner` describes it
     FOLDER/ending.json    how it ended
 
-It stops after cleaning up when its standard input closes, or with SIGINT or SIGTERM. A second process for the same
-folder waits until the first has ended, and then continues the campaign.
+LOCK is the descriptor of the host's lock, which it has until it ends. It stops after cleaning up when its standard
+input closes, or with SIGINT or SIGTERM. A second process for the same folder waits until the first has ended, and then
+continues the campaign.
 """
 
 import fcntl
@@ -28,8 +29,7 @@ from picolab.exit_codes import ExitCode
 from picolab.files.writing import write_atomically
 from picolab.host.stop_request import StopRequest
 
-ORDER_FILE, ENDING_FILE, CAMPAIGN = "order.json", "ending.json", "campaign"
-_LOCK_FILE = "lock"
+ORDER_FILE, ENDING_FILE, LOCK_FILE, CAMPAIGN = "order.json", "ending.json", "lock", "campaign"
 
 
 class Ending(BaseModel):
@@ -47,14 +47,15 @@ class Ending(BaseModel):
     notes: list[str] = []
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, host_lock: int) -> None:
     """Run the order in a folder."""
+    os.set_inheritable(host_lock, False)
     pipe = os.dup(0)  # closes on exec, so that no other process keeps it open
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 (a device)
         os.dup2(nothing.fileno(), 0)
     stop = StopRequest().install()
     threading.Thread(target=_stop_at_end, args=(pipe,), daemon=True).start()
-    with (folder / _LOCK_FILE).open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         # Its worker was killed, and the process that it had started is cleaning up.
         fcntl.flock(lock, fcntl.LOCK_EX)
         ending = _run(folder, Order.model_validate_json((folder / ORDER_FILE).read_text()), stop)
@@ -91,4 +92,4 @@ def _campaign(folder: Path, order: Order, watcher: Watcher) -> Campaign:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

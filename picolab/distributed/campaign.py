@@ -21,18 +21,19 @@ from pydantic import ValidationError
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign, Interrupted
 from picolab.config.plan import Plan, PlannedTrial
-from picolab.config.project import in_command
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
+from picolab.distributed.capacity import MACHINE, RAM, Capacity
 from picolab.distributed.checks import check_distributed, sent_builds
-from picolab.distributed.cluster import MACHINE, RAM, Capacity, Cluster
+from picolab.distributed.cluster import Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, together, unpack
 from picolab.errors import HostUnfit
+from picolab.exit_codes import ExitCode
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
 from picolab.record.outcomes import Outcome
 from picolab.results.starts import note_start
-from picolab.text.wording import counted
+from picolab.text.wording import counted, listed_few
 
 _LOOK_S = 30.0
 """Between two looks at the workers while nothing happens: new ones get orders then."""
@@ -43,6 +44,8 @@ RECONNECT_S = 300.0
 _PARCEL_S = 600.0
 """For a parcel of the largest size on its way through the scheduler."""
 _MOST_REFUSALS = 3
+HOST_PATIENCE_S = 60.0
+"""The rest of a block waits so long for a worker on the host of its begin, while no other trial runs."""
 
 
 @dataclass
@@ -53,12 +56,14 @@ class _Open:
         refused_by: the workers that could not run them, by address.
         failures: how often the task itself failed, or was stopped by somebody at its worker.
         only: the workers that may run it, by address; empty: all.
+        host: where the block has begun, by name: its rest runs there; empty: anywhere.
     """
 
     trials: list[PlannedTrial]
     refused_by: set[str] = field(default_factory=set)
     failures: int = 0
     only: set[str] = field(default_factory=set)
+    host: str = ""
     future: Any = None
     key: str = ""
     order: Order | None = None
@@ -74,6 +79,9 @@ class DistributedCampaign(Campaign):
         super().__post_init__()
         self._open: list[_Open] = []
         self._count = 0
+        self._keys: set[str] = set()
+        self._anywhere = False
+        self._waits_since_s: float | None = None
         self._machines = 1
         self._known, self._known_at_s = Capacity(()), 0.0
         # Never closed: a future that ends late would write into whatever gets its number next.
@@ -84,9 +92,24 @@ class DistributedCampaign(Campaign):
         assert self.cluster is not None
         return self.cluster
 
+    def run(self, accept_changes: bool = False) -> ExitCode:
+        """Run every trial that has no result yet, as a campaign on one host does.
+
+        Args:
+            accept_changes: the rest of a block that has begun may run on another host too; it makes no pair there.
+        """
+        self._anywhere = accept_changes
+        return super().run(accept_changes)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this campaign on the same scheduler."""
+        return f"{super().resume_command} --scheduler {self._workers.address}"
+
     def _check_plan(self) -> None:
         check_distributed(self.plan)
-        self._workers.check_workers()
+        for sentence in self._workers.notes(self._workers.check_workers()):
+            self.watcher.note(sentence)
 
     def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
         """Return how far the campaign is; the time left is shared by the machines of all workers."""
@@ -97,7 +120,7 @@ class DistributedCampaign(Campaign):
 
     def _run_blocks(self) -> None:
         left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
-        waiting = deque(_Open(trials) for trials in together(self.plan, left))
+        waiting = deque(_Open(trials, host=self._host_of(trials)) for trials in together(self.plan, left))
         builds = sent_builds(left)
         signals = Signals()
         try:
@@ -111,6 +134,7 @@ class DistributedCampaign(Campaign):
                 if not self._workers.is_connected:
                     self._reconnect(waiting)
                 self._take_ended(waiting, builds)
+            self._workers.forget_everywhere(sorted(self._keys))
         finally:
             signals.close()
             if self._open:
@@ -128,14 +152,17 @@ class DistributedCampaign(Campaign):
         here = {host.address for host in capacity.hosts}
         self._take_back(waiting, here)
         refused: list[_Open] = []
+        elsewhere: list[_Open] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
-            if one.refused_by and not here:
+            is_bound = bool(one.refused_by or one.host)
+            if is_bound and not here:
                 waiting.appendleft(one)
                 break
-            able = [host.address for host in capacity.hosts if host.address not in one.refused_by]
-            if one.refused_by and not able:
-                refused.append(one)
+            there = [host.address for host in capacity.hosts if one.host in ("", host.hostname)]
+            able = [address for address in there if address not in one.refused_by]
+            if is_bound and not able:
+                (elsewhere if one.host and not there else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
@@ -144,7 +171,7 @@ class DistributedCampaign(Campaign):
                     self.watcher.note(
                         f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
                         f"RAM that any worker offers; start a worker with more of it, and continue with: "
-                        f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                        f"{self.resume_command}"
                     )
                     continue
                 resources[RAM] = ram
@@ -157,14 +184,48 @@ class DistributedCampaign(Campaign):
                 builds={name: builds[name][1] for name in sorted(names)},
             )
             self._count += 1
-            one.only = set(able) if one.refused_by else set()
+            self._keys.add(one.order.key)
+            one.only = set(able) if is_bound else set()
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
-                one.order.model_dump_json(), one.key, resources, able if one.refused_by else None, self._wake
+                one.order.model_dump_json(), one.key, resources, able if is_bound else None, self._wake
             )
             self._open.append(one)
         for one in refused:
-            self.watcher.note(f"No worker can run {_named(one.trials)}: each has refused.")
+            where = f" of the host {one.host}, where its block has begun," if one.host else ""
+            self.watcher.note(f"No worker{where} can run {_named(one.trials)}: each has refused.")
+        waiting.extend(elsewhere)
+        self._wait_for_hosts(waiting, elsewhere)
+
+    def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
+        """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""
+        if self.plan.baseline is None or self._anywhere:
+            return ""
+        begun = [trial for trial in self.plan.trials if trial.block == trials[0].block]
+        rows = [self.tally.rows[trial.trial_id] for trial in begun if trial.trial_id in self.tally.rows]
+        return str(rows[0]["hostname"] or "") if rows else ""
+
+    def _wait_for_hosts(self, waiting: deque[_Open], elsewhere: list[_Open]) -> None:
+        """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""
+        if self._open or len(elsewhere) < len(waiting) or not elsewhere:
+            self._waits_since_s = None
+            return
+        hosts = listed_few(dict.fromkeys(one.host for one in elsewhere))
+        if self._waits_since_s is None:
+            self._waits_since_s = time.monotonic()
+            self.watcher.note(
+                f"{_named(elsewhere[0].trials)}: the block has begun on {hosts}, and no worker runs there; waiting up "
+                f"to {HOST_PATIENCE_S:.0f} s for one."
+            )
+        if time.monotonic() - self._waits_since_s < HOST_PATIENCE_S:
+            return
+        waiting.clear()
+        again = self.resume_command
+        self.watcher.note(
+            f"{counted(len(elsewhere), 'block')} of the comparison stayed without the rest of the trials: a block runs "
+            f"on one host, and no worker came on {hosts}. Start one there, and continue with: {again}; or have the "
+            f"rest run on any host, where it makes no pair: {again} --accept-changes"
+        )
 
     def _take_back(self, waiting: deque[_Open], here: set[str]) -> None:
         """Put back the orders that wait for workers that are gone: Dask would wait for their addresses forever."""
@@ -225,7 +286,7 @@ class DistributedCampaign(Campaign):
                 raise HostUnfit(
                     f"the scheduler {self._workers.address} did not come back within {RECONNECT_S:.0f} s; everything "
                     f"that had come home is filed; start it, and continue with: "
-                    f"picolab resume {in_command(self.folder)} --scheduler {self._workers.address}"
+                    f"{self.resume_command}"
                 )
         self._known = Capacity(())
         self._workers.stop(session)
@@ -285,6 +346,7 @@ class DistributedCampaign(Campaign):
         for found in parcel.waits():
             note_start(self.folder, found)
         self._accept(one.trials, parcel)
+        one.host = one.host or self._host_of(one.trials)
         if one.order is not None and (parcel.ending == "ran" or parcel.attempts):
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)

@@ -7,48 +7,15 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab.config.sizes import MIB
 from picolab.distributed import worker
+from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
 from picolab.errors import HostUnfit, ParameterError
 
 INSTALL = "pip install 'picolab[distributed]'"
-MACHINE, RAM = "machine", "RAM"
-"""Resources of a worker: how many trials it may run at once, and the RAM of their machines in bytes."""
 _CONNECT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Host:
-    """A worker of the cluster.
-
-    Attributes:
-        machines: how many orders it runs at once.
-        ram_bytes: of their machines together; None when it does not say.
-    """
-
-    address: str
-    machines: int
-    ram_bytes: float | None
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """The workers that can run trials."""
-
-    hosts: tuple[Host, ...]
-
-    @property
-    def machines(self) -> int:
-        return sum(host.machines for host in self.hosts)
-
-    @property
-    def counts_ram(self) -> bool:
-        """Whether every worker says how much RAM it has for machines: then trials ask for theirs."""
-        return all(host.ram_bytes is not None for host in self.hosts)
 
 
 def load_distributed() -> Any:
@@ -84,22 +51,34 @@ class Cluster:
         self.address = address
         self._distributed = load_distributed()
         self._client: Any = None
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._why = ""
         self.session = ""
         if "://" not in address:
             raise ParameterError(f"--scheduler {address!r} is no address of a scheduler; write it as tcp://HOST:PORT")
-        if address.startswith("tls://") and not self._has_certificates():
-            raise ParameterError(
-                f"--scheduler {address}: Dask has no certificates; set them as "
-                f"https://distributed.dask.org/en/stable/tls.html says"
-            )
+        if address.startswith("tls://"):
+            self._check_certificates()
         if not self.connect():
+            why = f" ({self._why})" if self._why else ""
             raise HostUnfit(
-                f"--scheduler {address}: no scheduler answers there; start one with: dask scheduler, or look at the "
-                f"address and the firewall"
+                f"--scheduler {address}: no scheduler answers there{why}; start one with: dask scheduler, or look at "
+                f"the address, the firewall and, with tls://, at the certificates; a scheduler with certificates has "
+                f"no tcp:// address"
             )
 
-    def _has_certificates(self) -> bool:
-        return bool(self._distributed.Security().get_connection_args("client").get("ssl_context"))
+    def _check_certificates(self) -> None:
+        security = self._distributed.Security()
+        try:
+            if security.get_connection_args("client").get("ssl_context"):
+                return
+            why = "Dask has no certificates"
+        except (OSError, ValueError) as error:
+            files = [security.tls_ca_file, security.tls_client_cert, security.tls_client_key]
+            why = f"the certificates {', '.join(map(str, files))} cannot be used: {error}"
+        raise ParameterError(
+            f"--scheduler {self.address}: {why}; set distributed.comm.tls in Dask's configuration as docs/scale-out.md "
+            f"shows"
+        )
 
     def connect(self) -> bool:
         """Connect anew, as another session; return whether the scheduler answers within ten seconds.
@@ -113,7 +92,8 @@ class Cluster:
             self._client = self._distributed.Client(
                 self.address, timeout=_CONNECT_S, set_as_default=False, name="picolab", heartbeat_interval="5s"
             )
-        except OSError:
+        except OSError as error:
+            self._why = " ".join(str(error.__cause__ or error).split())[:300]
             return False
         except ValueError as error:
             raise ParameterError(f"--scheduler {self.address!r}: {error}; write it as tcp://HOST:PORT") from None
@@ -148,18 +128,21 @@ class Cluster:
             known = self._client.scheduler_info(n_workers=-1)["workers"]
         except OSError:
             return Capacity(())
+        offers = {address: facts.get("resources") or {} for address, facts in known.items()}
+        offers = {address: offer for address, offer in offers.items() if offer.get(MACHINE, 0) >= 1}
+        self._ask([address for address in offers if address not in self._facts])
         found = []
-        for address, facts in known.items():
-            resources = facts.get("resources") or {}
-            if resources.get(MACHINE, 0) >= 1:
-                found.append(Host(address, int(resources[MACHINE]), resources.get(RAM)))
+        for address, offer in offers.items():
+            facts = self._facts.get(address, {})
+            hostname, boot_id = str(facts.get("hostname", "")), str(facts.get("boot_id", ""))
+            found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id))
         return Capacity(tuple(found))
 
     def check_workers(self) -> Capacity:
         """Return the workers that can run trials.
 
         Raises:
-            HostUnfit: there is none, or one has another picolab.
+            HostUnfit: there is none, one has another picolab, or only some of them offer RAM.
         """
         found = self.capacity()
         if not found.hosts:
@@ -168,17 +151,45 @@ class Cluster:
                 f'dask worker {self.address} --nthreads 1 --resources "machine=1"'
             )
         ours = worker.software()
-        for address, facts in self._ask([host.address for host in found.hosts]).items():
-            theirs = facts["software"] if isinstance(facts, dict) else f"no picolab ({facts})"
-            if theirs != ours:
+        for address, answer in self._ask([host.address for host in found.hosts]).items():
+            theirs = (
+                f"picolab {str(answer['software'])[:200]}" if isinstance(answer, dict) else "no picolab that answers"
+            )
+            if theirs != f"picolab {ours}":
+                why = "" if isinstance(answer, dict) else f" ({str(answer)[:200]})"
                 raise HostUnfit(
-                    f"--scheduler {self.address}: the worker {address} has picolab {theirs[:200]} and this host has "
-                    f"{ours}; install the same version on both"
+                    f"--scheduler {self.address}: the worker {address} has {theirs}{why} and this host has picolab "
+                    f"{ours}; install the same version on both, and start the worker again"
                 )
+        silent = [host.address for host in found.hosts if host.ram_bytes is None]
+        if found.counts_ram and silent:
+            raise HostUnfit(
+                f"--scheduler {self.address}: the worker {silent[0]} offers no RAM and others do; start each worker "
+                f'with the RAM of its machines in bytes, such as --resources "machine=1 RAM=8e9", or each without it'
+            )
         return found
 
+    def notes(self, capacity: Capacity) -> list[str]:
+        """Return what the user should know about some workers, a sentence each."""
+        waiting = [(host.address, self._facts.get(host.address, {}).get("waits_for")) for host in capacity.hosts]
+        # Of two workers of this cluster the client knows already.
+        alone = {hosts[0].address for hosts in capacity.by_kernel if len(hosts) == 1}
+        return capacity.shared_words + [
+            f"The worker {address} waits for {str(other)[:100]}: a worker of somebody else, which runs a trial on the "
+            f"same host."
+            for address, other in waiting
+            if other and address in alone
+        ]
+
     def _ask(self, addresses: list[str]) -> dict[str, Any]:
-        answers: dict[str, Any] = self._client.run(worker.facts, workers=addresses, on_error="return")
+        """Ask workers for their facts; return what each answered, which may be an exception."""
+        if not addresses:
+            return {}
+        try:
+            answers: dict[str, Any] = self._client.run(worker.facts, workers=addresses, on_error="return")
+        except Exception as error:  # the scheduler is gone, or Dask cannot read what a worker has raised
+            return dict.fromkeys(addresses, error)
+        self._facts |= {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
         return answers
 
     def submit(
@@ -214,9 +225,14 @@ class Cluster:
 
         def ask() -> None:
             with contextlib.suppress(Exception):  # the worker may be gone, and its files with it
-                client.run(worker.forget_order, key, workers=[address])
+                client.run(worker.forget_orders, [key], workers=[address])
 
         threading.Thread(target=ask, daemon=True).start()
+
+    def forget_everywhere(self, keys: list[str]) -> None:
+        """Have all workers remove the files of orders, such as those of a worker that died and started again."""
+        with contextlib.suppress(Exception):  # whoever is gone keeps its files for `picolab clean`
+            self._client.run(worker.forget_orders, keys, on_error="ignore")
 
     def stop(self, session: str) -> None:
         """Have all workers stop the orders of a session."""
@@ -233,10 +249,3 @@ class Cluster:
     def is_killed(self, error: BaseException | None) -> bool:
         """Return whether an order ended because several workers died while they ran it."""
         return isinstance(error, self._distributed.KilledWorker)
-
-
-def ram_in_words(capacity: Capacity) -> str:
-    """Return the RAM that all workers have for machines, in words; empty when they do not all say it."""
-    if not capacity.counts_ram or not capacity.hosts:
-        return ""
-    return f", {sum(host.ram_bytes or 0 for host in capacity.hosts) / MIB:,.0f} MiB of RAM for them"

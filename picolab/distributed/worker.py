@@ -7,28 +7,34 @@ up, when the pipe from the worker closes: when the client stops, and when the wo
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from picolab import __version__
+from picolab.agent.procfs import boot_id
 from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
-from picolab.distributed.block_process import CAMPAIGN, ENDING_FILE, ORDER_FILE, Ending
+from picolab.distributed.block_process import CAMPAIGN, ENDING_FILE, LOCK_FILE, ORDER_FILE, Ending
+from picolab.distributed.host_lock import HostLock
 from picolab.distributed.order import Order, Parcel, SentBuild, pack, starts_of
 from picolab.errors import PicolabError, UnreadableFile
 from picolab.files.foreign import read_text
 from picolab.files.writing import write_atomically
 from picolab.host.facts import host_identity, provenance
+from picolab.host.leftovers import remove_locked
 from picolab.servers.build import COPIES_VARIABLE, sha256_of
 
 CHUNK_BYTES = 4 * MIB
 MOST_BUILD_BYTES = 1024 * MIB
 _LARGEST_ENDING_BYTES = MIB
+_HOST_LOCK = HostLock()
 _LOCK = threading.Lock()
 _RUNNING: dict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
 """The processes of each session."""
@@ -43,8 +49,13 @@ def software() -> str:
 
 
 def facts() -> dict[str, Any]:
-    """Return what a client asks a worker: its picolab, and which host it runs on."""
-    return {"software": software(), "hostname": str(host_identity()["hostname"])}
+    """Return what a client asks a worker: its picolab, its host, and which other worker's process measures there."""
+    return {
+        "software": software(),
+        "hostname": str(host_identity()["hostname"]),
+        "boot_id": boot_id(),
+        "waits_for": _HOST_LOCK.other_holder(),
+    }
 
 
 def run_order(text: str) -> dict[str, Any]:
@@ -52,30 +63,32 @@ def run_order(text: str) -> dict[str, Any]:
     from distributed import get_worker
 
     address = str(get_worker().address)
-    order = Order.model_validate_json(text)
     try:
-        parcel = _run(order, address)
+        parcel = _run(text, address)
     except (PicolabError, OSError) as error:
         parcel = Parcel(ending="refused", worker=address, sentence=str(error)[:2000])
     return parcel.model_dump(mode="python")
 
 
-def _run(order: Order, address: str) -> Parcel:
-    if order.software != software():
+def _run(text: str, address: str) -> Parcel:
+    try:
+        order = Order.model_validate_json(text)
+        theirs = order.software
+    except ValidationError:
+        # An order of another version may have another form.
+        order, theirs = None, str(json.loads(text).get("software"))[:200]
+    if order is None or theirs != software():
         return Parcel(
             ending="refused",
             worker=address,
-            sentence=f"it has picolab {software()} and the client {order.software}; install the same version",
+            sentence=f"it has picolab {software()} and the client {theirs}; install the same version on both",
         )
     missing = [build.sha256 for build in order.builds.values() if not _is_stored(build)]
     if missing:
         return Parcel(ending="needs_builds", worker=address, missing=missing)
-    folder = _orders() / order.key
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ORDER_FILE, order.model_dump_json())
-    copies = {path: str(_place(build.sha256)) for path, build in order.builds.items()}
-    with (folder / "log").open("ab") as log:
-        if not _run_process(order.session, folder, copies, log):
+    folder = orders_dir() / order.key
+    with _HOST_LOCK.held(lambda: order.session in _STOPPED) as lock:
+        if lock is None or not _run_process(order, folder, lock):
             return Parcel(ending="stopped", worker=address)
     ending = _ending(folder)
     return Parcel(
@@ -87,25 +100,33 @@ def _run(order: Order, address: str) -> Parcel:
     )
 
 
-def _run_process(session: str, folder: Path, copies: dict[str, str], log: Any) -> bool:
-    """Run the process of an order until it ends; return False when the session was stopped before."""
+def _run_process(order: Order, folder: Path, lock: int) -> bool:
+    """Run the process of an order until it ends; return False when the session was stopped before.
+
+    Args:
+        lock: descriptor of the host's lock, which the process has too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ORDER_FILE, order.model_dump_json())
+    copies = {path: str(_place(build.sha256)) for path, build in order.builds.items()}
     (folder / ENDING_FILE).unlink(missing_ok=True)
-    with _LOCK:
-        if session in _STOPPED:
+    with _LOCK, (folder / "log").open("ab") as log:
+        if order.session in _STOPPED:
             return False
         process = subprocess.Popen(
-            [sys.executable, "-m", "picolab.distributed.block_process", str(folder)],
+            [sys.executable, "-m", "picolab.distributed.block_process", str(folder), str(lock)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
+            pass_fds=[lock],
             env={**os.environ, COPIES_VARIABLE: json.dumps(copies)},
         )
-        _RUNNING[session].append(process)
+        _RUNNING[order.session].append(process)
     try:
         process.wait()
     finally:
         with _LOCK:
-            _RUNNING[session].remove(process)
+            _RUNNING[order.session].remove(process)
         _close_pipe(process)
     return True
 
@@ -135,10 +156,12 @@ def stop_session(session: str) -> None:
             _close_pipe(process)
 
 
-def forget_order(key: str) -> None:
-    """Remove the files of an order: they are at home."""
-    if key.isalnum():
-        shutil.rmtree(_orders() / key, ignore_errors=True)
+def forget_orders(keys: Sequence[str]) -> None:
+    """Remove the files of orders that no process runs: they are at home."""
+    for key in filter(str.isalnum, keys):
+        folder = orders_dir() / key
+        with contextlib.suppress(OSError):
+            remove_locked(folder / LOCK_FILE, folder)
 
 
 def store_chunk(sha256: str, size_bytes: int, offset: int, data: bytes) -> None:
@@ -166,7 +189,7 @@ def store_chunk(sha256: str, size_bytes: int, offset: int, data: bytes) -> None:
 
 
 def _place(sha256: str) -> Path:
-    return state_dir() / "received-builds" / sha256
+    return builds_dir() / sha256
 
 
 def _is_stored(build: SentBuild) -> bool:
@@ -175,5 +198,11 @@ def _is_stored(build: SentBuild) -> bool:
     return place.is_file() and place.stat().st_size == build.size_bytes and sha256_of(place) == build.sha256
 
 
-def _orders() -> Path:
+def orders_dir() -> Path:
+    """Return the folder of the orders that run here, or whose client was lost."""
     return state_dir() / "orders"
+
+
+def builds_dir() -> Path:
+    """Return the folder of the executables that clients have sent."""
+    return state_dir() / "received-builds"

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,14 +125,15 @@ def kinds() -> list[LeftoverKind]:
     ]
 
 
-def find(silent: Collection[str] = ()) -> tuple[list[Leftover], list[str]]:
+def find(silent: Collection[str] = (), besides: Sequence[LeftoverKind] = ()) -> tuple[list[Leftover], list[str]]:
     """Return what is left, and a sentence for each kind that could not be looked for.
 
     Args:
         silent: the kinds of machine whose daemon does not answer, which are left out.
+        besides: kinds of leftovers of rooms above this one.
     """
     found, unknown = [], []
-    for kind in kinds():
+    for kind in [*kinds(), *besides]:
         if kind.machines in silent:
             continue
         try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from picolab.config.sizes import MIB
 from picolab.examine.check import NotExamined
-from picolab.examine.part import PartOfUpload
+from picolab.examine.partial_upload import PartOfUpload
 from picolab.machines.base import Machine, ProcessSpec, ProcessStatus
 from picolab.machines.kinds import kind_of
 from picolab.servers.base import Place, Request, Server
@@ -251,8 +251,8 @@ def said(sent: UploadMeasurement) -> str:
 
 
 def ended(status: ProcessStatus) -> str:
-    """Return how the process is, in words."""
+    """Return how the process is, as words that follow its name."""
     if status.running:
-        return "it was still running"
+        return "was still running"
     code = status.exit_code
-    return f"it exited with code {code}" if code is not None else f"it was ended by {status.exit_signal}"
+    return f"exited with code {code}" if code is not None else f"was ended by {status.exit_signal}"

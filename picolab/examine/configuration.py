@@ -28,8 +28,8 @@ def _exits(bench: Bench, change: Callable[[Place], Place]) -> Observation:
         words = bench.last_words()
     finally:
         bench.kill()
-    how = f"it ran and listened, or still ran after {limit_s:g} s" if status.running else ended(status)
-    return Observation(status.running or status.exit_code == 0, f"The server: {how}; {words}.")
+    how = f"ran and listened, or still ran after {limit_s:g} s" if status.running else ended(status)
+    return Observation(status.running or status.exit_code == 0, f"The server {how}; {words}.")
 
 
 def _taken(bench: Bench) -> Observation:
@@ -47,7 +47,7 @@ def _taken(bench: Bench) -> Observation:
             bench.kill()
     bad = status.running or status.exit_code == 0
     limit = f" after {EXIT_S:g} s" if status.running else ""
-    return Observation(bad, f"The server: {ended(status)}{limit}; {words}.")
+    return Observation(bad, f"The server {ended(status)}{limit}; {words}.")
 
 
 def _unwritable(bench: Bench) -> Observation:

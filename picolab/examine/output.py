@@ -12,9 +12,8 @@ from xml.etree import ElementTree
 from picolab import __version__
 from picolab.examine.check import Result, Severity
 from picolab.examine.run import Examination
-from picolab.text.foreign import one_line
+from picolab.text.foreign import markdown_line, one_line
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|&~]")
 _LEVELS = {Severity.LOW: "note", Severity.MEDIUM: "warning", Severity.HIGH: "error"}
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 STATE_WORDS = {"found": "found", "absent": "absent", "not_examined": "not examined"}
@@ -33,16 +32,17 @@ def as_markdown(examination: Examination) -> str:
     """Return a table of all checks, and each finding as a section to paste into an issue."""
     build = examination.build
     lines = [
-        f"# Examination of {_plain(examination.server)} (build {_plain(build.label)})",
+        f"# Examination of {markdown_line(examination.server)} (build {markdown_line(build.label)})",
         "",
-        f"SHA-256 of the build: `{build.sha256}`. Machine: {_plain(examination.machine)}. {summary(examination)}.",
+        f"SHA-256 of the build: `{build.sha256}`. Machine: {markdown_line(examination.machine)}. "
+        f"{summary(examination)}.",
         "",
         "| check | result | severity | seen |",
         "|---|---|---|---|",
     ]
     for result in examination.results:
         check = result.check
-        cells = (f"`{check.id}`", STATE_WORDS[result.state], check.severity.word, _plain(result.seen))
+        cells = (f"`{check.id}`", STATE_WORDS[result.state], check.severity.word, markdown_line(result.seen))
         lines.append(f"| {' | '.join(cells)} |")
     for result in examination.found():
         lines += ["", f"## {result.check.title}", "", *_section(result)]
@@ -52,15 +52,10 @@ def as_markdown(examination: Examination) -> str:
 def _section(result: Result) -> list[str]:
     check = result.check
     return [
-        f"{_plain(check.action)} {_plain(result.seen)} {_plain(check.matters)} {_plain(check.remedy)}",
+        markdown_line(f"{check.action} {result.seen} {check.matters} {check.remedy}"),
         "",
         f"Severity: {check.severity.word}. Check: `{check.id}`.",
     ]
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown shows unchanged, in one line."""
-    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
 
 
 def as_junit(examination: Examination) -> str:

@@ -3,10 +3,10 @@
 `python -m picolab.examine.registry` prints the table of checks for docs/examine.md.
 """
 
-from picolab.examine import configuration, crash, disk, http, life, load
+from picolab.examine import configuration, crash, disk, http, load, start_stop
 from picolab.examine.check import Check
 
-GROUPS = (life, crash, configuration, disk, http, load)
+GROUPS = (start_stop, crash, configuration, disk, http, load)
 CHECKS: dict[str, Check] = {check.id: check for group in GROUPS for check in group.CHECKS}
 """By id, in the order in which they are made."""
 

@@ -45,11 +45,12 @@ def not_written(path: Path, error: OSError, elsewhere: str = _ELSEWHERE) -> File
     return found
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666, elsewhere: str = _ELSEWHERE) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part, also after a crash.
 
     Args:
         mode: permissions of the file; the umask applies.
+        elsewhere: how the user gives the file another place, as in `not_written`.
 
     Raises:
         FileNotWritten: it could not be written.
@@ -62,7 +63,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise not_written(path, error) from None
+        raise not_written(path, error, elsewhere) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,13 +124,14 @@ def _written_out(database: Database, campaign: _Campaign) -> Iterator[Path]:
     row = rows[0]
     records = database.rows("SELECT trial_id, record FROM trials WHERE campaign_key = ?", campaign.key)
     with tempfile.TemporaryDirectory(prefix="picolab-history-") as scratch:
-        folder = Path(scratch) / _safe(row["campaign"])
+        folder = Path(scratch) / _safe(str(row["campaign"]))
         (folder / "trials").mkdir(parents=True)
-        for name, content in json.loads(row["files"]).items():
+        for name, content in database.parsed(campaign.name, "plan and ledger", row["files"], dict).items():
             if name in KEPT_FILES:
-                write_atomically(folder / name, content)
+                write_atomically(folder / name, str(content))
         for record in records:
-            write_atomically(folder / "trials" / f"{_safe(record['trial_id'])}{RECORD_SUFFIX}", record["record"])
+            name = f"{_safe(str(record['trial_id']))}{RECORD_SUFFIX}"
+            write_atomically(folder / "trials" / name, str(record["record"]))
         yield folder
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from picolab.errors import UnreadableFile
 from picolab.history.schema import columns
 from picolab.history.store import CAMPAIGNS, TRIALS, Store, StoredFile, readable
+from picolab.text.foreign import shown
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,6 +47,7 @@ _IDENTITIES = {
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
 
 
+_T = TypeVar("_T")
 _TABLE = re.compile(rf"\bFROM ({TRIALS}|{CAMPAIGNS})\b")
 
 
@@ -181,6 +184,27 @@ class Database:
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def parsed(self, campaign: str, column: str, text: str | None, kind: type[_T]) -> _T:
+        """Return a column of the table `campaigns`, which holds JSON.
+
+        Args:
+            campaign: its name.
+
+        Raises:
+            UnreadableFile: it is damaged.
+        """
+        try:
+            found = json.loads(text or "")
+            if isinstance(found, kind):
+                return found
+            why = f"no {kind.__name__}"
+        except ValueError as error:
+            why = str(error)
+        raise UnreadableFile(
+            f"{self.store.place}: {column} of the campaign {shown(campaign)} are damaged ({why}); remove the files of "
+            f"this campaign in {CAMPAIGNS}/ and add it again"
+        )
+
     def _whole(self, query: str) -> str:
         # In place, because a view is bound once more.
         return _TABLE.sub(lambda match: f"FROM ({self._table(match[1])}) AS {match[1]}", query)
@@ -221,6 +245,6 @@ class Database:
         except duckdb.Error as error:
             why = str(error).splitlines()[0][:300]
             raise UnreadableFile(
-                f"{self.store.place}: a file of the history cannot be read ({why}); remove it and add its campaign "
-                f"again"
+                f"{self.store.place}: a file of the history cannot be read ({why}); make it readable, or remove it and "
+                f"add its campaign again"
             ) from None

@@ -19,6 +19,7 @@ from picolab.record.metric import Metric
 from picolab.text.foreign import csv_cell
 
 CONFIG_FILE, TESTS_FOLDER = "otava.yaml", "tests"
+_ELSEWHERE = "or name another folder by --output"
 ATTRIBUTES = ("build", "sha256", "campaign", "trials")
 
 
@@ -42,7 +43,7 @@ def export_otava(series: Sequence[Series], metrics: Sequence[Metric], folder: Pa
     try:
         (folder / TESTS_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise not_written(folder, error, "or name another folder by --output") from None
+        raise not_written(folder, error, _ELSEWHERE) from None
     tests: dict[str, object] = {}
     files = []
     for one in series:
@@ -51,7 +52,7 @@ def export_otava(series: Sequence[Series], metrics: Sequence[Metric], folder: Pa
                 continue
             name = _name(one, metric)
             path = folder / TESTS_FOLDER / f"{name}.csv"
-            write_atomically(path, _table(one, metric))
+            write_atomically(path, _table(one, metric), elsewhere=_ELSEWHERE)
             files.append(path)
             tests[name] = {
                 "type": "csv",
@@ -62,7 +63,7 @@ def export_otava(series: Sequence[Series], metrics: Sequence[Metric], folder: Pa
                 "csv_options": {"delimiter": ",", "quote_char": '"'},
             }
     config = folder / CONFIG_FILE
-    write_atomically(config, yaml.safe_dump({"tests": tests}, sort_keys=False))
+    write_atomically(config, yaml.safe_dump({"tests": tests}, sort_keys=False), elsewhere=_ELSEWHERE)
     return [config, *files]
 
 

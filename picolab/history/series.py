@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -166,7 +165,7 @@ def _trial_rows(database: Database, metrics: Iterable[Metric]) -> list[dict[str,
 def _floor_rows(database: Database) -> list[dict[str, Any]]:
     rows = []
     for campaign in database.rows("SELECT campaign_key, campaign, floors FROM campaigns WHERE floors != '[]'"):
-        for row in json.loads(campaign["floors"]):
+        for row in database.parsed(str(campaign["campaign"]), "memory floors", campaign["floors"], list):
             started = datetime.fromisoformat(row["started_utc"]).astimezone(UTC).replace(tzinfo=None)
             more = {name: campaign[name] for name in ("campaign", "campaign_key")}
             more |= {"started_utc": started, "ok": None}

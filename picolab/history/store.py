@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from picolab.config.project import outputs_dir
-from picolab.errors import HostUnfit, ParameterError
+from picolab.errors import HostUnfit, ParameterError, UnreadableFile
 from picolab.files.writing import not_written, write_atomically
 from picolab.history.schema import MERGED_VERSION, SCHEMA_VERSION
 
@@ -28,6 +28,7 @@ DEFAULT_FOLDER = "_history"
 TRIALS, CAMPAIGNS = "trials", "campaigns"
 _NAME = re.compile(r"(?P<group>[0-9a-f]{12})-[0-9a-f]{16}\.v(?P<version>\d{1,6})\.parquet")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_ELSEWHERE = "or name another folder by --history"
 _T = TypeVar("_T")
 
 
@@ -86,7 +87,15 @@ class FolderStore:
         self.place = str(folder)
 
     def names(self, kind: str) -> list[str]:
-        return sorted(path.name for path in (self.folder / kind).glob("*.parquet"))
+        try:
+            return sorted(path.name for path in (self.folder / kind).iterdir() if path.suffix == ".parquet")
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # a glob would find nothing in it
+            raise UnreadableFile(
+                f"{self.folder / kind}: the folder of a history cannot be read ({error.strerror}); look at its "
+                f"permissions, {_ELSEWHERE}"
+            ) from None
 
     def address(self, kind: str, name: str) -> str:
         return str(self.folder / kind / name)
@@ -96,8 +105,8 @@ class FolderStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise not_written(path, error, "or name another folder by --history") from None
-        write_atomically(path, content)
+            raise not_written(path, error, _ELSEWHERE) from None
+        write_atomically(path, content, elsewhere=_ELSEWHERE)
 
     def remove(self, kind: str, names: Iterable[str]) -> None:
         folder = self.folder / kind

@@ -23,13 +23,14 @@ from picolab.host import conditions
 from picolab.host.idleness import wait_for_idle
 from picolab.host.processes import this_process
 from picolab.instrument import room, store
-from picolab.instrument.store import Error, HostIdentity, InstrumentCalibration, Pairs, Rate, now, save
+from picolab.instrument.store import Error, HostIdentity, InstrumentCalibration, Pairs, Rate, save
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
 from picolab.machines.kinds import DEFAULT_KIND, kind_of
 from picolab.record import caveats
 from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
+from picolab.results.beginning import now
 from picolab.servers.build import Build
 from picolab.servers.calibration.program import SINK_PATH
 from picolab.servers.client import Client

@@ -5,7 +5,6 @@ reader knows how far the instrument itself can be trusted.
 """
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +207,3 @@ def unexplained(found: InstrumentReference) -> dict[str, str]:
     """Return the reason for each null in a reference, by its field."""
     why = "the calibration had too few rounds (picolab calibrate --quick)"
     return {name: why for name in ("noise_floor", "minimum_detectable") if getattr(found, name) is None}
-
-
-def now() -> str:
-    """Return the wall clock time as a calibration notes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

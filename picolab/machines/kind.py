@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from picolab.config.sizes import MIB
 from picolab.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -158,6 +159,12 @@ class MachineKind(ABC):
         Raises:
             HostUnfit: it cannot; the message names what is missing.
         """
+
+    def largest_ram_mb(self) -> int:
+        """Return the largest memory that a machine can have, in MiB: that of this host."""
+        from picolab.host.facts import memory_info
+
+        return memory_info()["MemTotal"] // MIB
 
     @abstractmethod
     def checks(self) -> tuple[Check, ...]:

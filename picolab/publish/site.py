@@ -24,6 +24,7 @@ from picolab.results.folders import locked
 INDEX_FILE, PAGES_FOLDER = "index.html", "reports"
 LARGEST_PAGE_BYTES = 256 * MIB
 _OURS = re.compile(r"[A-Za-z0-9._-]{1,80}-[0-9a-f]{16}\.html")
+_ELSEWHERE = "or name another folder for the site"
 _LARGEST_INDEX_BYTES = 64 * MIB
 
 
@@ -74,7 +75,7 @@ def publish(
     try:
         (target / PAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise not_written(target, error, "or name another folder") from None
+        raise not_written(target, error, _ELSEWHERE) from None
     with locked(target) as got:
         if not got:
             raise CampaignBusy(f"{target}: another process publishes there now; wait until it has ended")
@@ -119,7 +120,7 @@ def _publish(folders: list[Path], target: Path, render: bool, show: Callable[[st
         published.campaigns.append(campaign)
     published.campaigns.sort(key=lambda campaign: (campaign.begun, campaign.name), reverse=True)
     published.pages = len(kept)
-    write_atomically(published.index, index_page(published.campaigns, links))
+    write_atomically(published.index, index_page(published.campaigns, links), elsewhere=_ELSEWHERE)
     for path in (target / PAGES_FOLDER).iterdir():
         if _OURS.fullmatch(path.name) and path.name not in kept:
             with suppress(OSError):
@@ -151,5 +152,5 @@ def _copy(page: Path, campaign: str, kind: PageKind, folder: Path) -> str:
     name = f"{words}-{digest[:16]}.html"
     path = folder / name
     if path.is_symlink() or not path.is_file() or path.stat().st_size != len(content):
-        write_atomically(path, content)
+        write_atomically(path, content, elsewhere=_ELSEWHERE)
     return name

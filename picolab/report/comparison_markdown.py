@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from picolab.analysis.comparison.models import Comparison
 from picolab.report import comparison_words as words
-from picolab.text.foreign import visible
+from picolab.text.foreign import markdown_line
 
 _HEAD = ("scenario", "build", "metric", "verdict", "change [95 %]", "baseline", "candidate", "pairs", "would see")
-_MARKUP = re.compile(r"[\\`*_{}<>#~$&@]|\[(?=[ xX^])|(?<=\])[(\[:]|(?<=\bwww)\.|:(?=//)")
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -30,8 +29,8 @@ def as_markdown(comparison: Comparison) -> str:
         )
         for found in words.in_order(comparison)
     ]
-    parts = [f"### {_plain(words.headline(comparison))}"]
-    parts += [_begin(_plain(note)) for note in words.notes(comparison)]
+    parts = [f"### {markdown_line(words.headline(comparison))}"]
+    parts += [_begin(markdown_line(note)) for note in words.notes(comparison)]
     if rows:
         parts += [
             _table(_HEAD, rows),
@@ -39,14 +38,15 @@ def as_markdown(comparison: Comparison) -> str:
             "this many pairs of this spread find four times in five."
             + ("" if all(found.gates for found in comparison.metrics) else " \\* does not gate."),
         ]
-    parts += [f"**Gate:** {_plain(words.gate_line(comparison))}"]
+    parts += [f"**Gate:** {markdown_line(words.gate_line(comparison))}"]
     parts += _section("Outcomes", map(_item, words.outcome_lines(comparison)))
     parts += _section("Why", map(_item, words.reasons(comparison)))
     parts += _section(
-        "Caveats", (f"{_begin(_code(c.code))}: {_plain(c.message)} {_plain(c.advice)}" for c in comparison.caveats)
+        "Caveats",
+        (f"{_begin(_code(c.code))}: {markdown_line(f'{c.message} {c.advice}')}" for c in comparison.caveats),
     )
     parts += _section("Blocks without a pair", map(_item, _incomplete(comparison)))
-    parts += [_begin(f"{_plain(comparison.independence)} {_plain(comparison.randomised)}")]
+    parts += [_begin(f"{markdown_line(comparison.independence)} {markdown_line(comparison.randomised)}")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,15 +58,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(text: str) -> str:
     """Return text that stays in its cell; bold is ours."""
     bold = text.startswith("**") and text.endswith("**")
-    plain = _plain(text.strip("*") if bold else text)
+    plain = markdown_line(text.strip("*") if bold else text)
     return f"**{plain}**" if bold else plain
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown shows unchanged, in one line: names come from files and servers."""
-    line = " ".join(visible(text).split())
-    # A pipe would end its cell; whether a backslash before it counts depends on the reader.
-    return _MARKUP.sub(r"\\\g<0>", line).replace("|", "&#124;")
 
 
 def _begin(text: str) -> str:
@@ -75,7 +68,7 @@ def _begin(text: str) -> str:
 
 
 def _item(text: str) -> str:
-    return _begin(_plain(text))
+    return _begin(markdown_line(text))
 
 
 def _code(text: str) -> str:

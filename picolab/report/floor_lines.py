@@ -117,10 +117,11 @@ def _speed_lines(found: Floor) -> list[str]:
         f"{percent(interval.confidence)} interval is {ram(interval.low)} to {ram(interval.high)}. {full}"
     ]
     if interval.low <= found.interval.high and speed.state != "unfinished":
-        lines.append("The interval overlaps with that of the floor: full speed needs no more RAM that was noticed.")
+        lines.append("The two intervals overlap: no difference between full speed and survival was found.")
     if speed.state == "limit":
         lines.append(
-            f"The limit of {counted(search.limit, 'trial')} for speed came before {percent(search.precision)}."
+            f"The limit of {counted(search.limit, 'trial')} for full speed came before an interval of "
+            f"{percent(search.precision)}."
         )
     return lines
 

@@ -7,8 +7,8 @@ from typing import Any
 from picolab.charts.style import OUTCOME_COLOURS, OUTCOME_LABELS
 from picolab.record.outcomes import Outcome
 from picolab.text.markup import Html, escape
+from picolab.text.wording import NOTHING
 
-NOTHING = "–"
 LONG_TABLE = 20
 """Rows above which a table scrolls in its own box, so that the page below it is in reach."""
 

@@ -15,7 +15,6 @@ import httpx
 
 from picolab.config.sizes import MIB
 from picolab.servers.base import Refused, Request, Server
-from picolab.servers.comparison import Comparison
 from picolab.servers.connection import Transport
 from picolab.servers.exchange import Answer, Ending, Exchange, Trace, Unanswered, sentence
 from picolab.servers.measurements import (
@@ -26,6 +25,7 @@ from picolab.servers.measurements import (
     UploadsMeasurement,
 )
 from picolab.servers.payload import PayloadFile
+from picolab.servers.payload_check import PayloadCheck
 from picolab.servers.transfer import Body, transfer
 
 SEND_BUFFER_BYTES = 256 * 1024
@@ -210,7 +210,7 @@ class Client:
     def download(self, entry_id: str, seed: int, size_bytes: int, limits: Limits) -> DownloadMeasurement:
         """Download an entry and compare it with the payload while it streams, with constant memory."""
         measurement = DownloadMeasurement()
-        comparison = Comparison(seed, size_bytes)
+        comparison = PayloadCheck(seed, size_bytes)
         begun = time.monotonic()
 
         def note_request(event: str, _: dict[str, Any]) -> None:

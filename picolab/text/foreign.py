@@ -1,7 +1,8 @@
 """Text from outside (a server's words, labels, file names, others' records), made safe at the sink that shows it.
 
 Such text is data: it is stored as it came, and changed only where it is shown. `visible` is for people (terminals,
-HTML, SVG, Markdown; escape markup afterwards as the sink needs it), `csv_cell` for files that a spreadsheet may open.
+HTML, SVG; escape markup afterwards as the sink needs it), `markdown_line` for Markdown, `csv_cell` for files that a
+spreadsheet may open.
 """
 
 import re
@@ -17,6 +18,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
 _LONGEST_SHOWN = 200
+_MARKDOWN = re.compile(r"[\\`*_{}<>#~$&@]|\[(?=[ xX^])|(?<=\])[(\[:]|(?<=\bwww)\.|:(?=//)")
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -32,6 +34,13 @@ def _escape(code: int) -> str:
 def one_line(text: str) -> str:
     r"""Return `visible` text without line breaks and tabs, which stand as `\n` and `\t`."""
     return visible(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def markdown_line(text: str) -> str:
+    """Return text that Markdown shows unchanged, in one line: no markup, link, mention, formula or end of a cell."""
+    line = " ".join(visible(text).split())
+    # A pipe would end its cell; whether a backslash before it counts depends on the reader.
+    return _MARKDOWN.sub(r"\\\g<0>", line).replace("|", "&#124;")
 
 
 def csv_cell(text: str) -> str:

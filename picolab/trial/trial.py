@@ -29,6 +29,16 @@ class Trial:
     Attributes:
         state: everything found so far.
         folder: of the trial's files.
+
+    Example:
+        >>> import picolab as pl
+        >>> from picolab.config.trial_parameters import TrialParameters
+        >>> trial = pl.Trial.open(TrialParameters(ram_mb=64, file_size="1M", keep_machine="never"))
+        New trial ...; its files go to ...
+        >>> trial
+        <trial ...>
+        >>> [name for name, stage in trial.state.stages.items() if not stage.done]
+        ['provision', 'start', 'authenticate', 'upload', 'verify', 'collect', 'release']
     """
 
     def __init__(self, run: TrialRun) -> None:

@@ -129,6 +129,10 @@ def test_full_speed_that_is_not_in_the_range_has_a_verdict_without_a_ratio() -> 
         found = ratios({"a": inside, "b": candidate}, 0.2)[1]
         assert (found.subject, found.ratio, found.verdict) == ("full speed", None, verdict)
         assert words in found.reason and words in ratio_line(found)
+    # The other build has no full speed either, as far as is known.
+    for alive in (noisy, early):
+        for pair in ({"a": alive, "b": never}, {"a": never, "b": alive}):
+            assert ratios(pair, 0.2)[1].verdict == "undecided"
 
 
 def test_no_speed_is_searched_above_the_range_or_unasked() -> None:

@@ -68,7 +68,7 @@ def test_import_of_picolab_imports_nothing_else() -> None:
 
 
 @pytest.mark.usefixtures("demo")
-@pytest.mark.parametrize("name", ["picolab", *API])
+@pytest.mark.parametrize("name", ["picolab", "picolab.trial.trial", *API])
 def test_examples(name: str) -> None:
     module = import_module(name)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -78,7 +78,7 @@ def test_examples(name: str) -> None:
 
 
 def test_each_public_function_has_an_example() -> None:
-    for name in ("campaigns", "compare", "load", "open_history", "open_trial", "resume", "run", "CampaignResults"):
+    for name in sorted(set(pl.__all__) - {"ComparisonResults", "HistoryResults"}):
         assert ">>> " in (getattr(pl, name).__doc__ or ""), name
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from campaign_factory import FakeTrial, make_record, write_campaign
@@ -15,6 +16,7 @@ from picolab.campaign.answer_growth import next_step
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import why_over_budget
+from picolab.cli import answer as answer_module
 from picolab.cli import answer_floor
 from picolab.cli.main import main
 from picolab.config.answer_request import EarlierTrial
@@ -22,7 +24,7 @@ from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.config.sizes import MIB, parse_size
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import ParameterError
+from picolab.errors import HostUnfit, ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.record import Record
 from picolab.results.beginning import builds_of, write_beginning
@@ -119,7 +121,7 @@ def test_answer_is_stopped_resumed_and_asked_again_without_another_trial(
     again = picolab_here("answer", "calibration", "--file-size", "32M", "--ram", "128M", "--budget", "0", *KNOBS)
 
     assert again.returncode == ExitCode.OK, again.stderr
-    assert "9 finished trials of this project answer it too." in again.stdout
+    assert "Uses 9 finished trials of this project." in again.stdout
     other = next(path for path in outputs_dir().glob("answer-*"))
     found = json.loads((other / "answer.json").read_text())
     assert found["verdict"] == "likely"
@@ -143,8 +145,10 @@ def test_sizes_follow_the_budget() -> None:
     assert sizes_of(plan_of("32M", largest_bytes=parse_size("16M"))) == ["1M", "4M", "8M", "16M"]
 
 
-def grown(plan: Plan, rate_mib_s: float, fixed_s: float = 0.1) -> tuple[list[tuple[str, int]], float, str]:
-    """Grow a plan with a server of a known speed.
+def grown(
+    plan: Plan, rate_mib_s: float, fixed_s: float = 0.1, stalls_from: str = "1T", stall_s: float = 0.0
+) -> tuple[list[tuple[str, int]], float, str]:
+    """Grow a plan with a server of a known speed, in which uploads stall from a size on.
 
     Returns:
         The file size and the number of uploads of each trial, the seconds of all, and why it ended before its end.
@@ -155,13 +159,14 @@ def grown(plan: Plan, rate_mib_s: float, fixed_s: float = 0.1) -> tuple[list[tup
         for trial in trials:
             size, uploads = trial.parameters.file_size_bytes, trial.parameters.parallel_uploads
             each_s = fixed_s + size * uploads / MIB / rate_mib_s
+            stalls = size >= parse_size(stalls_from)
             rows[trial.trial_id] = {
                 "file_size_bytes": size,
                 "parallel_uploads": uploads,
-                "duration_s": each_s,
-                "download_s": each_s,
+                "duration_s": None if stalls else each_s,
+                "download_s": None if stalls else each_s,
             }
-            ran_s += 2 * each_s
+            ran_s += stall_s if stalls else 2 * each_s
         step = next_step(plan, rows, ran_s, outputs_dir())
         if not step.trials:
             order = [(trial.parameters.file_size, trial.parameters.parallel_uploads) for trial in plan.trials]
@@ -193,6 +198,22 @@ def test_slow_server_does_not_exceed_the_budget(rate_mib_s: float, budget_s: flo
     assert "the budget of" in why_over or (4 * largest >= parse_size("1G") and max(sizes.values()) == 3)
 
 
+def test_uploads_that_stall_do_not_exceed_the_budget_twice() -> None:
+    order, ran_s, why_over = grown(plan_of("64M", 120), 200, stalls_from="64M", stall_s=50)
+    assert Counter(order)["64M", 1] <= 2 and ran_s <= 120
+    assert "the budget of" in why_over
+
+
+def test_earlier_trials_of_larger_files_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = make_record(FakeTrial(file_size="512M", ram_mb=128, direction="both"), 1)
+    plan = plan_of("64M")
+    records = {"one": Record.model_validate(known)}
+    monkeypatch.setattr("picolab.campaign.answer_growth.read_earlier", lambda *_: SimpleNamespace(records=records))
+    order, _, why_over = grown(plan, 200)
+    assert not why_over
+    assert Counter(order) == {("4M", 1): 3, ("16M", 1): 3, ("64M", 1): 3}
+
+
 def test_budget_that_is_too_little_for_a_slow_server_says_so() -> None:
     order, _, why_over = grown(plan_of("1G", 400), 1.0)
     assert [size for size, _ in order] == ["4M", "16M"]
@@ -219,6 +240,7 @@ def test_known_server_has_a_plan_that_does_not_grow(monkeypatch: pytest.MonkeyPa
     [
         ("100K", 60, {}, "ask for at least 1M"),
         ("5G", 60, {}, "--budget 1 min 00 s is too little: the least for 5G is about"),
+        ("5G", 60, {"budget_share": 0.5}, "--budget 2 min 00 s is too little: the least for 5G is about"),
         ("5G", 1200, {"largest_bytes": parse_size("1G")}, "--largest 1G is less than a quarter of 5G"),
         ("5G", 0, {}, "--budget 0: no finished trial of this build has 128 MiB of RAM"),
     ],
@@ -249,6 +271,22 @@ def test_command_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str])
         assert sentence in capsys.readouterr().err
         assert ended.value.code == ExitCode.BAD_PARAMETERS
     assert not outputs_dir().exists()
+
+
+def test_a_floor_search_that_cannot_begin_costs_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise HostUnfit("its folder is on a full disk")
+
+    monkeypatch.setattr("picolab.campaign.preflight.check_plan", lambda _: None)
+    monkeypatch.setattr(answer_module, "run", lambda _: (None, ExitCode.OK))
+    monkeypatch.setattr(answer_floor, "search_floor", refuse)
+    monkeypatch.setattr(answer_module, "end_of_answer", lambda _, code: code)
+    with pytest.raises(SystemExit) as ended:
+        main(["answer", "calibration", "--file-size", "8M", "--ram", "128M", "--floor"])
+    assert ended.value.code == ExitCode.OK
+    assert "The RAM floor is not searched: its folder is on a full disk" in capsys.readouterr().out
 
 
 def test_dry_run_prints_the_plan_and_runs_nothing() -> None:

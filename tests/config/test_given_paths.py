@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from picolab.campaign.preflight import check_plan
 from picolab.config.compare_request import requested
-from picolab.config.given_paths import absolute_build, absolute_path
+from picolab.config.given_paths import absolute_build, absolute_path, is_word
 from picolab.config.invalid_input import validate
 from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.plan import Plan, make_plan
@@ -316,3 +316,7 @@ def test_the_command_of_a_record_repeats_it(
         assert words[at] == "-p"
         values[words[at + 1]] = read_yaml(words[at + 2])
     assert validate(TrialParameters, values, "picolab trial") == parameters
+
+
+def test_digits_without_end_are_no_release() -> None:
+    assert is_word("1.2.3") and not is_word("1.2." + "9" * 5000), "int() takes 4,300 digits"

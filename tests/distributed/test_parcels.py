@@ -1,8 +1,10 @@
 """What comes from a worker is data: names and sizes are checked, and each trial gets one result."""
 
 import builtins
+import threading
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from picolab.distributed.checks import check_distributed
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, pack, part_of, together, unpack
 from picolab.errors import BuildError, HostUnfit, ParameterError
+from picolab.files import writing
 from picolab.record.outcomes import Outcome
 from picolab.results.ledger import LedgerEntry
 
@@ -64,18 +67,21 @@ def test_hostile_files_are_not_written(
     assert not folder.exists()
 
 
-def test_files_arrive_as_they_were(tmp_path: Path) -> None:
+def test_files_arrive_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "faults").mkdir()
     for name in ("one.attempt1.record.json", "one.attempt1.samples.attempt1.jsonl", "one.attempt2.record.json"):
         (tmp_path / "faults" / name).write_text(name)
     (tmp_path / "ledger.jsonl").write_text(entry("one").model_dump_json() + "\n")
 
+    synced: list[int] = []
+    monkeypatch.setattr(writing.os, "fsync", synced.append)
     (attempt,) = pack(tmp_path)
     assert unpack(attempt, tmp_path / "home") == ""
     assert {path.name: path.read_text() for path in (tmp_path / "home").iterdir()} == {
         "record.json": "one.attempt1.record.json",
         "samples.attempt1.jsonl": "one.attempt1.samples.attempt1.jsonl",
     }
+    assert len(synced) >= 2, "the worker removes its own copies"
 
 
 def test_each_attempt_is_filed_once_and_nothing_that_was_not_ordered() -> None:
@@ -130,8 +136,11 @@ def test_a_missing_build_is_found_at_home(tmp_path: Path) -> None:
 def test_another_version_refuses() -> None:
     plan = plan_of()
     order = Order(session="s", software="0.0.1", plan=plan, attempts={}, builds={})
-    parcel = worker._run(order, "tcp://w")
-    assert parcel.ending == "refused" and "install the same version" in parcel.sentence
+    for text in (order.model_dump_json(), '{"software": "0.0.1", "a field of": "another version"}'):
+        parcel = worker._run(text, "tcp://w")
+        assert parcel.ending == "refused"
+        words = f"it has picolab {worker.software()} and the client 0.0.1; install the same version on both"
+        assert words in parcel.sentence
 
 
 def test_a_build_that_arrives_damaged_is_not_kept(scratch: Path) -> None:
@@ -142,11 +151,35 @@ def test_a_build_that_arrives_damaged_is_not_kept(scratch: Path) -> None:
     assert not list((scratch / "state" / "received-builds").iterdir())
 
 
+def another_version(*_: object, **__: object) -> None:
+    raise ImportError("Mismatched versions found")
+
+
+def test_a_worker_that_removes_its_copies_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, asked = threading.Event(), threading.Event()
+
+    def run(*_: object, **__: object) -> None:
+        goes_on.wait(5)
+        asked.set()
+
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: SimpleNamespace(run=run, close=lambda timeout: None))
+    with Cluster("tcp://127.0.0.1:1") as cluster:
+        cluster.forget("tcp://a", "key")
+        assert not asked.is_set()
+        goes_on.set()
+        assert asked.wait(5)
+
+
 def test_the_package_and_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParameterError, match="tcp://HOST:PORT"):
         Cluster("nowhere")
     monkeypatch.setattr(clusters, "_CONNECT_S", 0.2)
     with pytest.raises(HostUnfit, match="no scheduler answers there"):
+        Cluster("tcp://127.0.0.1:1")
+    with pytest.raises(ParameterError, match="Dask has no certificates"):
+        Cluster("tls://127.0.0.1:1")
+    with monkeypatch.context() as patch, pytest.raises(HostUnfit, match="install the same version of distributed"):
+        patch.setattr("distributed.Client", another_version)
         Cluster("tcp://127.0.0.1:1")
     real = builtins.__import__
 

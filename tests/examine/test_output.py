@@ -20,7 +20,7 @@ from picolab.examine.run import Examination
 from picolab.exit_codes import ExitCode
 from picolab.record.machine import BuildUnderTest
 
-HOSTILE = 'a|b <script>alert("x")</script> ]]> \x1b[31m \x00 \ufffe [l](http://x) `c`'
+HOSTILE = 'a|b <script>alert("x")</script> ]]> \x1b[31m \x00 \ufffe [l](http://x) `c` @team'
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "examine.md"
 
 
@@ -42,7 +42,8 @@ def test_markdown_shows_the_servers_words_as_text(examination: Examination) -> N
     rows = [line for line in text.splitlines() if line.startswith("| `")]
 
     assert [row.count("|") for row in rows] == [5, 5, 5]
-    assert "<script>" not in text and "[l](" not in text and "\x1b" not in text and "\x00" not in text
+    assert "\\@team" in text, "an issue notifies nobody"
+    assert not re.search(r"(?<!\\)<script>", text) and "[l](" not in text and "\x1b" not in text and "\x00" not in text
     assert f"## {CHECKS['head'].title}\n" in text and "## Range" not in text
 
 

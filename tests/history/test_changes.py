@@ -2,17 +2,20 @@
 
 import random
 import statistics
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from command_line import picolab_here
 from history_campaigns import night
 
+from picolab.cli.main import main
+from picolab.history import changes as changes_module
 from picolab.history.add import add_campaign
 from picolab.history.changes import Change, change_points, changes
 from picolab.history.database import Database
-from picolab.history.series import Series, read_series
-from picolab.history.store import FolderStore
+from picolab.history.series import Point, Series, read_series
+from picolab.history.store import FolderStore, open_store
 from picolab.record.metrics import METRICS
 
 UPLOAD = METRICS["throughput_mib_s"]
@@ -70,6 +73,35 @@ def test_a_candidate_that_is_slower_than_an_unchanged_baseline_is_found(tmp_path
     nights += [night(n, {"build-a": 1.0, "build-c": 0.8}) for n in range(4, 8)]
     (change,) = found(history(tmp_path, *nights))
     assert (change.before.build, change.after.build, change.other_reason) == ("build-b", "build-c", "")
+
+
+def test_other_builds_are_controls_where_they_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(8):
+        builds = {"build-a": 1.0, "build-b": 1.0} if n < 4 else {"build-a": 0.8, "build-c": 0.8}
+        add_campaign(open_store(None), night(n, builds))
+    with pytest.raises(SystemExit):
+        main(["history", "show", "--build", "build-c", "--metric", UPLOAD.name])
+    said = capsys.readouterr().out
+    assert "build-a, measured before and after it, moved by" in said and "build-b" not in said
+
+
+def point(order: int, build: str, value: float) -> Point:
+    started = datetime(2026, 11, 1 + order, tzinfo=UTC)
+    return Point(started, order, f"c{order}", build, build, 3, 3, "1", {UPLOAD.name: value})
+
+
+def test_a_level_that_stays_and_a_control_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_module, "change_points", lambda _: [2])
+
+    def series(old: float, new: float) -> list[Point]:
+        return [point(n, "old" if n < 2 else "new", old if n < 2 else new) for n in range(4)]
+
+    assert changes(Series("k", "h", "host", "case", tuple(series(1.0, 1.0))), UPLOAD) == []
+    for before, after, reason in ((1.0, 0.0, True), (0.0, 0.0, False), (0.0, 1.0, False)):
+        own = series(2.0, 1.0)
+        control = [point(n, "control", before if n < 2 else after) for n in range(4)]
+        found = changes_module._other_reason(own[1], own[2], [*own, *control], 0.5, UPLOAD)
+        assert (found == "control, measured before and after it, moved as well") is reason
 
 
 def test_noise_has_no_change_point() -> None:

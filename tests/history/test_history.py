@@ -16,7 +16,7 @@ from command_line import picolab_here
 from history_campaigns import night
 
 from picolab.config.project import outputs_dir
-from picolab.errors import ParameterError, UnreadableFile
+from picolab.errors import FileNotWritten, ParameterError, UnreadableFile
 from picolab.history.add import add_campaign
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
 from picolab.history.schema import MERGED_VERSION, columns, history_row, host_key, series_key
@@ -116,6 +116,41 @@ def test_a_trial_in_two_files_counts_once(store: FolderStore) -> None:
     assert count(store) == TRIALS_OF_A_NIGHT
 
 
+def test_a_trial_in_two_campaigns_is_always_of_the_same_one(store: FolderStore) -> None:
+    add_campaign(store, night(0, {"build-a": 1.0}))
+    (name,) = store.names(TRIALS)
+    table = pq.read_table(store.address(TRIALS, name))
+    place, begin = table.schema.names.index("campaign_key"), name.partition("-")[0]
+    Path(store.address(TRIALS, name)).unlink()
+    for keys in (("a", "b"), ("b", "a")):
+        for file, key in zip("01", keys, strict=True):
+            changed = table.set_column(place, table.schema.field(place), pa.array([key] * len(table)))
+            pq.write_table(changed, store.address(TRIALS, f"{begin}-{file * 16}.v1.parquet"))
+        assert Database(store).rows("SELECT DISTINCT campaign_key FROM trials") == [{"campaign_key": "a"}]
+
+
+def test_a_campaign_is_the_same_whichever_trials_come_first(tmp_path: Path) -> None:
+    trials, keys = quick_matrix(), set()
+    for part in (slice(0, 5), slice(5, None)):
+        store = FolderStore(tmp_path / f"history-{part.start}")
+        folder = write_campaign(outputs_dir() / "demo", trials)
+        notebooks = sorted((folder / "trials").glob("*.ipynb"))
+        for path in set(notebooks) - set(notebooks[part]):
+            path.unlink()
+        add_campaign(store, folder)
+        keys |= {row["campaign_key"] for row in Database(store).rows("SELECT campaign_key FROM campaigns")}
+        shutil.rmtree(folder)
+    assert len(keys) == 1
+
+
+def test_a_value_that_no_column_holds_is_named(store: FolderStore) -> None:
+    odd = FakeTrial(facts={"provenance.host.cpu_count": "two"})
+    folder = write_campaign(outputs_dir() / "demo", [odd])
+    with pytest.raises(UnreadableFile, match=r"demo: a record has a value that its column cannot hold"):
+        add_campaign(store, folder)
+    assert files(store) == {}
+
+
 def test_an_older_file_without_a_later_column_is_read(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     add_campaign(store, night(0, {"build-a": 1.0}))
     before = read_series(Database(store), chosen_metrics([]))
@@ -149,6 +184,25 @@ def test_a_damaged_file_is_named(store: FolderStore) -> None:
     store.write(TRIALS, name, b"PAR1 damaged")
     with pytest.raises(UnreadableFile, match=name):
         Database(store).rows("SELECT * FROM trials")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_history(store: FolderStore) -> None:
+    store.folder.mkdir()
+    (store.folder / TRIALS).symlink_to(TRIALS)  # nobody can read it, root included
+    with pytest.raises(UnreadableFile, match=r"cannot be read .+ look at its permissions"):
+        Database(store).rows("SELECT * FROM trials")
+
+
+def test_what_cannot_be_written_names_the_option(store: FolderStore) -> None:
+    (store.folder / TRIALS / "x.parquet").mkdir(parents=True)
+    with pytest.raises(FileNotWritten, match="or name another folder by --history"):
+        store.write(TRIALS, "x.parquet", b"")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", None], ids=["cut off", "a list", "empty", "missing"])
+def test_a_damaged_plan_is_named(store: FolderStore, text: str | None) -> None:
+    with pytest.raises(UnreadableFile, match=r"plan and ledger of the campaign .night. are damaged"):
+        Database(store).parsed("night", "plan and ledger", text, dict)
 
 
 def test_values_are_those_of_the_campaign(store: FolderStore) -> None:

@@ -12,7 +12,7 @@ from picolab.errors import ParameterError
 from picolab.history.add import add_campaign
 from picolab.history.compare import compare_from_history
 from picolab.history.database import Database
-from picolab.history.store import FolderStore
+from picolab.history.store import CAMPAIGNS, FolderStore
 from picolab.results.load import read_campaign
 
 
@@ -62,4 +62,11 @@ def test_a_campaign_of_two_hosts_is_left_out(store: FolderStore) -> None:
         path.write_text(path.read_text().replace('"hostname": "bench"', '"hostname": "other"'))
     add_campaign(store, folder)
     with pytest.raises(ParameterError, match="pairs-00: its trials ran on 2 hosts"):
+        compare_from_history(Database(store), "old", "new")
+
+
+def test_a_campaign_without_its_plan_is_left_out(store: FolderStore) -> None:
+    add_campaign(store, paired_night(0, 1.2))
+    shutil.rmtree(store.folder / CAMPAIGNS)
+    with pytest.raises(ParameterError, match="pairs-00: its plan and ledger are not in the history; add the campaign"):
         compare_from_history(Database(store), "old", "new")

@@ -13,14 +13,15 @@ from picolab.config.floor_search import FloorSearch
 from picolab.config.project import outputs_dir, project_root
 from picolab.history.add import add_campaign
 from picolab.history.database import Database
-from picolab.history.floors import FLOOR
+from picolab.history.floors import FLOOR, floor_rows
 from picolab.history.series import chosen_metrics, read_series
 from picolab.history.store import open_store
 from picolab.record.outcomes import Outcome
+from picolab.results.standing import read_standing
 
 
-def search(number: int, floor_mb: int) -> Path:
-    """Write a campaign that searched the floor of a build which needs this much RAM."""
+def search(number: int, floor_mb: int, kernel: str = "6.1.0") -> Path:
+    """Write a campaign that searched the floor of a build which needs this much RAM; `kernel` is that of its end."""
     levels = sorted({floor_mb + step for step in (-30, -12, -6, -3, -2, -1, 0, 1, 2, 3, 6, 12, 30)} | {256, 512})
     trials = [
         FakeTrial(
@@ -29,6 +30,7 @@ def search(number: int, floor_mb: int) -> Path:
             ram_mb=ram_mb,
             outcome=Outcome.OK if ram_mb >= floor_mb else Outcome.OOM_KILLED,
             started_min=number * 24 * 60 + position,
+            kernel=kernel if position > 2 * len(levels) else "6.1.0",
         )
         for position, ram_mb in enumerate(levels * 4, start=1)
     ]
@@ -70,3 +72,8 @@ def test_the_notebook_shows_every_build_over_time(tmp_path: Path) -> None:
     tables = ["".join(data["text/html"]) for data in shown if "<table" in "".join(data.get("text/html", ""))]
     assert len(tables) == 2 and "faster" in tables[0] and "build-b" in tables[0]
     assert not [output for output in outputs if output["output_type"] in ("stream", "error")]
+
+
+def test_a_floor_of_two_hosts_is_a_value_of_none() -> None:
+    assert len(floor_rows(read_standing(search(1, 100)))) == 1
+    assert floor_rows(read_standing(search(2, 100, kernel="6.2.0"))) == []

@@ -1,6 +1,7 @@
 """An answer in words and as JSON: facts with their origin, missing numbers with a reason, and a floor that is known."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.report.answer_lines import as_json, facts, reason
+from picolab.report.answer_lines import as_json, facts, floor_command, reason
 from picolab.results.beginning import write_beginning
 from picolab.results.rows import record_row
 
 
-def answered(file_size: str, last: Outcome = Outcome.OK, older: bool = False, **request: Any) -> Answer:
+def answered(
+    file_size: str,
+    last: Outcome = Outcome.OK,
+    older: bool = False,
+    parameters: dict[str, Any] | None = None,
+    **request: Any,
+) -> Answer:
     """Return an answer from trials of 16M to 256M.
 
     Args:
@@ -31,7 +38,7 @@ def answered(file_size: str, last: Outcome = Outcome.OK, older: bool = False, **
         del record["memory"]["peak_disk_bytes"]
     rows = [record_row(Record.model_validate(record)) for record in records]
     values = {"build": "./my server", "build_sha256": "c" * 64, "sizes": ["16M"], "repeats": 3, "budget_s": 1}
-    asked = TrialParameters(file_size=file_size, ram_mb=128)
+    asked = TrialParameters(file_size=file_size, ram_mb=128, **(parameters or {}))
     return answer(AnswerRequest.model_validate({"parameters": asked, **values, **request}), rows)
 
 
@@ -109,3 +116,14 @@ def test_floor_of_the_same_upload_is_quoted() -> None:
     assert as_json(plan, known, outputs_dir() / "c")["floor_mb"] == 40.0
     assert by_name(answered("256M", build_sha256=sha256), outputs_dir() / "c")["RAM floor"][0] == "not searched yet"
     assert by_name(answered("512M"), outputs_dir() / "c")["RAM floor"][0] == "not searched yet"
+    other = answered("512M", build_sha256=sha256, parameters={"direction": "download"})
+    assert by_name(other, outputs_dir() / "c")["RAM floor"][0] == "not searched yet"
+
+
+def test_the_command_of_a_floor_has_the_parameters_of_the_answer() -> None:
+    asked = {"server": "copyparty", "build": "copyparty", "environment": {"A": "1 2"}, "memory_limit": "none"}
+    words = shlex.split(floor_command(answered("512M", parameters=asked)))
+    assert words[:2] == ["picolab", "floor"] and words[words.index("--server") + 1] == "copyparty"
+    given = {words[n + 1]: words[n + 2] for n, word in enumerate(words) if word == "-p"}
+    assert given["memory_limit"] == "none" and json.loads(given["environment"]) == {"A": "1 2"}
+    assert not {"ram_mb", "file_size", "direction"} & set(given)

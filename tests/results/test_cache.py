@@ -171,3 +171,11 @@ def test_a_folder_that_takes_no_cache_is_read(campaign: Path, monkeypatch: pytes
     monkeypatch.setattr(cache, "write_atomically", full)
     assert len(read_campaign(campaign).trials) == 5
     assert not (campaign / cache.CACHE_FOLDER).exists()
+
+
+def test_a_cache_that_cannot_be_written_takes_nothing_else_along(campaign: Path) -> None:
+    place = campaign / cache.CACHE_FOLDER
+    (place / cache.PARTS[0]).mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    cache.write_cache(campaign, "key", dict.fromkeys(cache.PARTS, b"x"))
+    assert (place / "notes.txt").read_text() == "mine"

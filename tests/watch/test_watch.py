@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,14 +23,17 @@ from picolab.config.project import outputs_dir
 from picolab.errors import BuildError, ParameterError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import this_process
+from picolab.results.folders import locked
 from picolab.results.standing import read_standing
 from picolab.servers.calibration.program import server_path
 from picolab.servers.picoshare import builds
 from picolab.watch import retention
 from picolab.watch import watch as watch_module
 from picolab.watch.settling import Settling
-from picolab.watch.state import WatchFolder, WatchState
+from picolab.watch.state import Made, WatchFolder, WatchState
 from picolab.watch.watch import Watch
+
+SMALL = {"ram_mb": [128], "file_size": ["1M"]}
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def build(tmp_path: Path) -> Path:
 
 def write_watch(folder: Path, content: dict[str, Any] | None = None, **watch: Any) -> Path:
     """Write the files of a watch, and return its own."""
-    parameters = {"matrix": {"ram_mb": [128], "file_size": ["1M"]}, "repeats": 1, "idle_limit_s": 0}
+    parameters = {"matrix": SMALL, "repeats": 1, "idle_limit_s": 0}
     (folder / "small.yaml").write_text(json.dumps(parameters | (content or {"parameters": {"build": "./picoshare"}})))
     path = folder / "nightly.yaml"
     path.write_text(json.dumps({"parameters": "small.yaml", "settle_s": 0, "report": False, **watch}))
@@ -138,6 +142,23 @@ def test_a_file_counts_when_it_has_settled(tmp_path: Path) -> None:
     assert settling.sha256(str(file)) == builds.sha256_of(file)
 
 
+def test_a_pipe_is_no_build(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no ordinary file"):
+        Settling(10).sha256(str(pipe))
+
+
+def test_a_copy_becomes_executable_with_its_file(tmp_path: Path, build: Path) -> None:
+    place = WatchFolder(tmp_path / "nightly.yaml", "nightly")
+    sha256 = hashlib.sha256(build.read_bytes()).hexdigest()
+    build.chmod(0o644)
+    assert place.keep_copy(str(build), sha256)
+    build.chmod(0o755)
+    assert place.keep_copy(str(build), sha256)
+    assert os.access(place.copy_of(str(build), sha256), os.X_OK)
+
+
 def test_a_build_that_cannot_run_waits_for_its_next_content(tmp_path: Path, build: Path) -> None:
     good = build.read_bytes()
     build.write_bytes(b"")
@@ -225,6 +246,17 @@ def test_new_releases_are_measured_and_a_silent_network_is_one_line(
     used = [{trial.parameters.label: trial.parameters.build for trial in plan.trials} for plan in looks.begun]
     assert [found["theirs"] for found in used] == ["1.5.4", "1.5.4", "1.5.10"]
     assert looks.state.made[-1].triggers == ["release 1.5.10 is new"]
+
+
+def test_a_release_that_no_trial_runs_is_refused(tmp_path: Path, build: Path) -> None:
+    two = {"builds": {"mine": {"build": "./picoshare"}, "theirs": {"build": "1.5.3"}}}
+    looks = Looks(
+        write_watch(
+            tmp_path, two | {"matrix": {**SMALL, "exclude": [{"build": "theirs"}]}}, release="theirs", compare=False
+        )
+    )
+    with pytest.raises(ParameterError, match=r"no trial of .* runs 'theirs'; change its exclude"):
+        looks.look()
 
 
 def test_missed_times_lead_to_one_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +371,32 @@ def test_campaigns_that_are_not_finished_or_not_its_own_stay(tmp_path: Path, bui
     assert f"Campaign {unfinished.name} is not removed: its plan is not the one that this watch made." in looks.notes
     assert (unfinished / "plan.json").read_text() == "{}"
     assert len(list(outputs_dir().iterdir())) == 4
+
+
+def test_a_removal_is_completed_on_its_own_campaign_alone(tmp_path: Path) -> None:
+    place = WatchFolder(tmp_path / "nightly.yaml", "nightly")
+    folder = outputs_dir() / "one"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text("{}")
+    begun = {
+        "campaign": "one",
+        "outputs": str(outputs_dir()),
+        "triggers": [],
+        "files": {},
+        "release": None,
+        "time": None,
+    }
+    made = Made.model_validate(begun | {"complete": True, "removing": True, "plan_sha256": "a" * 64})
+    state = WatchState(config="x", made=[made])
+    retention.complete_removals(place, state, print)
+    assert folder.is_dir() and state.made == [made] and not made.removing, "another campaign has its name"
+
+    made.removing, made.plan_sha256 = True, hashlib.sha256(b"{}").hexdigest()
+    with locked(folder):
+        retention.complete_removals(place, state, print)
+        assert folder.is_dir() and made.removing, "somebody runs it"
+    retention.complete_removals(place, state, print)
+    assert not folder.exists() and state.made == []
 
 
 # Real campaigns

@@ -1,4 +1,4 @@
-"""The result of a comparison as data. Field names and their order are those of its JSON (`report.verdict_json`)."""
+"""The result of a comparison as data, named and ordered as in its JSON (`picolab.report.comparison_json`)."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from picolab.errors import HostUnfit
 from picolab.host.finding import Check, Finding, as_root
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
 from picolab.machines.vagrant import box_tools, boxes, libvirt, qemu_settings
+from picolab.machines.vagrant.box_tools import which
 
 _FOR_VMS = "needed only for machine: vagrant"
 _DEBIAN_GEMS = Path("/usr/share/rubygems-integration")
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VIRSH = "virsh -c qemu:///system"
 _ASK_LIMIT_S = 1.5
 _LEAST_FREE_BYTES = 4 << 30
@@ -65,12 +65,12 @@ def tools() -> list[Finding]:
     architecture = os.uname().machine
     qemu = "qemu-system-x86" if architecture == "x86_64" else "qemu-system-arm"
     wanted = {
-        "vagrant": ("vagrant", _has_program("vagrant")),
+        "vagrant": ("vagrant", which("vagrant")),
         "vagrant-libvirt": ("vagrant-libvirt", _has_vagrant_libvirt()),
-        "libvirt": ("libvirt-daemon-system libvirt-clients", _has_program("virsh") and _has_program("libvirtd")),
-        "qemu": (f"{qemu} qemu-utils", _has_program(f"qemu-system-{architecture}") and _has_program("qemu-img")),
-        "dnsmasq": ("dnsmasq-base", _has_program("dnsmasq")),
-        "iptables": ("iptables", _has_program("iptables")),
+        "libvirt": ("libvirt-daemon-system libvirt-clients", which("virsh") and which("libvirtd")),
+        "qemu": (f"{qemu} qemu-utils", which(f"qemu-system-{architecture}") and which("qemu-img")),
+        "dnsmasq": ("dnsmasq-base", which("dnsmasq")),
+        "iptables": ("iptables", which("iptables")),
     }
     missing = [name for name, (_, there) in wanted.items() if not there]
     packages = " ".join(wanted[name][0] for name in missing).split()
@@ -92,11 +92,6 @@ def _packages_of_box() -> list[str]:
 
     is_current = builder.is_current(boxes.PICOLAB_BOX)
     return [] if is_current or os.uname().machine != "x86_64" else box_tools.missing_packages()
-
-
-def _has_program(name: str) -> bool:
-    # A user's PATH often lacks the folders of daemons.
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}") is not None
 
 
 def _has_vagrant_libvirt() -> bool:

@@ -559,3 +559,13 @@ def test_real_box_holds_a_kernel_that_boots(box: str) -> None:
 
     assert guest is not None
     assert prove(*guest, ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "qemu64"], limit_s=120) is None
+
+
+def test_an_agent_that_is_not_installed_ends_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box_packages, "GUEST_HOME", str(tmp_path))
+    monkeypatch.setattr(box_packages, "AGENT_ZIPAPP", str(tmp_path / "agent.pyz"))
+    monkeypatch.setattr(box_packages, "USER", str(os.geteuid()))
+    monkeypatch.setattr(box_packages, "agent_mark", lambda _: str(tmp_path / "mark"))
+    for command, code in (("true && true", 0), ("false && true", 1)):
+        monkeypatch.setattr(box_packages, "unpack_agent", lambda command=command: command)
+        assert subprocess.run(["sh", "-c", box_packages._install_agent()], input=b"", check=False).returncode == code

@@ -64,8 +64,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Pat
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    for module in (checks, box_tools):
-        monkeypatch.setattr(module, "_SYSTEM_PATH", str(folder))
+    monkeypatch.setattr(box_tools, "_SYSTEM_PATH", str(folder))
     monkeypatch.setattr(box_tools, "_MBR_PLACES", (str(tmp_path / "mbr.bin"),))
     monkeypatch.setattr(checks, "_DEBIAN_GEMS", tmp_path / "no-gems")
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -1,4 +1,4 @@
-"""Checks of a server's life: readiness, endpoints for operators, and the end by SIGTERM."""
+"""Checks of a server's start and stop: readiness, endpoints for operators, and the end by SIGTERM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _stopped(bench: Bench, good_s: float) -> Observation:
     took_s = status.stop_s or 0.0
     # How long an emulated machine takes says nothing about the server.
     bad = status.exit_code != 0 or (took_s > good_s and not bench.is_emulated)
-    return Observation(bad, f"At the end {ended(status)}, {took_s:.1f} s after SIGTERM.")
+    return Observation(bad, f"At the end it {ended(status)}, {took_s:.1f} s after SIGTERM.")
 
 
 def _sigterm_idle(bench: Bench) -> Observation:
@@ -75,8 +75,8 @@ def _sigterm_upload(bench: Bench) -> Observation:
         thread.join()
     answer = "no answer" if status is None else f"the answer {status}"
     lost = status is None or not 200 <= status < 300
-    how = ended(stopped[0]) if stopped else "its end was not seen"
-    return Observation(lost, f"The upload got {answer}; the server: {how}.")
+    how = f"the server {ended(stopped[0])}" if stopped else "the server's end was not seen"
+    return Observation(lost, f"The upload got {answer}; {how}.")
 
 
 CHECKS = (

@@ -7,7 +7,7 @@ from picolab.config.sizes import MIB
 from picolab.servers.payload import Keystream, pieces
 
 
-class Comparison:
+class PayloadCheck:
     """A download next to the payload that was uploaded.
 
     Only from the first difference on are the bytes hashed as they come; until then they equal the payload, which is

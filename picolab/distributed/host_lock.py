@@ -1,0 +1,78 @@
+"""A lock of the host: of all workers on it, whoever started them, one process runs trials at a time.
+
+It is a unix socket with an abstract name (unix(7)): no file stays, the kernel frees it with the last process that has
+it open, and it says who listens. Containers with a network of their own do not see it; the client finds workers
+there by the boot id of their kernel.
+"""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+NAME = "\0picolab-worker"
+_LOOK_S = 0.5
+"""Between two tries while another process has it: too seldom to disturb what that one measures."""
+
+
+class HostLock:
+    """The lock as a process sees it: it has the lock from its first order to the end of its last one."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._users = 0
+
+    @contextmanager
+    def held(self, is_stopped: Callable[[], bool]) -> Iterator[int | None]:
+        """Wait for the lock; yield a descriptor for the process that runs the trials, or None when it was stopped.
+
+        Whoever inherits the descriptor has the lock too, so that the clean-up of a killed worker still has it.
+
+        Args:
+            is_stopped: whether to wait no longer.
+        """
+        while (descriptor := self._take()) is None and not is_stopped():
+            time.sleep(_LOOK_S)
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                self._give_back()
+
+    def _take(self) -> int | None:
+        with self._guard:
+            if self._socket is None:
+                made = socket.socket(socket.AF_UNIX)
+                try:
+                    made.bind(NAME)
+                except OSError:
+                    made.close()
+                    return None
+                made.listen()
+                self._socket = made
+            self._users += 1
+            return self._socket.fileno()
+
+    def _give_back(self) -> None:
+        with self._guard:
+            self._users -= 1
+            if not self._users and self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def other_holder(self) -> str:
+        """Return which other process has the lock, such as `process 42 of user 1000`; empty when none has."""
+        with self._guard:
+            if self._socket is not None:
+                return ""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.setblocking(False)
+            try:
+                asking.connect(NAME)
+            except OSError:
+                return ""
+            pid, uid, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f"process {pid} of user {uid}"

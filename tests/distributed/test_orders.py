@@ -1,0 +1,121 @@
+"""Which orders a scheduler gets, which of them come back, and which results a worker may forget."""
+
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.plan import Plan, make_plan
+from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
+from picolab.distributed.cluster import Capacity, Host
+from picolab.distributed.order import Order, SentBuild
+
+
+def plan_of(**rest: Any) -> Plan:
+    wanted = {"matrix": {"ram_mb": [128], "file_size": ["1M"]}, "repeats": 2, "idle_limit_s": 0}
+    return make_plan(CampaignParameters.model_validate(wanted | rest), "far", "test.yaml")
+
+
+class Workers:
+    """Stands in for a cluster: notes what it is asked for."""
+
+    address, session, is_connected = "tcp://scheduler", "s" * 32, True
+
+    def __init__(self, *hosts: str, ram_bytes: float | None = None) -> None:
+        self.hosts = [Host(name, 1, ram_bytes) for name in hosts]
+        self.orders: list[Any] = []
+        self.forgotten: list[str] = []
+
+    def capacity(self) -> Capacity:
+        return Capacity(tuple(self.hosts))
+
+    def submit(self, _order: str, _key: str, _resources: object, workers: list[str] | None, _done: object) -> Any:
+        self.orders.append(SimpleNamespace(status="pending", workers=workers, cancel=lambda: None))
+        return self.orders[-1]
+
+    def forget(self, address: str, _key: str) -> None:
+        self.forgotten.append(address)
+
+
+def campaign_on(workers: Workers, notes: list[str] | None = None, **plan: Any) -> DistributedCampaign:
+    watcher = Watcher(note=notes.append) if notes is not None else Watcher()
+    return with_cluster(Campaign.create(plan_of(**plan), watcher), workers)  # type: ignore[arg-type]
+
+
+def test_what_somebody_stops_at_a_worker_runs_again() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    waiting = deque([_Open([campaign.plan.trials[0]])])
+    for left in (1, 1, 0):
+        campaign._submit(waiting, {})
+        campaign._receive(campaign._open.pop(), {"ending": "stopped", "worker": "tcp://a"}, waiting, {})
+        assert len(waiting) == left
+    assert workers.forgotten == [], "results may be there and nowhere else"
+
+
+def test_what_came_home_is_forgotten_at_its_worker() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+    campaign._receive(campaign._open.pop(), {"ending": "ran", "worker": "tcp://a"}, deque(), {})
+    assert workers.forgotten == ["tcp://a"]
+
+
+def test_an_order_for_workers_that_are_gone_is_given_to_others() -> None:
+    workers = Workers("tcp://a", "tcp://b")
+    campaign = campaign_on(workers)
+    one = _Open([campaign.plan.trials[0]], refused_by={"tcp://a"})
+    campaign._submit(deque([one]), {})
+    assert workers.orders[-1].workers == ["tcp://b"]
+
+    workers.hosts, campaign._known = [], Capacity(())
+    waiting = deque([_Open([campaign.plan.trials[1]], refused_by={"tcp://a"})])
+    campaign._submit(waiting, {})
+    assert len(waiting) == 1 and campaign._open == [one], "with no worker nobody has refused"
+
+    workers.hosts, campaign._known = [Host("tcp://c", 1, None)], Capacity(())
+    campaign._submit(deque(), {})
+    assert [order.workers for order in workers.orders] == [["tcp://b"], ["tcp://c"]]
+
+
+def test_nothing_is_given_to_a_scheduler_that_is_gone() -> None:
+    workers = Workers("tcp://a")
+    workers.is_connected = False
+    campaign = campaign_on(workers)
+    waiting = deque([_Open([campaign.plan.trials[0]])])
+    campaign._submit(waiting, {})
+    assert len(waiting) == 1 and not workers.orders
+
+
+def test_a_trial_larger_than_every_worker_stops_no_other() -> None:
+    notes: list[str] = []
+    workers = Workers("tcp://a", ram_bytes=200 * 2**20)
+    campaign = campaign_on(workers, notes, repeats=1, matrix={"ram_mb": [128, 256], "file_size": ["1M"]})
+    by_ram = sorted(campaign.plan.trials, key=lambda trial: -trial.parameters.ram_mb)
+    campaign._submit(deque(_Open([trial]) for trial in by_ram), {})
+    assert [one.trials[0].parameters.ram_mb for one in campaign._open] == [128]
+    assert len(notes) == 1 and "a machine of 256 MiB is larger than the RAM that any worker offers" in notes[0]
+
+
+def test_a_parcel_that_takes_long_is_waited_for() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+
+    def late(timeout: float) -> None:
+        raise TimeoutError
+
+    campaign._open[0].future.status, campaign._open[0].future.result = "finished", late
+    campaign._take_ended(deque(), {})
+    assert len(campaign._open) == 1
+
+
+def test_other_bytes_of_a_build_are_another_order() -> None:
+    def key(sha256: str) -> str:
+        builds = {"mine": SentBuild(sha256=sha256 * 64, size_bytes=1)}
+        return Order(session="s", software="0", plan=plan, attempts={}, builds=builds).key
+
+    plan = plan_of()
+    assert key("a") == key("a") != key("b")

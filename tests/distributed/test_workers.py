@@ -1,0 +1,219 @@
+"""Which workers get which trials: blocks stay on their host, one worker of a host at a time, versions, RAM."""
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
+from picolab.config.campaign_parameters import CampaignParameters
+from picolab.config.plan import Plan, make_plan
+from picolab.distributed import campaign as distributed_campaign
+from picolab.distributed import host_lock, worker
+from picolab.distributed import leftovers as of_workers
+from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
+from picolab.distributed.capacity import Capacity, Host
+from picolab.distributed.cluster import Cluster
+from picolab.distributed.host_lock import HostLock
+from picolab.distributed.order import Order, SentBuild
+from picolab.doctor import leftovers
+from picolab.errors import HostUnfit
+from picolab.host.locks import try_lock
+
+MIB = 1 << 20
+
+
+class NoCluster:
+    """The client's side of workers that only stand in a list; it keeps what was submitted."""
+
+    address, session, is_connected = "tcp://s:1", "s" * 32, True
+
+    def __init__(self, *hosts: Host) -> None:
+        self.hosts = hosts
+        self.submitted: list[tuple[dict[str, float], list[str] | None]] = []
+
+    def capacity(self) -> Capacity:
+        return Capacity(self.hosts)
+
+    def submit(self, _order: str, _key: str, resources: dict[str, float], workers: list[str] | None, _done: Any) -> Any:
+        self.submitted.append((resources, workers))
+        return SimpleNamespace(status="pending")
+
+
+def host(name: str, ram_bytes: float | None = None, boot_id: str = "") -> Host:
+    return Host(f"tcp://{name}:1", 1, ram_bytes, name, boot_id or name)
+
+
+def comparison() -> Plan:
+    wanted = {
+        "matrix": {"ram_mb": [128], "file_size": ["1M"], "build": ["old", "new"]},
+        "builds": {"old": {"build": "calibration"}, "new": {"build": "calibration"}},
+        "baseline": "old",
+        "repeats": 2,
+        "idle_limit_s": 0,
+    }
+    return make_plan(CampaignParameters.model_validate(wanted), "far", "test.yaml")
+
+
+def begun(cluster: NoCluster) -> tuple[DistributedCampaign, deque[_Open], list[str]]:
+    """Return a comparison whose first block has one of its results, measured on the host `a`."""
+    notes: list[str] = []
+    plan = comparison()
+    campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
+    first, second = plan.trials[:2]
+    campaign.tally.rows[first.trial_id] = {"hostname": "a", "outcome": "ok"}
+    return campaign, deque([_Open([second], host=campaign._host_of([second]))]), notes
+
+
+def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
+    cluster = NoCluster(host("b"), host("a"))
+    campaign, waiting, notes = begun(cluster)
+    campaign._submit(waiting, {})
+    assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
+    assert campaign._host_of(campaign.plan.trials[2:]) == "", "the next block has not begun"
+
+
+def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = NoCluster(host("b"))
+    campaign, waiting, notes = begun(cluster)
+    campaign._submit(waiting, {})
+    assert not cluster.submitted and len(waiting) == 1
+    assert "the block has begun on a, and no worker runs there" in notes[0]
+
+    monkeypatch.setattr(distributed_campaign, "HOST_PATIENCE_S", 0.0)
+    campaign._submit(waiting, {})
+    assert not cluster.submitted and not waiting
+    assert "picolab resume far --scheduler tcp://s:1 --accept-changes" in notes[1]
+
+    campaign._anywhere = True
+    assert campaign._host_of([campaign.plan.trials[1]]) == "", "with --accept-changes it runs anywhere"
+
+
+def test_a_trial_asks_for_the_ram_of_its_machine() -> None:
+    plan, notes = comparison(), []  # type: ignore[var-annotated]
+    cluster = NoCluster(host("a", 64 * MIB), host("b", 256 * MIB))
+    campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
+    campaign._submit(deque([_Open(plan.trials[:2])]), {})
+    assert cluster.submitted == [({"machine": 1.0, "RAM": 128.0 * MIB}, None)], "of one trial: they run one by one"
+
+    cluster.hosts = (host("a", 64 * MIB),)
+    campaign._known = Capacity(())
+    campaign._open.clear()
+    campaign._submit(deque([_Open(plan.trials[2:])]), {})
+    assert len(cluster.submitted) == 1
+    assert "a machine of 128 MiB is larger than the RAM that any worker offers" in notes[0]
+
+
+def checked(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], resources: dict[str, dict[str, float]]
+) -> Cluster:
+    """Return the client's side of workers that answer so."""
+    workers = {address: {"resources": offer} for address, offer in resources.items()}
+    client = SimpleNamespace(
+        status="running",
+        scheduler_info=lambda **_: {"workers": workers},
+        run=lambda _function, workers, **_: {address: answers[address] for address in workers},
+        close=lambda **_: None,
+    )
+    monkeypatch.setattr(Cluster, "connect", lambda self: bool(setattr(self, "_client", client)) or True)
+    return Cluster("tcp://s:1")
+
+
+OURS = {"software": worker.software(), "hostname": "h", "boot_id": "k", "waits_for": ""}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (OURS | {"software": "0.0.1"}, r"tcp://a:1 has picolab 0\.0\.1 and this host has picolab .+ on both"),
+        (ModuleNotFoundError("No module named 'picolab'"), r"has no picolab that answers \(No module .+ on both"),
+    ],
+    ids=["another version", "none"],
+)
+def test_a_worker_with_another_picolab_is_refused(monkeypatch: pytest.MonkeyPatch, answer: Any, words: str) -> None:
+    with pytest.raises(HostUnfit, match=words):
+        checked(monkeypatch, {"tcp://a:1": answer}, {"tcp://a:1": {"machine": 1}}).check_workers()
+
+
+def test_workers_with_and_without_ram_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {"tcp://a:1": {"machine": 1, "RAM": 8e9}, "tcp://b:1": {"machine": 1}}
+    with pytest.raises(HostUnfit, match="tcp://b:1 offers no RAM and others do"):
+        checked(monkeypatch, dict.fromkeys(offers, OURS), offers).check_workers()
+
+
+def test_workers_that_share_a_host_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {f"tcp://{name}:1": {"machine": 1} for name in "abc"}
+    answers = {"tcp://a:1": OURS, "tcp://b:1": OURS, "tcp://c:1": OURS | {"boot_id": "l", "waits_for": "process 4"}}
+    cluster = checked(monkeypatch, answers, offers)
+    found = cluster.check_workers()
+    assert found.machines == 2
+    shared, busy = cluster.notes(found)
+    assert "tcp://a:1 and tcp://b:1 run on one host (h)" in shared and "stop all of these workers but one" in shared
+    assert "tcp://c:1 waits for process 4: a worker of somebody else" in busy
+
+
+def test_one_process_of_a_host_runs_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host_lock, "NAME", f"\0{tmp_path}")
+    monkeypatch.setattr(host_lock, "_LOOK_S", 0.001)
+    one, other = HostLock(), HostLock()
+    with one.held(lambda: True) as first, one.held(lambda: True) as again:
+        assert first is not None and first == again, "orders of one worker share it"
+        assert other.other_holder().startswith("process ") and one.other_holder() == ""
+        with other.held(lambda: True) as stopped:
+            assert stopped is None
+        inherited = socket.fromfd(first, socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.closing(inherited), other.held(lambda: True) as stopped:
+        assert stopped is None, "the clean-up of a worker that was killed still has it"
+    with other.held(lambda: True) as free:
+        assert free is not None
+
+
+def an_order(state: Path, name: str, build: str, *, age_s: float) -> Path:
+    """Write what a worker has of an order with one build, whose process ended some time ago."""
+    folder = state / "orders" / name
+    (folder / "campaign" / "trials").mkdir(parents=True)
+    builds = {"./new": SentBuild(sha256=build, size_bytes=1)}
+    order = Order(session="s", software="1", plan=comparison(), attempts={}, builds=builds)
+    (folder / "order.json").write_text(order.model_dump_json())
+    (folder / "lock").touch()
+    os.utime(folder / "order.json", (time.time() - age_s,) * 2)
+    return folder
+
+
+def test_clean_removes_what_no_order_needs(scratch: Path) -> None:
+    state = scratch / "state"
+    with_result = an_order(state, "with-result", "a" * 64, age_s=1e4)
+    (with_result / "campaign" / "trials" / "one.record.json").touch()
+    empty, running, young = (
+        an_order(state, name, "b" * 64, age_s=age) for name, age in (("empty", 1e4), ("running", 1e4), ("young", 0))
+    )
+    (state / "received-builds").mkdir()
+    builds = [state / "received-builds" / (letter * 64) for letter in "abc"]
+    for build in builds:
+        build.touch()
+        os.utime(build, (0, 0))
+
+    with (running / "lock").open() as lock:
+        assert try_lock(lock)
+        found, troubles = leftovers.find(besides=of_workers.kinds())
+        assert [leftover.what for leftover in found] == [str(empty), str(builds[2])] and troubles == []
+        assert leftovers.remove(found) == []
+    assert [path.is_dir() for path in (with_result, empty, running, young)] == [True, False, True, True]
+    assert [path.exists() for path in builds] == [True, True, False]
+    (sentence,) = of_workers.left_alone()
+    assert "1 result of the campaign far may not have come home" in sentence and f"rm -r {with_result}" in sentence
+
+
+def test_orders_at_home_are_removed_unless_they_run(scratch: Path) -> None:
+    done, running = (an_order(scratch / "state", name, "a" * 64, age_s=0) for name in ("done", "running"))
+    with (running / "lock").open() as lock:
+        assert try_lock(lock)
+        worker.forget_orders(["done", "running", "..", "never"])
+    assert not done.exists() and running.is_dir()

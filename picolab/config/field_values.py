@@ -16,6 +16,8 @@ def written_text(value: Any) -> Any:
     Raises:
         ValueError: a number whose spelling is lost, or a character that cannot be printed.
     """
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
     if isinstance(value, WrittenInt | WrittenFloat):
         return value.written
     if isinstance(value, bool | int | float):
@@ -57,6 +59,8 @@ def all_for_fields(model: type[BaseModel], values: Any) -> Any:
 
 def refuse_bool(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
     """Refuse a bool, which pydantic would take for 0 or 1: no parameter is one. Use it as a `before` validator."""
+    if type(value) in _ORDINARY:
+        return value
     if isinstance(value, bool):
         raise ValueError(f"{value} is a yes or a no, and neither makes sense here; put quotes around a text")
     return for_field(model, str(info.field_name), value)

@@ -154,7 +154,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "download_outcome": _step_outcome(record, "download"),
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
-    return {name: row[name] for name in row_columns()}
+    return {name: row[name] for name in _columns(tuple(FACTORS), tuple(METRICS))}
 
 
 class _AskedFor:

@@ -241,19 +241,6 @@ def _gone_is_fine(what: str) -> Iterator[None]:
 # Volumes
 
 
-@dataclass(frozen=True)
-class VolumeSize:
-    """How large a volume is.
-
-    Attributes:
-        capacity_bytes: the disk that a machine sees.
-        physical_bytes: the file behind it.
-    """
-
-    capacity_bytes: int
-    physical_bytes: int
-
-
 def pool_state() -> str:
     """Return `active`, `inactive` or `missing`."""
     return _state_in(virsh("pool-list", "--all"), POOL)
@@ -269,10 +256,9 @@ def volumes(pool: str = POOL) -> list[str]:
         raise
 
 
-def volume_bytes(name: str) -> VolumeSize:
-    """Return the sizes of a volume, as they are at this moment."""
-    found = _fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
-    return VolumeSize(_bytes(found["Capacity"]), _bytes(found["Physical"]))
+def volume_bytes(name: str) -> int:
+    """Return the size of the file behind a volume, as it is at this moment."""
+    return _bytes(_fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))["Physical"])
 
 
 def remove_volume(name: str) -> None:
@@ -325,7 +311,7 @@ def base_volume_is_truncated(box: str, image: Path) -> bool:
         image: the image in the box. The copy is never written to, so its file has the same size forever.
     """
     name = base_volume(box)
-    return name is not None and volume_bytes(name).physical_bytes < image.stat().st_size
+    return name is not None and volume_bytes(name) < image.stat().st_size
 
 
 def _users_of(base: str) -> list[str]:
@@ -399,7 +385,7 @@ def _fix_base_volume(box: str, image: Path) -> list[str]:
         name = base_volume(box)
     if name is None or not base_volume_is_truncated(box, image):
         return []
-    size = volume_bytes(name).physical_bytes
+    size = volume_bytes(name)
     extent = f"{size} of {image.stat().st_size} bytes"
     users = _users_of(name)
     if users:

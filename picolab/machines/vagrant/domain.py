@@ -114,7 +114,9 @@ def software(state: State) -> dict[str, str]:
         return dict(state["software"])
     found = command_of(state.folder, state).versions()
     if state["provider"] == "libvirt":
-        found |= {"libvirt": "unknown", "qemu": "unknown", **libvirt.versions()}
+        found |= {"libvirt": "unknown", "qemu": "unknown"}
+        with contextlib.suppress(libvirt.LibvirtError):
+            found |= libvirt.versions()
     if processes and "unknown" not in found.values():
         state.write(software=found, software_of=processes)
     return found

@@ -154,11 +154,12 @@ def problem() -> Problem | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of libvirt and QEMU as the daemon says; empty when it does not."""
-    try:
-        said = virsh("version")
-    except LibvirtError:
-        return {}
+    """Return the versions of libvirt and QEMU as the daemon says, without one that it does not say.
+
+    Raises:
+        LibvirtError: it does not answer.
+    """
+    said = virsh("version")
     patterns = {"libvirt": r"Using library: libvirt (\S+)", "qemu": r"Running hypervisor: QEMU (\S+)"}
     return {what: found[1] for what, pattern in patterns.items() if (found := re.search(pattern, said))}
 

@@ -80,7 +80,7 @@ class DistributedCampaign(Campaign):
         super().__post_init__()
         self._open: list[_Open] = []
         self._count = 0
-        self._keys: set[str] = set()
+        self._ordered: dict[str, set[str]] = {}
         self._anywhere = False
         self._waits_since_s: float | None = None
         self._machines = 1
@@ -135,7 +135,9 @@ class DistributedCampaign(Campaign):
                 if not self._workers.is_connected:
                     self._reconnect(waiting)
                 self._take_ended(waiting, builds)
-            self._workers.forget_everywhere(sorted(self._keys))
+            # The results of the others may be at a worker and nowhere else.
+            at_home = [key for key, trials in self._ordered.items() if trials <= self.tally.rows.keys()]
+            self._workers.forget_everywhere(sorted(at_home))
         finally:
             signals.close()
             if self._open:
@@ -185,7 +187,7 @@ class DistributedCampaign(Campaign):
                 builds={name: builds[name][1] for name in sorted(names)},
             )
             self._count += 1
-            self._keys.add(one.order.key)
+            self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
             one.only = set(able) if is_bound else set()
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
@@ -346,9 +348,9 @@ class DistributedCampaign(Campaign):
             return
         for found in parcel.waits():
             note_start(self.folder, found)
-        self._accept(one.trials, parcel)
+        is_whole = self._accept(one.trials, parcel)
         one.host = one.host or self._host_of(one.trials)
-        if one.order is not None and (parcel.ending == "ran" or parcel.attempts):
+        if one.order is not None and is_whole and (parcel.ending == "ran" or parcel.attempts):
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
         if parcel.ending == "refused":
@@ -376,8 +378,9 @@ class DistributedCampaign(Campaign):
                 one.refused_by.add(parcel.worker)
                 self.watcher.note(f"The build {path} could not be sent to {parcel.worker}: {error}")
 
-    def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> None:
-        """File what has come, each attempt once."""
+    def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> bool:
+        """File what has come, each attempt once; return whether all of it came as it was sent."""
+        is_whole = True
         wanted = {trial.trial_id: trial for trial in trials}
         for attempt in parcel.attempts:
             entry = attempt.entry
@@ -391,7 +394,8 @@ class DistributedCampaign(Campaign):
                     f"{trial.trial_id}: attempt {entry.attempt} came twice from {parcel.worker}: dropped."
                 )
             else:
-                self._file(trial, attempt, parcel.worker)
+                is_whole &= self._file(trial, attempt, parcel.worker)
+        return is_whole
 
     def _is_filed(self, attempt: Attempt) -> bool:
         entry = attempt.entry
@@ -402,16 +406,19 @@ class DistributedCampaign(Campaign):
             if entry.started_at is not None
         )
 
-    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> None:
+    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> bool:
+        """File an attempt; return whether its files came as they were sent."""
         entry, folder = attempt.entry, self.filing.running_folder(trial)
         remove_tree_inside(self.folder, folder)
         wrong = unpack(attempt, folder)
         fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
         if wrong:
             fault = Outcome.INVALID, f"{wrong} from {address}"
-        started_at = datetime.fromisoformat(entry.started_at) if entry.started_at else None
+        # Without its start it does not count as filed: the worker still has it, and may send it again.
+        started_at = datetime.fromisoformat(entry.started_at) if entry.started_at and not wrong else None
         number = max(entry.attempt, self.next_attempt(trial))
         self.settle(trial, number, started_at, entry.duration_s, fault)
+        return not wrong
 
 
 def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign:

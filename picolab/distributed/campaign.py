@@ -81,6 +81,7 @@ class DistributedCampaign(Campaign):
         self._open: list[_Open] = []
         self._count = 0
         self._ordered: dict[str, set[str]] = {}
+        self._given: set[str] = set()
         self._anywhere = False
         self._waits_since_s: float | None = None
         self._machines = 1
@@ -150,10 +151,12 @@ class DistributedCampaign(Campaign):
         """Give orders to the scheduler until each machine has one."""
         if not self._workers.is_connected:
             return
-        capacity = self._capacity()
+        known = self._capacity()
+        self._take_back(waiting, {host.address for host in known.hosts})
+        capacity = known.one_per_kernel(self._given if self._open else (), {one.host for one in waiting})
+        self._given = here = {host.address for host in capacity.hosts}
+        is_shared = len(capacity.hosts) < len(known.hosts)
         self._machines = max(1, capacity.machines)
-        here = {host.address for host in capacity.hosts}
-        self._take_back(waiting, here)
         refused: list[_Open] = []
         elsewhere: list[_Open] = []
         while waiting and len(self._open) < self._machines:
@@ -162,18 +165,21 @@ class DistributedCampaign(Campaign):
             if is_bound and not here:
                 waiting.appendleft(one)
                 break
-            there = [host.address for host in capacity.hosts if one.host in ("", host.hostname)]
-            able = [address for address in there if address not in one.refused_by]
+            there = [host for host in capacity.hosts if one.host in ("", host.hostname)]
+            able = [host for host in there if host.address not in one.refused_by]
             if is_bound and not able:
                 (elsewhere if one.host and not there else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
-            if capacity.hosts and capacity.counts_ram:
-                if all((host.ram_bytes or 0) < ram for host in capacity.hosts):
+            if able and capacity.counts_ram:
+                # Dask would wait forever for a worker with enough.
+                if all((host.ram_bytes or 0) < ram for host in able):
+                    only = f"of {listed_few(host.address for host in able)}"
+                    whose = f"any {'worker' if len(able) == len(capacity.hosts) else only}"
                     self.watcher.note(
                         f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
-                        f"RAM that any worker offers; start a worker with more of it, and continue with: "
+                        f"RAM that {whose} offers; start a worker with more of it, and continue with: "
                         f"{self.resume_command}"
                     )
                     continue
@@ -188,10 +194,11 @@ class DistributedCampaign(Campaign):
             )
             self._count += 1
             self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
-            one.only = set(able) if is_bound else set()
+            addresses = [host.address for host in able] if is_bound or is_shared else []
+            one.only = set(addresses)
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
-                one.order.model_dump_json(), one.key, resources, able if is_bound else None, self._wake
+                one.order.model_dump_json(), one.key, resources, addresses or None, self._wake
             )
             self._open.append(one)
         for one in refused:

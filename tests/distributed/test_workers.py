@@ -96,6 +96,30 @@ def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch)
     assert campaign._host_of([campaign.plan.trials[1]]) == "", "with --accept-changes it runs anywhere"
 
 
+def test_one_worker_of_a_kernel_gets_orders() -> None:
+    first, second, third = host("a", boot_id="k"), host("b", boot_id="k"), host("c")
+    cluster = NoCluster(second)
+    campaign = with_cluster(Campaign.create(comparison(), Watcher()), cluster)  # type: ignore[arg-type]
+    orders = deque(_Open([trial]) for trial in campaign.plan.trials)
+    campaign._submit(orders, {})
+    assert cluster.submitted == [({"machine": 1.0}, None)], "alone it may be any"
+
+    cluster.hosts, campaign._known = (first, second, third), Capacity(())
+    campaign._submit(orders, {})
+    assert [workers for _, workers in cluster.submitted[1:]] == [["tcp://b:1", "tcp://c:1"]], "b may run the first"
+
+    campaign._open.clear()
+    campaign._submit(orders, {})
+    assert [workers for _, workers in cluster.submitted[2:]] == [["tcp://a:1", "tcp://c:1"]] * 2
+
+
+def test_the_rest_of_a_block_chooses_the_worker_of_a_kernel() -> None:
+    cluster = NoCluster(host("b", boot_id="k"), host("a", boot_id="k"), host("A", boot_id="k"))
+    campaign, waiting, _ = begun(cluster)
+    campaign._submit(waiting, {})
+    assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])]
+
+
 def test_a_trial_asks_for_the_ram_of_its_machine() -> None:
     plan, notes = comparison(), []  # type: ignore[var-annotated]
     cluster = NoCluster(host("a", 64 * MIB), host("b", 256 * MIB))
@@ -109,6 +133,11 @@ def test_a_trial_asks_for_the_ram_of_its_machine() -> None:
     campaign._submit(deque([_Open(plan.trials[2:])]), {})
     assert len(cluster.submitted) == 1
     assert "a machine of 128 MiB is larger than the RAM that any worker offers" in notes[0]
+
+    cluster.hosts = (host("a", 64 * MIB), host("b", 256 * MIB))
+    campaign._known = Capacity(())
+    campaign._submit(deque([_Open(plan.trials[2:], refused_by={"tcp://b:1"})]), {})
+    assert len(cluster.submitted) == 1 and "larger than the RAM that any of tcp://a:1 offers" in notes[1]
 
 
 def checked(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from picolab.api.running import _ending
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
@@ -13,6 +14,7 @@ from picolab.config.plan import Plan, PlannedTrial, make_plan
 from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
 from picolab.distributed.cluster import Capacity, Host
 from picolab.distributed.order import Order, Parcel, SentBuild
+from picolab.exit_codes import ExitCode
 from picolab.record.outcomes import Outcome
 
 
@@ -170,3 +172,12 @@ def test_other_bytes_of_a_build_are_another_order() -> None:
 
     plan = plan_of()
     assert key("a") == key("a") != key("b")
+
+
+def test_what_is_left_is_resumed_on_the_same_scheduler() -> None:
+    campaign = campaign_on(Workers())
+    there = _ending(campaign, ExitCode.INTERRUPTED, "tcp://scheduler")
+    assert there.endswith(
+        "picolab resume far --scheduler tcp://scheduler; or pl.resume('far', scheduler='tcp://scheduler')"
+    )
+    assert _ending(campaign, ExitCode.INTERRUPTED, "").endswith("or pl.resume('far')")

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from picolab.campaign.changes import hosts_of_blocks
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
@@ -29,7 +30,6 @@ from picolab.distributed.checks import check_distributed, sent_builds
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
 from picolab.errors import HostUnfit
-from picolab.exit_codes import ExitCode
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
 from picolab.record.outcomes import Outcome
@@ -94,21 +94,14 @@ class DistributedCampaign(Campaign):
         assert self.cluster is not None
         return self.cluster
 
-    def run(self, accept_changes: bool = False) -> ExitCode:
-        """Run every trial that has no result yet, as a campaign on one host does.
-
-        Args:
-            accept_changes: the rest of a block that has begun may run on another host too; it makes no pair there.
-        """
-        self._anywhere = accept_changes
-        return super().run(accept_changes)
-
     @property
     def resume_command(self) -> str:
         """The command that continues this campaign on the same scheduler."""
         return f"{super().resume_command} --scheduler {self._workers.address}"
 
-    def _check_plan(self) -> None:
+    def _check_plan(self, accept_changes: bool) -> None:
+        # With --accept-changes the rest of a block that has begun may run anywhere; it makes no pair there.
+        self._anywhere = accept_changes
         check_distributed(self.plan)
         for sentence in self._workers.notes(self._workers.check_workers()):
             self.watcher.note(sentence)
@@ -209,11 +202,7 @@ class DistributedCampaign(Campaign):
 
     def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
         """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""
-        if self.plan.baseline is None or self._anywhere:
-            return ""
-        begun = [trial for trial in self.plan.trials if trial.block == trials[0].block]
-        rows = [self.tally.rows[trial.trial_id] for trial in begun if trial.trial_id in self.tally.rows]
-        return str(rows[0]["hostname"] or "") if rows else ""
+        return "" if self._anywhere else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block, "")
 
     def _wait_for_hosts(self, waiting: deque[_Open], elsewhere: list[_Open]) -> None:
         """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""

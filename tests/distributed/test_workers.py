@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from picolab.campaign import changes
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
@@ -24,7 +25,7 @@ from picolab.distributed.cluster import Cluster
 from picolab.distributed.host_lock import HostLock
 from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
-from picolab.errors import HostUnfit
+from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
 
 MIB = 1 << 20
@@ -78,6 +79,18 @@ def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
     assert campaign._host_of(campaign.plan.trials[2:]) == "", "the next block has not begun"
+
+
+def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    far, _, _ = begun(NoCluster())
+    here = Campaign.load(far.folder)
+    here.tally.rows.update(far.tally.rows)
+    begins = r"block 1 has begun on the host a, .+ resume far --scheduler tcp://.+ resume far --accept-changes"
+    with pytest.raises(CampaignChanged, match=begins):
+        here._check_plan(accept_changes=False)
+    here._check_plan(accept_changes=True)
+    monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "a"})
+    here._check_plan(accept_changes=False)
 
 
 def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:

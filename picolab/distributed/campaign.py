@@ -325,7 +325,11 @@ class DistributedCampaign(Campaign):
         elif one.failures < _MOST_REFUSALS:
             waiting.append(one)
         else:
-            self.watcher.note(f"{_named(one.trials)}: the task failed {one.failures} times; last: {error}")
+            last = f"; last: {error}" if error is not None else ""
+            self.watcher.note(
+                f"{_named(one.trials)}: the task failed {one.failures} times{last}; run it again with: "
+                f"{self.resume_command}"
+            )
 
     def _receive(
         self, one: _Open, plain: Any, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]
@@ -361,6 +365,11 @@ class DistributedCampaign(Campaign):
             one.failures += 1
             if one.trials and one.failures < _MOST_REFUSALS:
                 waiting.append(one)
+            elif one.trials:
+                self.watcher.note(
+                    f"{_named(one.trials)}: stopped {one.failures} times at workers, the last time at "
+                    f"{parcel.worker}; run it again with: {self.resume_command}"
+                )
         elif parcel.sentence:
             self.watcher.note(parcel.sentence)
 

@@ -62,13 +62,16 @@ def campaign_on(workers: Workers, notes: list[str] | None = None, **plan: Any) -
 
 
 def test_what_somebody_stops_at_a_worker_runs_again() -> None:
+    notes: list[str] = []
     workers = Workers("tcp://a")
-    campaign = campaign_on(workers)
+    campaign = campaign_on(workers, notes)
     waiting = deque([_Open([campaign.plan.trials[0]])])
     for left in (1, 1, 0):
         campaign._submit(waiting, {})
         campaign._receive(campaign._open.pop(), {"ending": "stopped", "worker": "tcp://a"}, waiting, {})
         assert len(waiting) == left
+        assert len(notes) == 1 - left
+    assert "stopped 3 times at workers, the last time at tcp://a; run it again with: picolab resume far" in notes[0]
     assert workers.forgotten == [], "results may be there and nowhere else"
 
 

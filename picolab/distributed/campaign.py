@@ -80,8 +80,8 @@ class DistributedCampaign(Campaign):
         super().__post_init__()
         self._open: list[_Open] = []
         self._count = 0
-        self._ordered: dict[str, set[str]] = {}
-        self._given: set[str] = set()
+        self._ordered: dict[str, set[str]] = {}  # trials of each order, by its key
+        self._given: set[str] = set()  # workers that may run an order now, by address
         self._anywhere = False
         self._waits_since_s: float | None = None
         self._machines = 1
@@ -122,7 +122,8 @@ class DistributedCampaign(Campaign):
             while waiting or self._open:
                 self._submit(waiting, builds)
                 self.watcher.progress(self.progress())
-                self._sleep(signals, _LOOK_S)
+                # The last order may have been given up just now.
+                self._sleep(signals, _LOOK_S if waiting or self._open else 0)
                 if self.watcher.stop_requested():
                     self._stop(signals)
                     raise Interrupted

@@ -66,7 +66,7 @@ demo: $(VENV)/installed ## run parameters/quick.yaml and render its report
 
 # A test checks the types: tests/servers/test_adding_a_server.py. The tests are compiled once, not by each worker.
 test: $(VENV)/installed-dev format ## run every check (with real virtual machines where there is Vagrant)
-	@$(RUN)/python -m pytest --collect-only -qq >/dev/null; \
+	@found=$$($(RUN)/python -m pytest --collect-only -qq 2>&1) || { echo "$$found"; exit 1; }; \
 	  $(RUN)/python -m pytest -m "not alone" -n $(WORKERS) --dist worksteal; others=$$?; \
 	  $(RUN)/python -m pytest -m "alone and not vm" $(call marked,alone|paced); timed=$$?; \
 	  $(RUN)/python -m pytest -m vm -n 3 --dist loadscope --no-loadscope-reorder $(call marked,vm) && exit $$((others + timed))

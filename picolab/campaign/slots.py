@@ -130,6 +130,8 @@ class Slots:
         if len(self._slots) > 1:
             self._budget = Budget.of_host()
             self._board_folder.mkdir(parents=True, exist_ok=True)
+            for slot in self._slots:
+                Board(self._board_folder, slot.machine).idle("")
         self._kept = self._interrupted = False
         try:
             while True:

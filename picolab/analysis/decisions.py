@@ -11,7 +11,7 @@ LEAST_PAIRS_TO_STOP = 10
 LOOKS_TO_STOP = 5
 """Looks in a row that must find a narrow interval."""
 UNSTABLE_SPREAD = 0.20
-"""Spread of the ratios of pairs above which pairs that were measured side by side do not agree."""
+"""Spread of the ratios of pairs above which pairs that were measured back to back do not agree."""
 
 Judgement = Literal["higher", "lower", "equivalent", "undecided", "unstable"]
 

@@ -210,7 +210,7 @@ def first_effect(values: Sequence[float]) -> float | None:
 
 
 def paired_ratio(baseline: Sequence[float], candidate: Sequence[float]) -> PairedRatio | None:
-    """Compare a candidate with its baseline by pairs of values that were measured side by side.
+    """Compare a candidate with its baseline by pairs of values that were measured back to back.
 
     Works on the differences of logarithms, so that what slows both down alike cancels. The ratio is the
     Hodges-Lehmann estimate: the median of all Walsh averages (of each difference with itself and each other). The test

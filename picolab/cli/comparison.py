@@ -32,7 +32,7 @@ def compare(
     margin: float | None,
     **options: Unpack[PlanOptions],
 ) -> ExitCode | None:
-    """Measure builds side by side, and compare them.
+    """Measure builds in pairs, back to back, and compare them.
 
     Reports which build is faster and which needs more memory, or that the data cannot tell.
 

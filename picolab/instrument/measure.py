@@ -262,7 +262,7 @@ class _Bench:
         return _Measured(**{name: values[: done * per_round[name]] for name, values in vars(measured).items()})
 
     def steps(self, order: random.Random) -> list[tuple[str, Callable[[], None]]]:
-        """Return the steps of a round, in random order; the three uploads that make pairs stay side by side."""
+        """Return the steps of a round, in random order; the three uploads that make pairs run back to back."""
         measured = self.measured
         pairs: list[tuple[str, Callable[[], None]]] = [
             ("upload at full speed", lambda: self._full_speed(measured.first, probe=True)),

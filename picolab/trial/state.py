@@ -151,7 +151,8 @@ class TrialState(BaseModel):
                 for stage, state in self.stages.items()
                 if state.attempts
             ],
-            timeline=self.timeline,
+            # A copy: the stages after this one are in the state alone.
+            timeline=self.timeline.model_copy(deep=True),
             build=self.build,
             machine=self.machine,
             server=self.server,

@@ -343,7 +343,7 @@ for test, name, outcome, see, do in (
         "campaign/test_campaign.py::test_a_campaign_is_never_overwritten",
         "campaign of the same name exists",
         "refused",
-        "`is already there; go on with`",
+        "`is already there; continue with`",
         "`picolab resume CAMPAIGN`, or another name with `--campaign`.",
     ),
     (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from picolab.campaign import runner as campaigns
+from picolab.campaign import slots
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
@@ -132,7 +132,7 @@ def test_notebook_without_its_glue(edited: Edited, proof: Proof) -> None:
     do="The campaign continues with the next attempt. " + OPEN_NOTEBOOK,
 )
 def test_endless_cell(edited: Edited, proof: Proof, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaigns, "_LIMIT_MARGIN_S", 6.0)
+    monkeypatch.setattr(slots, "_LIMIT_MARGIN_S", 6.0)
     edited(in_first_stage("while True: pass"))
     spoilt(proof, ready_limit_s=0.5, total_limit_s=0.5)
 

@@ -1,5 +1,6 @@
 """The turn of a trial: who may measure at the same time, and what it sees of the others."""
 
+import json
 import resource
 import signal
 import threading
@@ -10,9 +11,16 @@ import pytest
 from conftest import eventually
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.host.processes import this_process
+from picolab.jupyter.trial_context import TrialContext
 from picolab.record import host_caveats
+from picolab.record.outcomes import Outcome
 from picolab.record.timeline import Timeline
-from picolab.trial.turn import Activity, Board, Turn, covered_s, measured_section, note_neighbours
+from picolab.record.validation import validate_record
+from picolab.trial.engine import run_stage
+from picolab.trial.run import NotOk, TrialRun
+from picolab.trial.state import TrialState
+from picolab.trial.turn import NEIGHBOUR_TIMES, Activity, Board, Turn, covered_s, measured_section, note_neighbours
 
 
 def turn_of(folder: Path | None, name: str, **parameters: object) -> tuple[Turn, Timeline]:
@@ -107,6 +115,22 @@ def test_what_a_full_disk_kept_from_being_noted_is_unknown(tmp_path: Path) -> No
     turn.begin("start")
     turn.end("start", over=True)
     assert turn.why_unknown == "" and [one.doing for one in timeline.neighbours] == ["verify"]
+
+
+def test_a_record_says_why_it_does_not_know_the_others(tmp_path: Path) -> None:
+    (tmp_path / "m-2.lines").touch()
+    context = TrialContext(folder=tmp_path, trial_id="001-a", owner=this_process().to_json(), board=tmp_path)
+    state = TrialState.begin(TrialParameters(machine_name="m-1", overlap="preparation"), context)
+
+    def action(_: TrialRun) -> str:
+        raise NotOk(Outcome.TIMEOUT, "it was never ready")
+
+    run_stage(TrialRun(state, tmp_path, context), "start", action)
+    record = validate_record(json.loads(state.record().model_dump_json()), "the record")
+    assert record.outcome is Outcome.TIMEOUT and record.timeline is not None and record.timeline.others_s is None
+    why = "a note about the machine m-2 could not be written"
+    assert [record.missing[f"timeline.{name}"] for name in NEIGHBOUR_TIMES] == [why] * 3
+    assert [caveat.code for caveat in record.caveats] == ["overlap_unknown"]
 
 
 def test_a_link_in_place_of_a_machines_file_is_not_followed(tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def one_campaign(arrange: Arrange, least: float, most: float) -> Maker:
 
 def lines(quick: bool) -> list[tuple[Maker, int]]:
     """Return what makes the lines of the table, each with its number of simulations."""
-    few, many, families, coverings, stops = (40, 200, 10, 400, 100) if quick else (500, 4000, 2000, 10_000, 10_000)
+    few, many, families, coverings, stops = (20, 100, 5, 200, 50) if quick else (500, 4000, 2000, 10_000, 10_000)
     both = (PAIR_5, TRIAL_5)
     places = [*((reading, 1) for reading in READINGS), *((reading, SCENARIOS) for reading in both)]
     wanted = [(false_positives_of_sequence(reading), few) for reading in both]

@@ -48,15 +48,20 @@ def quantity(found: Answer, shown: Quantity, title: str) -> alt.LayerChart | Non
     colour = alt.Color("part:N", title=None, scale=alt.Scale(domain=parts, range=[_LINE, _BEYOND][: len(parts)]))
     dashes = alt.Scale(domain=parts, range=[[1, 0], [6, 4]][: len(parts)])
     layers = [
-        chart(curve).mark_area(opacity=0.18, tooltip=None).encode(x=x, y=y, y2="high:Q", color=colour),
+        chart(curve).mark_area(opacity=0.18, tooltip=None).encode(x=x, y=y, y2=alt.Y2("high:Q"), color=colour),
         chart(curve)
         .mark_line(strokeWidth=2, tooltip=None)
-        .encode(x="size:Q", y="middle:Q", color=colour, strokeDash=alt.StrokeDash("part:N", title=None, scale=dashes)),
+        .encode(
+            x=alt.X("size:Q"),
+            y=alt.Y("middle:Q"),
+            color=colour,
+            strokeDash=alt.StrokeDash("part:N", title=None, scale=dashes),
+        ),
         chart(points)
         .mark_point(filled=True, size=50, opacity=0.75, color=_LINE)
         .encode(
-            x="size:Q",
-            y="value:Q",
+            x=alt.X("size:Q"),
+            y=alt.Y("value:Q"),
             tooltip=[tip("size:Q", f"file size, {size_name}", ".4~g"), tip("value:Q", f"measured, {name}", ".4~g")],
         ),
     ]
@@ -74,12 +79,14 @@ def _asked(shown: Quantity, size_unit: float, unit: float, name: str) -> list[al
     asked = [{"size": one.at / size_unit, "low": one.low / unit, "middle": one.middle / unit, "high": one.high / unit}]
     colour = _BEYOND if one.extrapolated else _LINE
     return [
-        chart(asked).mark_rule(strokeWidth=2, color=colour).encode(x="size:Q", y="low:Q", y2="high:Q"),
+        chart(asked)
+        .mark_rule(strokeWidth=2, color=colour)
+        .encode(x=alt.X("size:Q"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         chart(asked)
         .mark_point(shape="diamond", size=130, filled=True, color=colour, opacity=1)
         .encode(
-            x="size:Q",
-            y="middle:Q",
+            x=alt.X("size:Q"),
+            y=alt.Y("middle:Q"),
             tooltip=[
                 tip("middle:Q", f"predicted, {name}", ".4~g"),
                 tip("low:Q", "from", ".4~g"),
@@ -92,10 +99,10 @@ def _asked(shown: Quantity, size_unit: float, unit: float, name: str) -> list[al
 def _limit(ram_mib: float, size_unit: float, end: float) -> list[alt.Chart]:
     words = [{"ram": ram_mib, "size": end / size_unit, "words": f"RAM, {ram_mib:.10g} MiB"}]
     return [
-        chart(words).mark_rule(color=LIMIT_COLOUR, strokeWidth=2).encode(y="ram:Q"),
+        chart(words).mark_rule(color=LIMIT_COLOUR, strokeWidth=2).encode(y=alt.Y("ram:Q")),
         chart(words)
         .mark_text(align="right", dy=-8, color=LIMIT_COLOUR, fontWeight=600)
-        .encode(x="size:Q", y="ram:Q", text="words:N"),
+        .encode(x=alt.X("size:Q"), y=alt.Y("ram:Q"), text=alt.Text("words:N")),
     ]
 
 
@@ -112,14 +119,16 @@ def parallel(law: Scalability) -> alt.LayerChart:
         .encode(
             x=alt.X("uploads:Q", title="uploads at the same time", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("low:Q", title="throughput of all, MiB/s", scale=alt.Scale(zero=True)),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
         ),
-        chart(curve).mark_line(strokeWidth=2, color=_LINE, tooltip=None).encode(x="uploads:Q", y="middle:Q"),
+        chart(curve)
+        .mark_line(strokeWidth=2, color=_LINE, tooltip=None)
+        .encode(x=alt.X("uploads:Q"), y=alt.Y("middle:Q")),
         chart(points)
         .mark_point(filled=True, size=50, opacity=0.75, color=_LINE)
         .encode(
-            x="uploads:Q",
-            y="rate:Q",
+            x=alt.X("uploads:Q"),
+            y=alt.Y("rate:Q"),
             tooltip=[tip("uploads:Q", "uploads"), tip("rate:Q", "throughput, MiB/s", ".4~g")],
         ),
     ]

@@ -160,9 +160,9 @@ def _outcome_panel(
         .mark_rect(stroke="black", strokeWidth=1, strokeOpacity=0.18)
         .encode(
             x=band_axis(alt.X, "x", "file size", sizes),
-            x2="x2",
+            x2=alt.X2("x2"),
             y=band_axis(alt.Y, "y", "RAM", names),
-            y2="y2",
+            y2=alt.Y2("y2"),
             color=alt.Color("colour:N", scale=None),
             tooltip=[
                 tip("trial_id:N", "trial"),
@@ -172,7 +172,7 @@ def _outcome_panel(
         )
     )
     text = chart(words).mark_text(color="white", fontWeight="bold", lineHeight=_LINE_HEIGHT, tooltip=None)
-    layers = [rectangles, text.encode(x="x:Q", y="y:Q", text="words:N")]
+    layers = [rectangles, text.encode(x=alt.X("x:Q"), y=alt.Y("y:Q"), text=alt.Text("words:N"))]
     row_height = 28 + _LINE_HEIGHT * max(len(word["words"]) for word in words)
     for word in words:
         # Vega centres the first line on y, not the whole text.
@@ -259,8 +259,17 @@ def _rate_panel(rows: list[dict[str, Any]], title: str, metric: Metric, every: l
             ],
         )
     )
-    most = [_band_rule(bands).encode(**place, y="low:Q", y2="high:Q", tooltip=[*case, *_band_tips(metric.heading)])]
-    layers = [*(most if bands else []), spread.encode(y="low:Q", y2="high:Q"), middle.encode(y="median:Q"), points]
+    most = [
+        _band_rule(bands).encode(
+            **place, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), tooltip=[*case, *_band_tips(metric.heading)]
+        )
+    ]
+    layers = [
+        *(most if bands else []),
+        spread.encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
+        middle.encode(y=alt.Y("median:Q")),
+        points,
+    ]
     return alt.LayerChart(layer=layers, title=panel_title(title), width="container", height=280)
 
 
@@ -368,7 +377,7 @@ def _peak_panel(
     shown, bands = thinned([row for row in rows if row["kind"] != _LIMIT], "line", "kind")
     points = chart(shown, "line", "kind", "value", "trial_id", "label")
     most = _band_rule(bands).encode(
-        **place | {"x": alt.X("low:Q", scale=scale), "tooltip": [*case, *_band_tips("MiB")]}, x2="high:Q"
+        **place | {"x": alt.X("low:Q", scale=scale), "tooltip": [*case, *_band_tips("MiB")]}, x2=alt.X2("high:Q")
     )
     circles = points.mark_point(filled=True, size=60, opacity=0.75).encode(
         **place,

@@ -99,16 +99,16 @@ def _forest_panel(
     drawn = [row for row in rows if row["ratio"] is not None]
     layers = [
         margin_band(comparison.margin).encode(
-            x=alt.X("low:Q", title=title_of_x, scale=ratio_scale(domain), axis=ratio_axis(domain)), x2="high:Q"
+            x=alt.X("low:Q", title=title_of_x, scale=ratio_scale(domain), axis=ratio_axis(domain)), x2=alt.X2("high:Q")
         ),
-        chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(x="one:Q"),
+        chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(x=alt.X("one:Q")),
         chart(drawn, "line", "from", "to", "kind")
         .mark_rule(strokeWidth=3.5, strokeCap="round", tooltip=None)
-        .encode(x="from:Q", x2="to:Q", y=plain_y, color=colour),
+        .encode(x=alt.X("from:Q"), x2=alt.X2("to:Q"), y=plain_y, color=colour),
         chart(rows)
         .mark_point(filled=True, size=110, opacity=1)
         .encode(
-            x="ratio:Q",
+            x=alt.X("ratio:Q"),
             y=alt.Y(
                 "line:O",
                 title=None,
@@ -136,7 +136,7 @@ def _forest_panel(
             arrows = chart(cut, "line", end, "kind").mark_point(
                 filled=True, size=90, opacity=1, shape=arrow, tooltip=None
             )
-            layers.append(arrows.encode(x=f"{end}:Q", y=plain_y, color=colour))
+            layers.append(arrows.encode(x=alt.X(f"{end}:Q"), y=plain_y, color=colour))
     panel: alt.LayerChart = alt.LayerChart(
         layer=layers,
         title=_title(title),
@@ -241,7 +241,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
         .mark_point(filled=True, size=62, opacity=1)
         .encode(
             x=x,
-            y="value:Q",
+            y=alt.Y("value:Q"),
             color=alt.Color("build:N", title=None, scale=_build_scale(names, _build_colours(names))),
             shape=alt.Shape("build:N", title=None, scale=_build_scale(names, LEVEL_SHAPES)),
             tooltip=[
@@ -255,7 +255,7 @@ def _values_panel(points: list[dict[str, Any]], title: str, metric: Metric, comp
             ],
         )
     )
-    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=metric.heading, scale=scale), y2="value:Q")
+    lines = lines.encode(x=x, y=alt.Y("baseline_value:Q", title=metric.heading, scale=scale), y2=alt.Y2("value:Q"))
     return alt.LayerChart(layer=[lines, dots], title=_title(title), width="container", height=_TIME_HEIGHT)
 
 
@@ -284,7 +284,7 @@ def _ratio_panel(
         .mark_point(size=62, opacity=1, strokeWidth=2)
         .encode(
             x=_time_axis(points),
-            y="ratio:Q",
+            y=alt.Y("ratio:Q"),
             stroke=alt.Stroke("candidate:N", title=None, scale=colours, legend=alt.Legend(symbolOpacity=1)),
             fill=alt.Fill("candidate:N", title=None, scale=colours, legend=alt.Legend(symbolOpacity=1)),
             fillOpacity=alt.condition("datum.baseline_first", alt.value(1), alt.value(0)),
@@ -306,13 +306,13 @@ def _ratio_panel(
     layers = [
         margin_band(comparison.margin).encode(
             y=alt.Y("low:Q", title="candidate against baseline", scale=ratio_scale(domain), axis=ratio_axis(domain)),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
         ),
-        chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(y="one:Q"),
-        chart(known).mark_rect(opacity=0.16, tooltip=None).encode(y="low:Q", y2="high:Q", color=colour),
+        chart([{"one": 1}]).mark_rule(color=LINE_COLOUR, strokeWidth=1.5, tooltip=None).encode(y=alt.Y("one:Q")),
+        chart(known).mark_rect(opacity=0.16, tooltip=None).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=colour),
         chart([middle for middle in middles if middle["ratio"] is not None], "candidate", "ratio")
         .mark_rule(strokeWidth=2, strokeDash=[6, 4], tooltip=None)
-        .encode(y="ratio:Q", color=colour),
+        .encode(y=alt.Y("ratio:Q"), color=colour),
         dots,
     ]
     return alt.LayerChart(layer=layers, title=_title(title), width="container", height=_TIME_HEIGHT)

@@ -53,8 +53,8 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
     layers = [
         chart(curve)
         .mark_area(opacity=0.18, color=_CURVE, tooltip=None)
-        .encode(x=x, y=alt.Y("low:Q", title="trials that survive", scale=y, axis=share), y2="high:Q"),
-        chart(curve).mark_line(color=_CURVE, strokeWidth=2, tooltip=None).encode(x="ram:Q", y="mean:Q"),
+        .encode(x=x, y=alt.Y("low:Q", title="trials that survive", scale=y, axis=share), y2=alt.Y2("high:Q")),
+        chart(curve).mark_line(color=_CURVE, strokeWidth=2, tooltip=None).encode(x=alt.X("ram:Q"), y=alt.Y("mean:Q")),
     ]
     if floor.state not in ("above", "below"):
         layers += _interval_layers(floor.interval, low, high, x, "floor")
@@ -62,14 +62,14 @@ def _panel(floor: Floor, low: float, high: float, title: str) -> alt.LayerChart:
         layers.append(
             chart([{"ram": floor.recommended_mb, "words": "recommended"}])
             .mark_rule(color=_SURVIVED, strokeWidth=2, strokeDash=[5, 4])
-            .encode(x="ram:Q", tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")])
+            .encode(x=alt.X("ram:Q"), tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")])
         )
     layers.append(
         chart(_points(floor))
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
-            x="ram:Q",
-            y="y:Q",
+            x=alt.X("ram:Q"),
+            y=alt.Y("y:Q"),
             color=_colour(["survived", "failed"]),
             shape=alt.Shape("purpose:N", title=None, legend=_TWO_COLUMNS),
             tooltip=[
@@ -156,7 +156,7 @@ def _interval_layers(interval: FloorInterval, low: float, high: float, x: alt.X,
     """Return a floor and its interval, as far as the axis shows it."""
     ends = [{"ram": max(low, interval.low), "to": min(high, interval.high)}]
     return [
-        chart(ends).mark_rect(opacity=0.12, color=LIMIT_COLOUR, tooltip=None).encode(x=x, x2="to:Q"),
+        chart(ends).mark_rect(opacity=0.12, color=LIMIT_COLOUR, tooltip=None).encode(x=x, x2=alt.X2("to:Q")),
         chart([{"ram": interval.middle, "words": words}])
         .mark_rule(color=LIMIT_COLOUR, strokeWidth=2)
         .encode(x=x, tooltip=[tip("words:N", "line"), tip("ram:Q", "RAM, MiB", ".4~g")]),

@@ -51,7 +51,7 @@ def machines_in_time(records: Iterable[Record]) -> list[alt.LayerChart]:
         .mark_bar(height=14)
         .encode(
             x=alt.X("from_s:Q", title="seconds since the first stage"),
-            x2="until_s:Q",
+            x2=alt.X2("until_s:Q"),
             y=alt.Y("machine:N", title=None),
             color=alt.Color(
                 "what:N",

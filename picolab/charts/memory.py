@@ -220,7 +220,7 @@ def _panel(
                 scale=alt.Scale(domain=names, range=colours),
                 legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2.5),
             ),
-            detail="trial_id:N",
+            detail=alt.Detail("trial_id:N"),
             strokeWidth=alt.condition(is_main, alt.value(1.8), alt.value(1.1)),
         )
     )
@@ -231,8 +231,8 @@ def _panel(
         .mark_point(size=200, opacity=0, clip=True)
     )
     handles = handles.encode(
-        x="t_s:Q",
-        y="value:Q",
+        x=alt.X("t_s:Q"),
+        y=alt.Y("value:Q"),
         tooltip=[
             tip("trial_id:N", "trial"),
             tip("series:N", "memory"),
@@ -258,7 +258,7 @@ def _band(lines: Sequence[_Line]) -> alt.Chart:
         for t, a, b in zip(moments[enough].tolist(), low.tolist(), high.tolist(), strict=True)
     ]
     area = chart(rows).mark_area(color=ANON_COLOUR, opacity=0.22, clip=True, tooltip=None)
-    return area.encode(x="t_s:Q", y="low:Q", y2="high:Q")  # type: ignore[no-any-return]
+    return area.encode(x=alt.X("t_s:Q"), y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))  # type: ignore[no-any-return]
 
 
 def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
@@ -277,18 +277,19 @@ def _ends(lines: Sequence[_Line]) -> list[alt.Chart]:
         return []
     rows.sort(key=lambda row: row["t_s"])
     named = rows if len(rows) <= _MOST_WORDS else list({row["label"]: row for row in rows}.values())
-    place: dict[str, Any] = {"x": "t_s:Q", "y": "value:Q", "color": alt.Color("colour:N", scale=None)}
+    place: dict[str, Any] = {"x": alt.X("t_s:Q"), "y": alt.Y("value:Q"), "color": alt.Color("colour:N", scale=None)}
     cross = chart(rows).mark_point(shape="cross", angle=45, filled=True, size=90).encode(**place)
     words = chart(named).mark_text(align="right", baseline="bottom", dy=-9, fontWeight="bold")
-    return [cross, words.encode(**place, text="label:N")]
+    return [cross, words.encode(**place, text=alt.Text("label:N"))]
 
 
 def _limit(limit_bytes: int | None) -> list[alt.Chart]:
     style: dict[str, Any] = {"color": LIMIT_COLOUR, "fontWeight": "bold", "align": "left", "dx": 4}
+    left, top = alt.XValue(0), alt.YValue(0)  # type: ignore[no-untyped-call]
     if limit_bytes is None:
         note = chart([{"words": "no limit was enforced"}]).mark_text(baseline="top", dy=4, **style)
-        return [note.encode(x=alt.value(0), y=alt.value(0), text="words:N")]
-    limit = chart([{"value": mib(limit_bytes), "words": f"limit {mib(limit_bytes):g} MiB"}]).encode(y="value:Q")
+        return [note.encode(x=left, y=top, text=alt.Text("words:N"))]
+    limit = chart([{"value": mib(limit_bytes), "words": f"limit {mib(limit_bytes):g} MiB"}]).encode(y=alt.Y("value:Q"))
     rule = limit.mark_rule(color=LIMIT_COLOUR, strokeDash=[6, 3], strokeWidth=1.5)
     words = limit.mark_text(baseline="top", dy=4, **style)
-    return [rule, words.encode(x=alt.value(0), text="words:N")]
+    return [rule, words.encode(x=left, text=alt.Text("words:N"))]

@@ -99,7 +99,7 @@ def parse_json(text: str) -> Any:
             # The parser of pydantic takes a third of the time. It accepts nothing that `json` refuses, finds the same
             # values, and refuses some texts that `json` accepts, such as one with a lone surrogate.
             return from_json(text)
-        except ValueError:
+        except (ValueError, TypeError):  # TypeError: the text itself has half a surrogate pair
             return json.loads(text)
 
 

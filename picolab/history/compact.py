@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from picolab.errors import UnreadableFile
 from picolab.history.add import parquet
-from picolab.history.database import GROUPS_KEY, Database, FileSet
+from picolab.history.database import GROUPS_KEY, Database, FileSet, despite_merges
 from picolab.history.schema import MERGED_VERSION
 from picolab.history.store import TRIALS, Store, StoredFile, file_name
 
@@ -36,6 +36,10 @@ def compact(store: Store) -> Compacted:
         ParameterError, UnreadableFile, HostUnfit, FileNotWritten: as `Database.rows`, `Store.write` and `Store.remove`
             do. Nothing is lost, and it may be called again.
     """
+    return despite_merges(store, lambda: _compact(store))
+
+
+def _compact(store: Store) -> Compacted:
     database = Database(store)
     sets = database.sets(TRIALS)
     files = [file for one in sets for file in one.files]

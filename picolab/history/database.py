@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +67,21 @@ def _literal(address: str) -> str:
     """Return the address of a file as a literal of SQL that means this file alone."""
     exactly = re.sub(r"[*?\[]", r"[\g<0>]", address)
     return "'" + exactly.replace("'", "''") + "'"
+
+
+def despite_merges(store: Store, read: Callable[[], _T]) -> _T:
+    """Return what `read` returns; it is called again when a file that was there before it is gone after it failed.
+
+    Raises:
+        UnreadableFile: all files are still there, so one of them is damaged.
+    """
+    while True:
+        before = store.names(TRIALS)
+        try:
+            return read()
+        except UnreadableFile:
+            if set(before) <= set(store.names(TRIALS)):
+                raise
 
 
 class Database:
@@ -176,13 +191,19 @@ class Database:
             HostUnfit: the store cannot be reached.
         """
         try:
-            cursor = self._executed(self._whole(query), values)
+            return self._rows(query, values)
         except UnreadableFile:
             # Somebody may have merged files since their names were read.
+            return despite_merges(self.store, lambda: self._rows(query, values, anew=True))
+
+    def _rows(self, query: str, values: Sequence[str], anew: bool = False) -> list[dict[str, Any]]:
+        if anew:
             self._tables.clear()
-            cursor = self._executed(self._whole(query), values)
+        cursor = self._executed(self._whole(query), values)
         names = [column[0] for column in cursor.description or []]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        with self._named_errors():
+            found = cursor.fetchall()
+        return [dict(zip(names, row, strict=True)) for row in found]
 
     def parsed(self, campaign: str, column: str, text: str | None, kind: type[_T]) -> _T:
         """Return a column of the table `campaigns`, which holds JSON.

@@ -76,7 +76,7 @@ def _decode(data: Any, encoder: Any) -> Any:
         # scrapbook parses a string glued as JSON once more, and keeps it as it is when it is not JSON.
         try:
             return parse_json(data)
-        except ValueError:
+        except (ValueError, RecursionError, MemoryError):
             return data
     return data
 

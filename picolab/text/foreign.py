@@ -18,7 +18,8 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 12, 12
 _SHORT.maxstring = _SHORT.maxother = 100
 _LONGEST_SHOWN = 200
-_MARKDOWN = re.compile(r"[\\`*_{}<>#~$&@]|\[(?=[ xX^])|(?<=\])[(\[:]|(?<=\bwww)\.|:(?=//)")
+_REFERENCE = re.compile(r"@|#(?=\d)|\bgh-(?=\d)", re.IGNORECASE)
+_MARKDOWN = re.compile(r"[\\`*_{}<>#~$&]|\[(?=[ xX^])|(?<=\])[(\[:]|(?<=\bwww)\.|:(?=//)")
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -37,10 +38,14 @@ def one_line(text: str) -> str:
 
 
 def markdown_line(text: str) -> str:
-    """Return text that Markdown shows unchanged, in one line: no markup, link, mention, formula or end of a cell."""
+    """Return text that Markdown shows unchanged, in one line: no markup, link, mention, formula or end of a cell.
+
+    A space of no width breaks each `@name`, `#1` and `GH-1`: forges resolve backslashes before they look for these.
+    """
     line = " ".join(visible(text).split())
+    escaped = _REFERENCE.sub(r"\g<0>&#8203;", _MARKDOWN.sub(r"\\\g<0>", line))
     # A pipe would end its cell; whether a backslash before it counts depends on the reader.
-    return _MARKDOWN.sub(r"\\\g<0>", line).replace("|", "&#124;")
+    return escaped.replace("|", "&#124;")
 
 
 def csv_cell(text: str) -> str:

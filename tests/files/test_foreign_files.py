@@ -167,6 +167,24 @@ def test_the_garbage_collector_is_as_before(enabled: bool) -> None:
         (gc.enable if was_enabled else gc.disable)()
 
 
+ODD_JSON = [
+    *('"\ud800"', '{"\ud800": 1}', r'"\ud800"', r'{"\ud800": 1}', r'"\ud83d\ude00"', '"\x01"', "\ufeff1"),
+    *("NaN", "-Infinity", "-NaN", "1e999", "0.1e-400", "-0", "01", "1.", "9" * 4300, "9" * 4301),
+    *('{"a": 1, "a": 2}', "[" * 150 + "]" * 150, "[" * 100_000, "[1,]", "1 2", "\xa01", ""),
+]
+
+
+@pytest.mark.parametrize("text", ODD_JSON, ids=lambda text: ascii(text[:12]))
+def test_json_is_parsed_as_the_standard_library_does(text: str) -> None:
+    def outcome(parse: Callable[[str], object]) -> str:
+        try:
+            return ascii(parse(text))
+        except (ValueError, RecursionError) as error:
+            return repr(error)
+
+    assert outcome(parse_json) == outcome(json.loads)
+
+
 # Names that become paths
 
 HOSTILE_NAMES = [

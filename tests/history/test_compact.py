@@ -12,12 +12,12 @@ from command_line import picolab_here
 from history_campaigns import night
 
 from picolab.config.project import outputs_dir
-from picolab.errors import HostUnfit
+from picolab.errors import HostUnfit, UnreadableFile
 from picolab.history import compact as compacting
 from picolab.history.add import add_campaign
 from picolab.history.compact import Compacted, compact
 from picolab.history.database import Database
-from picolab.history.store import TRIALS, FolderStore
+from picolab.history.store import TRIALS, FolderStore, file_name
 
 NIGHTS = 3
 KILLED = """
@@ -121,6 +121,36 @@ def test_two_merges_at_once_keep_every_row(store: FolderStore, monkeypatch: pyte
     found = rows(store)
     assert [row for row in found if row["trial_key"] in kept] == before
     assert len({row["trial_key"] for row in found}) == len(found) > len(before)
+
+
+class Raced(FolderStore):
+    """A store whose files another process replaces right after they are listed, a few times."""
+
+    left = 3
+
+    def names(self, kind: str) -> list[str]:
+        found = super().names(kind)
+        for name in found if self.left and kind == TRIALS else []:
+            path = Path(self.address(kind, name))
+            path.rename(path.with_name(file_name(name[:12], f"{self.left:016x}")))
+        self.left -= kind == TRIALS and self.left > 0
+        return found
+
+
+def test_files_replaced_by_another_are_listed_again(store: FolderStore) -> None:
+    before = rows(store)
+    assert rows(Raced(store.folder)) == before
+    assert compact(Raced(store.folder)) == Compacted(NIGHTS, 1)
+    assert rows(store) == before
+
+
+def test_a_damaged_file_is_named_at_once(store: FolderStore) -> None:
+    name = store.names(TRIALS)[0]
+    (store.folder / TRIALS / name).write_bytes(b"PAR1 torn PAR1")
+    for use in (compact, rows):
+        with pytest.raises(UnreadableFile, match=name):
+            use(store)
+    assert len(store.names(TRIALS)) == NIGHTS
 
 
 def test_a_reader_follows_files_that_were_merged(store: FolderStore) -> None:

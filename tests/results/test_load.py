@@ -106,6 +106,11 @@ def test_a_notebook_that_cannot_be_read_is_one_sentence(tmp_path: Path, content:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["\ud800", "[" * 100_000, "{"], ids=["half a pair", "deep", "cut"])
+def test_a_text_that_is_no_json_stays_a_text(tmp_path: Path, text: str) -> None:
+    assert read_scraps(write(tmp_path / "n.ipynb", make_notebook(note=text))) == {"note": text}
+
+
 def test_a_notebook_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="is not there"):
         read_scraps(tmp_path / "none.ipynb")

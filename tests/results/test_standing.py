@@ -658,7 +658,7 @@ MAKES: dict[str, Callable[[Path], object]] = {
     "a list": lambda path: path.write_bytes(b"[[], {}, 1]"),
     "a surrogate": lambda path: path.write_bytes(b'{"outcome": "\\ud800", "description": "\\ud800"}'),
     "an escape": lambda path: path.write_bytes(b"\x1b[31m[red]\n\x07"),
-    "a bomb": lambda path: path.write_bytes(b"[" + b"[]," * 1_000_000 + b"[]]"),
+    "a bomb": lambda path: path.write_bytes(b"[" + b"[]," * 100_000 + b"[]]"),
 }
 PLACES = [
     "plan.json",

@@ -16,6 +16,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,8 +118,8 @@ class Running:
 StartServer = Callable[..., Running]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartServer]:
+@contextmanager
+def servers_in(place: Path) -> Iterator[StartServer]:
     """Start servers with knobs; kill each by its pid at the end, also after a failure."""
     started: list[Running] = []
 
@@ -130,7 +131,7 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
         through: list[str] | None = None,
         **environment: str | None,
     ) -> Running:
-        folder = tmp_path / f"server-{len(started)}"
+        folder = place / f"server-{len(started)}"
         (folder / "tmp").mkdir(parents=True)
         settings: dict[str, str | None] = {
             "PATH": os.environ["PATH"],
@@ -159,11 +160,26 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
             running.port = int(found[1])
         return running
 
-    yield launch
-    for running in started:
-        with suppress(ProcessLookupError):
-            running.process.kill()
-        running.process.wait()
+    try:
+        yield launch
+    finally:
+        for running in started:
+            with suppress(ProcessLookupError):
+                running.process.kill()
+            running.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartServer]:
+    with servers_in(tmp_path) as launch:
+        yield launch
+
+
+@pytest.fixture(scope="module")
+def usual() -> Iterator[Running]:
+    """Return a server without knobs, for tests that need nothing of it to be new and leave it running."""
+    with tempfile.TemporaryDirectory(prefix="picolab-test-") as folder, servers_in(Path(folder)) as launch:
+        yield launch()
 
 
 @pytest.fixture
@@ -363,9 +379,8 @@ def test_logs(start: StartServer) -> None:
 # -- the HTTP table
 
 
-def test_authentication(start: StartServer) -> None:
-    server = start()
-    with server.client(log_in=False) as client:
+def test_authentication(usual: Running) -> None:
+    with usual.client(log_in=False) as client:
         good = client.post("/api/auth", json={"sharedSecretKey": SECRET})
         assert (good.status_code, good.content) == (200, b"")
         assert good.headers["Set-Cookie"] == (
@@ -402,13 +417,13 @@ def test_authentication(start: StartServer) -> None:
         ("DELETE", "/api/entry/abcdefghjk", 401),
     ],
 )
-def test_status_of_simple_calls(start: StartServer, method: str, path: str, status: int) -> None:
-    with start().client(log_in=False) as client:
+def test_status_of_simple_calls(usual: Running, method: str, path: str, status: int) -> None:
+    with usual.client(log_in=False) as client:
         assert client.request(method, path).status_code == status
 
 
-def test_unknown_entry_sentence(start: StartServer) -> None:
-    with start().client(log_in=False) as client:
+def test_unknown_entry_sentence(usual: Running) -> None:
+    with usual.client(log_in=False) as client:
         assert client.get("/-abcdefghjk").text == "entry not found\n"
 
 
@@ -438,11 +453,10 @@ def test_upload_download_delete(start: StartServer, size: int) -> None:
     assert server.rows("SELECT count(*) FROM entries_data") == [(0,)]
 
 
-def test_ranges(start: StartServer) -> None:
-    server = start()
+def test_ranges(usual: Running) -> None:
     content = content_of(2 * MIB)
-    path = f"/-{server.upload(content).json()['id']}"
-    with server.client() as client:
+    path = f"/-{usual.upload(content).json()['id']}"
+    with usual.client() as client:
         for header, start_at, end in (
             ("bytes=0-0", 0, 1),
             ("bytes=327679-327680", 327_679, 327_681),
@@ -478,23 +492,21 @@ def test_note_field_before_and_after_the_file(start: StartServer) -> None:
     ("sent", "stored"),
     [(r"a \"quoted\" name", 'a "quoted" name'), ("../../etc/passwd", "passwd"), ("a/b.txt", "b.txt")],
 )
-def test_file_names(start: StartServer, sent: str, stored: str) -> None:
-    server = start()
+def test_file_names(usual: Running, sent: str, stored: str) -> None:
     body = form(b"x", sent)
-    with server.raw_upload(len(body)) as connection:
+    with usual.raw_upload(len(body)) as connection:
         connection.sendall(body)
         entry_id = json.loads(connection.recv(65536).split(b"\r\n\r\n")[1])["id"]
-    assert server.rows("SELECT filename FROM entries") == [(stored,)]
-    with server.client() as client:
+    assert usual.rows(f"SELECT filename FROM entries WHERE id = '{entry_id}'") == [(stored,)]
+    with usual.client() as client:
         quoted = stored.replace('"', r"\"")
         assert client.get(f"/-{entry_id}").headers["Content-Disposition"] == f'filename="{quoted}"'
 
 
-def test_chunked_upload(start: StartServer) -> None:
-    server = start()
+def test_chunked_upload(usual: Running) -> None:
     content = content_of(2 * MIB + 1)
     body = form(content)
-    with server.client() as client:
+    with usual.client() as client:
         answer = client.post(
             f"/api/entry?expiration={FAR}",
             content=(body[at : at + 99_991] for at in range(0, len(body), 99_991)),
@@ -505,21 +517,20 @@ def test_chunked_upload(start: StartServer) -> None:
 
 
 @pytest.mark.parametrize("seconds_ahead", [None, -60, 3000])
-def test_expiration_is_mandatory_and_an_hour_ahead(start: StartServer, seconds_ahead: int | None) -> None:
-    server = start()
+def test_expiration_is_mandatory_and_an_hour_ahead(usual: Running, seconds_ahead: int | None) -> None:
     when = ""
     if seconds_ahead is not None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds_ahead))
         when = f"?expiration={stamp}"
-    with server.client() as client:
+    with usual.client() as client:
         answer = client.post(f"/api/entry{when}", files={"file": ("f", b"x")})
     assert answer.status_code == 400
     assert answer.text.startswith("invalid expiration URL parameter: ")
 
 
 @pytest.mark.parametrize("when", ["2999-12-31T00:00:00%2B02:00", "2999-12-31T00:00:00.123456789Z"])
-def test_expiration_in_other_forms_of_rfc3339(start: StartServer, when: str) -> None:
-    with start().client() as client:
+def test_expiration_in_other_forms_of_rfc3339(usual: Running, when: str) -> None:
+    with usual.client() as client:
         assert client.post(f"/api/entry?expiration={when}", files={"file": ("f", b"x")}).status_code == 200
 
 
@@ -543,8 +554,8 @@ MULTIPART = "multipart/form-data; boundary=b"
         ("multipart/form-data", form(b"x"), "no multipart boundary param in Content-Type"),
     ],
 )
-def test_bad_multipart(start: StartServer, content_type: str, body: bytes, sentence: str) -> None:
-    with start().client() as client:
+def test_bad_multipart(usual: Running, content_type: str, body: bytes, sentence: str) -> None:
+    with usual.client() as client:
         answer = client.post(f"/api/entry?expiration={FAR}", content=body, headers={"Content-Type": content_type})
         assert (answer.status_code, answer.text) == (400, f"invalid request: {sentence}\n")
         assert client.get("/").status_code == 200
@@ -585,28 +596,27 @@ def test_boundaries_split_across_reads(piece: int) -> None:
     assert len(left) == 0
 
 
-def test_a_file_full_of_boundary_lookalikes_survives(start: StartServer) -> None:
-    server = start()
+def test_a_file_full_of_boundary_lookalikes_survives(usual: Running) -> None:
     content = b"\r\n--b" * 100_000 + b"\r\n-" * 100_000
     content = content.replace(b"\r\n--b\r", b"\r\n--bb\r")
-    entry_id = server.upload(content).json()["id"]
-    with server.client() as client:
+    entry_id = usual.upload(content).json()["id"]
+    with usual.client() as client:
         assert client.get(f"/-{entry_id}").content == content
 
 
 # -- what happens inside an upload
 
 
-def test_401_comes_before_the_body_is_read(start: StartServer) -> None:
-    with start().raw_upload(100 * MIB, cookie=False) as connection:
+def test_401_comes_before_the_body_is_read(usual: Running) -> None:
+    with usual.raw_upload(100 * MIB, cookie=False) as connection:
         text = read_all(connection)
     assert text.startswith(b"HTTP/1.1 401 ")
     assert b"Connection: close\r\n" in text
     assert text.endswith(b"\r\n\r\nAuthentication required\n")
 
 
-def test_401_is_readable_after_a_broken_pipe(start: StartServer) -> None:
-    with start().raw_upload(1024 * MIB, cookie=False) as connection:
+def test_401_is_readable_after_a_broken_pipe(usual: Running) -> None:
+    with usual.raw_upload(1024 * MIB, cookie=False) as connection:
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while True:
                 connection.sendall(bytes(MIB))
@@ -626,26 +636,25 @@ def test_a_refused_client_has_time_to_read_before_the_reset(start: StartServer) 
     assert in_time or delays.seconds > LINGER_S / 2, "the connection was reset at once"
 
 
-def test_a_refused_small_body_leaves_the_connection_usable(start: StartServer) -> None:
+def test_a_refused_small_body_leaves_the_connection_usable(usual: Running) -> None:
     body = form(bytes(200 << 10))
-    with start().raw_upload(len(body), cookie=False) as connection:
+    with usual.raw_upload(len(body), cookie=False) as connection:
         connection.sendall(body + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         text = read_all(connection)
     assert text.index(b" 401 ") < text.index(b" 200 OK")
 
 
-def test_a_bad_cookie_is_no_cookie(start: StartServer) -> None:
-    with start().client(log_in=False) as client:
+def test_a_bad_cookie_is_no_cookie(usual: Running) -> None:
+    with usual.client(log_in=False) as client:
         client.cookies.set("sharedSecret", cookie_value()[:-1])
         assert client.post(f"/api/entry?expiration={FAR}", files={"file": ("f", b"x")}).status_code == 401
 
 
-def test_expect_100_continue(start: StartServer) -> None:
-    server = start()
-    with server.raw_upload(MIB, cookie=False, more="Expect: 100-continue\r\n") as connection:
+def test_expect_100_continue(usual: Running) -> None:
+    with usual.raw_upload(MIB, cookie=False, more="Expect: 100-continue\r\n") as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 401 ")
     body = form(b"x")
-    with server.raw_upload(len(body), more="Expect: 100-continue\r\n") as connection:
+    with usual.raw_upload(len(body), more="Expect: 100-continue\r\n") as connection:
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")

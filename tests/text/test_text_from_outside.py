@@ -61,7 +61,7 @@ SURROGATE = "\ud800 alone"
 texts = st.one_of(st.sampled_from(NASTY), st.text(st.characters(codec="utf-8"), max_size=60))
 """What a record may hold; pydantic takes no lone surrogates."""
 any_texts = st.one_of(texts, st.just(SURROGATE), st.text(max_size=60))
-FEW = settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+FEW = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 MANY = settings(max_examples=300, deadline=None)
 
 
@@ -153,11 +153,8 @@ def figures_of(data: CampaignData, text: str) -> list[Figure]:
 
 
 @given(texts)
-@example(NASTY[0])
-@example(NASTY[1])
-@example(NASTY[2])
-@example(NASTY[5])
-@example(NASTY[7])
+@example("".join(NASTY[:3]))
+@example(NASTY[5] + NASTY[7])
 @FEW
 def test_charts_are_drawn_with_any_text(text: str) -> None:
     for figure in figures_of(with_text(text or "x"), text):
@@ -205,11 +202,9 @@ def test_no_cell_of_a_csv_file_is_a_formula(text: str) -> None:
 def campaign_on_disk(folder: Path) -> Path:
     trials = [FakeTrial(outcome=Outcome.HTTP_ERROR, server_message=text, detail=text) for text in NASTY]
     trials += [FakeTrial(caveats=[{"code": t[:40], "value": t, "message": t, "advice": t}]) for t in NASTY]
-    # Each of these is a case of its own, with a panel of its own.
+    # Each of these is a case of its own, with panels of its own.
     few = [text for text in NASTY if text.isprintable() and len(text) < 200][:4]
-    trials += [FakeTrial(environment={"A": text}) for text in few]
-    trials += [FakeTrial(parameters_too={"work_dir": text}) for text in few]
-    trials += [FakeTrial(build=text) for text in few]
+    trials += [FakeTrial(environment={"A": text}, parameters_too={"work_dir": text}, build=text) for text in few]
     for number, trial in enumerate(trials, start=1):
         trial.block = number
     write_campaign(folder, trials)
@@ -291,6 +286,7 @@ OURS = {"h3", "p", "strong", "table", "thead", "tbody", "tr", "th", "td", "ul", 
 @example("[a]: http://192.0.2.1")
 @example("http://192.0.2.1/x www.example.org a@example.org")
 @example("a\\|b")
+@example("@team a#1 GH-2")
 @settings(max_examples=100, deadline=None)
 def test_markdown_shows_the_text_as_it_is(text: str) -> None:
     text = text.strip() or "x"
@@ -304,8 +300,10 @@ def test_markdown_shows_the_text_as_it_is(text: str) -> None:
     reader = read(rendered(markdown))
     assert {tag for tag, _ in reader.tags} <= OURS
     plain = " ".join(visible(text).split())
+    # Forges make links and mentions of words that Markdown leaves as they are.
+    assert not re.search(r"@\w|#\d|\bGH-\d", reader.words, re.IGNORECASE)
     if "**" not in plain:  # bold at both ends is our own mark
-        assert plain in " ".join(reader.words.split())
+        assert plain.replace("\u200b", "") in " ".join(reader.words.replace("\u200b", "").split())
 
 
 @given(any_texts)

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.analysis.floor_search import floors_of
-from picolab.campaign.changes import check_unchanged
+from picolab.campaign.changes import check_blocks, check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.growth import Growth, grow, unfinished_words
 from picolab.campaign.preflight import check_plan
@@ -181,7 +181,7 @@ class Campaign:
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():
-                self._check_plan()
+                self._check_plan(accept_changes)
                 if not (self.folder / beginning.BEGUN_FILE).exists():
                     beginning.write_beginning(self.folder, self.plan)
             try:
@@ -197,8 +197,10 @@ class Campaign:
                     (self.folder / RUNNING).rmdir()
         return self.exit_code()
 
-    def _check_plan(self) -> None:
+    def _check_plan(self, accept_changes: bool) -> None:
         """Refuse what cannot run, before the first trial."""
+        if not accept_changes:
+            check_blocks(self.folder, self.plan, self.tally.rows, self.tally.needed)
         check_plan(self.plan)
 
     @property

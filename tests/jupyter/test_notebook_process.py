@@ -80,7 +80,6 @@ def test_a_trial_is_interrupted_also_before_its_first_cell(tmp_path: Path) -> No
     context = TrialContext(folder=tmp_path / "trial", trial_id="trial", owner=this_process().to_json())
     process = TrialProcess(TrialParameters(file_size="64K", ram_mb=128, keep_machine="never"), context)
     try:
-        assert process._find_kernels() == []
         interrupt([process])
         assert process.ended
         record = process.folder / RECORD_FILE

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from picolab.campaign.budget import Budget
 from picolab.config.order import machine_key
 from picolab.config.plan import PlannedTrial
-from picolab.errors import MachineBusy
+from picolab.errors import MachineBusy, MachineError
 from picolab.files.foreign import remove_tree_inside
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import last_line
@@ -57,7 +57,7 @@ class _Attempt:
 
     Attributes:
         begun_s, deadline_s: on the monotonic clock.
-        limit_s: seconds that it may take.
+        limit_s: seconds that it may take, without those in which it waits for its turn.
     """
 
     trial: PlannedTrial
@@ -226,7 +226,9 @@ class Slots:
                 board = self._board(slot)
                 if board is not None:
                     board.works(slot.up.trial_id, ENDS)
-                _release(slot.machine)
+                # One that cannot be taken down now is taken down at the end; it may only cost RAM until then.
+                with suppress(MachineError):
+                    _release(slot.machine)
                 if board is not None:
                     board.idle(slot.up.trial_id)
                 slot.up = None
@@ -271,8 +273,7 @@ class Slots:
             self._fork_server,
             None if on_step is None else lambda line: on_step(trial, line),
         )
-        # It may wait for its turn behind all others.
-        slot.attempt = _Attempt(trial, number, process, started_at, begun_s, limit_s * len(self._slots))
+        slot.attempt = _Attempt(trial, number, process, started_at, begun_s, limit_s)
         self._show(slot.attempt)
 
     # While they run
@@ -292,8 +293,14 @@ class Slots:
         watcher.progress(self._campaign.progress(attempt.trial, attempt.number, line))
 
     def _has_ended(self, slot: _Slot) -> bool:
+        """Return whether a trial has ended or is late; the time in which it waited for its turn does not count."""
         attempt = slot.attempt
-        return attempt is not None and (attempt.process.ended or time.monotonic() > attempt.deadline_s)
+        if attempt is None:
+            return False
+        board = self._board(slot)
+        if board is not None and not attempt.process.ended and time.monotonic() > attempt.deadline_s:
+            attempt.deadline_s = attempt.begun_s + attempt.limit_s + board.slept_s(attempt.begun_s)
+        return attempt.process.ended or time.monotonic() > attempt.deadline_s
 
     def _stop(self) -> None:
         """Have all trials end after cleaning up, and file what comes of them."""
@@ -311,8 +318,7 @@ class Slots:
         attempt, campaign = slot.attempt, self._campaign
         assert attempt is not None
         process = attempt.process
-        is_late = not process.ended and fault is None
-        if is_late:
+        if not process.ended and fault is None:
             interrupt([process])
             fault = Outcome.MACHINE_FAILED, f"the trial's process did not end within {attempt.limit_s:.0f} s"
         killed = process.ended_by()
@@ -320,11 +326,6 @@ class Slots:
             fault = Outcome.INVALID, "the fork server was killed, and so the trial ended"
         process.kill()
         slot.attempt = None
-        if is_late:
-            # The others may have waited for its turn all that time.
-            for other in self._slots:
-                if other.attempt is not None:
-                    other.attempt.deadline_s = time.monotonic() + other.attempt.limit_s
         board = self._board(slot)
         if board is not None:
             board.works(attempt.trial.trial_id, ENDS)

@@ -74,6 +74,9 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
 def _end_turn(run: TrialRun, stage: Stage, over: bool) -> None:
     run.turn.end(stage, over)
     timeline, why = run.state.timeline, run.turn.why_unknown
+    for name in NEIGHBOUR_TIMES:
+        run.state.missing.pop(f"timeline.{name}", None)
+    run.state.caveats = [one for one in run.state.caveats if one.code not in host_caveats.OVERLAP_CODES]
     run.add_caveats(host_caveats.of_overlap(timeline, why))
     run.explain("timeline", timeline, dict.fromkeys(NEIGHBOUR_TIMES if why else (), why))
 

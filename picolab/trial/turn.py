@@ -86,14 +86,24 @@ class Board:
                 if written < len(line):
                     file.truncate(0)
 
-    def at_work(self) -> set[str]:
-        """Return the names of the machines that have a trial now, as far as that is known."""
-        found = set()
-        for path in self.folder.glob(f"*{_SUFFIX}"):
-            lines = _last_lines(path, time.monotonic())
-            if lines and lines[-1][1] != _IDLE:
-                found.add(path.name.removesuffix(_SUFFIX))
-        return found
+    def machines(self) -> set[str]:
+        """Return the names of the machines of all trials."""
+        return {path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}")}
+
+    def slept_s(self, from_s: float) -> float:
+        """Return the seconds since a moment in which trials on this machine have waited for their turn.
+
+        What could not be noted is not known, and counts as none.
+        """
+        with suppress(FileNotFoundError):
+            lines = _last_lines(self._path, from_s)
+            ends = [line[0] for line in lines[1:]] + [time.monotonic()]
+            return sum(
+                max(0.0, ended_s - max(begun_s, from_s))
+                for (begun_s, how, _, _), ended_s in zip(lines, ends, strict=True)
+                if how == _SLEEPS
+            )
+        return 0.0
 
     def others(self, from_s: float, until_s: float) -> list[Activity]:
         """Return what trials on other machines did between two moments; waiting is nothing.
@@ -207,8 +217,8 @@ class Turn:
                     setattr(self._timeline, name, None)
 
     def siblings(self) -> set[str]:
-        """Return the names of the machines on which trials of the same campaign run now."""
-        return self._board.at_work() if self._board is not None else set()
+        """Return the names of the machines of the same campaign."""
+        return self._board.machines() if self._board is not None else set()
 
     def _wait(self, board: Board) -> None:
         lock = (board.folder / _LOCK_FILE).open("ab")

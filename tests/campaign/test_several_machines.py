@@ -249,20 +249,24 @@ class Hung:
         pass
 
 
-def test_a_hung_trial_leaves_the_others_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_for_a_hung_trial_makes_no_trial_late(monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = Campaign.create(plan_of(), Watcher())
     slots = Slots(campaign, campaign.machines)
     slots._board_folder.mkdir(parents=True)
     monkeypatch.setattr(slots_module, "interrupt", lambda _: None)
-    for slot, trial in zip(slots._slots, campaign.plan.trials, strict=True):
+    now_s = time.monotonic()
+    for slot, trial, limit_s in zip(slots._slots, campaign.plan.trials, (99.0, 50.0), strict=True):
         slot.trials.append(trial)
-        slot.attempt = _Attempt(trial, 1, Hung(), datetime.now(UTC), time.monotonic() - 100, 99.0)  # type: ignore[arg-type]
+        slot.attempt = _Attempt(trial, 1, Hung(), datetime.now(UTC), now_s - 100, limit_s)  # type: ignore[arg-type]
     hung, other = slots._slots
+    notes = [(hung, now_s - 100, "measures"), (other, now_s - 100, "works"), (other, now_s - 60, "sleeps")]
+    for slot, at_s, how in notes:
+        with (slots._board_folder / f"{slot.machine}.lines").open("a") as file:
+            file.write(f"{at_s:.6f} {how} start {slot.trials[0].trial_id}\n")
     boards: list[str] = []
-    assert slots._has_ended(hung) and slots._has_ended(other)
+    assert slots._has_ended(hung) and not slots._has_ended(other), "its limit is shorter, and it only waited"
     hung.tries = campaign.plan.fault_retries
     slots._end(hung, lambda: boards.append((slots._board_folder / "two-1.lines").read_text()))
-    assert not slots._has_ended(other), "it may have waited for the turn of the hung one"
     assert [" ends " in text and " idle " not in text for text in boards] == [True], "a look at the results is work"
 
 

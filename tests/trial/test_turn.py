@@ -67,7 +67,21 @@ def test_a_trial_sees_what_others_did_and_not_that_they_waited(tmp_path: Path) -
         ("002-b", "m-2", "verify", False),
     }
     assert [span.stage for span in timeline.stages] == ["start", "upload"]
-    assert turn.siblings() == {"m-1"}, "the other one is idle"
+    assert turn.siblings() == {"m-1", "m-2"}
+
+
+def test_a_wait_lasts_until_the_next_note_or_until_now(tmp_path: Path) -> None:
+    now_s = time.monotonic()
+    board = Board(tmp_path, "m-1")
+    assert board.slept_s(now_s - 100) == 0.0
+    notes = [(-90, "sleeps"), (-70, "measures"), (-50, "idle"), (-40, "works"), (-30, "sleeps"), (-20, "measures")]
+    lines = "".join(f"{now_s + at_s:.6f} {how} upload 001-a\n" for at_s, how in notes)
+    (tmp_path / "m-1.lines").write_text(lines)
+    assert board.slept_s(now_s - 100) == pytest.approx(30)
+    assert board.slept_s(now_s - 75) == pytest.approx(15)
+    assert board.slept_s(now_s - 45) == pytest.approx(10)
+    board.sleeps("002-b")
+    assert board.slept_s(now_s - 45) > 10
 
 
 def test_without_others_nothing_is_written_and_times_are_kept() -> None:
@@ -125,12 +139,19 @@ def test_a_record_says_why_it_does_not_know_the_others(tmp_path: Path) -> None:
     def action(_: TrialRun) -> str:
         raise NotOk(Outcome.TIMEOUT, "it was never ready")
 
-    run_stage(TrialRun(state, tmp_path, context), "start", action)
+    run = TrialRun(state, tmp_path, context)
+    run_stage(run, "start", action)
     record = validate_record(json.loads(state.record().model_dump_json()), "the record")
     assert record.outcome is Outcome.TIMEOUT and record.timeline is not None and record.timeline.others_s is None
     why = "a note about the machine m-2 could not be written"
     assert [record.missing[f"timeline.{name}"] for name in NEIGHBOUR_TIMES] == [why] * 3
     assert [caveat.code for caveat in record.caveats] == ["overlap_unknown"]
+
+    Board(tmp_path, "m-2").idle("000-z")
+    run_stage(run, "start", action)
+    again = validate_record(json.loads(state.record().model_dump_json()), "the record")
+    assert again.timeline is not None and again.timeline.others_s == 0.0 and again.caveats == []
+    assert not [path for path in again.missing if path.startswith("timeline.")]
 
 
 def test_a_link_in_place_of_a_machines_file_is_not_followed(tmp_path: Path) -> None:

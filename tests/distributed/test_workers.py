@@ -27,6 +27,7 @@ from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
+from picolab.results import beginning
 
 MIB = 1 << 20
 
@@ -91,6 +92,32 @@ def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.
     here._check_plan(accept_changes=True)
     monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "a"})
     here._check_plan(accept_changes=False)
+
+
+def test_a_block_is_not_refused_on_a_host_with_a_new_name(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    plan = comparison()
+    first, second = (trial.trial_id for trial in plan.trials[:2])
+    monkeypatch.setattr(beginning, "host_identity", lambda: {"hostname": "a", "machine_id": "this"})
+    beginning.write_beginning(scratch, plan)
+
+    def check(block_host: str, machine_id: str) -> None:
+        monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "new", "machine_id": machine_id})
+        changes.check_blocks(scratch, plan, {first: {"hostname": block_host}}, {second})
+
+    check("a", "this")
+    for changed in (("a", "another"), ("worker", "this")):
+        with pytest.raises(CampaignChanged, match="block 1 has begun on the host"):
+            check(*changed)
+
+
+def test_a_block_that_continued_here_is_not_refused_again(scratch: Path) -> None:
+    plan = comparison()
+    plan.trials = [trial.model_copy(update={"block": 1}) for trial in plan.trials]
+    first, second, *rest = (trial.trial_id for trial in plan.trials)
+    rows = {first: {"hostname": "a"}}
+    with pytest.raises(CampaignChanged, match="block 1 has begun on the host a"):
+        changes.check_blocks(scratch, plan, rows, rest)
+    changes.check_blocks(scratch, plan, rows | {second: {"hostname": socket.gethostname()}}, rest)
 
 
 def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:

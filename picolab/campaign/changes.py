@@ -62,7 +62,7 @@ def hosts_of_blocks(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[i
 
 
 def check_blocks(folder: Path, plan: Plan, rows: Mapping[str, Mapping[str, Any]], needed: Container[str]) -> None:
-    """Refuse to run the rest of a block on this host when it has begun on another one, at a worker.
+    """Refuse to run the rest of a block on this host when all of it so far ran on others, at workers.
 
     Args:
         needed: ids of the trials that are to have a result.
@@ -70,13 +70,21 @@ def check_blocks(folder: Path, plan: Plan, rows: Mapping[str, Mapping[str, Any]]
     Raises:
         CampaignChanged: there is such a block.
     """
-    hosts, here = hosts_of_blocks(plan, rows), str(host_identity()["hostname"])
+    here = host_identity()
+    names = {here["hostname"]}
+    known = beginning.read_beginning(folder).known
+    if known is not None and not beginning.host_changes(known.host, here):
+        # The same host may have had another name when the campaign began.
+        names.add(known.host.get("hostname") or here["hostname"])
+    hosts = hosts_of_blocks(plan, rows)
+    # Where the rest of a block has begun here too, somebody has accepted it.
+    ours = {trial.block for trial in plan.trials if rows.get(trial.trial_id, {}).get("hostname") in names}
     for trial in plan.trials:
-        begun = hosts.get(trial.block, here)
-        if begun != here and trial.trial_id in needed and trial.trial_id not in rows:
+        is_left = trial.trial_id in needed and trial.trial_id not in rows
+        if is_left and trial.block in hosts.keys() - ours:
             again = f"picolab resume {in_command(folder)}"
             raise CampaignChanged(
-                f"campaign {plan.campaign!r}: block {trial.block} has begun on the host {begun}, and its rest makes no "
-                f"pair on this one ({here}); continue on the workers with: {again} --scheduler tcp://HOST:PORT; or "
-                f"here all the same with: {again} --accept-changes"
+                f"campaign {plan.campaign!r}: block {trial.block} has begun on the host {hosts[trial.block]}, and its "
+                f"rest makes no pair on this one ({here['hostname']}); continue on the workers with: {again} "
+                f"--scheduler tcp://HOST:PORT; or here all the same with: {again} --accept-changes"
             )

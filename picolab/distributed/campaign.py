@@ -25,7 +25,7 @@ from picolab.campaign.slots import Interrupted
 from picolab.config.plan import Plan, PlannedTrial, together
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
-from picolab.distributed.capacity import MACHINE, RAM, Capacity
+from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
 from picolab.distributed.checks import check_distributed, sent_builds
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
@@ -148,29 +148,31 @@ class DistributedCampaign(Campaign):
         known = self._capacity()
         self._take_back(waiting, {host.address for host in known.hosts})
         capacity = known.one_per_kernel(self._given if self._open else (), {one.host for one in waiting})
-        self._given = here = {host.address for host in capacity.hosts}
+        self._given = {host.address for host in capacity.hosts}
         is_shared = len(capacity.hosts) < len(known.hosts)
         self._machines = max(1, capacity.machines)
         refused: list[_Open] = []
         elsewhere: list[_Open] = []
+        held: list[_Open] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
             is_bound = bool(one.refused_by or one.host)
-            if is_bound and not here:
+            if is_bound and not known.hosts:
                 waiting.appendleft(one)
                 break
-            there = [host for host in capacity.hosts if one.host in ("", host.hostname)]
-            able = [host for host in there if host.address not in one.refused_by]
-            if is_bound and not able:
+            there = [host for host in known.hosts if one.host in ("", host.hostname)]
+            fit = [host for host in there if host.address not in one.refused_by]
+            if is_bound and not fit:
                 (elsewhere if one.host and not there else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
-            if able and capacity.counts_ram:
+            if fit and known.counts_ram:
+                willing, fit = fit, [host for host in fit if (host.ram_bytes or 0) >= ram]
                 # Dask would wait forever for a worker with enough.
-                if all((host.ram_bytes or 0) < ram for host in able):
-                    only = f"of {listed_few(host.address for host in able)}"
-                    whose = f"any {'worker' if len(able) == len(capacity.hosts) else only}"
+                if not fit:
+                    only = f"of {listed_few(host.address for host in willing)}"
+                    whose = f"any {'worker' if len(willing) == len(known.hosts) else only}"
                     self.watcher.note(
                         f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
                         f"RAM that {whose} offers; start a worker with more of it, and continue with: "
@@ -178,6 +180,16 @@ class DistributedCampaign(Campaign):
                     )
                     continue
                 resources[RAM] = ram
+            able = [host for host in fit if host.address in self._given]
+            if fit and not able:
+                # Another worker of its kernel is chosen, and is not able to run it.
+                able = [host for host in fit if self._is_idle(host, known)][:1]
+                if not able:
+                    held.append(one)
+                    continue
+                capacity = capacity.with_worker(able[0])
+                self._given = {host.address for host in capacity.hosts}
+                self._machines = max(1, capacity.machines)
             names = {trial.parameters.build for trial in one.trials} & builds.keys()
             one.order = Order(
                 session=self._workers.session,
@@ -198,8 +210,13 @@ class DistributedCampaign(Campaign):
         for one in refused:
             where = f" of the host {one.host}, where its block has begun," if one.host else ""
             self.watcher.note(f"No worker{where} can run {_named(one.trials)}: each has refused.")
-        waiting.extend(elsewhere)
+        waiting.extend(held + elsewhere)
         self._wait_for_hosts(waiting, elsewhere)
+
+    def _is_idle(self, host: Host, known: Capacity) -> bool:
+        """Return whether no order can be at any worker on the kernel of a worker."""
+        there = {other.address for other in known.hosts if other.kernel == host.kernel}
+        return all(one.only and not one.only & there for one in self._open)
 
     def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
         """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""

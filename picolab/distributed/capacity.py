@@ -27,6 +27,11 @@ class Host:
     hostname: str = ""
     boot_id: str = ""
 
+    @property
+    def kernel(self) -> str:
+        """Names the kernel it runs on; a worker that did not answer counts as alone on its own."""
+        return self.boot_id or self.address
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -39,7 +44,7 @@ class Capacity:
         """The workers, those on one kernel together."""
         found: dict[str, list[Host]] = {}
         for host in self.hosts:
-            found.setdefault(host.boot_id or host.address, []).append(host)
+            found.setdefault(host.kernel, []).append(host)
         return list(found.values())
 
     def one_per_kernel(self, kept: Container[str], wanted: Container[str]) -> "Capacity":
@@ -54,6 +59,10 @@ class Capacity:
             return host.address not in kept, host.hostname not in wanted, -(host.ram_bytes or 0), host.address
 
         return Capacity(tuple(min(hosts, key=rank) for hosts in self.by_kernel))
+
+    def with_worker(self, other: Host) -> "Capacity":
+        """Return the same workers, but another one in the place of the one on its kernel."""
+        return Capacity(tuple(other if host.kernel == other.kernel else host for host in self.hosts))
 
     @property
     def machines(self) -> int:
@@ -70,7 +79,8 @@ class Capacity:
         """A sentence for each host with several workers."""
         return [
             f"The workers {listed_few(host.address for host in hosts)} run on one host ({hosts[0].hostname}): their "
-            f"trials would disturb each other, and so only one of them gets trials; stop all of these workers but one."
+            f"trials would disturb each other, and so only one of them gets trials at a time; stop all of these "
+            f"workers but one."
             for hosts in self.by_kernel
             if len(hosts) > 1
         ]

@@ -27,6 +27,7 @@ from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
+from picolab.results import beginning
 
 MIB = 1 << 20
 
@@ -93,6 +94,32 @@ def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.
     here._check_plan(accept_changes=False)
 
 
+def test_a_block_is_not_refused_on_a_host_with_a_new_name(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    plan = comparison()
+    first, second = (trial.trial_id for trial in plan.trials[:2])
+    monkeypatch.setattr(beginning, "host_identity", lambda: {"hostname": "a", "machine_id": "this"})
+    beginning.write_beginning(scratch, plan)
+
+    def check(block_host: str, machine_id: str) -> None:
+        monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "new", "machine_id": machine_id})
+        changes.check_blocks(scratch, plan, {first: {"hostname": block_host}}, {second})
+
+    check("a", "this")
+    for changed in (("a", "another"), ("worker", "this")):
+        with pytest.raises(CampaignChanged, match="block 1 has begun on the host"):
+            check(*changed)
+
+
+def test_a_block_that_continued_here_is_not_refused_again(scratch: Path) -> None:
+    plan = comparison()
+    plan.trials = [trial.model_copy(update={"block": 1}) for trial in plan.trials]
+    first, second, *rest = (trial.trial_id for trial in plan.trials)
+    rows = {first: {"hostname": "a"}}
+    with pytest.raises(CampaignChanged, match="block 1 has begun on the host a"):
+        changes.check_blocks(scratch, plan, rows, rest)
+    changes.check_blocks(scratch, plan, rows | {second: {"hostname": socket.gethostname()}}, rest)
+
+
 def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = NoCluster(host("b"))
     campaign, waiting, notes = begun(cluster)
@@ -131,6 +158,42 @@ def test_the_rest_of_a_block_chooses_the_worker_of_a_kernel() -> None:
     campaign, waiting, _ = begun(cluster)
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])]
+
+
+def test_another_worker_of_a_kernel_gets_what_one_refused() -> None:
+    cluster = NoCluster(host("a", boot_id="k"), host("b", boot_id="k"), host("c"))
+    plan, notes = comparison(), []  # type: ignore[var-annotated]
+    campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
+    orders = deque([_Open([plan.trials[0]]), _Open([plan.trials[1]], refused_by={"tcp://a:1", "tcp://c:1"})])
+    campaign._submit(orders, {})
+    assert [workers for _, workers in cluster.submitted] == [["tcp://a:1", "tcp://c:1"]]
+    assert len(orders) == 1, "a may be running the first"
+
+    campaign._open[0].only = {"tcp://c:1"}
+    campaign._submit(orders, {})
+    assert cluster.submitted[1:] == [({"machine": 1.0}, ["tcp://b:1"])] and notes == []
+
+    campaign._open.clear()
+    everybody = {"tcp://a:1", "tcp://b:1", "tcp://c:1"}
+    campaign._submit(deque([_Open([plan.trials[1]], refused_by=everybody)]), {})
+    assert len(cluster.submitted) == 2 and notes[0].endswith("each has refused.")
+
+
+def test_a_trial_waits_for_a_larger_worker_of_a_kernel() -> None:
+    cluster, notes = NoCluster(host("a", 128 * MIB, "k"), host("c", 64 * MIB)), []  # type: ignore[var-annotated]
+    plan = comparison()
+    campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
+    campaign._submit(deque([_Open([plan.trials[0]])]), {})
+
+    cluster.hosts, campaign._known = (*cluster.hosts, host("b", 256 * MIB, "k")), Capacity(())
+    larger = plan.trials[1].parameters.model_copy(update={"ram_mb": 256})
+    orders = deque([_Open([plan.trials[1].model_copy(update={"parameters": larger})])])
+    campaign._submit(orders, {})
+    assert len(cluster.submitted) == 1 and len(orders) == 1 and notes == []
+
+    campaign._open.clear()
+    campaign._submit(orders, {})
+    assert cluster.submitted[1:] == [({"machine": 1.0, "RAM": 256.0 * MIB}, ["tcp://b:1"])] and notes == []
 
 
 def test_a_trial_asks_for_the_ram_of_its_machine() -> None:

@@ -55,6 +55,8 @@ def volume(name):
 plain = [word for word in words if not word.startswith("--")]
 if state.get("hang"):
     time.sleep(1000)
+if command == state.get("fails"):
+    fail("End of file while reading data: Input/output error")
 if state.get("error"):
     fail(state["error"])
 if command == "list":

@@ -13,7 +13,7 @@ from picolab.results.rows import counting_values, measured_outcomes
 
 
 def quiet_trials(records: Mapping[str, Record]) -> frozenset[str]:
-    """Return the trials during whose measured section no other one did anything, of records by trial_id."""
+    """Return the trials during whose measured section no other one is known to have worked, by trial_id."""
     return frozenset(name for name, record in records.items() if record.timeline and not record.timeline.neighbours)
 
 

@@ -65,7 +65,7 @@ def run(parameters: str | Path | Mapping[str, Any], *, campaign: str = "", sched
         _watcher(plan, {}, lambda: stop.requested) as (watcher, over),
     ):
         begun = placed(Campaign.create(plan, watcher))
-        over(_ending(begun, begun.run()))
+        over(_ending(begun, begun.run(), scheduler))
     return CampaignResults(read_campaign(begun.folder))
 
 
@@ -112,7 +112,7 @@ def resume(campaign: str | Path, *, accept_changes: bool = False, scheduler: str
     ):
         stopped.watcher = watcher
         stopped = placed(stopped)
-        over(_ending(stopped, stopped.run(accept_changes)))
+        over(_ending(stopped, stopped.run(accept_changes), scheduler))
     return CampaignResults(read_campaign(folder))
 
 
@@ -157,13 +157,13 @@ def _watcher(
         print(visible(line))
 
 
-def _ending(campaign: Campaign, code: ExitCode) -> str:
+def _ending(campaign: Campaign, code: ExitCode, scheduler: str) -> str:
     """Return how a campaign ended, in a sentence; empty when every trial has a result."""
     if code not in (ExitCode.INTERRUPTED, ExitCode.INSTRUMENT_FAULT):
         return ""
     missing = len(campaign.needed) - campaign.tally.done
-    name = in_command(campaign.folder)
+    words = f"{in_command(campaign.folder)!r}" + (f", scheduler={scheduler!r}" if scheduler else "")
     return (
         f"Not every trial has a result ({missing} missing). Resume with: {campaign.resume_command}; or "
-        f"pl.resume({name!r})"
+        f"pl.resume({words})"
     )

@@ -35,10 +35,14 @@ class Budget:
         """Return what is free now."""
         return cls(memory_info()["MemAvailable"] / MIB, len(os.sched_getaffinity(0)))
 
-    def fits(self, trials: Iterable[TrialParameters]) -> bool:
-        """Return whether some trials may run at the same time."""
+    def fits(self, trials: Iterable[TrialParameters], idle_mb: float = 0.0) -> bool:
+        """Return whether some trials may run at the same time.
+
+        Args:
+            idle_mb: MiB of RAM of machines that are up meanwhile without a trial.
+        """
         ram_mb, processors = needs(trials)
-        return ram_mb <= self.ram_mb and processors <= self.processors
+        return ram_mb + idle_mb <= self.ram_mb and processors <= self.processors
 
     @property
     def words(self) -> str:

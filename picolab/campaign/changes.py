@@ -1,12 +1,14 @@
 """Whether a campaign may continue although its plan, a build or the host has changed since it began."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from picolab.config.plan import Plan
 from picolab.config.project import in_command
 from picolab.errors import CampaignChanged
 from picolab.files.set_aside import set_aside
+from picolab.host.facts import host_identity
 from picolab.results import beginning
 from picolab.results.standing import Standing
 
@@ -42,3 +44,39 @@ def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, 
     accepted = beginning.Accepted(at=beginning.now(), changes=changes)
     beginning.write_beginning(folder, plan, [*known, accepted])
     note(f"Continues although it is not what it began with: {beginning.in_short(changes)}.")
+
+
+def hosts_of_blocks(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
+    """Return the name of the host on which each block has begun; none for a plan without pairs.
+
+    Args:
+        rows: of the results, by id of the trial.
+    """
+    hosts: dict[int, str] = {}
+    if plan.baseline is not None:
+        for trial in plan.trials:
+            host = str(rows.get(trial.trial_id, {}).get("hostname") or "")
+            if host:
+                hosts.setdefault(trial.block, host)
+    return hosts
+
+
+def check_blocks(folder: Path, plan: Plan, rows: Mapping[str, Mapping[str, Any]], needed: Container[str]) -> None:
+    """Refuse to run the rest of a block on this host when it has begun on another one, at a worker.
+
+    Args:
+        needed: ids of the trials that are to have a result.
+
+    Raises:
+        CampaignChanged: there is such a block.
+    """
+    hosts, here = hosts_of_blocks(plan, rows), str(host_identity()["hostname"])
+    for trial in plan.trials:
+        begun = hosts.get(trial.block, here)
+        if begun != here and trial.trial_id in needed and trial.trial_id not in rows:
+            again = f"picolab resume {in_command(folder)}"
+            raise CampaignChanged(
+                f"campaign {plan.campaign!r}: block {trial.block} has begun on the host {begun}, and its rest makes no "
+                f"pair on this one ({here}); continue on the workers with: {again} --scheduler tcp://HOST:PORT; or "
+                f"here all the same with: {again} --accept-changes"
+            )

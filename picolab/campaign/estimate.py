@@ -35,7 +35,7 @@ class EarlierTimes:
     """Seconds that earlier trials took, by case and by machine."""
 
     trials_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By `_case_key`: of each trial, without the boot or the restore of its machine."""
+    """By `_case_key`: of each trial, without the boot or restore of its machine and its wait for its turn."""
     boots_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By the text of `machine_key`: of each boot."""
     restores_s: dict[tuple[str, bool], list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -143,14 +143,14 @@ def _read_times(folder: Path, times: EarlierTimes) -> None:
     if not entries or (folder / PLAN_FILE).stat().st_size > _LARGEST_PLAN_BYTES:
         return
     planned = {trial.trial_id: trial.parameters for trial in Plan.load(folder).trials}
-    reached = _reached(folder)
+    parts = _parts(folder)
     before = ""
     for entry in entries:
         trial = planned.get(entry.trial_id)
         if trial is None or entry.duration_s is None:
             continue
-        reached_by, reached_s = reached.get(entry.trial_id, ("reset", 0.0))
-        times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - reached_s))
+        reached_by, reached_s, waited_s = parts.get(entry.trial_id, ("reset", 0.0, 0.0))
+        times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - reached_s - waited_s))
         key = str(machine_key(trial))
         if reached_by == "restored":
             times.restores_s[key, key != before].append(reached_s)
@@ -159,20 +159,31 @@ def _read_times(folder: Path, times: EarlierTimes) -> None:
         before = key
 
 
-def _reached(folder: Path) -> dict[str, tuple[str, float]]:
-    """Return how the machine of each trial was reached that had a boot or a restore, and the seconds of it."""
+def _parts(folder: Path) -> dict[str, tuple[str, float, float]]:
+    """Return of each trial how its machine was reached, the seconds of its boot or restore, and those of its wait."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(folder / RESULTS_FILE, LARGEST_RESULTS_BYTES))))
     except (FileNotFoundError, UnreadableFile, csv.Error):
         return {}
     found = {}
     for row in rows:
-        if row.get("reached_by") and row["reached_by"] != "reset":
-            with suppress(KeyError, TypeError, ValueError):
-                reached_s = float(row["reached_s"])
-                if math.isfinite(reached_s) and reached_s > 0:
-                    found[row["trial_id"]] = (row["reached_by"], reached_s)
+        reached_by = row.get("reached_by") or "reset"
+        reached_s = _seconds(row.get("reached_s")) if reached_by != "reset" else 0.0
+        found[row.get("trial_id", "")] = (
+            reached_by if reached_s else "reset",
+            reached_s,
+            _seconds(row.get("waited_s")),
+        )
     return found
+
+
+def _seconds(text: str | None) -> float:
+    """Return the time in a cell; 0 where there is none."""
+    with suppress(ValueError):
+        time_s = float(text or 0.0)
+        if math.isfinite(time_s) and time_s > 0:
+            return time_s
+    return 0.0
 
 
 def _case_key(trial: TrialParameters) -> str:

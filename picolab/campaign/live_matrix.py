@@ -92,11 +92,11 @@ class LiveMatrix:
         return Html(f"<div>{''.join(markup)}</div>", "; ".join(one_line(text) for text in texts if text))
 
     def _now(self) -> str:
-        current = self._progress.current
-        if current is None:
+        current, running = self._progress.current, self._progress.running
+        if not running:
             return self._line
-        again = f", attempt {self._progress.attempt}" if self._progress.attempt > 1 else ""
-        return f"runs {current.trial_id}{again}{': ' if self._line else ''}{self._line}"
+        again = f", attempt {self._progress.attempt}" if current is not None and self._progress.attempt > 1 else ""
+        return f"runs {', '.join(running)}{again}{': ' if self._line else ''}{self._line}"
 
     def _counts(self, trials: list[PlannedTrial]) -> str:
         counts = Counter(self._found[trial.trial_id][0] for trial in trials if trial.trial_id in self._found)
@@ -123,8 +123,8 @@ class LiveMatrix:
         return f'<div style="overflow:auto;max-height:24em"><table>{rows}</table></div>'
 
     def _cell(self, trial: PlannedTrial) -> str:
-        found, current = self._found.get(trial.trial_id), self._progress.current
-        if current is not None and current.trial_id == trial.trial_id:
+        found = self._found.get(trial.trial_id)
+        if trial.trial_id in self._progress.running:
             return f'<td style="{_CELL};outline:1px solid {_DONE_COLOUR}" title="{escape(trial.trial_id)}">runs</td>'
         if found is None:
             return f'<td style="{_CELL};color:gray" title="{escape(trial.trial_id)}">·</td>'

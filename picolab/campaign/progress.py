@@ -18,6 +18,7 @@ class Progress:
         current: the trial that is running.
         attempt: number of the attempt at it.
         line: the trial's own line of progress; empty when it has none.
+        running: the ids of all trials that run on this host.
     """
 
     total: int
@@ -26,6 +27,7 @@ class Progress:
     current: PlannedTrial | None = None
     attempt: int = 1
     line: str = ""
+    running: tuple[str, ...] = ()
 
 
 @dataclass

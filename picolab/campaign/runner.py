@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.analysis.floor_search import floors_of
-from picolab.campaign.changes import check_unchanged
+from picolab.campaign.changes import check_blocks, check_unchanged
 from picolab.campaign.filing import FAULTS, RUNNING, TRIALS, Filing
 from picolab.campaign.growth import Growth, grow, unfinished_words
 from picolab.campaign.preflight import check_plan
@@ -181,7 +181,7 @@ class Campaign:
             self._recover(standing)
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():
-                self._check_plan()
+                self._check_plan(accept_changes)
                 if not (self.folder / beginning.BEGUN_FILE).exists():
                     beginning.write_beginning(self.folder, self.plan)
             try:
@@ -197,8 +197,10 @@ class Campaign:
                     (self.folder / RUNNING).rmdir()
         return self.exit_code()
 
-    def _check_plan(self) -> None:
+    def _check_plan(self, accept_changes: bool) -> None:
         """Refuse what cannot run, before the first trial."""
+        if not accept_changes:
+            check_blocks(self.folder, self.plan, self.tally.rows, self.tally.needed)
         check_plan(self.plan)
 
     @property
@@ -322,7 +324,7 @@ class Campaign:
     def _look_at(self, block: int) -> None:
         """Stop after this block when `repeats: auto` has enough, or the budget of an answer is spent.
 
-        Blocks that other machines have begun meanwhile are completed.
+        Blocks that other machines have begun meanwhile are completed, and those that have ended count.
         """
         never = self.plan.stopping is None and self.plan.answer is None
         if never or block <= self._looked_at or len(self.tally.needed) < len(self.plan.trials):
@@ -332,7 +334,7 @@ class Campaign:
         reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
         reason = reason or why_enough(self.plan, rows, block, self.tally.ran_s)
         if reason is not None:
-            last = max(block, self._slots.last_begun_block)
+            last = max(self._slots.last_begun_block, *(row["block"] for row in self.tally.rows.values()), block)
             widths = interval_widths(self.plan, rows) if self.plan.stopping is not None else []
             note_stop(self.folder, last, reason, [asdict(width) for width in widths])
             self.tally.need([trial for trial in self.plan.trials if trial.block <= last])
@@ -427,7 +429,5 @@ class Campaign:
             eta_s = tally.ran_s / tally.done * left if tally.done else None
             if self._growth is not None and self._growth.left_s is not None:
                 eta_s = self._growth.left_s * left / max(1, self._growth.left)
-            return Progress(tally.done + left, tally.done, eta_s, current, attempt, line)
-        left_s = tally.left_s()
-        eta_s = None if left_s is None else left_s / self.plan.machines
-        return Progress(tally.total, tally.done, eta_s, current, attempt, line)
+            return Progress(tally.done + left, tally.done, eta_s, current, attempt, line, self._slots.running)
+        return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line, self._slots.running)

@@ -11,7 +11,7 @@ from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import last_line
-from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, last_words
+from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, TrialProcess, interrupt, last_words
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
@@ -86,7 +86,7 @@ def run_single_trial(
             if live is not None:
                 live(last_line(folder / PROGRESS_FILE))
         else:
-            process.interrupt()
+            interrupt([process])
     finally:
         process.kill()
         machine = registry.attach(name)

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picolab.campaign.budget import Budget
+from picolab.config.order import machine_key
 from picolab.config.plan import PlannedTrial
 from picolab.errors import MachineBusy
 from picolab.files.foreign import remove_tree_inside
 from picolab.host.processes import this_process
 from picolab.jupyter.live_line import last_line
 from picolab.jupyter.notebook_process import (
-    INTERRUPT_PATIENCE_S,
     TrialProcess,
+    interrupt,
     trial_fork_server,
     wait_for_one,
 )
@@ -56,6 +57,7 @@ class _Attempt:
 
     Attributes:
         begun_s, deadline_s: on the monotonic clock.
+        limit_s: seconds that it may take.
     """
 
     trial: PlannedTrial
@@ -64,10 +66,10 @@ class _Attempt:
     started_at: datetime
     begun_s: float
     limit_s: float
+    deadline_s: float = 0.0
 
-    @property
-    def deadline_s(self) -> float:
-        return self.begun_s + self.limit_s
+    def __post_init__(self) -> None:
+        self.deadline_s = self.begun_s + self.limit_s
 
 
 @dataclass
@@ -76,12 +78,14 @@ class _Slot:
 
     Attributes:
         tries: how often the first of them has been tried.
+        up: the trial that has left the machine up for a later one; None while a trial runs, and when it is down.
     """
 
     machine: str
     trials: deque[PlannedTrial] = field(default_factory=deque)
     tries: int = 0
     attempt: _Attempt | None = None
+    up: PlannedTrial | None = None
 
 
 class Slots:
@@ -99,6 +103,11 @@ class Slots:
         self._budget: Budget | None = None
         self._kept = self._interrupted = False
         self._fork_server = trial_fork_server(trial.parameters.machine for trial in campaign.plan.trials)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The ids of the trials that run."""
+        return tuple(slot.attempt.trial.trial_id for slot in self._slots if slot.attempt is not None)
 
     @property
     def first_unfinished_block(self) -> int | None:
@@ -130,6 +139,8 @@ class Slots:
         if len(self._slots) > 1:
             self._budget = Budget.of_host()
             self._board_folder.mkdir(parents=True, exist_ok=True)
+            for slot in self._slots:
+                Board(self._board_folder, slot.machine).idle("")
         self._kept = self._interrupted = False
         try:
             while True:
@@ -175,9 +186,9 @@ class Slots:
         while (idle := [slot for slot in self._slots if slot.attempt is None]) and (self._waiting or self._has_more()):
             running = [slot.attempt.trial for slot in self._slots if slot.attempt is not None]
             begun = [slot for slot in idle if slot.trials]
-            free = next((slot for slot in idle if not slot.trials), None)
+            free = self._free([slot for slot in idle if not slot.trials])
             slot = min(begun, key=lambda one: one.trials[0].position, default=None)
-            if (slot is None or self._comes_first(slot)) and free is not None and self._waiting:
+            if (slot is None or self._comes_first(slot)) and free is not None:
                 slot, trial = free, self._waiting[0][0]
             elif slot is not None:
                 trial = slot.trials[0]
@@ -187,7 +198,38 @@ class Slots:
                 return
             if not slot.trials:
                 slot.trials, slot.tries = deque(self._waiting.popleft()), 0
+            slot.up = None
+            self._make_room([trial, *running])
             self._start(slot)
+
+    def _free(self, slots: list[_Slot]) -> _Slot | None:
+        """Return the slot for the next waiting group: one whose machine fits it as it is, or else one without."""
+        if not self._waiting:
+            return None
+        key = machine_key(self._waiting[0][0].parameters)
+
+        def cost(slot: _Slot) -> int:
+            if slot.up is None:
+                return 1
+            return 0 if machine_key(slot.up.parameters) == key else 2
+
+        return min(slots, key=cost, default=None)
+
+    def _make_room(self, trials: list[PlannedTrial]) -> None:
+        """Take down machines that no trial uses now, as far as these trials run alone or need their RAM."""
+        for slot in self._slots:
+            if slot.up is None:
+                continue
+            idle_mb = sum(other.up.parameters.ram_mb for other in self._slots if other.up is not None)
+            fits = self._budget is None or self._budget.fits((one.parameters for one in trials), idle_mb)
+            if not fits or any(one.parameters.runs_alone for one in trials):
+                board = self._board(slot)
+                if board is not None:
+                    board.works(slot.up.trial_id, ENDS)
+                _release(slot.machine)
+                if board is not None:
+                    board.idle(slot.up.trial_id)
+                slot.up = None
 
     def _has_more(self) -> bool:
         return any(slot.trials for slot in self._slots)
@@ -257,13 +299,7 @@ class Slots:
         """Have all trials end after cleaning up, and file what comes of them."""
         busy = [slot for slot in self._slots if slot.attempt is not None]
         stopped = [slot for slot in busy if slot.attempt and not slot.attempt.process.ended]
-        for slot in stopped:
-            if slot.attempt is not None:
-                slot.attempt.process.interrupt_cell()
-        deadline_s = time.monotonic() + INTERRUPT_PATIENCE_S
-        while left := [slot.attempt.process for slot in busy if slot.attempt and not slot.attempt.process.ended]:
-            if not wait_for_one(left, deadline_s - time.monotonic()) and time.monotonic() > deadline_s:
-                break
+        interrupt([slot.attempt.process for slot in stopped if slot.attempt])
         for slot in busy:
             fault = (Outcome.INTERRUPTED, "the campaign was stopped while this trial ran") if slot in stopped else None
             self._end(slot, lambda: None, fault)
@@ -275,14 +311,20 @@ class Slots:
         attempt, campaign = slot.attempt, self._campaign
         assert attempt is not None
         process = attempt.process
-        if not process.ended and fault is None:
-            process.interrupt()
+        is_late = not process.ended and fault is None
+        if is_late:
+            interrupt([process])
             fault = Outcome.MACHINE_FAILED, f"the trial's process did not end within {attempt.limit_s:.0f} s"
         killed = process.ended_by()
         if process.lost_fork_server and fault is None:
             fault = Outcome.INVALID, "the fork server was killed, and so the trial ended"
         process.kill()
         slot.attempt = None
+        if is_late:
+            # The others may have waited for its turn all that time.
+            for other in self._slots:
+                if other.attempt is not None:
+                    other.attempt.deadline_s = time.monotonic() + other.attempt.limit_s
         board = self._board(slot)
         if board is not None:
             board.works(attempt.trial.trial_id, ENDS)
@@ -296,13 +338,14 @@ class Slots:
         is_done = entry.outcome.is_fault or machine is None or not kind_of(machine.kind).reused_between_trials
         if machine is not None and not machine.kept and is_done:
             _release(slot.machine)
-        if board is not None:
-            board.idle(attempt.trial.trial_id)
+        slot.up = None if is_done else attempt.trial
         slot.tries += 1
         if not entry.outcome.is_fault or slot.tries > campaign.plan.fault_retries:
             slot.trials.popleft()
             slot.tries = 0
             settled()
+        if board is not None:
+            board.idle(attempt.trial.trial_id)
         self._interrupted |= entry.outcome is Outcome.INTERRUPTED
         self._kept |= kept
 

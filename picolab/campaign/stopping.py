@@ -61,7 +61,8 @@ def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: fl
     if rule is None:
         return None
     if rule.time_limit_h is not None and ran_s > rule.time_limit_h * 3600:
-        return f"the time limit of {rule.time_limit_h:g} h was reached, whatever the intervals"
+        added = f", added up over {plan.machines} machines," if plan.machines > 1 else ""
+        return f"the time limit of {rule.time_limit_h:g} h of trials{added} was reached, whatever the intervals"
     if block < rule.least_blocks:
         return None
     widths = interval_widths(plan, rows)

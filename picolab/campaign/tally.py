@@ -34,6 +34,8 @@ class Tally:
         self.ran_s = 0.0
         self._left: Counter[str] = Counter()
         self._bytes_of = {trial.case: trial.parameters.file_size_bytes for trial in self._trials.values()}
+        machines = standing.plan.machines if standing.plan else 1
+        self._at_once = {trial.case: 1 if trial.parameters.runs_alone else machines for trial in self._trials.values()}
         self.need(standing.needed)
         durations = standing.durations_s()
         for trial_id, record in standing.results.items():
@@ -49,6 +51,7 @@ class Tally:
         """Add a trial that a search has planned."""
         self._trials[trial.trial_id] = trial
         self._bytes_of[trial.case] = trial.parameters.file_size_bytes
+        self._at_once[trial.case] = 1
         self.need(list(self._trials.values()))
 
     @property
@@ -83,7 +86,10 @@ class Tally:
             self._timed_bytes += trial.parameters.file_size_bytes
 
     def left_s(self) -> float | None:
-        """Return the expected seconds for the trials that are left: each like its case so far, or by its size."""
+        """Return the expected seconds until all trials have ended; None while none was timed.
+
+        Each takes as long as its case so far, or as its size. Several machines share those that do not run alone.
+        """
         if not self._timed:
             return None
         per_byte_s = self.ran_s / max(1, self._timed_bytes)
@@ -91,5 +97,5 @@ class Tally:
         for case, count in self._left.items():
             timed = self._timed.get(case)
             each_s = timed.total_s / timed.count if timed is not None else per_byte_s * self._bytes_of[case]
-            left_s += count * each_s
+            left_s += count * each_s / self._at_once[case]
         return left_s

@@ -59,6 +59,7 @@ def print_begin(campaign: Campaign) -> None:
     left = [trial for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
     if left:
         console.print(estimate_in_words(estimate(left), at_most=bool(most)))
+        print_machines(plan)
 
 
 def print_plan(plan: Plan) -> None:

@@ -205,7 +205,6 @@ def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCo
     """
     from picolab.campaign.preflight import check_plan
     from picolab.campaign.runner import Campaign
-    from picolab.cli.campaign_view import print_machines
 
     if scheduler is not None:
         from picolab.cli.campaign_view import print_workers
@@ -218,7 +217,6 @@ def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCo
             print_workers(plan, plan.trials, cluster.check_workers())
             return run(lambda watcher: begin(plan, watcher, cluster))
     check_plan(plan)
-    print_machines(plan)
     return run(lambda watcher: Campaign.create(plan, watcher))
 
 

@@ -26,10 +26,15 @@ ORDER_OF_BUILDS = (
 ORDER_WITH_VIRTUAL_MACHINES = (
     "Not fully random: inside a block the scenarios that need the same virtual machine (RAM, processors, box, "
     "provider) run one after the other in random order, since another one costs a boot, or a restore of the state that "
-    "was saved after its boot. A block begins with the "
-    "virtual machine that the block before ended with. Otherwise the order of virtual machines is random, anew for "
-    "each block, and each of them begins a block equally often."
+    "was saved after its boot."
 )
+
+
+ORDER_OF_VIRTUAL_MACHINES = (
+    "A block begins with the virtual machine that the block before ended with. Otherwise the order of virtual machines "
+    "is random, anew for each block, and each of them begins a block equally often."
+)
+"""With one machine at a time."""
 
 
 ORDER_WITH_OTHER_MACHINES = "Scenarios without a virtual machine run where no boot is added, in random order."
@@ -198,13 +203,33 @@ def ways(trials: Sequence[TrialParameters], blocks: Sequence[int]) -> list[str]:
     return [foreseen.way for foreseen in found]
 
 
-def order_in_words(cases: Sequence[TrialParameters], names: Sequence[str]) -> str:
-    """Return how trials are ordered, for the plan and the report; `names` are those of each case's scenario."""
+ORDER_APART = (
+    "A block has two parts, the cases that run alone and those that run next to others; the part that begins "
+    "alternates from block to block, and the order above holds inside each part."
+)
+
+
+ORDER_ON_SEVERAL_MACHINES = "Trials begin in this order as machines become idle, so they may end in another one."
+
+
+def order_in_words(cases: Sequence[TrialParameters], names: Sequence[str], machines: int = 1) -> str:
+    """Return how trials are ordered, for the plan and the report.
+
+    Args:
+        names: of each case's scenario.
+        machines: that run at the same time.
+    """
     most = max(Counter(names).values())
     words = ORDER if most == 1 else ORDER_OF_BUILDS.format(builds=most)
     grouped = {machine_key(case) is not None for case in cases}
     if True in grouped:
         words = f"{words} {ORDER_WITH_VIRTUAL_MACHINES}"
+        if machines == 1:
+            words = f"{words} {ORDER_OF_VIRTUAL_MACHINES}"
         if False in grouped:
             words = f"{words} {ORDER_WITH_OTHER_MACHINES}"
+    if len({case.runs_alone for case in cases}) == 2:
+        words = f"{words} {ORDER_APART}"
+    if machines > 1:
+        words = f"{words} {ORDER_ON_SEVERAL_MACHINES}"
     return words

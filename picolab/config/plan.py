@@ -213,7 +213,7 @@ def make_plan(wanted: CampaignParameters, campaign: str, source: str) -> Plan:
         repeats=blocks,
         fault_retries=wanted.fault_retries,
         factors=_with_builds(wanted, source).factors,
-        order=order_in_words(cases, scenarios),
+        order=order_in_words(cases, scenarios, wanted.machines),
         baseline=_baseline(cases, wanted, source),
         margin_percent=wanted.margin_percent,
         stopping=stopping,

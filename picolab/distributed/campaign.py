@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from picolab.campaign.changes import hosts_of_blocks
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
@@ -29,7 +30,6 @@ from picolab.distributed.checks import check_distributed, sent_builds
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
 from picolab.errors import HostUnfit
-from picolab.exit_codes import ExitCode
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
 from picolab.record.outcomes import Outcome
@@ -80,7 +80,8 @@ class DistributedCampaign(Campaign):
         super().__post_init__()
         self._open: list[_Open] = []
         self._count = 0
-        self._keys: set[str] = set()
+        self._ordered: dict[str, set[str]] = {}  # trials of each order, by its key
+        self._given: set[str] = set()  # workers that may run an order now, by address
         self._anywhere = False
         self._waits_since_s: float | None = None
         self._machines = 1
@@ -93,21 +94,14 @@ class DistributedCampaign(Campaign):
         assert self.cluster is not None
         return self.cluster
 
-    def run(self, accept_changes: bool = False) -> ExitCode:
-        """Run every trial that has no result yet, as a campaign on one host does.
-
-        Args:
-            accept_changes: the rest of a block that has begun may run on another host too; it makes no pair there.
-        """
-        self._anywhere = accept_changes
-        return super().run(accept_changes)
-
     @property
     def resume_command(self) -> str:
         """The command that continues this campaign on the same scheduler."""
         return f"{super().resume_command} --scheduler {self._workers.address}"
 
-    def _check_plan(self) -> None:
+    def _check_plan(self, accept_changes: bool) -> None:
+        # With --accept-changes the rest of a block that has begun may run anywhere; it makes no pair there.
+        self._anywhere = accept_changes
         check_distributed(self.plan)
         for sentence in self._workers.notes(self._workers.check_workers()):
             self.watcher.note(sentence)
@@ -128,14 +122,17 @@ class DistributedCampaign(Campaign):
             while waiting or self._open:
                 self._submit(waiting, builds)
                 self.watcher.progress(self.progress())
-                self._sleep(signals, _LOOK_S)
+                # The last order may have been given up just now.
+                self._sleep(signals, _LOOK_S if waiting or self._open else 0)
                 if self.watcher.stop_requested():
                     self._stop(signals)
                     raise Interrupted
                 if not self._workers.is_connected:
                     self._reconnect(waiting)
                 self._take_ended(waiting, builds)
-            self._workers.forget_everywhere(sorted(self._keys))
+            # The results of the others may be at a worker and nowhere else.
+            at_home = [key for key, trials in self._ordered.items() if trials <= self.tally.rows.keys()]
+            self._workers.forget_everywhere(sorted(at_home))
         finally:
             signals.close()
             if self._open:
@@ -148,10 +145,12 @@ class DistributedCampaign(Campaign):
         """Give orders to the scheduler until each machine has one."""
         if not self._workers.is_connected:
             return
-        capacity = self._capacity()
+        known = self._capacity()
+        self._take_back(waiting, {host.address for host in known.hosts})
+        capacity = known.one_per_kernel(self._given if self._open else (), {one.host for one in waiting})
+        self._given = here = {host.address for host in capacity.hosts}
+        is_shared = len(capacity.hosts) < len(known.hosts)
         self._machines = max(1, capacity.machines)
-        here = {host.address for host in capacity.hosts}
-        self._take_back(waiting, here)
         refused: list[_Open] = []
         elsewhere: list[_Open] = []
         while waiting and len(self._open) < self._machines:
@@ -160,18 +159,21 @@ class DistributedCampaign(Campaign):
             if is_bound and not here:
                 waiting.appendleft(one)
                 break
-            there = [host.address for host in capacity.hosts if one.host in ("", host.hostname)]
-            able = [address for address in there if address not in one.refused_by]
+            there = [host for host in capacity.hosts if one.host in ("", host.hostname)]
+            able = [host for host in there if host.address not in one.refused_by]
             if is_bound and not able:
                 (elsewhere if one.host and not there else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
-            if capacity.hosts and capacity.counts_ram:
-                if all((host.ram_bytes or 0) < ram for host in capacity.hosts):
+            if able and capacity.counts_ram:
+                # Dask would wait forever for a worker with enough.
+                if all((host.ram_bytes or 0) < ram for host in able):
+                    only = f"of {listed_few(host.address for host in able)}"
+                    whose = f"any {'worker' if len(able) == len(capacity.hosts) else only}"
                     self.watcher.note(
                         f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
-                        f"RAM that any worker offers; start a worker with more of it, and continue with: "
+                        f"RAM that {whose} offers; start a worker with more of it, and continue with: "
                         f"{self.resume_command}"
                     )
                     continue
@@ -185,11 +187,12 @@ class DistributedCampaign(Campaign):
                 builds={name: builds[name][1] for name in sorted(names)},
             )
             self._count += 1
-            self._keys.add(one.order.key)
-            one.only = set(able) if is_bound else set()
+            self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
+            addresses = [host.address for host in able] if is_bound or is_shared else []
+            one.only = set(addresses)
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
-                one.order.model_dump_json(), one.key, resources, able if is_bound else None, self._wake
+                one.order.model_dump_json(), one.key, resources, addresses or None, self._wake
             )
             self._open.append(one)
         for one in refused:
@@ -200,11 +203,7 @@ class DistributedCampaign(Campaign):
 
     def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
         """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""
-        if self.plan.baseline is None or self._anywhere:
-            return ""
-        begun = [trial for trial in self.plan.trials if trial.block == trials[0].block]
-        rows = [self.tally.rows[trial.trial_id] for trial in begun if trial.trial_id in self.tally.rows]
-        return str(rows[0]["hostname"] or "") if rows else ""
+        return "" if self._anywhere else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block, "")
 
     def _wait_for_hosts(self, waiting: deque[_Open], elsewhere: list[_Open]) -> None:
         """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""
@@ -327,7 +326,11 @@ class DistributedCampaign(Campaign):
         elif one.failures < _MOST_REFUSALS:
             waiting.append(one)
         else:
-            self.watcher.note(f"{_named(one.trials)}: the task failed {one.failures} times; last: {error}")
+            last = f"; last: {error}" if error is not None else ""
+            self.watcher.note(
+                f"{_named(one.trials)}: the task failed {one.failures} times{last}; run it again with: "
+                f"{self.resume_command}"
+            )
 
     def _receive(
         self, one: _Open, plain: Any, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]
@@ -346,9 +349,9 @@ class DistributedCampaign(Campaign):
             return
         for found in parcel.waits():
             note_start(self.folder, found)
-        self._accept(one.trials, parcel)
+        is_whole = self._accept(one.trials, parcel)
         one.host = one.host or self._host_of(one.trials)
-        if one.order is not None and (parcel.ending == "ran" or parcel.attempts):
+        if one.order is not None and is_whole and (parcel.ending == "ran" or parcel.attempts):
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
         if parcel.ending == "refused":
@@ -363,6 +366,11 @@ class DistributedCampaign(Campaign):
             one.failures += 1
             if one.trials and one.failures < _MOST_REFUSALS:
                 waiting.append(one)
+            elif one.trials:
+                self.watcher.note(
+                    f"{_named(one.trials)}: stopped {one.failures} times at workers, the last time at "
+                    f"{parcel.worker}; run it again with: {self.resume_command}"
+                )
         elif parcel.sentence:
             self.watcher.note(parcel.sentence)
 
@@ -376,8 +384,9 @@ class DistributedCampaign(Campaign):
                 one.refused_by.add(parcel.worker)
                 self.watcher.note(f"The build {path} could not be sent to {parcel.worker}: {error}")
 
-    def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> None:
-        """File what has come, each attempt once."""
+    def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> bool:
+        """File what has come, each attempt once; return whether all of it came as it was sent."""
+        is_whole = True
         wanted = {trial.trial_id: trial for trial in trials}
         for attempt in parcel.attempts:
             entry = attempt.entry
@@ -391,7 +400,8 @@ class DistributedCampaign(Campaign):
                     f"{trial.trial_id}: attempt {entry.attempt} came twice from {parcel.worker}: dropped."
                 )
             else:
-                self._file(trial, attempt, parcel.worker)
+                is_whole &= self._file(trial, attempt, parcel.worker)
+        return is_whole
 
     def _is_filed(self, attempt: Attempt) -> bool:
         entry = attempt.entry
@@ -402,16 +412,19 @@ class DistributedCampaign(Campaign):
             if entry.started_at is not None
         )
 
-    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> None:
+    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> bool:
+        """File an attempt; return whether its files came as they were sent."""
         entry, folder = attempt.entry, self.filing.running_folder(trial)
         remove_tree_inside(self.folder, folder)
         wrong = unpack(attempt, folder)
         fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
         if wrong:
             fault = Outcome.INVALID, f"{wrong} from {address}"
-        started_at = datetime.fromisoformat(entry.started_at) if entry.started_at else None
+        # Without its start it does not count as filed: the worker still has it, and may send it again.
+        started_at = datetime.fromisoformat(entry.started_at) if entry.started_at and not wrong else None
         number = max(entry.attempt, self.next_attempt(trial))
         self.settle(trial, number, started_at, entry.duration_s, fault)
+        return not wrong
 
 
 def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign:

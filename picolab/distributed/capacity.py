@@ -1,5 +1,6 @@
 """The workers of a scheduler: what they offer, and which of them share a host."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from picolab.config.sizes import MIB
@@ -41,9 +42,22 @@ class Capacity:
             found.setdefault(host.boot_id or host.address, []).append(host)
         return list(found.values())
 
+    def one_per_kernel(self, kept: Container[str], wanted: Container[str]) -> "Capacity":
+        """Return one worker of each kernel: two on one would disturb each other's trials.
+
+        Args:
+            kept: addresses of workers that may run an order now: they come first.
+            wanted: names of hosts with blocks that have begun, whose workers come next; then those with the most RAM.
+        """
+
+        def rank(host: Host) -> tuple[object, ...]:
+            return host.address not in kept, host.hostname not in wanted, -(host.ram_bytes or 0), host.address
+
+        return Capacity(tuple(min(hosts, key=rank) for hosts in self.by_kernel))
+
     @property
     def machines(self) -> int:
-        """How many orders run at once: of several workers on one host, one runs."""
+        """How many orders run at once: of several workers on one kernel, one runs."""
         return sum(max(host.machines for host in hosts) for hosts in self.by_kernel)
 
     @property
@@ -56,7 +70,7 @@ class Capacity:
         """A sentence for each host with several workers."""
         return [
             f"The workers {listed_few(host.address for host in hosts)} run on one host ({hosts[0].hostname}): their "
-            f"trials would disturb each other, and so they run one after the other; stop all of these workers but one."
+            f"trials would disturb each other, and so only one of them gets trials; stop all of these workers but one."
             for hosts in self.by_kernel
             if len(hosts) > 1
         ]

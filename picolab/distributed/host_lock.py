@@ -1,8 +1,8 @@
 """A lock of the host: of all workers on it, whoever started them, one process runs trials at a time.
 
 It is a unix socket with an abstract name (unix(7)): no file stays, the kernel frees it with the last process that has
-it open, and it says who listens. Containers with a network of their own do not see it; the client finds workers
-there by the boot id of their kernel.
+it open, and it says who listens. A container with a network of its own has another lock. There a campaign finds workers
+on one kernel by its boot id, and gives orders to one of them; another campaign may give orders to another one.
 """
 
 import socket

@@ -83,12 +83,20 @@ def _run(text: str, address: str) -> Parcel:
             worker=address,
             sentence=f"it has picolab {software()} and the client {theirs}; install the same version on both",
         )
-    missing = [build.sha256 for build in order.builds.values() if not _is_stored(build)]
+    missing = _missing(order)
     if missing:
         return Parcel(ending="needs_builds", worker=address, missing=missing)
     folder = orders_dir() / order.key
     with _HOST_LOCK.held(lambda: order.session in _STOPPED) as lock:
-        if lock is None or not _run_process(order, folder, lock):
+        if lock is None:
+            return Parcel(ending="stopped", worker=address)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ORDER_FILE, order.model_dump_json())
+        # From now on `picolab clean` keeps its builds; while it waited, it may have removed some.
+        missing = _missing(order)
+        if missing:
+            return Parcel(ending="needs_builds", worker=address, missing=missing)
+        if not _run_process(order, folder, lock):
             return Parcel(ending="stopped", worker=address)
     ending = _ending(folder)
     return Parcel(
@@ -106,8 +114,6 @@ def _run_process(order: Order, folder: Path, lock: int) -> bool:
     Args:
         lock: descriptor of the host's lock, which the process has too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ORDER_FILE, order.model_dump_json())
     copies = {path: str(_place(build.sha256)) for path, build in order.builds.items()}
     (folder / ENDING_FILE).unlink(missing_ok=True)
     with _LOCK, (folder / "log").open("ab") as log:
@@ -190,6 +196,11 @@ def store_chunk(sha256: str, size_bytes: int, offset: int, data: bytes) -> None:
 
 def _place(sha256: str) -> Path:
     return builds_dir() / sha256
+
+
+def _missing(order: Order) -> list[str]:
+    """Return the SHA-256 of each executable of an order that is not here."""
+    return [build.sha256 for build in order.builds.values() if not _is_stored(build)]
 
 
 def _is_stored(build: SentBuild) -> bool:

@@ -27,7 +27,7 @@ from picolab.instrument.store import Error, HostIdentity, InstrumentCalibration,
 from picolab.machines import registry
 from picolab.machines.base import Holder, Machine, MachineWish, ProcessSpec
 from picolab.machines.kinds import DEFAULT_KIND, kind_of
-from picolab.record import caveats
+from picolab.record import caveats, host_caveats
 from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
 from picolab.results.beginning import now
@@ -181,7 +181,7 @@ def calibrate_instrument(
             return None
         except PicolabError as error:
             raise _incomplete(error, bench, found) from None
-        warnings += caveats.of_conditions(conditions.between(before, _conditions_now(obtained))[0])
+        warnings += host_caveats.of_conditions(conditions.between(before, _conditions_now(obtained))[0])
         if described.memory_limit.method == "none":
             warnings += caveats.of_parameters(_DEFAULTS.model_copy(update={"memory_limit": "none", "ram_mb": RAM_MB}))
         instrument = found([])

@@ -47,6 +47,7 @@ class ForkServer:
     def __init__(self, runs: str, imports: tuple[str, ...] = ()) -> None:
         self._modules = (runs, *imports)
         self._process: subprocess.Popen[bytes] | None = None
+        self._forked: set[int] = set()
 
     def _start(self, log: Path) -> None:
         ours, theirs = socket.socketpair()
@@ -61,6 +62,7 @@ class ForkServer:
                 start_new_session=True,
             )
         self._socket, self._lines = ours, ours.makefile("rb")
+        self._forked.clear()
 
     def fork(self, request: Path, log: Path, cwd: Path, environment: dict[str, str]) -> int:
         """Start the process of a trial, in a session of its own, and return its pid.
@@ -76,13 +78,19 @@ class ForkServer:
             self.close()
             self._start(log)
         words = {"request": str(request), "log": str(log), "cwd": str(cwd), "environment": environment}
-        return int(self._ask(words)["pid"])
+        pid = int(self._ask(words)["pid"])
+        self._forked.add(pid)
+        return pid
 
     def exit_code(self, pid: int) -> int | None:
         """Wait for a process that was forked here and return its exit code, which is negative if a signal ended it.
 
-        Returns None if the server has ended meanwhile.
+        Returns None if the server that forked it has ended meanwhile.
         """
+        if pid not in self._forked:
+            # Only its parent can wait for it; the server that runs now is another one.
+            return None
+        self._forked.remove(pid)
         try:
             return int(self._ask({"wait": pid})["code"])
         except ForkServerLost:

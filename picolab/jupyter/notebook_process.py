@@ -29,6 +29,8 @@ KERNEL_SIGNALLED = 64
 """The exit code of papermill's process when a signal has ended the kernel: this and the signal's number."""
 _IMPORTED_ONCE = ("picolab.api.trials", "picolab.trial.trial", "httpcore")
 """By a trial's notebook and its kernel, besides papermill."""
+_INTERRUPT_AGAIN_S = 0.5
+"""Between two looks at a trial whose kernel runs no cell yet."""
 _LONGEST_POLL_MS = (1 << 31) - 1
 """That poll(2) takes: 24 days."""
 
@@ -215,18 +217,13 @@ class TrialProcess:
             self._signals.close()
             self._signals = None
 
-    def interrupt_cell(self) -> None:
-        """Interrupt the running cell, as the stop button does."""
-        for kernel in self._find_kernels():
+    def interrupt_cell(self) -> bool:
+        """Interrupt the running cell, as the stop button does; return whether there is one."""
+        # A kernel ignores the signal between two cells, and before the first one.
+        kernels = [kernel for kernel in self._find_kernels() if not _ignores(kernel, signal.SIGINT)]
+        for kernel in kernels:
             kernel.signal(signal.SIGINT)
-
-    def interrupt(self) -> None:
-        """Interrupt the running cell, and give the trial time to publish what it has."""
-        self.interrupt_cell()
-        deadline = time.monotonic() + INTERRUPT_PATIENCE_S
-        while not self.wait(deadline - time.monotonic()):
-            if time.monotonic() > deadline:
-                return
+        return bool(kernels)
 
     def kill(self) -> None:
         """End papermill and its kernel at once; return when both are gone."""
@@ -251,6 +248,31 @@ class TrialProcess:
                 if identity is not None and file in command and _KERNEL_WORD in command:
                     found.append(identity)
         return found
+
+
+def _ignores(process: ProcessIdentity, number: int) -> bool:
+    """Return whether a process ignores a signal now; False when it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            name, _, mask = line.partition(":")
+            if name == "SigIgn":
+                return bool(int(mask, 16) >> (number - 1) & 1)
+    return False
+
+
+def interrupt(processes: Sequence[TrialProcess]) -> None:
+    """Interrupt the running cell of each trial, or its next one, and give the trials time to publish what they have.
+
+    Returns when all have ended, and after `INTERRUPT_PATIENCE_S` seconds.
+    """
+    deadline = time.monotonic() + INTERRUPT_PATIENCE_S
+    missed = list(processes)
+    while left := [process for process in processes if not process.ended]:
+        missed = [process for process in missed if not process.ended and not process.interrupt_cell()]
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return
+        wait_for_one(left, min(left_s, _INTERRUPT_AGAIN_S) if missed else left_s)
 
 
 def wait_for_one(processes: Sequence[TrialProcess], limit_s: float) -> list[TrialProcess]:

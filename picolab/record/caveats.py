@@ -4,7 +4,7 @@ import os
 
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import TrialParameters
-from picolab.record.conditions import ConditionsRecord, InstrumentReference
+from picolab.record.conditions import InstrumentReference
 from picolab.record.machine import (
     FILE_SYSTEMS_IN_MEMORY,
     BuildUnderTest,
@@ -15,28 +15,14 @@ from picolab.record.machine import (
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED, Caveat
 from picolab.record.steps import MemoryRecord
-from picolab.record.timeline import Timeline
 from picolab.servers.registry import server_of
-from picolab.text.wording import listed_few
 
 LEAST_SAMPLES_PER_S = 10.0
 LARGEST_CLOCK_DRIFT_S = 0.05
 """As much as one sample at the default rate: what drifts less cannot be seen in a chart of memory over time."""
-OTHERS_BUSY_SHARE = 0.10
-"""Of the time of all processors. A trial needs one or two of them; below this the scheduler finds room on any host,
-and what an idle operating system does by itself is far less."""
-STEAL_SHARE = 0.02
-"""Of the time of all processors. Nobody here can prevent it, and a rate is lower by about as much: 2 % is what ten
-pairs can just see on a quiet host."""
-LEAST_DISK_FREE_SHARE = 0.10
-"""In their last tenth, file systems look longer for free space and SSDs clean up while they write."""
-SWAPPED_BYTES = MIB
-"""A few pages of a sleeping program that come back are no pressure; a MiB is."""
 CEILING_SHARE = 0.80
 """Of the fastest that the client can do. Server and client run at the same time, and a server of 80 % of the client's
 speed already waits for it now and then: what is seen is then no longer the server alone."""
-LEAST_FREQUENCY_SHARE = 0.60
-"""Of the highest frequency, which only few processors reach at a time: without turbo most do 65 to 85 % of it."""
 CALIBRATION_INCOMPLETE = "calibration_incomplete"
 """Code of the caveat of a calibration that has fewer rounds than it should."""
 
@@ -211,46 +197,6 @@ def of_clock(drift_s: float | None) -> list[Caveat]:
     ]
 
 
-def of_neighbours(names: list[str]) -> list[Caveat]:
-    """Return a caveat if other machines run on this host.
-
-    Args:
-        names: of those machines, and of guests that are none of picolab's.
-    """
-    if not names:
-        return []
-    return [
-        Caveat(
-            code="other_machines",
-            value=", ".join(names),
-            message=f"Other machines were running on this host when the trial began, and may have slowed it down: "
-            f"{listed_few(names)}.",
-            advice="Run one campaign or trial at a time; remove kept machines (`picolab machines list`), and shut down "
-            "or suspend other guests (`virsh list`).",
-        )
-    ]
-
-
-def of_overlap(timeline: Timeline) -> list[Caveat]:
-    """Return a caveat if other trials of the campaign worked on this host during the measured section."""
-    neighbours = timeline.neighbours
-    if not neighbours or timeline.measured_from_s is None or timeline.measured_until_s is None:
-        return []
-    section_s = timeline.measured_until_s - timeline.measured_from_s
-    named = listed_few(list(dict.fromkeys(f"{one.trial_id} ({one.doing})" for one in neighbours)))
-    what = f"others worked for {timeline.others_worked_s:.2f} s and measured for {timeline.others_measured_s:.2f} s"
-    return [
-        Caveat(
-            code="overlapped",
-            value=round((timeline.others_worked_s or 0.0) + (timeline.others_measured_s or 0.0), 3),
-            message=f"Other trials of the campaign ran during this one: in the {section_s:.2f} s from the server's "
-            f"start to the end of the measured steps, {what}: {named}.",
-            advice="Compare it only with trials that ran in the same way; for undisturbed rates use one machine. "
-            "--check-overlap measures the difference.",
-        )
-    ]
-
-
 def of_calibration(done: int, rounds: int) -> list[Caveat]:
     """Return the caveat of a calibration of the instrument that failed before its last round.
 
@@ -307,71 +253,6 @@ def of_page_cache(data_bytes: int, room_bytes: int) -> list[Caveat]:
     ]
 
 
-def of_conditions(conditions: ConditionsRecord) -> list[Caveat]:
-    """Return the caveats about the host during a measured step: load, steal, throttling, swap, disk."""
-    caveats = []
-    others, steal = conditions.other_busy_share, conditions.steal_share
-    if others is not None and others > OTHERS_BUSY_SHARE:
-        most = f", most of it by {conditions.busiest_other}" if conditions.busiest_other else ""
-        caveats.append(
-            Caveat(
-                code="host_busy_during_trial",
-                value=others,
-                message=f"Other programs used {others:.0%} of all processors' time during the measured step{most}.",
-                advice="End what keeps the host busy, and run the trial again.",
-            )
-        )
-    if steal is not None and steal > STEAL_SHARE:
-        caveats.append(
-            Caveat(
-                code="cpu_steal",
-                value=steal,
-                message=f"The hypervisor gave {steal:.1%} of the processors' time to others during the measured step.",
-                advice="Use a host of your own, or repeat when its neighbours are quiet.",
-            )
-        )
-    free = conditions.disk_free_share
-    if free is not None and free < LEAST_DISK_FREE_SHARE:
-        caveats.append(
-            Caveat(
-                code="disk_nearly_full",
-                value=free,
-                message=f"Only {free:.1%} of the data folder's disk was free: a disk that is nearly full is slower.",
-                advice="Make room on it, or set work_dir to a folder on another disk.",
-            )
-        )
-    if conditions.governor is not None and conditions.governor != "performance":
-        caveats.append(
-            Caveat(
-                code="governor_not_performance",
-                value=conditions.governor,
-                message=f"The CPU frequency governor was {conditions.governor}: the clock rate changed with the load.",
-                advice="Set it to performance; `picolab doctor` shows the command.",
-            )
-        )
-    throttled = _throttled(conditions)
-    if throttled is not None:
-        caveats.append(
-            Caveat(
-                code="cpu_throttled",
-                value=conditions.throttle_events or conditions.frequency_share,
-                message=f"The processors were slowed down: {throttled}.",
-                advice="Cool the host, let it rest between trials, and remove limits of its power or frequency.",
-            )
-        )
-    if conditions.swapped_bytes > SWAPPED_BYTES:
-        caveats.append(
-            Caveat(
-                code="host_swapped",
-                value=conditions.swapped_bytes,
-                message=f"The host moved {conditions.swapped_bytes / MIB:,.0f} MiB to or from its swap during the "
-                "measured step: it was short of memory.",
-                advice="Close other programs, or turn swap off for the benchmark: swapoff -a",
-            )
-        )
-    return caveats
-
-
 def of_instrument(
     instrument: InstrumentReference | None, upload_mib_s: float | None, download_mib_s: float | None
 ) -> list[Caveat]:
@@ -407,17 +288,6 @@ def of_instrument(
             advice="Judge by the whole upload and its commit, or use a host with faster processors.",
         )
     ]
-
-
-def _throttled(conditions: ConditionsRecord) -> str | None:
-    """Return how the processors were slowed down; None if there is no sign of it."""
-    if conditions.throttle_events:
-        return f"{conditions.throttle_events} times because of their heat"
-    share = conditions.frequency_share
-    # With another governor a low frequency may be what it wants.
-    if conditions.governor == "performance" and share is not None and share < LEAST_FREQUENCY_SHARE:
-        return f"the fastest ran at {share:.0%} of its highest frequency although the governor is performance"
-    return None
 
 
 def of_verification(outcome: Outcome, why_not: str, limit_kept: bool) -> list[Caveat]:

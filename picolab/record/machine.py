@@ -54,7 +54,10 @@ class VirtualMachineRecord(Part):
     """The virtual machine that the server ran in."""
 
     provider: str = Field(description="what made it: `libvirt` or `virtualbox`")
-    software: dict[str, str] = Field(description="versions of Vagrant, its plugin, libvirt and QEMU, by name")
+    software: dict[str, str] = Field(
+        description="versions of Vagrant, its plugin, libvirt and QEMU, by name, as they were at the boot; "
+        "`unknown` where one could not be read"
+    )
     box: str = Field(description="name of the box that it was made of")
     box_version: str | None = Field(description="version of the box")
     acceleration: Literal["kvm", "emulation", "unknown"] = Field(

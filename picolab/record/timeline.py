@@ -36,6 +36,10 @@ class Timeline(Part):
         default=None, description="seconds of it in which another trial worked and did not measure"
     )
     others_measured_s: float | None = Field(default=None, description="the same for one that measured, too")
+    others_s: float | None = Field(
+        default=None, description="the same for one that did either; null in older records too"
+    )
     neighbours: list[Neighbour] = Field(
-        default_factory=list, description="what ran during it, the longest first, at most 100 entries"
+        default_factory=list,
+        description="what ran during it, the longest first, at most 100 entries; none where that is unknown",
     )

@@ -46,6 +46,7 @@ NEWER_PARTS = frozenset(
         "download.conditions",
         "instrument",
         "timeline",
+        "timeline.others_s",
         "upload.outcome",
         "upload.live_view",
         "upload.memory_limit",

@@ -67,9 +67,8 @@ def _overlaps(records: Sequence[Record]) -> list[dict[str, Any]]:
         shares = []
         for one in found:
             section_s = (one.measured_until_s or 0.0) - (one.measured_from_s or 0.0)
-            others_s = max(one.others_worked_s or 0.0, one.others_measured_s or 0.0)
-            if section_s > 0:
-                shares.append(100.0 * others_s / section_s)
+            if section_s > 0 and one.others_s is not None:
+                shares.append(100.0 * one.others_s / section_s)
         rows.append(
             {
                 "allowed": allowed,

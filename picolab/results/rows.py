@@ -55,6 +55,7 @@ _FACTS = {
     "oom_evidence": "server.oom_evidence",
     "exit_code": "server.exit_code",
     "exit_signal": "server.exit_signal",
+    "waited_s": "timeline.waited_s",
     "seed": "parameters.seed",
     "repeat_command": "identity.repeat_command",
 }

@@ -7,10 +7,11 @@ from contextlib import suppress
 from picolab.errors import BuildError, HostUnfit, MachineBusy, ParameterError, PicolabError, ProbeError, StageError
 from picolab.files import reserve
 from picolab.machines.base import Holder
-from picolab.record import caveats
+from picolab.record import host_caveats
 from picolab.record.outcomes import STAGES, Outcome, Stage
 from picolab.trial.notebook import publish
 from picolab.trial.run import NotOk, TrialRun
+from picolab.trial.turn import NEIGHBOUR_TIMES
 
 _MEASURING = ("start", "authenticate", "upload", "verify")
 
@@ -52,8 +53,7 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
         run.state.found(finding.outcome, stage, finding.detail)
         line = f"{finding.outcome}: {finding.detail}"
     except BaseException as error:
-        run.turn.end(stage, over=True)
-        run.add_caveats(caveats.of_overlap(run.state.timeline))
+        _end_turn(run, stage, over=True)
         fault = _fault_of(error, stage, measured=run.state.upload is not None)
         if fault is not None:
             _note_fault(run, fault[0], stage, fault[1], begun)
@@ -63,13 +63,19 @@ def run_stage(run: TrialRun, stage: Stage, action: Callable[[TrialRun], str]) ->
                 run.state.save(run.folder)
         raise
     progress.duration_s += time.monotonic() - begun
-    run.turn.end(stage, over=run.state.outcome is not None)
-    run.add_caveats(caveats.of_overlap(run.state.timeline))
+    _end_turn(run, stage, over=run.state.outcome is not None)
     # When a kept machine is released its folder is the trial's only home; a finished trial keeps its state too.
     run.state.save(run.folder)
     if stage == "release":
         reserve.free(run.folder)
     run.say(f"{stage}: {line}")
+
+
+def _end_turn(run: TrialRun, stage: Stage, over: bool) -> None:
+    run.turn.end(stage, over)
+    timeline, why = run.state.timeline, run.turn.why_unknown
+    run.add_caveats(host_caveats.of_overlap(timeline, why))
+    run.explain("timeline", timeline, dict.fromkeys(NEIGHBOUR_TIMES if why else (), why))
 
 
 def _why_nothing_to_do(run: TrialRun, stage: Stage) -> str | None:

@@ -10,7 +10,7 @@ from picolab.instrument import store
 from picolab.machines import registry
 from picolab.machines.folders import TRIAL_FILE
 from picolab.machines.kinds import kind_of
-from picolab.record import caveats
+from picolab.record import caveats, host_caveats
 from picolab.record.machine import MachineRecord
 from picolab.servers.build import check_in_guest
 from picolab.trial.measured_step import files_in_words
@@ -39,7 +39,7 @@ def provision(run: TrialRun) -> str:
     run.state.machine = machine.describe()
     siblings = run.turn.siblings()
     others = [name for name in registry.others_running(machine.name) if name not in siblings]
-    run.add_caveats(caveats.of_neighbours(others))
+    run.add_caveats(host_caveats.of_neighbours(others))
     run.add_caveats(caveats.of_machine(run.state.machine))
     _check_guest_disk(run.state.machine, parameters)
     return f"{_in_words(run.state.machine)}; build {build.identity.label} (sha256 {build.identity.sha256[:12]})"

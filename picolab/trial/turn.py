@@ -10,7 +10,8 @@ import fcntl
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,8 @@ from picolab.record.timeline import Neighbour, StageSpan, Timeline
 
 BEGINS, ENDS = "begins", "ends"
 """What a trial does before its first stage and after its last one."""
+NEIGHBOUR_TIMES = ("others_worked_s", "others_measured_s", "others_s")
+"""The fields of a timeline that are null when it is not known what others did."""
 _SLEEPS, _IDLE = "sleeps", "idle"
 _MEASURES, _WORKS = "measures", "works"
 _LOCK_FILE = "measured.lock"
@@ -43,6 +46,9 @@ class Activity:
 
 class Board:
     """Notes about everything that the trials of a campaign do, in a file for each machine.
+
+    A note that cannot be written, such as on a full disk, costs no trial its result. The file is emptied then: what a
+    machine did before the first line of its file is unknown.
 
     Args:
         folder: that all of them share.
@@ -70,27 +76,44 @@ class Board:
         self._write(_IDLE, trial_id, _IDLE)
 
     def _write(self, how: str, trial_id: str, doing: str) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(descriptor, f"{time.monotonic():.6f} {how} {doing} {trial_id}\n".encode())
-        finally:
-            os.close(descriptor)
+        line = f"{time.monotonic():.6f} {how} {doing} {trial_id}\n".encode()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with suppress(OSError), os.fdopen(os.open(self._path, flags, 0o600), "ab", buffering=0) as file:
+            written = 0
+            try:
+                written = file.write(line)
+            finally:
+                if written < len(line):
+                    file.truncate(0)
 
-    def machines(self) -> set[str]:
-        """Return the names of the machines of all trials."""
-        return {path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}")}
+    def at_work(self) -> set[str]:
+        """Return the names of the machines that have a trial now, as far as that is known."""
+        found = set()
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            lines = _last_lines(path, time.monotonic())
+            if lines and lines[-1][1] != _IDLE:
+                found.add(path.name.removesuffix(_SUFFIX))
+        return found
 
-    def others(self, from_s: float, until_s: float) -> Iterator[Activity]:
-        """Yield what trials on other machines did between two moments; waiting is nothing."""
+    def others(self, from_s: float, until_s: float) -> list[Activity]:
+        """Return what trials on other machines did between two moments; waiting is nothing.
+
+        Raises:
+            OSError, ValueError: it is not known.
+        """
+        found = []
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
             if path == self._path:
                 continue
+            machine = path.name.removesuffix(_SUFFIX)
             lines = _last_lines(path, from_s)
+            if not lines or lines[0][0] > from_s:
+                raise ValueError(f"a note about the machine {machine} could not be written")
             for index, (begun_s, how, doing, trial_id) in enumerate(lines):
                 ended_s = lines[index + 1][0] if index + 1 < len(lines) else None
                 if how in (_WORKS, _MEASURES) and begun_s < until_s and (ended_s is None or ended_s > from_s):
-                    machine = path.name.removesuffix(_SUFFIX)
-                    yield Activity(trial_id, machine, doing, how == _MEASURES, begun_s, ended_s)
+                    found.append(Activity(trial_id, machine, doing, how == _MEASURES, begun_s, ended_s))
+        return found
 
 
 def _last_lines(path: Path, from_s: float) -> list[tuple[float, str, str, str]]:
@@ -121,6 +144,9 @@ class Turn:
         timeline: of its record, which is filled in.
         folder: that the trials which run at the same time share; None: this one runs alone.
         machine: name of its machine.
+
+    Attributes:
+        why_unknown: why it is not known what ran during the measured section; empty when it is, or did not end.
     """
 
     def __init__(
@@ -132,6 +158,7 @@ class Turn:
         self._board = Board(folder, machine) if folder is not None else None
         self._lock: IO[bytes] | None = None
         self._begun_s: float | None = None
+        self.why_unknown = ""
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins; the first one of the measured section sleeps until its turn has come."""
@@ -170,11 +197,18 @@ class Turn:
             self._lock.close()
             self._lock = None
         if self._timeline.measured_from_s is not None:
-            note_neighbours(self._timeline, self._board.others(self._timeline.measured_from_s, now_s))
+            self.why_unknown = ""
+            try:
+                note_neighbours(self._timeline, self._board.others(self._timeline.measured_from_s, now_s))
+            except (OSError, ValueError) as error:
+                self.why_unknown = str(error)
+                self._timeline.neighbours = []
+                for name in NEIGHBOUR_TIMES:
+                    setattr(self._timeline, name, None)
 
     def siblings(self) -> set[str]:
-        """Return the names of the machines on which trials of the same campaign run at the same time."""
-        return self._board.machines() if self._board is not None else set()
+        """Return the names of the machines on which trials of the same campaign run now."""
+        return self._board.at_work() if self._board is not None else set()
 
     def _wait(self, board: Board) -> None:
         lock = (board.folder / _LOCK_FILE).open("ab")
@@ -216,6 +250,7 @@ def note_neighbours(timeline: Timeline, others: Iterable[Activity]) -> None:
         for (trial_id, machine, doing, measured), overlap_s in longest
     ]
     timeline.others_worked_s, timeline.others_measured_s = (covered_s(spans[measured]) for measured in (False, True))
+    timeline.others_s = covered_s([*spans[False], *spans[True]])
 
 
 def covered_s(spans: Iterable[tuple[float, float]]) -> float:

@@ -8,7 +8,7 @@ from picolab.files import reserve
 from picolab.jupyter.live_line import LiveLine
 from picolab.machines.base import Machine
 from picolab.machines.kinds import kind_of
-from picolab.record import caveats
+from picolab.record import caveats, host_caveats
 from picolab.record.outcomes import Outcome
 from picolab.record.steps import LimitDuringStep
 from picolab.servers.client import DELETE_LIMIT_S
@@ -95,7 +95,7 @@ def _upload_under(run: TrialRun, machine: Machine, limit: LimitDuringStep) -> st
             reserve.give_back(run.folder / SAMPLES_FILE)
             run.add_caveats(caveats.of_clock(probe.clock_drift_s))
     run.state.conditions = conditions_since(run, before, machine, "conditions")
-    run.add_caveats(caveats.of_conditions(run.state.conditions))
+    run.add_caveats(host_caveats.of_conditions(run.state.conditions))
     run.state.upload = upload_record(run, measurement, cache, sync_s, limit, live.in_notebook)
     run.add_caveats(caveats.of_instrument(run.state.instrument, run.state.upload.transfer_mib_s, None))
     zero_s = measurement.first_byte_s if measurement.first_byte_s is not None else 0.0

@@ -7,7 +7,7 @@ from picolab.errors import StageError
 from picolab.files import reserve
 from picolab.host import facts
 from picolab.machines.base import Machine
-from picolab.record import caveats
+from picolab.record import caveats, host_caveats
 from picolab.record.outcomes import Outcome
 from picolab.record.record import NOT_VERIFIED
 from picolab.record.samples import read_samples
@@ -125,7 +125,7 @@ def _measured_downloads(run: TrialRun, machine: Machine, client: Client) -> list
         memory.vm_hwm_bytes = None
         missing["memory.vm_hwm_bytes"] = "it is still that of the upload, which ran without the memory limit"
     run.state.missing.update({f"download.{path}": why for path, why in missing.items()})
-    run.add_new_caveats([*caveats.of_memory(memory), *caveats.of_conditions(found)])
+    run.add_new_caveats([*caveats.of_memory(memory), *host_caveats.of_conditions(found)])
     duration_s, throughput_mib_s = _download_rate(run, downloads)
     upload_mib_s = run.state.upload.transfer_mib_s if run.state.upload else None
     run.add_caveats(caveats.of_instrument(run.state.instrument, upload_mib_s, throughput_mib_s))

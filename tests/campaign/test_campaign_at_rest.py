@@ -17,6 +17,7 @@ from picolab.campaign import runner as campaign_module
 from picolab.campaign.progress import Progress, Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.tally import Tally
+from picolab.cli.campaign_view import print_status
 from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
@@ -213,6 +214,20 @@ def test_the_time_left_is_that_of_each_case(resting: Path) -> None:
     assert (tally.done, tally.total) == (3, 5)
     assert tally.left_s() == pytest.approx(4.2 + 4.2), "one of the same case, one of the same size"
     assert Tally(read_standing(write_campaign(resting.parent / "d", [], LEFT))).left_s() is None
+
+
+def test_machines_share_the_time_of_what_does_not_run_alone(
+    resting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for trial in (*DONE, LEFT[0]):
+        monkeypatch.setattr(trial, "parameters_too", {"overlap": "preparation"})
+    folder = write_campaign(resting.parent / "two", DONE, LEFT)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "machines": 2}))
+    campaign = Campaign.load(folder)
+    assert campaign.tally.left_s() == campaign.progress().eta_s == pytest.approx(4.2 / 2 + 4.2)
+    print_status(folder)
+    assert "about 6 s left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("asked", [None, '{"folder": "/x"}'])

@@ -138,6 +138,15 @@ def test_other_cases_do_not_count(outputs: Path) -> None:
     assert estimate(trials(TWO_BY_TWO.replace("repeats", "parameters: {sync: measure}, repeats"))).measured == 0
 
 
+def test_a_wait_for_the_turn_is_no_time_of_a_trial(outputs: Path) -> None:
+    of = virtual_matrix()
+    for trial in of:
+        trial.facts = {"timeline": {"boot_id": "boot", "waited_s": 15.0}}
+    measured_campaign("earlier", of, 40.0)
+    found = estimate(trials(TWO_BY_TWO))
+    assert found.total_s - found.boot_s - found.restore_s == pytest.approx(20 * 25.0)
+
+
 @pytest.mark.parametrize("file", ["plan.json", "ledger.jsonl", "results.csv"])
 @pytest.mark.parametrize("content", ["", "{", "a,b\n\0,1\n", "[1]"])
 def test_damaged_campaigns_are_left_out(outputs: Path, file: str, content: str) -> None:

@@ -5,17 +5,22 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from campaign_factory import FakeTrial, write_campaign
 from conftest import eventually
 
 from picolab.agent.procfs import descendants
+from picolab.campaign import runner as runner_module
+from picolab.campaign import slots as slots_module
 from picolab.campaign.budget import CLIENT_MB, Budget, check_budget, machines_in_words
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
-from picolab.campaign.slots import Slots
+from picolab.campaign.slots import Slots, _Attempt
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan, together
 from picolab.config.project import outputs_dir
@@ -55,11 +60,11 @@ def meanwhile_s(record: Record, other: Record, *, measured: bool) -> float:
 
 
 def test_each_level_of_overlap_is_kept_and_records_say_what_ran() -> None:
-    campaign = Campaign.create(plan_of({"overlap": ["none", "preparation", "measurements"]}), Watcher())
+    campaign = Campaign.create(plan_of({"overlap": ["none", "preparation", "measurements"]}, 1), Watcher())
     assert campaign.run() is ExitCode.OK
 
     records = list(read_campaign(campaign.folder).records.values())
-    assert len(records) == 6
+    assert len(records) == 3
     assert {record.parameters.machine_name for record in records} == {"two-1", "two-2"}
     for record in records:
         assert record.timeline is not None
@@ -70,6 +75,7 @@ def test_each_level_of_overlap_is_kept_and_records_say_what_ran() -> None:
         # More than the stages: kernels that begin, files that are put in their place, the time between two stages.
         assert (record.timeline.others_worked_s or 0) >= worked_s - 0.001
         assert (record.timeline.others_measured_s or 0) >= measured_s - 0.001
+        assert record.timeline.others_s is not None and record.timeline.others_s >= worked_s - 0.001
         if record.parameters.overlap == "none":
             assert record.timeline.neighbours == []
         if record.parameters.overlap != "measurements":
@@ -111,18 +117,18 @@ def two_run() -> bool:
     return len(list(running.glob("*/request.json"))) == 2 and bool(list(running.glob("*/progress.json")))
 
 
-def kernels(pid: int) -> list[ProcessIdentity]:
+def family(pid: int, word: str = "") -> list[ProcessIdentity]:
     found = [identity for child in descendants(pid) if (identity := ProcessIdentity.of(child))]
-    return [identity for identity in found if "ipykernel_launcher" in identity.command]
+    return [identity for identity in found if word in identity.command]
 
 
-def test_killed_kernel_ctrl_c_and_kill_lose_nothing(
+def test_kills_of_a_part_ctrl_c_and_kill_lose_nothing(
     command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "slow.yaml"
     content = {
         "matrix": {"ram_mb": [128], "file_size": ["8M"]},
-        "repeats": 4,
+        "repeats": 3,
         "idle_limit_s": 0,
         "parameters": {"calibration": {"transfer_mib_s": 4}},
     }
@@ -130,7 +136,7 @@ def test_killed_kernel_ctrl_c_and_kill_lose_nothing(
     words = ("matrix", str(path), "--campaign", "two", "--machines", "2")
     process = command(*words)
     eventually(two_run, "two trials run at the same time")
-    eventually(lambda: kernels(process.pid), "a kernel runs")[0].signal(signal.SIGKILL)
+    eventually(lambda: family(process.pid, "ipykernel_launcher"), "a kernel runs")[0].signal(signal.SIGKILL)
     ledger = outputs_dir() / "two" / "ledger.jsonl"
     eventually(lambda: ledger.exists() and Outcome.INVALID in ledger.read_text(), "the killed trial is a fault")
     eventually(two_run, "two trials run again")
@@ -143,16 +149,25 @@ def test_killed_kernel_ctrl_c_and_kill_lose_nothing(
 
     process = command("resume", "two")
     eventually(two_run, "two trials run after the resume")
-    family = [identity for pid in descendants(process.pid) if (identity := ProcessIdentity.of(pid))]
+    members = family(process.pid)
     process.kill()
     process.wait()
-    eventually(lambda: not any(member.alive for member in family), "its processes end by themselves")
+    eventually(lambda: not any(member.alive for member in members), "its processes end by themselves")
     eventually(lambda: not list(folders.machines_dir().glob("two-*")), "both machines are taken down")
 
     process = command("resume", "two")
+    server = "picolab.jupyter.fork_server"
+    # It begins after the folders of the killed trials are gone.
+    (found,) = eventually(lambda: two_run() and family(process.pid, server), "two trials run after the kill")
+    before = len(Campaign.load(outputs_dir() / "two").ledger.entries())
+    found.signal(signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == ExitCode.OK, output
+    assert "2 machines at the same time" in output, "a resumed campaign says so too"
     campaign = Campaign.load(outputs_dir() / "two")
+    faults = [entry for entry in campaign.ledger.entries()[before:] if entry.outcome.is_fault]
+    lost = "the fork server was killed, and so the trial ended"
+    assert [entry.outcome_detail for entry in faults] == [lost, lost], "one attempt of each, and none after that"
     results = [entry.trial_id for entry in campaign.ledger.entries() if not entry.outcome.is_fault]
     assert sorted(results) == sorted(trial.trial_id for trial in campaign.plan.trials)
     sections = sorted(section(record) for record in read_campaign(campaign.folder).records.values())
@@ -191,6 +206,76 @@ def test_a_trial_waits_for_room_and_alone_for_all() -> None:
     assert not slots._may_begin(large, [small])
     assert not slots._may_begin(trials[128, "none"], [small])
     assert not slots._may_begin(small, [trials[128, "none"]])
+
+
+def test_machines_that_are_up_count_and_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = {"machine": ["vagrant"], "ram_mb": [256, 512], "overlap": ["none", "preparation"]}
+    campaign = Campaign.create(plan_of(matrix, repeats=1, machines=3), Watcher())
+    slots = Slots(campaign, campaign.machines)
+    trials = {(trial.parameters.ram_mb, trial.parameters.overlap): trial for trial in campaign.plan.trials}
+    small, large = trials[256, "preparation"], trials[512, "preparation"]
+    released: list[str] = []
+    monkeypatch.setattr(slots_module, "_release", released.append)
+    first, second, third = slots._slots
+    first.up, second.up = small, large
+    slots._waiting.append([large])
+    assert slots._free([first, second, third]) is second, "its machine has that RAM"
+    assert slots._free([first, third]) is third, "the machine of the first may be used again"
+    second.up = None
+    slots._budget = Budget(ram_mb=512 + CLIENT_MB + 256, processors=4)
+    slots._make_room([large])
+    assert released == []
+    slots._budget = Budget(ram_mb=512 + CLIENT_MB + 255, processors=4)
+    slots._make_room([large])
+    assert released == ["two-1"] and first.up is None
+    slots._budget = Budget(ram_mb=9000, processors=4)
+    first.up = small
+    slots._make_room([trials[512, "none"]])
+    assert released == ["two-1", "two-1"], "nothing is up next to a trial that runs alone"
+
+
+# The end of a trial, and of a campaign with enough repeats
+
+
+class Hung:
+    """Stands for a trial that never ends."""
+
+    ended = lost_fork_server = False
+
+    def ended_by(self) -> str:
+        return ""
+
+    def kill(self) -> None:
+        pass
+
+
+def test_a_hung_trial_leaves_the_others_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = Campaign.create(plan_of(), Watcher())
+    slots = Slots(campaign, campaign.machines)
+    slots._board_folder.mkdir(parents=True)
+    monkeypatch.setattr(slots_module, "interrupt", lambda _: None)
+    for slot, trial in zip(slots._slots, campaign.plan.trials, strict=True):
+        slot.trials.append(trial)
+        slot.attempt = _Attempt(trial, 1, Hung(), datetime.now(UTC), time.monotonic() - 100, 99.0)  # type: ignore[arg-type]
+    hung, other = slots._slots
+    boards: list[str] = []
+    assert slots._has_ended(hung) and slots._has_ended(other)
+    hung.tries = campaign.plan.fault_retries
+    slots._end(hung, lambda: boards.append((slots._board_folder / "two-1.lines").read_text()))
+    assert not slots._has_ended(other), "it may have waited for the turn of the hung one"
+    assert [" ends " in text and " idle " not in text for text in boards] == [True], "a look at the results is work"
+
+
+def test_blocks_that_were_measured_count_when_another_was_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_campaign(tmp_path / "c", [FakeTrial(block=block) for block in (1, 2, 3)], [FakeTrial(block=4)])
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "stopping": {}, "machines": 2}))
+    monkeypatch.setattr(runner_module, "why_enough", lambda *_: "it is enough")
+    campaign = Campaign.load(folder)
+    campaign._look_at(1)
+    assert campaign.tally.needed == campaign.tally.rows.keys(), "three blocks"
 
 
 # The plan

@@ -139,7 +139,10 @@ def test_the_time_limit_ends_it_whatever_is_known() -> None:
     plan = plan_of(["old", "new"], ["8M"], {**RULE, "time_limit_h": 0.5})
     rows = rows_of(plan, 2, spread=0.5)
     assert why_enough(plan, rows, 2, ran_s=1799.0) is None
-    assert why_enough(plan, rows, 2, ran_s=1801.0) == "the time limit of 0.5 h was reached, whatever the intervals"
+    words = "the time limit of 0.5 h of trials{} was reached, whatever the intervals"
+    assert why_enough(plan, rows, 2, ran_s=1801.0) == words.format("")
+    plan.machines = 2
+    assert why_enough(plan, rows, 2, ran_s=1801.0) == words.format(", added up over 2 machines,")
 
 
 @pytest.mark.parametrize("without", [["old"], ["new"], ["old", "new"]])

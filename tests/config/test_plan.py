@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.invalid_input import validate
 from picolab.config.matrix import MOST_TRIALS, expand
-from picolab.config.order import ways
+from picolab.config.order import ORDER_APART, ORDER_ON_SEVERAL_MACHINES, ways
 from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, make_plan
 from picolab.config.project import project_root
 from picolab.config.yaml_text import read_yaml
@@ -405,6 +405,13 @@ def test_local_cases_run_between_virtual_machines() -> None:
 )
 def test_plan_says_how_it_was_ordered(machines: str, words: str) -> None:
     assert words in plan(f"matrix: {{machine: {machines}}}").order
+
+
+def test_plan_of_several_machines_promises_no_more_than_it_keeps() -> None:
+    order = plan("matrix: {machine: [vagrant], ram_mb: [256, 512]}\nmachines: 2").order
+    assert "begins with the virtual machine" not in order and ORDER_ON_SEVERAL_MACHINES in order
+    assert ORDER_APART not in order
+    assert ORDER_APART in plan("matrix: {overlap: [none, preparation]}\nmachines: 2").order
 
 
 def test_each_trial_has_bytes_and_a_name_of_its_own() -> None:

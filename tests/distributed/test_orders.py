@@ -4,13 +4,18 @@ from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from picolab.api.running import _ending
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
-from picolab.config.plan import Plan, make_plan
+from picolab.config.plan import Plan, PlannedTrial, make_plan
 from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
 from picolab.distributed.cluster import Capacity, Host
-from picolab.distributed.order import Order, SentBuild
+from picolab.distributed.order import Order, Parcel, SentBuild
+from picolab.exit_codes import ExitCode
+from picolab.record.outcomes import Outcome
 
 
 def plan_of(**rest: Any) -> Plan:
@@ -27,16 +32,28 @@ class Workers:
         self.hosts = [Host(name, 1, ram_bytes) for name in hosts]
         self.orders: list[Any] = []
         self.forgotten: list[str] = []
+        self.forgotten_everywhere: list[str] = []
+        self.answers: list[dict[str, Any]] = []
 
     def capacity(self) -> Capacity:
         return Capacity(tuple(self.hosts))
 
-    def submit(self, _order: str, _key: str, _resources: object, workers: list[str] | None, _done: object) -> Any:
+    def submit(self, _order: str, _key: str, _resources: object, workers: list[str] | None, done: Any) -> Any:
         self.orders.append(SimpleNamespace(status="pending", workers=workers, cancel=lambda: None))
+        if self.answers:
+            answer = self.answers.pop(0)
+            self.orders[-1].status, self.orders[-1].result = "finished", lambda timeout: answer
+            done(self.orders[-1])
         return self.orders[-1]
 
     def forget(self, address: str, _key: str) -> None:
         self.forgotten.append(address)
+
+    def forget_everywhere(self, keys: list[str]) -> None:
+        self.forgotten_everywhere += keys
+
+    def close(self) -> None:
+        pass
 
 
 def campaign_on(workers: Workers, notes: list[str] | None = None, **plan: Any) -> DistributedCampaign:
@@ -45,13 +62,16 @@ def campaign_on(workers: Workers, notes: list[str] | None = None, **plan: Any) -
 
 
 def test_what_somebody_stops_at_a_worker_runs_again() -> None:
+    notes: list[str] = []
     workers = Workers("tcp://a")
-    campaign = campaign_on(workers)
+    campaign = campaign_on(workers, notes)
     waiting = deque([_Open([campaign.plan.trials[0]])])
     for left in (1, 1, 0):
         campaign._submit(waiting, {})
         campaign._receive(campaign._open.pop(), {"ending": "stopped", "worker": "tcp://a"}, waiting, {})
         assert len(waiting) == left
+        assert len(notes) == 1 - left
+    assert "stopped 3 times at workers, the last time at tcp://a; run it again with: picolab resume far" in notes[0]
     assert workers.forgotten == [], "results may be there and nowhere else"
 
 
@@ -61,6 +81,42 @@ def test_what_came_home_is_forgotten_at_its_worker() -> None:
     campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
     campaign._receive(campaign._open.pop(), {"ending": "ran", "worker": "tcp://a"}, deque(), {})
     assert workers.forgotten == ["tcp://a"]
+
+
+def test_results_that_only_a_worker_has_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    home, too_large = campaign.plan.trials
+    workers.answers = [
+        {"ending": "ran", "worker": "tcp://a"},
+        {"ending": "refused", "worker": "tcp://a", "sentence": "the files have more than 512 MiB"},
+    ]
+
+    def accept(trials: list[PlannedTrial], parcel: Parcel) -> bool:
+        if parcel.ending == "ran":
+            campaign.tally.rows[trials[0].trial_id] = {}
+        return True
+
+    monkeypatch.setattr(campaign, "_accept", accept)
+    campaign._run_blocks()
+    assert home.trial_id in campaign.tally.rows and too_large.trial_id not in campaign.tally.rows
+    at_home, *others = workers.forgotten_everywhere
+    assert campaign._ordered[at_home] == {home.trial_id} and others == []
+
+
+def test_a_damaged_result_stays_at_its_worker_and_may_come_again() -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    trial = campaign.plan.trials[0]
+    started = {"started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": "2026-01-01T00:01:00.000+00:00"}
+    entry = {"trial_id": trial.trial_id, "attempt": 1, "outcome": "machine_failed", "outcome_detail": "it failed"}
+    entry |= started | {"duration_s": 1.0, "notebook": None, "record": None}
+    for files, forgotten in (({"record.json": b"no zlib"}, []), ({}, ["tcp://a"])):
+        campaign._submit(deque([_Open([trial])]), {})
+        parcel = {"ending": "ran", "worker": "tcp://a", "attempts": [{"entry": entry, "files": files}]}
+        campaign._receive(campaign._open.pop(), parcel, deque(), {})
+        assert workers.forgotten == forgotten
+    assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.INVALID, Outcome.MACHINE_FAILED]
 
 
 def test_an_order_for_workers_that_are_gone_is_given_to_others() -> None:
@@ -119,3 +175,12 @@ def test_other_bytes_of_a_build_are_another_order() -> None:
 
     plan = plan_of()
     assert key("a") == key("a") != key("b")
+
+
+def test_what_is_left_is_resumed_on_the_same_scheduler() -> None:
+    campaign = campaign_on(Workers())
+    there = _ending(campaign, ExitCode.INTERRUPTED, "tcp://scheduler")
+    assert there.endswith(
+        "picolab resume far --scheduler tcp://scheduler; or pl.resume('far', scheduler='tcp://scheduler')"
+    )
+    assert _ending(campaign, ExitCode.INTERRUPTED, "").endswith("or pl.resume('far')")

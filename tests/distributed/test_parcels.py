@@ -1,8 +1,11 @@
 """What comes from a worker is data: names and sizes are checked, and each trial gets one result."""
 
 import builtins
+import hashlib
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +22,7 @@ from picolab.distributed import worker
 from picolab.distributed.campaign import with_cluster
 from picolab.distributed.checks import check_distributed
 from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Attempt, Order, Parcel, pack, part_of, unpack
+from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, pack, part_of, unpack
 from picolab.errors import BuildError, HostUnfit, ParameterError
 from picolab.files import writing
 from picolab.record.outcomes import Outcome
@@ -141,6 +144,23 @@ def test_another_version_refuses() -> None:
         assert parcel.ending == "refused"
         words = f"it has picolab {worker.software()} and the client 0.0.1; install the same version on both"
         assert words in parcel.sentence
+
+
+@pytest.mark.usefixtures("scratch")
+def test_a_build_that_went_while_its_order_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = hashlib.sha256(b"code").hexdigest()
+    worker.store_chunk(sha256, 4, 0, b"code")
+    builds = {"./new": SentBuild(sha256=sha256, size_bytes=4)}
+    order = Order(session="s", software=worker.software(), plan=plan_of(), attempts={}, builds=builds)
+
+    @contextmanager
+    def cleaned(_is_stopped: object) -> Iterator[int]:
+        (worker.builds_dir() / sha256).unlink()
+        yield 0
+
+    monkeypatch.setattr(worker, "_HOST_LOCK", SimpleNamespace(held=cleaned))
+    parcel = worker._run(order.model_dump_json(), "tcp://w")
+    assert (parcel.ending, parcel.missing) == ("needs_builds", [sha256])
 
 
 def test_a_build_that_arrives_damaged_is_not_kept(scratch: Path) -> None:

@@ -20,7 +20,7 @@ from picolab.host.conditions import Own, Reading, between, own_of, read
 from picolab.host.idleness import IDLE_BUSY_SHARE, IDLE_READINGS, wait_for_idle
 from picolab.machines import registry
 from picolab.machines.base import Machine
-from picolab.record import caveats
+from picolab.record import host_caveats
 from picolab.record.conditions import ConditionsRecord
 from picolab.record.outcomes import Outcome
 from picolab.record.validation import validate_record
@@ -78,7 +78,7 @@ def test_programs_beside_a_trial_are_seen_and_named(burners: list[subprocess.Pop
     assert found.busiest_other is not None and "of a processor" in found.busiest_other
     assert found.own_busy_share is not None and found.own_busy_share < 0.5
     assert not {"other_busy_share", "steal_share", "iowait_share"} & set(missing)
-    (caveat,) = [one for one in caveats.of_conditions(found) if one.code == "host_busy_during_trial"]
+    (caveat,) = [one for one in host_caveats.of_conditions(found) if one.code == "host_busy_during_trial"]
     assert caveat.value == found.other_busy_share
 
 
@@ -314,7 +314,7 @@ def _during(
 
 
 def codes(found: ConditionsRecord) -> list[str]:
-    return [caveat.code for caveat in caveats.of_conditions(found)]
+    return [caveat.code for caveat in host_caveats.of_conditions(found)]
 
 
 def test_quiet_host_gives_no_caveat_and_misses_nothing(fake: FakeHost) -> None:
@@ -384,7 +384,7 @@ def test_processor_slowed_down_by_its_heat(fake: FakeHost) -> None:
     found = during(fake, lambda host: host.processor("thermal_throttle/core_throttle_count", 9, 1))
 
     assert found.throttle_events == 2
-    (caveat,) = caveats.of_conditions(found)
+    (caveat,) = host_caveats.of_conditions(found)
     assert (caveat.code, caveat.value) == ("cpu_throttled", 2)
     assert "2 times because of their heat" in caveat.message
 

@@ -21,7 +21,7 @@ def test_a_quick_calibration_in_a_guest(box: str) -> None:
     def report(line: str) -> None:
         if line.startswith("round "):
             (domain,) = domains()
-            sizes.append(libvirt.volume_bytes(f"{domain}.img").physical_bytes)
+            sizes.append(libvirt.volume_bytes(f"{domain}.img"))
 
     found = calibrate_instrument("vagrant", quick=True, box=box, report=report)
 

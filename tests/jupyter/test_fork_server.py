@@ -113,12 +113,15 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_a_killed_server_ends_its_processes_and_starts_again(run: Run, server: ForkServer) -> None:
     pid, answer = run("wait")
+    other_pid, _ = run("wait")
     os.kill(answer["parent"], signal.SIGKILL)
-    eventually(lambda: not alive(pid), "its process ends")
+    eventually(lambda: not alive(pid) and not alive(other_pid), "its processes end")
     assert server.exit_code(pid) is None
 
-    _, answer_of_next = run()
+    next_pid, answer_of_next = run(7)
     assert answer_of_next["parent"] != answer["parent"]
+    assert server.exit_code(other_pid) is None, "the next server is not its parent"
+    assert server.exit_code(next_pid) == 7, "and has not died of the question"
 
 
 def test_everything_ends_with_a_killed_campaign(tmp_path: Path) -> None:

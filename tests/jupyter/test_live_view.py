@@ -147,11 +147,13 @@ def test_labels_and_details_of_a_matrix_are_escaped(tmp_path: Path) -> None:
         notebook=None,
         record=None,
     )
-    watcher.ended(entry, Progress(len(plan.trials), 1, 60.0))
+    others = tuple(trial.trial_id for trial in plan.trials[1:3])
+    watcher.ended(entry, Progress(len(plan.trials), 1, 60.0, running=others))
     watcher.note(EVIL)
     watcher.waiting(EVIL)
 
     assert len(display.pieces) == 3
+    assert display.pieces[0].markup.count(">runs</td>") == 2, "the trials of other machines have not ended"
     markup = display.pieces[-1].markup
     assert "<script" not in markup and "&lt;script&gt;" in markup and ">HTTP error</td>" in markup
     assert "500: &quot;" in markup and "about 1 min 00 s left" in markup

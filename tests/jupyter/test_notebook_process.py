@@ -1,5 +1,6 @@
 """A trial's process: waiting for it without work, what it says about its end, and what it leaves behind."""
 
+import json
 import os
 import resource
 import signal
@@ -13,10 +14,11 @@ from conftest import eventually
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.host.processes import this_process
-from picolab.jupyter.notebook_process import TrialProcess, last_words
+from picolab.jupyter.notebook_process import TrialProcess, interrupt, last_words
 from picolab.jupyter.trial_context import TrialContext
 from picolab.machines import registry
-from picolab.trial.state import PROGRESS_FILE
+from picolab.record.outcomes import Outcome
+from picolab.trial.state import PROGRESS_FILE, RECORD_FILE
 
 SLOW = {"transfer_mib_s": 1}
 
@@ -72,6 +74,19 @@ def test_a_trial_ended_by_a_signal_says_so(
     process.kill()
     assert not kernel.alive
     assert list((scratch / "tmp").iterdir()) == []
+
+
+def test_a_trial_is_interrupted_also_before_its_first_cell(tmp_path: Path) -> None:
+    context = TrialContext(folder=tmp_path / "trial", trial_id="trial", owner=this_process().to_json())
+    process = TrialProcess(TrialParameters(file_size="64K", ram_mb=128, keep_machine="never"), context)
+    try:
+        interrupt([process])
+        assert process.ended
+        record = process.folder / RECORD_FILE
+        assert not record.exists() or json.loads(record.read_text())["outcome"] == Outcome.INTERRUPTED
+    finally:
+        process.kill()
+        registry.release_by_name("local")
 
 
 def test_a_trial_that_ends_by_itself_names_no_signal(trial_process: Callable[[], TrialProcess], scratch: Path) -> None:

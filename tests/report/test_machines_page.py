@@ -28,8 +28,9 @@ def timeline(begin_s: float, others_measured_s: float, boot: str = "boot") -> di
         "waited_s": 0.5,
         "measured_from_s": begin_s + 1.5,
         "measured_until_s": begin_s + 4.0,
-        "others_worked_s": 0.0,
+        "others_worked_s": 0.25,
         "others_measured_s": others_measured_s,
+        "others_s": 0.25 + others_measured_s,
         "neighbours": [neighbour] if others_measured_s else [],
     }
 
@@ -68,6 +69,7 @@ def test_the_section_shows_what_overlapped_and_what_it_changed(data: CampaignDat
     assert shown is not None
     assert 'id="Machines-at-the-same-time"' in shown.markup
     assert "everything, measured steps too" in shown.markup and "0.800" in shown.markup
+    assert ">90<" in shown.markup, "2.25 s of a section of 2.5 s"
     assert data.trials["case_id"].nunique() == 2, "alone and next to others are never pooled"
 
 

@@ -1,6 +1,8 @@
 """The turn of a trial: who may measure at the same time, and what it sees of the others."""
 
-import os
+import json
+import resource
+import signal
 import threading
 import time
 from pathlib import Path
@@ -9,8 +11,16 @@ import pytest
 from conftest import eventually
 
 from picolab.config.trial_parameters import TrialParameters
+from picolab.host.processes import this_process
+from picolab.jupyter.trial_context import TrialContext
+from picolab.record import host_caveats
+from picolab.record.outcomes import Outcome
 from picolab.record.timeline import Timeline
-from picolab.trial.turn import Activity, Board, Turn, covered_s, measured_section, note_neighbours
+from picolab.record.validation import validate_record
+from picolab.trial.engine import run_stage
+from picolab.trial.run import NotOk, TrialRun
+from picolab.trial.state import TrialState
+from picolab.trial.turn import NEIGHBOUR_TIMES, Activity, Board, Turn, covered_s, measured_section, note_neighbours
 
 
 def turn_of(folder: Path | None, name: str, **parameters: object) -> tuple[Turn, Timeline]:
@@ -57,7 +67,7 @@ def test_a_trial_sees_what_others_did_and_not_that_they_waited(tmp_path: Path) -
         ("002-b", "m-2", "verify", False),
     }
     assert [span.stage for span in timeline.stages] == ["start", "upload"]
-    assert turn.siblings() == {"m-1", "m-2"}
+    assert turn.siblings() == {"m-1"}, "the other one is idle"
 
 
 def test_without_others_nothing_is_written_and_times_are_kept() -> None:
@@ -81,12 +91,53 @@ def test_a_long_file_is_read_from_its_end(tmp_path: Path) -> None:
     assert list(board.others(0.0, begun_s)) == []
 
 
+def test_what_a_full_disk_kept_from_being_noted_is_unknown(tmp_path: Path) -> None:
+    other = Board(tmp_path, "m-2")
+    other.idle("001-a")
+    turn, timeline = turn_of(tmp_path, "m-1", direction="both")
+    turn.begin("start")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # A few bytes more than the file has: the first note is torn.
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "m-2.lines").stat().st_size + 5, limits[1]))
+        other.works("002-b", "provision")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    other.works("002-b", "verify")
+    turn.end("start", over=True)
+    assert (timeline.others_worked_s, timeline.others_measured_s, timeline.others_s) == (None, None, None)
+    assert turn.why_unknown == "a note about the machine m-2 could not be written"
+    (caveat,) = host_caveats.of_overlap(timeline, turn.why_unknown)
+    assert caveat.code == "overlap_unknown"
+
+    turn.begin("start")
+    turn.end("start", over=True)
+    assert turn.why_unknown == "" and [one.doing for one in timeline.neighbours] == ["verify"]
+
+
+def test_a_record_says_why_it_does_not_know_the_others(tmp_path: Path) -> None:
+    (tmp_path / "m-2.lines").touch()
+    context = TrialContext(folder=tmp_path, trial_id="001-a", owner=this_process().to_json(), board=tmp_path)
+    state = TrialState.begin(TrialParameters(machine_name="m-1", overlap="preparation"), context)
+
+    def action(_: TrialRun) -> str:
+        raise NotOk(Outcome.TIMEOUT, "it was never ready")
+
+    run_stage(TrialRun(state, tmp_path, context), "start", action)
+    record = validate_record(json.loads(state.record().model_dump_json()), "the record")
+    assert record.outcome is Outcome.TIMEOUT and record.timeline is not None and record.timeline.others_s is None
+    why = "a note about the machine m-2 could not be written"
+    assert [record.missing[f"timeline.{name}"] for name in NEIGHBOUR_TIMES] == [why] * 3
+    assert [caveat.code for caveat in record.caveats] == ["overlap_unknown"]
+
+
 def test_a_link_in_place_of_a_machines_file_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.write_text("")
     (tmp_path / "m-1.lines").symlink_to(target)
-    with pytest.raises(OSError, match=os.strerror(40)):
-        Board(tmp_path, "m-1").works("001-a", "provision")
+    Board(tmp_path, "m-1").works("001-a", "provision")
     assert target.read_text() == ""
 
 
@@ -96,10 +147,16 @@ def test_seconds_with_at_least_one_other_are_counted_once() -> None:
         Activity("a", "m-2", "verify", False, 8.0, 12.0),
         Activity("b", "m-3", "verify", False, 11.0, 13.0),
         Activity("c", "m-4", "upload", True, 19.0, None),
+        Activity("d", "m-2", "upload", True, 12.0, 12.5),
     ]
     note_neighbours(timeline, others)
-    assert (timeline.others_worked_s, timeline.others_measured_s) == (3.0, 1.0)
-    assert [(one.trial_id, one.overlap_s) for one in timeline.neighbours] == [("a", 2.0), ("b", 2.0), ("c", 1.0)]
+    assert (timeline.others_worked_s, timeline.others_measured_s, timeline.others_s) == (3.0, 1.5, 4.0)
+    assert [(one.trial_id, one.overlap_s) for one in timeline.neighbours] == [
+        ("a", 2.0),
+        ("b", 2.0),
+        ("c", 1.0),
+        ("d", 0.5),
+    ]
     assert covered_s([]) == 0.0
 
 

@@ -14,7 +14,6 @@ class BaseVolume:
 
     Attributes:
         box: the name of the box.
-        capacity_bytes: the disk that a machine sees.
         allocation_bytes: what it takes on the host.
         path: its file.
         used_by: the volumes in the same pool that are differences to it.
@@ -22,7 +21,6 @@ class BaseVolume:
 
     name: str
     box: str
-    capacity_bytes: int
     allocation_bytes: int
     path: str
     used_by: tuple[str, ...]
@@ -42,7 +40,6 @@ def base_volumes() -> list[BaseVolume]:
         BaseVolume(
             name=name,
             box=boxes.box_of_base_volume(name),
-            capacity_bytes=int(xml.findtext("capacity") or 0),
             allocation_bytes=int(xml.findtext("allocation") or 0),
             path=(path := xml.findtext("target/path") or ""),
             used_by=tuple(user for user, base in backing.items() if base == path),

@@ -80,7 +80,6 @@ class BuiltBox:
         folder: where Vagrant keeps it.
         size_bytes: of its disk image, which is sparse: the disk in it has `DISK_GIB`.
         duration_s: the whole build.
-        steps_s: seconds by step.
     """
 
     name: str
@@ -88,7 +87,6 @@ class BuiltBox:
     folder: Path
     size_bytes: int
     duration_s: float
-    steps_s: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -174,31 +172,22 @@ def build_box(
         MachineError: a step failed; the message holds what its program said.
     """
     check_tools()
-    steps: dict[str, float] = {}
     began = time.monotonic()
-
-    @contextlib.contextmanager
-    def step(what: str) -> Iterator[None]:
-        report(f"{what} ...")
-        step_began = time.monotonic()
-        yield
-        steps[what] = round(time.monotonic() - step_began, 2)
-
     with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work:
         disk = work / "disk.raw"
         make_sparse(disk)
-        with step("installing Debian packages"):
-            install(work, mirror, suite)
-        with step("making the disk"):
-            (work / "boot" / "initrd").write_bytes(initrd(work / "boot"))
-            fill_boot_partition(disk, work / "boot")
-            image = work / "box.img"
-            run(["qemu-img", "convert", "-O", "qcow2", str(disk), str(image)], "qemu-img", STEP_LIMIT_S)
-        with step("adding the box to Vagrant"):
-            size_bytes = image.stat().st_size
-            box = _add_to_vagrant(name, work, _members(work, image))
+        report("installing Debian packages ...")
+        install(work, mirror, suite)
+        report("making the disk ...")
+        (work / "boot" / "initrd").write_bytes(initrd(work / "boot"))
+        fill_boot_partition(disk, work / "boot")
+        image = work / "box.img"
+        run(["qemu-img", "convert", "-O", "qcow2", str(disk), str(image)], "qemu-img", STEP_LIMIT_S)
+        report("adding the box to Vagrant ...")
+        size_bytes = image.stat().st_size
+        box = _add_to_vagrant(name, work, _members(work, image))
     _remove_unused_base_volumes(name, keep=base_volume(name), report=report)
-    return BuiltBox(name, recipe_version(), box.folder, size_bytes, round(time.monotonic() - began, 2), steps)
+    return BuiltBox(name, recipe_version(), box.folder, size_bytes, round(time.monotonic() - began, 2))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from picolab.errors import HostUnfit, MachineError
 from picolab.host.finding import as_root
 from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
 from picolab.machines.vagrant import boxes, libvirt
-from picolab.machines.vagrant.domain import command_of, domain_prefix
+from picolab.machines.vagrant.domain import command_of, domain_prefix, software
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.keeper import ensure_keeper
 from picolab.machines.vagrant.reach import boot_again
@@ -141,6 +141,7 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
         guest = Guest(spec)
         try:
             boot_again(spec, guest, _BOOT_LIMIT_S, report)
+            software(spec)
         finally:
             guest.drop_connection()
         return True

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from picolab.errors import MachineError
+from picolab.host.processes import ProcessIdentity
 from picolab.machines.folders import machines_dir, state_mark
 from picolab.machines.vagrant import libvirt, network
 from picolab.machines.vagrant.command import VagrantCommand
+from picolab.machines.vagrant.state import State
 
 
 def domain_prefix(name: str) -> str:
@@ -88,12 +90,33 @@ def destroy(folder: Path, spec: dict[str, Any]) -> None:
 
 
 def emulators(prefix: str) -> frozenset[int]:
-    """Return the QEMU processes of libvirt's domains whose names begin with `prefix`."""
-    found = set()
+    """Return the QEMU processes of the machine with that prefix."""
+    own, found = libvirt.own_names(prefix), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (folder / "comm").read_bytes().startswith(b"qemu"):
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                if any(word.startswith(f"guest={prefix}".encode()) for word in words):
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                guests = [word.removeprefix("guest=").partition(",")[0] for word in words if word.startswith("guest=")]
+                if any(own.fullmatch(guest) for guest in guests):
                     found.add(int(folder.name))
     return frozenset(found)
+
+
+def software(state: State) -> dict[str, str]:
+    """Return the versions of the programs that run a machine, by name, as they were at its boot; call it after each.
+
+    They are kept as long as the QEMU process lives, which no upgrade changes. With a version that is not known at the
+    moment, or without such a process, they are read again at the next call.
+    """
+    identities = map(ProcessIdentity.of, sorted(emulators(state["prefix"])))
+    processes = [identity.to_json() for identity in identities if identity is not None]
+    if processes and state.get("software_of") == processes:
+        return dict(state["software"])
+    found = command_of(state.folder, state).versions()
+    if state["provider"] == "libvirt":
+        found |= {"libvirt": "unknown", "qemu": "unknown"}
+        with contextlib.suppress(libvirt.LibvirtError):
+            found |= libvirt.versions()
+    if processes and "unknown" not in found.values():
+        state.write(software=found, software_of=processes)
+    return found

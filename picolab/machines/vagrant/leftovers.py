@@ -9,7 +9,7 @@ from pathlib import Path
 
 from picolab.host.leftovers import LeftoverKind, Removables, is_ours, is_unlocked, remove_locked
 from picolab.host.locks import try_lock
-from picolab.machines.vagrant import libvirt, made, removal, saved_state
+from picolab.machines.vagrant import libvirt, network_and_pool, removal, saved_state
 from picolab.machines.vagrant.kind import VagrantKind
 
 
@@ -28,10 +28,10 @@ def _saved_states() -> Removables:
         yield f"saved state {name} of {folder.name}: {why}", partial(saved_state.remove_useless, folder, name)
 
 
-def _made() -> Removables:
+def _network_and_pool() -> Removables:
     if shutil.which("virsh") is not None:
-        for what in made.unused():
-            yield f"{what} {made.name_of(what)}", partial(made.remove, what)
+        for what in network_and_pool.unused():
+            yield f"{what} {network_and_pool.name_of(what)}", partial(network_and_pool.remove, what)
 
 
 def _box_folders() -> Removables:
@@ -59,7 +59,7 @@ LEFTOVERS = (
     LeftoverKind("virtual machine of no machine", _domains, VagrantKind.name),
     LeftoverKind("disk of no machine", _volumes, VagrantKind.name),
     LeftoverKind("saved state that must not be restored", _saved_states, VagrantKind.name),
-    LeftoverKind("libvirt object that no machine uses", _made, VagrantKind.name),
+    LeftoverKind("libvirt object that no machine uses", _network_and_pool, VagrantKind.name),
     LeftoverKind("lock of a killed first boot", _first_up_locks),
     LeftoverKind("box that was not finished", _box_folders),
 )

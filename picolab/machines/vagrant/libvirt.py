@@ -154,11 +154,12 @@ def problem() -> Problem | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of libvirt and QEMU as the daemon says; empty when it does not."""
-    try:
-        said = virsh("version")
-    except LibvirtError:
-        return {}
+    """Return the versions of libvirt and QEMU as the daemon says, without one that it does not say.
+
+    Raises:
+        LibvirtError: it does not answer.
+    """
+    said = virsh("version")
     patterns = {"libvirt": r"Using library: libvirt (\S+)", "qemu": r"Running hypervisor: QEMU (\S+)"}
     return {what: found[1] for what, pattern in patterns.items() if (found := re.search(pattern, said))}
 
@@ -241,19 +242,6 @@ def _gone_is_fine(what: str) -> Iterator[None]:
 # Volumes
 
 
-@dataclass(frozen=True)
-class VolumeSize:
-    """How large a volume is.
-
-    Attributes:
-        capacity_bytes: the disk that a machine sees.
-        physical_bytes: the file behind it.
-    """
-
-    capacity_bytes: int
-    physical_bytes: int
-
-
 def pool_state() -> str:
     """Return `active`, `inactive` or `missing`."""
     return _state_in(virsh("pool-list", "--all"), POOL)
@@ -269,10 +257,9 @@ def volumes(pool: str = POOL) -> list[str]:
         raise
 
 
-def volume_bytes(name: str) -> VolumeSize:
-    """Return the sizes of a volume, as they are at this moment."""
-    found = _fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))
-    return VolumeSize(_bytes(found["Capacity"]), _bytes(found["Physical"]))
+def volume_bytes(name: str) -> int:
+    """Return the size of the file behind a volume, as it is at this moment."""
+    return _bytes(_fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))["Physical"])
 
 
 def remove_volume(name: str) -> None:
@@ -325,7 +312,7 @@ def base_volume_is_truncated(box: str, image: Path) -> bool:
         image: the image in the box. The copy is never written to, so its file has the same size forever.
     """
     name = base_volume(box)
-    return name is not None and volume_bytes(name).physical_bytes < image.stat().st_size
+    return name is not None and volume_bytes(name) < image.stat().st_size
 
 
 def _users_of(base: str) -> list[str]:
@@ -399,7 +386,7 @@ def _fix_base_volume(box: str, image: Path) -> list[str]:
         name = base_volume(box)
     if name is None or not base_volume_is_truncated(box, image):
         return []
-    size = volume_bytes(name).physical_bytes
+    size = volume_bytes(name)
     extent = f"{size} of {image.stat().st_size} bytes"
     users = _users_of(name)
     if users:

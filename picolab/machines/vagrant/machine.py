@@ -25,7 +25,7 @@ from picolab.machines.folders import (
 )
 from picolab.machines.vagrant import boxes, libvirt, removal
 from picolab.machines.vagrant.acceleration import acceleration
-from picolab.machines.vagrant.domain import command_of, domain_prefix, emulators
+from picolab.machines.vagrant.domain import domain_prefix, emulators, software
 from picolab.machines.vagrant.guest import ASK_LIMIT_S, GUEST_HOME, PYTHON, STATUS_LIMIT_S, Guest
 from picolab.machines.vagrant.keeper import ensure_keeper
 from picolab.machines.vagrant.kind import VagrantKind
@@ -135,9 +135,6 @@ class VagrantMachine:
             try:
                 Reach(machine._state, machine._guest, wish).run()
                 machine.reused = machine._state["reached_by"] != "created"
-                if machine._state["reached_by"] != "reset":
-                    # As long as the process that runs the guest lives, these are its versions, whatever is installed.
-                    machine._state.write(software=machine._software())
             finally:
                 if wish.log is not None and log.exists():
                     wish.log.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +164,7 @@ class VagrantMachine:
             ),
             virtual_machine=VirtualMachineRecord(
                 provider=spec["provider"],
-                software=spec["software"],
+                software=software(spec),
                 box=spec["box"],
                 box_version=spec.get("box_version"),
                 acceleration=spec["acceleration"],
@@ -190,10 +187,6 @@ class VagrantMachine:
             data_folder_disk=facts["disk_device"],
             free_disk_bytes=facts["free_disk_bytes"],
         )
-
-    def _software(self) -> dict[str, str]:
-        versions = command_of(self.folder, self._state).versions()
-        return {**versions, **(libvirt.versions() if self._state["provider"] == "libvirt" else {})}
 
     def own_processes(self) -> frozenset[int]:
         found = emulators(self._state["prefix"])

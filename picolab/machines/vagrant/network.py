@@ -41,7 +41,7 @@ _LOCKED = libvirt.IMAGES.parent
 def in_use() -> Iterator[None]:
     """Make the network, and keep others from removing it while a machine is made or started that will use it.
 
-    From then on its domain does so, see `made.unused`.
+    From then on its domain does so, see `network_and_pool.unused`.
     """
     with _locked(fcntl.LOCK_SH):
         make()

@@ -13,8 +13,8 @@ from typing import Any
 from picolab.config.sizes import MIB
 from picolab.errors import MachineError
 from picolab.machines.base import MachineWish
-from picolab.machines.vagrant import boxes, libvirt, made, network, saved_state
-from picolab.machines.vagrant.domain import boot, command_of, destroy, domain_state
+from picolab.machines.vagrant import boxes, libvirt, network, network_and_pool, saved_state
+from picolab.machines.vagrant.domain import boot, command_of, destroy, domain_state, software
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.messages import BOOT_LIMIT
 from picolab.machines.vagrant.saved_state import SavedStates
@@ -119,9 +119,9 @@ class Reach:
             reached_by = "created"
         if reached_by != "reset":
             self._check_memory()
-        self._state.write(
-            state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=time.monotonic() - begun
-        )
+        reached_s = time.monotonic() - begun
+        software(self._state)
+        self._state.write(state="up", fresh_for=self._wish.fresh_for, reached_by=reached_by, reached_s=reached_s)
 
     def _bring_up(self, domain: str, as_it_was: tuple[int, int]) -> str:
         """Have the machine run with the wanted memory, by the cheapest way; return which that was.
@@ -226,7 +226,7 @@ class Reach:
             self._command.up("virtualbox", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)
             return
         image = boxes.box_image(self._state["box"])
-        with made.noted(), libvirt.first_up_lock(self._state["box"], self._wish.report), network.in_use():
+        with network_and_pool.noted(), libvirt.first_up_lock(self._state["box"], self._wish.report), network.in_use():
             mended = libvirt.fix_stale(self._state["prefix"], self._state["box"], image, self._folder / "vagrant")
             self._state.write(mended=[*self._state["mended"], *mended])
             self._command.up("libvirt", limit_s=self._wish.boot_limit_s, on_line=self._wish.report)

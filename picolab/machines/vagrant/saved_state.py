@@ -47,6 +47,9 @@ def conditions(spec: dict[str, Any], made_from: str) -> dict[str, str]:
     Args:
         spec: the machine's description.
         made_from: the image that its disk is a difference to, as `image_of` names it.
+
+    Raises:
+        LibvirtError: libvirt does not answer.
     """
     versions = libvirt.versions() if spec["provider"] == "libvirt" else {}
     return {
@@ -98,7 +101,11 @@ class SavedStates:
         return [note["name"] for note in self._notes]
 
     def useless(self) -> dict[str, str]:
-        """Return the saved states that must not be restored any more, each with the reason."""
+        """Return the saved states that must not be restored any more, each with the reason.
+
+        Raises:
+            LibvirtError: libvirt does not answer.
+        """
         if not self._notes:
             return {}
         now = conditions(self._state, image_of(self._state["box"], self._state["provider"]))
@@ -118,7 +125,7 @@ class SavedStates:
         Raises:
             MachineError: it could not be saved.
         """
-        name = name_of(ram_mb, cpus)
+        name, now = name_of(ram_mb, cpus), conditions(self._state, self._state["made_from"])
         self.remove(name)
         for old in removed_for([(note["name"], note["ram_mb"]) for note in self._notes], ram_mb):
             self.remove(old)
@@ -126,7 +133,6 @@ class SavedStates:
             libvirt.virsh("snapshot-create-as", self._domain(), name, "--atomic", limit_s=_LIMIT_S)
         else:
             command_of(self._state.folder, self._state).snapshot_save(name)
-        now = conditions(self._state, self._state["made_from"])
         note = {"name": name, "ram_mb": ram_mb, "cpus": cpus, "conditions": now}
         self._state.write(**{NOTES: [*self._notes, note]})
 

@@ -451,9 +451,7 @@ def test_boxes_are_listed_with_libvirts_copies(home: Path, libvirt: Callable[[di
     assert (left.name, left.boxes) == ("gone", ()) and left.base_volumes is not None
     assert [volume.name for volume in left.base_volumes] == [gone]
     assert own.current and own.base_volumes is not None
-    assert own.base_volumes[0] == BaseVolume(
-        COPY, "picolab", 8 << 30, 226496512, f"/images/{COPY}", ("domain_default.img",)
-    )
+    assert own.base_volumes[0] == BaseVolume(COPY, "picolab", 226496512, f"/images/{COPY}", ("domain_default.img",))
 
 
 def test_boxes_are_listed_when_libvirt_does_not_answer(home: Path, program: Callable[[str, str], Path]) -> None:

@@ -90,7 +90,6 @@ def test_libvirt_that_cannot_be_used(virsh: VirshStub, said: str, words: str, re
     assert problem is not None and words in problem.text and remedy in problem.remedy
     assert "\n" not in problem.text
     assert libvirt.problem() == libvirt.Problem(problem.text, as_root(problem.remedy))
-    assert libvirt.versions() == {}
 
 
 def test_libvirt_that_hangs_is_not_waited_for(virsh: VirshStub) -> None:
@@ -406,7 +405,7 @@ def test_stale_state_of_the_real_libvirt_is_seen_and_mended(
 
         _real("vol-create-as", libvirt.POOL, base, "1M", "--format", "raw")
         assert not libvirt.base_volume_is_truncated(box, image)
-        assert libvirt.volume_bytes(base) == libvirt.VolumeSize(1 << 20, 1 << 20)
+        assert libvirt.volume_bytes(base) == 1 << 20
         assert libvirt.versions().keys() == {"libvirt", "qemu"}
     finally:
         libvirt.remove_domain(name)

@@ -95,6 +95,15 @@ def test_a_box_built_anew_makes_it_useless(state: State, image: Path) -> None:
     )
 
 
+def test_a_version_that_cannot_be_read_makes_none_useless(state: State, virsh: virsh_stub.VirshStub) -> None:
+    SavedStates(state).save(256, 1)
+    virsh.set(fails="version")
+
+    with pytest.raises(MachineError, match="virsh version: End of file"):
+        SavedStates(state).useless()
+    assert saved_state.all_useless() == {}
+
+
 @pytest.mark.parametrize("what", ["acceleration", "agent"])
 def test_another_description_makes_it_useless(state: State, what: str) -> None:
     SavedStates(state).save(256, 1)

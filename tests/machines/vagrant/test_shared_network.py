@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from picolab.machines.vagrant import libvirt, made, network
+from picolab.machines.vagrant import libvirt, network, network_and_pool
 
 pytestmark = pytest.mark.vm
 
@@ -39,7 +39,7 @@ def test_two_first_boots_at_once_both_get_the_network(own_network: str) -> None:
         with network.in_use():
             both_have_it.wait(60)
             state = libvirt.network()
-            assert made.unused() == [], "a clean-up meanwhile"
+            assert network_and_pool.unused() == [], "a clean-up meanwhile"
             return state
 
     def watch() -> None:
@@ -48,7 +48,7 @@ def test_two_first_boots_at_once_both_get_the_network(own_network: str) -> None:
             seen.add(libvirt.network())
 
     with ThreadPoolExecutor(3) as threads:
-        with made.noted():
+        with network_and_pool.noted():
             watching = threads.submit(watch)
             boots = [threads.submit(boot) for _ in range(2)]
             try:
@@ -59,6 +59,6 @@ def test_two_first_boots_at_once_both_get_the_network(own_network: str) -> None:
     assert "inactive" not in seen, "who looks takes it for one that somebody has stopped, and refuses to begin"
     assert libvirt._state_in(libvirt.virsh("net-list", "--all", "--persistent"), own_network) == "active"
 
-    assert made.unused() == ["network"]
-    made.remove("network")
-    assert libvirt.network() == "missing" and made.unused() == []
+    assert network_and_pool.unused() == ["network"]
+    network_and_pool.remove("network")
+    assert libvirt.network() == "missing" and network_and_pool.unused() == []

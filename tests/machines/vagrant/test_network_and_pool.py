@@ -10,7 +10,7 @@ from virsh_stub import VirshStub, install
 from picolab.config.project import state_dir
 from picolab.doctor import leftovers
 from picolab.machines.folders import folder_of
-from picolab.machines.vagrant import domain, libvirt, made, network
+from picolab.machines.vagrant import domain, libvirt, network, network_and_pool
 from picolab.machines.vagrant.command import VagrantCommand
 
 NETWORK, POOL = f"network {libvirt.NETWORK}", f"pool {libvirt.POOL}"
@@ -30,7 +30,7 @@ def found() -> list[str]:
 
 
 def make(virsh: VirshStub, **states: str) -> None:
-    with made.noted():
+    with network_and_pool.noted():
         virsh.set(**states)
 
 
@@ -45,7 +45,7 @@ def test_what_the_first_machine_has_made_is_removed(virsh: VirshStub) -> None:
 
 
 def test_one_that_a_boot_has_made_before_it_failed_is_noted(virsh: VirshStub) -> None:
-    with pytest.raises(KeyboardInterrupt), made.noted():
+    with pytest.raises(KeyboardInterrupt), network_and_pool.noted():
         virsh.set(network="inactive")
         raise KeyboardInterrupt
 

@@ -777,13 +777,20 @@ def test_uploads_in_parallel(start: StartServer) -> None:
         "{",
     ],
 )
-def test_wrong_knobs_are_refused_by_name(start: StartServer, knobs: dict[str, object] | str) -> None:
+def test_wrong_knobs_are_refused_by_name(knobs: dict[str, object] | str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Knobs.parse(knobs if isinstance(knobs, str) else json.dumps(knobs))
+    (line,) = str(caught.value).splitlines()
+    if isinstance(knobs, dict):
+        assert next(iter(knobs)) in line
+
+
+@pytest.mark.parametrize(("knobs", "name"), [({"status": 20}, "status"), ("{", "")])
+def test_a_server_with_wrong_knobs_ends(start: StartServer, knobs: dict[str, object] | str, name: str) -> None:
     server = start(knobs, wait=False)
     assert server.process.wait(30) == 1
     (line,) = server.log.splitlines()
-    assert "PICOLAB_CALIBRATION" in line
-    if isinstance(knobs, dict):
-        assert next(iter(knobs)) in line
+    assert "PICOLAB_CALIBRATION" in line and name in line
 
 
 def test_an_unknown_knob_is_answered_with_the_nearest() -> None:

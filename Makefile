@@ -9,9 +9,9 @@ RUN := $(VENV)/bin
 INSTALL := $(RUN)/uv pip install --quiet --no-config --python $(RUN)/python
 LOCK := $(RUN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-header
-# Tests at the same time, of those that may run next to each other. With two more than processors, a fifth of the time
+# Tests at the same time, of those that may run next to each other. With three more than processors, a tenth of the time
 # of the processors was idle.
-WORKERS ?= $(shell expr $$(nproc) + 3)
+WORKERS ?= $(shell expr $$(nproc) + 4)
 # Lists the files with tests that have one of these markers: collecting all others takes long.
 marked = $$(grep -lrE 'mark\.($(1))' tests --include='test_*.py')
 CAMPAIGN ?= demo-$(shell date -u +%Y%m%dT%H%M%S)

@@ -16,7 +16,7 @@ LEAST_DISK_FREE_SHARE = 0.10
 """In their last tenth, file systems look longer for free space and SSDs clean up while they write."""
 SWAPPED_BYTES = MIB
 """A few pages of a sleeping program that come back are no pressure; a MiB is."""
-OVERLAPPED, OVERLAP_UNKNOWN = OVERLAP_CODES = ("overlapped", "overlap_unknown")
+OVERLAP_CODES = ("overlapped", "overlap_unknown")
 LEAST_FREQUENCY_SHARE = 0.60
 """Of the highest frequency, which only few processors reach at a time: without turbo most do 65 to 85 % of it."""
 
@@ -50,7 +50,7 @@ def of_overlap(timeline: Timeline, why_unknown: str = "") -> list[Caveat]:
     if why_unknown:
         return [
             Caveat(
-                code=OVERLAP_UNKNOWN,
+                code="overlap_unknown",
                 value=None,
                 message="It is not known which other trials of the campaign ran during the measured steps of this one: "
                 f"{why_unknown}.",
@@ -65,7 +65,7 @@ def of_overlap(timeline: Timeline, why_unknown: str = "") -> list[Caveat]:
     what = f"others worked for {timeline.others_worked_s:.2f} s and measured for {timeline.others_measured_s:.2f} s"
     return [
         Caveat(
-            code=OVERLAPPED,
+            code="overlapped",
             value=round(timeline.others_s or 0.0, 3),
             message=f"Other trials of the campaign ran during this one: in the {section_s:.2f} s from the server's "
             f"start to the end of the measured steps, {what}: {named}.",

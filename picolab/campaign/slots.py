@@ -226,9 +226,13 @@ class Slots:
                 board = self._board(slot)
                 if board is not None:
                     board.works(slot.up.trial_id, ENDS)
-                # One that cannot be taken down now is taken down at the end; it may only cost RAM until then.
-                with suppress(MachineError):
+                try:
                     _release(slot.machine)
+                except MachineError as error:
+                    self._campaign.watcher.note(
+                        f"The machine {slot.machine} could not be taken down and may run next to the trial "
+                        f"{trials[0].trial_id}: {error}. This is tried again when the campaign ends."
+                    )
                 if board is not None:
                     board.idle(slot.up.trial_id)
                 slot.up = None

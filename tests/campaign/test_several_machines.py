@@ -24,7 +24,7 @@ from picolab.campaign.slots import Slots, _Attempt
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan, together
 from picolab.config.project import outputs_dir
-from picolab.errors import HostUnfit, ParameterError
+from picolab.errors import HostUnfit, MachineError, ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import ProcessIdentity
 from picolab.machines import folders, registry
@@ -232,6 +232,17 @@ def test_machines_that_are_up_count_and_are_used_again(monkeypatch: pytest.Monke
     first.up = small
     slots._make_room([trials[512, "none"]])
     assert released == ["two-1", "two-1"], "nothing is up next to a trial that runs alone"
+
+    def fail(_: str) -> None:
+        raise MachineError("the daemon does not answer")
+
+    monkeypatch.setattr(slots_module, "_release", fail)
+    notes: list[str] = []
+    monkeypatch.setattr(campaign, "watcher", Watcher(note=notes.append))
+    first.up = small
+    slots._make_room([trials[512, "none"]])
+    (note,) = notes
+    assert note.startswith("The machine two-1 could not be taken down") and "the daemon does not answer" in note
 
 
 # The end of a trial, and of a campaign with enough repeats

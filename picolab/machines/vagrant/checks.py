@@ -17,7 +17,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import HostUnfit
 from picolab.host.finding import Check, Finding, as_root
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
-from picolab.machines.vagrant import box_tools, boxes, libvirt, qemu_settings
+from picolab.machines.vagrant import box_tools, boxes, libvirt, without_systemd
 from picolab.machines.vagrant.box_tools import which
 
 _FOR_VMS = "needed only for machine: vagrant"
@@ -104,13 +104,14 @@ def _has_vagrant_libvirt() -> bool:
 def host_of_machines() -> list[Finding]:
     """Look at libvirt: its daemon, and then the network and the pool for machines, and what dead machines have left."""
     # First: the daemon reads its settings when it starts.
-    settings = qemu_settings.qemu_user()
+    settings = without_systemd.qemu_user()
     found = libvirt.diagnose(_ASK_LIMIT_S)
     if found is not None:
         # A package that is missing is in the one command for all of them.
         remedy = as_root(found.remedy) if shutil.which("virsh") else ""
         return [*settings, Finding("libvirt", "gap", f"{found.text}; {_FOR_VMS}", remedy)]
-    return [*settings, Finding("libvirt", "good", "the daemon answers"), *_network(), *_pool(), *_leftovers()]
+    answers = Finding("libvirt", "good", "the daemon answers")
+    return [*settings, answers, *without_systemd.reaper(), *_network(), *_pool(), *_leftovers()]
 
 
 def _network() -> list[Finding]:

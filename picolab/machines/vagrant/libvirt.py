@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from picolab.errors import MachineError
 from picolab.host.finding import as_root
 from picolab.host.locks import Wait, holders_of, in_words, names_still, try_lock
-from picolab.machines.vagrant import boxes
+from picolab.machines.vagrant import boxes, without_systemd
 
 POOL = "default"
 NETWORK = "vagrant-libvirt"
@@ -123,12 +123,9 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
                 f"this user may not use libvirt ({error.said})",
                 "usermod -aG libvirt $USER   (then log in again)",
             )
-        start = (
-            "systemctl enable --now libvirtd"
-            if Path("/run/systemd/system").is_dir()
-            else "sh -c 'virtlogd -d && libvirtd -d'"
+        return Problem(
+            f"the daemon libvirtd does not answer ({error.said or error})", without_systemd.start_command()
         )
-        return Problem(f"the daemon libvirtd does not answer ({error.said or error})", start)
     return None
 
 

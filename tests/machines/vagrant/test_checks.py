@@ -1,8 +1,10 @@
 """What the doctor says about virtual machines: run for real, and with programs and devices that are faked."""
 
+import ast
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +17,14 @@ from virsh_stub import VirshStub, add_box, install
 from picolab.host.finding import Finding
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import KEEPER, SPEC, machines_dir, state_mark
-from picolab.machines.vagrant import acceleration, box, box_tools, boxes, checks, libvirt, qemu_settings
+from picolab.machines.vagrant import acceleration, box, box_tools, boxes, checks, libvirt, without_systemd
 from picolab.machines.vagrant.domain import domain_prefix
 
 
 @pytest.fixture
 def virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VirshStub:
     # The fake daemon has no settings.
-    monkeypatch.setattr(qemu_settings, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(without_systemd, "ROOT", tmp_path / "root")
     return install(tmp_path, monkeypatch)
 
 
@@ -132,7 +134,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of a host without systemd, on which libvirt is installed."""
     folder = tmp_path / "root"
     (folder / "etc" / "libvirt").mkdir(parents=True)
-    monkeypatch.setattr(qemu_settings, "ROOT", folder)
+    monkeypatch.setattr(without_systemd, "ROOT", folder)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return folder
 
@@ -154,41 +156,44 @@ def test_qemu_that_does_not_run_as_root(root: Path, settings: str, words: str) -
     """The remedy is run for real, and is all that it takes."""
     path = root / "etc" / "libvirt" / "qemu.conf"
     path.write_text(settings + ("" if not settings or settings.endswith("\n") else "\n"))
-    finding = the(qemu_settings.qemu_user())
+    finding = the(without_systemd.qemu_user())
 
     assert finding.state == "gap" and not finding.blocks
     assert words in finding.text and "a boot takes minutes" in finding.text
     subprocess.run(finding.remedy, shell=True, check=True)
-    assert the(qemu_settings.qemu_user()).state == "good"
+    assert the(without_systemd.qemu_user()).state == "good"
     assert [line for line in path.read_text().splitlines() if "raw" in line or "100" in line] == [
         line for line in settings.splitlines() if "raw" in line or "100" in line
     ]
 
 
-def test_a_daemon_that_runs_is_started_again(root: Path) -> None:
+def test_a_daemon_that_runs_is_started_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "etc" / "libvirt" / "qemu.conf").write_text(COMMENTED)
-    assert "libvirtd" not in the(qemu_settings.qemu_user()).remedy
+    assert "libvirtd" not in the(without_systemd.qemu_user()).remedy
     for pid, name in ((1, "tini"), (77, "libvirtd")):
         (root / "proc" / str(pid)).mkdir(parents=True)
         (root / "proc" / str(pid) / "comm").write_text(f"{name}\n")
 
-    assert the(qemu_settings.qemu_user()).remedy.endswith("sleep 0.2; done; libvirtd -d'")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert the(without_systemd.qemu_user()).remedy.endswith("sleep 0.2; done; libvirtd -d'")
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/tini")
+    assert the(without_systemd.qemu_user()).remedy.endswith("setsid -f tini -s -- libvirtd >/dev/null 2>&1'")
 
 
 def test_qemu_is_not_looked_at_where_systemd_runs(root: Path) -> None:
     (root / "etc" / "libvirt" / "qemu.conf").write_text(COMMENTED)
     (root / "run" / "systemd" / "system").mkdir(parents=True)
 
-    assert qemu_settings.qemu_user() == []
+    assert without_systemd.qemu_user() == []
 
 
 def test_qemu_is_not_looked_at_without_libvirt(root: Path) -> None:
-    assert qemu_settings.qemu_user() == []
+    assert without_systemd.qemu_user() == []
 
 
 def test_settings_that_cannot_be_read_are_not_called_good(root: Path) -> None:
     (root / "etc" / "libvirt" / "qemu.conf").mkdir()
-    finding = the(qemu_settings.qemu_user())
+    finding = the(without_systemd.qemu_user())
 
     assert finding.state == "gap" and "it is not known whether QEMU runs as root" in finding.text
 
@@ -201,6 +206,62 @@ def test_the_setting_comes_before_the_start_of_the_daemon(root: Path, virsh: Vir
 
     assert "qemu.conf" in settings.remedy and "libvirtd -d" not in settings.remedy
     assert daemon.what == "libvirt" and "libvirtd" in daemon.remedy
+
+
+# The reaper of the machines' processes
+
+SUBREAPER = """
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+reaps_all, code, root = sys.argv[1:]
+child = subprocess.Popen([sys.executable, "-c", code, root])
+if reaps_all == "yes":
+    while os.wait()[0] != child.pid:
+        pass
+else:
+    child.wait()
+"""
+PRINT_REAPER = """
+import sys
+from pathlib import Path
+from picolab.machines.vagrant import without_systemd
+without_systemd.ROOT = Path(sys.argv[1])
+print([(finding.state, finding.remedy) for finding in without_systemd.reaper()])
+"""
+
+
+def reaper_below(first: str, root: Path, parent: int = 1) -> list[tuple[str, str]]:
+    """Return state and remedy of the check in a process below one that reaps everything, or its own children alone."""
+    (root / "proc" / "77").mkdir(parents=True)
+    (root / "proc" / "77" / "comm").write_text("libvirtd\n")
+    fields = " ".join(["0"] * 48)
+    (root / "proc" / "77" / "stat").write_text(f"77 (libvirtd) S {parent} {fields}\n")
+    words = [sys.executable, "-c", SUBREAPER, "yes" if first == "reaps all" else "no", PRINT_REAPER, str(root)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    found: list[tuple[str, str]] = ast.literal_eval(done.stdout)
+    return found
+
+
+def test_a_first_process_that_does_not_reap_is_named(root: Path) -> None:
+    ((state, remedy),) = reaper_below("reaps its own", root)
+
+    assert state == "gap" and "setsid -f tini -s -- libvirtd" in remedy
+    subprocess.run(["sh", "-n", "-c", remedy], check=True)
+
+
+def test_a_first_process_that_reaps_is_good(root: Path) -> None:
+    assert reaper_below("reaps all", root) == [("good", "")]
+
+
+def test_a_daemon_below_a_reaper_is_good(root: Path) -> None:
+    assert reaper_below("reaps its own", root, parent=50) == [("good", "")]
+
+
+def test_the_reaper_is_not_looked_at_without_a_daemon_or_with_systemd(root: Path) -> None:
+    assert without_systemd.reaper() == []
+    (root / "run" / "systemd" / "system").mkdir(parents=True)
+    assert reaper_below("reaps its own", root) == []
 
 
 # KVM

@@ -116,7 +116,8 @@ def test_a_stopped_libvirtd_is_refused(own_libvirt: OwnLibvirt, tmp_path: Path) 
     own_libvirt.stop()
     remedy = "systemctl enable --now libvirtd"
     if not Path("/run/systemd/system").is_dir():
-        remedy = "sh -c 'virtlogd -d && libvirtd -d'"
+        start = "setsid -f tini -s -- libvirtd >/dev/null 2>&1" if shutil.which("tini") else "libvirtd -d"
+        remedy = f"sh -c 'virtlogd -d && {start}'"
     check_refused(tmp_path, "the daemon libvirtd does not answer", as_root(remedy))
 
 

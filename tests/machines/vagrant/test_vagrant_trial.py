@@ -17,7 +17,7 @@ from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.machines.folders import folder_of, keeper_of, machines_dir
+from picolab.machines.folders import keeper_of, machine_folders, machines_dir
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.domain import domain_prefix
 from picolab.record.record import Record
@@ -113,8 +113,9 @@ def campaign_file(folder: Path, box: str, **more: object) -> Path:
 
 def test_a_matrix_of_two_blocks_boots_each_ram_size_once(box: str, tmp_path: Path) -> None:
     """The second block begins with the memory that the first one ended with, and goes back to the other one."""
-    matrix = {"machine": ["vagrant"], "ram_mb": [512, 256], "file_size": ["10M"]}
-    done = picolab("matrix", str(campaign_file(tmp_path, box, matrix=matrix, repeats=2)), "--campaign", "vms")
+    matrix = {"machine": ["local"], "ram_mb": [512, 256], "file_size": ["10M"]}
+    file = str(campaign_file(tmp_path, box, matrix=matrix, repeats=2))
+    done = picolab("matrix", file, "--machine", "vagrant", "--campaign", "vms")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Expected: 2 boots (" in done.stdout and " and 1 restore (" in done.stdout
     boots = ("Waiting for domain to get an IP address", "Booting the machine with")
@@ -136,25 +137,53 @@ def test_a_matrix_of_two_blocks_boots_each_ram_size_once(box: str, tmp_path: Pat
 
 
 def test_a_killed_campaign_is_swept_and_resumed(box: str, tmp_path: Path) -> None:
-    """Its keeper is killed as well, so the next start takes the machine down."""
+    """With two machines at the same time. The keepers are killed as well, so the next start takes the machines down."""
     matrix = {"machine": ["vagrant"], "ram_mb": [256], "file_size": ["8M"]}
-    path = campaign_file(tmp_path, box, matrix=matrix, repeats=2)
-    words = [sys.executable, "-m", "picolab", "matrix", str(path), "--campaign", "killed"]
+    path = campaign_file(tmp_path, box, matrix=matrix, repeats=3)
+    words = [sys.executable, "-m", "picolab", "matrix", str(path), "--machines", "2", "--campaign", "killed"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as campaign:
         running = outputs_dir() / "killed" / "running"
-        eventually(lambda: list(running.glob("002-*/state.json")), "the second trial runs", give_up_s=300)
-        keeper = keeper_of(folder_of("killed"))
-        assert keeper is not None
-        for pid in (keeper.pid, campaign.pid):
-            os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not keeper.alive, "the keeper is dead")
-    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
-    # The kernel of the second trial ends with the campaign, and may hold the machine's lock until then.
-    eventually(lambda: registry.sweep() == ["killed"], "the machine is taken down")
-    assert not domains() and not libvirt.leftovers(domain_prefix("killed"))
+
+        def third_runs() -> bool:
+            return len(trials_of_the_killed()) == 2 and bool(list(running.glob("003-*/state.json")))
+
+        eventually(third_runs, "the third trial runs", give_up_s=300)
+        keepers = [keeper for folder in machine_folders() if (keeper := keeper_of(folder)) is not None]
+        for keeper in keepers:
+            # The one of a machine that no trial needs any more may just have ended.
+            keeper.signal(signal.SIGKILL)
+        campaign.kill()
+    eventually(lambda: not any(keeper.alive for keeper in keepers), "the keepers are dead")
+    assert "running" in domains().values() and {one["holder"] for one in registry.existing()} == {"nobody"}
+
+    def is_swept() -> bool:
+        registry.sweep()
+        return not registry.existing()
+
+    # The kernel of the third trial ends with the campaign, and may hold the machine's lock until then.
+    eventually(is_swept, "the machines are taken down", give_up_s=300)
+    assert not domains() and not any(libvirt.leftovers(domain_prefix(name)) for name in ("killed-1", "killed-2"))
+    kept = [notebook.stat().st_mtime_ns for notebook in trials_of_the_killed()]
     done = picolab("resume", "killed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((outputs_dir() / "killed" / "trials").glob("*.ipynb"))) == 2
+    assert [notebook.stat().st_mtime_ns for notebook in trials_of_the_killed()][: len(kept)] == kept
+    records = [read_record(notebook) for notebook in trials_of_the_killed()]
+    assert [record.outcome for record in records] == ["ok"] * 3
+    machines = [record.machine.name for record in records if record.machine is not None]
+    assert sorted(machines[:2]) == ["killed-1", "killed-2"], "both ran at the same time"
+    begins, ends = zip(*(measured_section(record) for record in records[:2]), strict=True)
+    assert max(begins) >= min(ends), "measured sections take turns"
+    assert not domains() and list(machines_dir().iterdir()) == []
+
+
+def trials_of_the_killed() -> list[Path]:
+    return sorted((outputs_dir() / "killed" / "trials").glob("*.ipynb"))
+
+
+def measured_section(record: Record) -> tuple[float, float]:
+    assert record.timeline is not None
+    assert record.timeline.measured_from_s is not None and record.timeline.measured_until_s is not None
+    return record.timeline.measured_from_s, record.timeline.measured_until_s
 
 
 def test_a_box_that_is_not_there_is_one_sentence(box: str) -> None:

@@ -206,10 +206,10 @@ def sweep(silent: Collection[str] | None = None) -> list[str]:
     kernel_folders.sweep()
     for folder in machine_folders():
         # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
-        with contextlib.suppress(MachineError):
+        with contextlib.suppress(MachineError, OSError):
             if kind_in(folder).name not in silent and kind_in(folder).sweep(folder):
                 swept.append(folder.name)
     for kind in KINDS.values():
-        with contextlib.suppress(MachineError):
+        with contextlib.suppress(MachineError, OSError):
             swept += kind.sweep_lost() if kind.name not in silent else []
     return swept

@@ -172,7 +172,7 @@ class Slots:
         self._fork_server.close()
         for slot in self._slots:
             if not is_kept(slot.machine):
-                self._take_down(slot, f"Do it with: picolab machines remove {slot.machine}")
+                self._take_down(slot, "")
         remove_tree_inside(self._campaign.folder, self._board_folder)
 
     @property
@@ -231,18 +231,18 @@ class Slots:
                     board.works(slot.up.trial_id, ENDS)
                 self._take_down(
                     slot,
-                    f"It may run next to the trial {trials[0].trial_id}; this is tried again when the campaign ends",
+                    f"it may run next to the trial {trials[0].trial_id}; this is tried again when the campaign ends",
                 )
                 if board is not None:
                     board.idle(slot.up.trial_id)
                 slot.up = None
 
-    def _take_down(self, slot: _Slot, ending: str = "This is tried again when the campaign ends") -> None:
+    def _take_down(self, slot: _Slot, then: str = "this is tried again when the campaign ends") -> None:
         """Take a machine down, or note why that failed: what was measured, and other machines, do not depend on it."""
         try:
             _release(slot.machine)
         except (MachineError, OSError) as error:
-            self._campaign.watcher.note(f"The machine {slot.machine} could not be taken down: {error}. {ending}.")
+            self._campaign.watcher.note(f"{registry.not_taken_down(slot.machine, error, then)}.")
 
     def _has_more(self) -> bool:
         return any(slot.trials for slot in self._slots)

@@ -193,6 +193,16 @@ def release_by_name(name: str) -> bool:
     return True
 
 
+def not_taken_down(name: str, error: Exception, then: str = "") -> str:
+    """Return a sentence about a machine that could not be taken down, for whoever has a result that it cannot spoil.
+
+    Args:
+        then: what happens next; empty: the user may do it.
+    """
+    then = then or f"do it with: picolab machines remove {name}"
+    return f"The machine {name} could not be taken down: {error}; {then}"
+
+
 def sweep(silent: Collection[str] | None = None) -> list[str]:
     """Remove what dead kernels and machines without a keeper have left, and return the names of the machines.
 

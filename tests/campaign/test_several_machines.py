@@ -260,7 +260,7 @@ def test_machines_that_cannot_be_taken_down_spoil_no_result(monkeypatch: pytest.
     assert len(read_campaign(campaign.folder).trials) == 1
     for name in campaign.machines:
         assert notes[-2:].count(
-            f"The machine {name} could not be taken down: the daemon does not answer. Do it with: picolab machines "
+            f"The machine {name} could not be taken down: the daemon does not answer; do it with: picolab machines "
             f"remove {name}."
         ), notes
 

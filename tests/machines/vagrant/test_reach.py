@@ -152,3 +152,15 @@ def test_a_state_that_cannot_be_saved(state: State, virsh: VirshStub, guests: An
         (sentence,) = State(state.folder)["mended"]
         assert sentence.startswith("the state after the boot could not be saved, so the trial began without it (virsh")
         assert guest.open_connection is not None and state.get("saved_states", []) == []
+
+
+def test_why_a_machine_was_paused_is_noted(state: State, virsh: VirshStub, guests: Answers, tmp_path: Path) -> None:
+    guests[OLD] = FakeConnection
+    note = state.folder / "vagrant" / "machines" / "default" / "libvirt" / "id"
+    note.parent.mkdir(parents=True)
+    note.write_text("1")
+    change(virsh, state="paused", disk_error="no space", disk=str(tmp_path / "vm.img"))
+    assert Reach(state, Guest(state), MachineWish("vm", 256, "enforced", ""))._bring_up("paused", (256, 1)) == "booted"
+    (sentence,) = state["mended"]
+    why = f"the virtual machine was paused because the file system of its disk in {tmp_path} is full ("
+    assert sentence.startswith(why) and sentence.endswith("), and its power was cut")

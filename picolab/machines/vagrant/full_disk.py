@@ -19,6 +19,9 @@ from picolab.machines.vagrant.boxes import vagrant_home
 from picolab.machines.vagrant.command import VagrantError
 from picolab.machines.vagrant.messages import NO_ROOM
 
+_MAYBE_NO_ROOM = rf"{NO_ROOM}|Error while writing VM state"
+"""QEMU calls it an input/output error when a state of a guest finds no room."""
+
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
@@ -41,7 +44,7 @@ def which(error: MachineError) -> str:
     Whoever says that there is no room may have removed his half file since: then all places are named.
     """
     free = _free()
-    if isinstance(error, VagrantError | libvirt.LibvirtError) and re.search(NO_ROOM, error.said):
+    if isinstance(error, VagrantError | libvirt.LibvirtError) and re.search(_MAYBE_NO_ROOM, error.said):
         places = sorted(free.items(), key=lambda place: place[1])
         return "the free space is " + ", ".join(f"{found / MIB:,.1f} MiB in {name}" for name, found in places)
     full = full_in_words(free)

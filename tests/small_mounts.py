@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,9 +49,16 @@ def mount(scratch: Path) -> Iterator[Mount]:
 
 def fill(place: Path) -> Path:
     """Take every free byte of a small file system; return the file that has them."""
+    end = 0
     with (place / "rest").open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12):
+        for size in (1 << 26, 1 << 20, 1 << 12):
             with contextlib.suppress(OSError):
-                while file.write(bytes(size)) == size:
-                    pass
+                while True:
+                    os.posix_fallocate(file.fileno(), end, size)
+                    end += size
+        # What a file system gives out in smaller pieces.
+        file.seek(end)
+        with contextlib.suppress(OSError):
+            while file.write(bytes(512)):
+                pass
     return place / "rest"

@@ -211,7 +211,7 @@ def test_a_full_disk_of_this_host_in_the_upload(box: str, domain: str, mount: Mo
     disk.symlink_to(place / disk.name)
     try:
         obtain(wish(box, fresh_for="on a small disk")).hand_back()
-        record = run_trial(box, {"upload": lambda _: fill(place)}, **SLOW)
+        record = run_trial(box, {"upload": in_the_upload(lambda: fill(place))}, **SLOW)
         check_machine_failed(record, "suspended")
         why = rf"because the file system of its disk in {place} is full \(0\.0 MiB free\); free some space there"
         assert re.search(why, record.outcome_detail), record.outcome_detail

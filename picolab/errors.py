@@ -12,6 +12,7 @@
     │   │   └── MachineKept           an earlier trial left it up for debugging
     │   ├── MachineSilent             the machine runs, and does not answer
     │   ├── VagrantError              vagrant failed or hung; see machines/vagrant/
+    │   ├── OtherHostKey              another machine answers at the guest's address; see machines/vagrant/
     │   └── LibvirtError              libvirt failed or does not answer; see machines/vagrant/
     ├── StageError                    a stage of a trial cannot run yet; the message names the cell to run first
     ├── ProbeError                    the memory probe did not deliver: outcome `invalid`

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from picolab.machines.local.machine import LocalMachine
 
-pytest_plugins = ["virtual_machines"]
+pytest_plugins = ["virtual_machines", "small_mounts"]
 
 # Before a test module imports altair or nbformat itself.
 decline_slow_imports()

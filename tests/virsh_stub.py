@@ -63,6 +63,15 @@ if command == "list":
     if "--all" in words:
         table(("Id", "Name", "State"), [("-" if d["state"] == "shut off" else "1", n, d["state"])
                                         for n, d in state["domains"].items()])
+elif command == "domifaddr":
+    table(("Name", "MAC address", "Protocol", "Address"),
+          [("vnet0", "52:54:00:01:02:03", "ipv4", one + "/24") for one in domain(plain[0]).get("leases", [])])
+elif command == "domblkerror":
+    fault = domain(plain[0]).get("disk_error")
+    print(f"vda: {fault}\n" if fault else "No errors found\n")
+elif command == "dumpxml":
+    file = domain(plain[0]).get("disk", "/pool/" + plain[0] + ".img")
+    print(f"<domain><devices><disk type='file' device='disk'><source file='{file}'/></disk></devices></domain>")
 elif command == "domuuid":
     print(domain(plain[0])["uuid"] + "\n")
 elif command == "dominfo":

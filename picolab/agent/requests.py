@@ -326,7 +326,7 @@ class Agent:
 
     def reset(self, request: dict[str, Any]) -> dict[str, Any]:
         """Bring the guest back to the state before its first server, as far as that goes without a reboot."""
-        from picolab.agent.disk import write_drop_caches
+        from picolab.agent.disk import trim, write_drop_caches
 
         with self.home.lock():
             self.launcher.forget(RESET_GRACE_S)
@@ -335,5 +335,8 @@ class Agent:
                     self.home.make_empty(name)
             if os.path.exists(f"{self.home.path}/server.log"):
                 os.unlink(f"{self.home.path}/server.log")
+            if request.get("trim"):
+                os.sync()
+                trim(self.home.path)
             write_drop_caches()
         return self.facts(request)

@@ -27,16 +27,16 @@ def check_plan(plan: Plan) -> None:
     if plan.answer is not None and plan.answer.grows:
         asked = plan.answer.parameters
         wanted += [asked.model_copy(update={"file_size": size}) for size in plan.answer.sizes]
-    _check(wanted, plan.source, plan.machines)
+    _check(wanted, plan.source, plan.machines, is_saved=True)
     check_budget(plan, Budget.of_host())
 
 
 def check_trial(parameters: TrialParameters) -> None:
     """Refuse a single trial as `check_plan` refuses a campaign of it."""
-    _check([parameters], "picolab trial")
+    _check([parameters], "picolab trial", is_saved=parameters.fresh_machine == "per_trial")
 
 
-def _check(wanted: Sequence[TrialParameters], source: str, machines: int = 1) -> None:
+def _check(wanted: Sequence[TrialParameters], source: str, machines: int = 1, *, is_saved: bool) -> None:
     check_trial_notebook()
     _check_paths(wanted, source)
     builds = {
@@ -49,7 +49,7 @@ def _check(wanted: Sequence[TrialParameters], source: str, machines: int = 1) ->
     _check_memory(wanted, source)
     for machine in dict.fromkeys(trial.machine for trial in wanted):
         kind_of(machine).check_host([trial for trial in wanted if trial.machine == machine])
-    _check_disks(wanted, source, machines)
+    _check_disks(wanted, source, machines, is_saved)
 
 
 def _check_paths(wanted: Sequence[TrialParameters], source: str) -> None:
@@ -73,28 +73,32 @@ def _check_memory(wanted: Sequence[TrialParameters], source: str) -> None:
             )
 
 
-def _check_disks(wanted: Sequence[TrialParameters], source: str, machines: int) -> None:
-    """Look at each disk once: the largest upload must fit, as often as there are machines at the same time."""
-    largest: dict[tuple[str, str], TrialParameters] = {}
+def _check_disks(wanted: Sequence[TrialParameters], source: str, machines: int, is_saved: bool) -> None:
+    """Look at each disk once: the largest upload must fit, as often as there are machines at the same time.
+
+    Args:
+        is_saved: the states of the machines after their boots are saved, as far as their kind does that.
+    """
+    disks: dict[tuple[str, str], list[TrialParameters]] = {}
     for trial in wanted:
-        disk = (trial.machine, kind_of(trial.machine).disk_key(trial))
-        if disk not in largest or trial.needed_disk_bytes > largest[disk].needed_disk_bytes:
-            largest[disk] = trial
-    for trial in largest.values():
-        _check_disk(trial, source, machines)
+        disks.setdefault((trial.machine, kind_of(trial.machine).disk_key(trial)), []).append(trial)
+    for (machine, _), trials in disks.items():
+        saved_bytes = kind_of(machine).saved_states_bytes(trials) if is_saved else 0
+        _check_disk(max(trials, key=lambda trial: trial.needed_disk_bytes), source, machines, saved_bytes)
 
 
-def _check_disk(trial: TrialParameters, source: str, machines: int) -> None:
+def _check_disk(trial: TrialParameters, source: str, machines: int, saved_bytes: int) -> None:
     try:
         disk = kind_of(trial.machine).host_disk(trial)
     except HostUnfit as error:
         raise HostUnfit(f"{source}: {error}") from None
-    needed = machines * trial.needed_disk_bytes
+    needed = machines * (trial.needed_disk_bytes + saved_bytes)
     if disk.free_bytes is not None and disk.free_bytes < needed:
         several = f"{trial.parallel_uploads} x " if trial.parallel_uploads > 1 else ""
         at_once = f" on {machines} machines at the same time" if machines > 1 else ""
+        saved = f" and up to {saved_bytes / MIB:,.0f} MiB for saved states" if saved_bytes else ""
         raise HostUnfit(
-            f"{source}: an upload of {several}{trial.file_size}{at_once} needs {DISK_FACTOR} times its size on disk, "
-            f"{needed / MIB:,.0f} MiB, and {disk.name} has {disk.free_bytes / MIB:,.0f} MiB free; free some, or choose "
-            f"smaller files{disk.advice}"
+            f"{source}: an upload of {several}{trial.file_size}{at_once} needs {DISK_FACTOR} times its size on disk"
+            f"{saved}, {needed / MIB:,.0f} MiB, and {disk.name} has {disk.free_bytes / MIB:,.0f} MiB free; free some, "
+            f"or choose smaller files{disk.advice}"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from picolab.campaign.preflight import check_trial
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import RecordError, UnreadableFile
+from picolab.errors import MachineError, RecordError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.host.processes import this_process
@@ -32,6 +32,7 @@ class FinishedTrial:
         reason: why there is none.
         kept_machine: name of the machine that is still up, or None.
         way_in: the command to enter that machine; None when it is this host.
+        still_up: a sentence when the machine could not be taken down; else empty.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class FinishedTrial:
     reason: str
     kept_machine: str | None
     way_in: str | None
+    still_up: str = ""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -92,14 +94,18 @@ def run_single_trial(
         machine = registry.attach(name)
         kept = machine is not None and machine.kept
         way_in = machine.way_in if machine is not None and kept else None
+        still_up = ""
         if not kept:
-            registry.release_by_name(name)
+            try:
+                registry.release_by_name(name)
+            except (MachineError, OSError) as error:
+                still_up = registry.not_taken_down(name, error)
             (folder / STATE_FILE).unlink(missing_ok=True)
             reserve.free(folder)
         if live is not None:
             live("")
     record, reason = _read_record(folder, context.trial_id, process.ended_by())
-    return FinishedTrial(folder, record, reason, name if kept else None, way_in)
+    return FinishedTrial(folder, record, reason, name if kept else None, way_in, still_up)
 
 
 def _read_record(folder: Path, trial_id: str, killed: str) -> tuple[Record | None, str]:

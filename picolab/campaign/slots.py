@@ -165,11 +165,14 @@ class Slots:
             self._waiting.clear()
 
     def close(self) -> None:
-        """Take down the machines, unless they are kept, and the process that starts the trials."""
+        """Take down the machines, unless they are kept, and the process that starts the trials.
+
+        A machine that cannot be taken down is named.
+        """
         self._fork_server.close()
         for slot in self._slots:
             if not is_kept(slot.machine):
-                _release(slot.machine)
+                self._take_down(slot, "")
         remove_tree_inside(self._campaign.folder, self._board_folder)
 
     @property
@@ -226,16 +229,20 @@ class Slots:
                 board = self._board(slot)
                 if board is not None:
                     board.works(slot.up.trial_id, ENDS)
-                try:
-                    _release(slot.machine)
-                except MachineError as error:
-                    self._campaign.watcher.note(
-                        f"The machine {slot.machine} could not be taken down and may run next to the trial "
-                        f"{trials[0].trial_id}: {error}. This is tried again when the campaign ends."
-                    )
+                self._take_down(
+                    slot,
+                    f"it may run next to the trial {trials[0].trial_id}; this is tried again when the campaign ends",
+                )
                 if board is not None:
                     board.idle(slot.up.trial_id)
                 slot.up = None
+
+    def _take_down(self, slot: _Slot, then: str = "this is tried again when the campaign ends") -> None:
+        """Take a machine down, or note why that failed: what was measured, and other machines, do not depend on it."""
+        try:
+            _release(slot.machine)
+        except (MachineError, OSError) as error:
+            self._campaign.watcher.note(f"{registry.not_taken_down(slot.machine, error, then)}.")
 
     def _has_more(self) -> bool:
         return any(slot.trials for slot in self._slots)
@@ -342,7 +349,7 @@ class Slots:
         # After a fault the machine may have been the reason.
         is_done = entry.outcome.is_fault or machine is None or not kind_of(machine.kind).reused_between_trials
         if machine is not None and not machine.kept and is_done:
-            _release(slot.machine)
+            self._take_down(slot)
         slot.up = None if is_done else attempt.trial
         slot.tries += 1
         if not entry.outcome.is_fault or slot.tries > campaign.plan.fault_retries:

@@ -63,4 +63,6 @@ def print_trial(finished: FinishedTrial) -> None:
         )
         if finished.way_in:
             console.print(f"Get into it: {finished.way_in}")
+    if finished.still_up:
+        console.print(f"{one_line(finished.still_up)}.", style="yellow")
     console.print(f"Files: {finished.folder}")

@@ -220,7 +220,10 @@ def _machine(wish: MachineWish, report: Callable[[str], None]) -> Iterator[Machi
     try:
         yield machine
     finally:
-        machine.release()
+        try:
+            machine.release()
+        except (MachineError, OSError) as error:
+            report(registry.not_taken_down(wish.name, error))
 
 
 def _conditions_now(machine: Machine) -> conditions.Reading:

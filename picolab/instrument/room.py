@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,13 @@ from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import DISK_FACTOR, TrialParameters
 from picolab.errors import FileNotWritten, HostUnfit, MachineError, ProbeError
 from picolab.files.writing import not_written
+from picolab.host import disk_room
 from picolab.machines.kinds import kind_of
 
 FOLDER_BYTES = 64 * MIB
 """For samples and for the logs of servers and of the machine's making, in TMPDIR: a few MiB, and room to spare."""
 STATE_BYTES = 16 * MIB
 """For the machine's state and the result."""
-_FULL_BYTES = 4 * MIB
-"""With less than this free, a disk is called full."""
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TMPDIR = "or set TMPDIR to a folder on a larger disk"
 
@@ -39,10 +37,7 @@ class Place:
 
     @property
     def free_bytes(self) -> int:
-        folder = self.folder
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return disk_room.free_bytes(self.folder)
 
 
 def places(folder: Path, state: Path) -> list[Place]:
@@ -127,6 +122,4 @@ def _full(parameters: TrialParameters, where: list[Place]) -> str:
         disk = kind_of(parameters.machine).host_disk(parameters)
         if disk.free_bytes is not None:
             found[disk.name] = disk.free_bytes
-    return next(
-        (f"{name} is full ({free / MIB:,.1f} MiB free)" for name, free in found.items() if free < _FULL_BYTES), ""
-    )
+    return disk_room.full_in_words(found)

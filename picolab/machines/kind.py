@@ -186,6 +186,10 @@ class MachineKind(ABC):
             HostUnfit: nothing can be written there.
         """
 
+    def saved_states_bytes(self, wanted: Sequence[TrialParameters]) -> int:
+        """Return the bytes that the saved states of a machine for these trials take on the disk at most."""
+        return 0
+
     def guest_system(self, parameters: TrialParameters) -> GuestSystem | None:
         """Return the system in which a trial's server will run; None when it is this host's, or unknown."""
         return None

@@ -193,6 +193,16 @@ def release_by_name(name: str, report: Callable[[str], None] | None = None) -> b
     return True
 
 
+def not_taken_down(name: str, error: Exception, then: str = "") -> str:
+    """Return a sentence about a machine that could not be taken down, for whoever has a result that it cannot spoil.
+
+    Args:
+        then: what happens next; empty: the user may do it.
+    """
+    then = then or f"do it with: picolab machines remove {name}"
+    return f"The machine {name} could not be taken down: {error}; {then}"
+
+
 def sweep(silent: Collection[str] | None = None) -> list[str]:
     """Remove what dead kernels and machines without a keeper have left, and return the names of the machines.
 
@@ -206,10 +216,10 @@ def sweep(silent: Collection[str] | None = None) -> list[str]:
     kernel_folders.sweep()
     for folder in machine_folders():
         # What libvirt does not let go now is tried again at the next start; nobody else shall wait for it.
-        with contextlib.suppress(MachineError):
+        with contextlib.suppress(MachineError, OSError):
             if kind_in(folder).name not in silent and kind_in(folder).sweep(folder):
                 swept.append(folder.name)
     for kind in KINDS.values():
-        with contextlib.suppress(MachineError):
+        with contextlib.suppress(MachineError, OSError):
             swept += kind.sweep_lost() if kind.name not in silent else []
     return swept

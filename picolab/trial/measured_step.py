@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from typing import Literal
 
 from picolab.config.trial_parameters import TrialParameters
-from picolab.errors import MachineError, ProbeError
+from picolab.errors import MachineError, MachineSilent, ProbeError
 from picolab.files import reserve
 from picolab.host import conditions
 from picolab.machines.base import Machine
@@ -117,8 +117,19 @@ def memory_of(run: TrialRun, samples_file: str, zero_s: float) -> tuple[MemoryRe
 
     Returns:
         the record; why values are missing in it, by path; whether the probe ran to its end.
+
+    Raises:
+        ProbeError: there are none.
+        MachineError: there are none, because the machine is gone.
     """
-    samples = read_samples(run.folder / samples_file)
+    try:
+        samples = read_samples(run.folder / samples_file)
+    except ProbeError:
+        if run.machine is not None:
+            with suppress(MachineSilent):
+                # One that does not run any more is the reason, and says so.
+                run.machine.process_status()
+        raise
     if run.state.machine is not None and kind_of(run.state.machine.kind).is_virtual:
         run.add_new_caveats(caveats.of_unlocked_probe(samples.unlocked))
     memory, missing = summarise(samples, run.state.parameters.sample_interval_s, zero_s)

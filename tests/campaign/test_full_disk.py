@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from campaign_factory import FakeTrial, write_campaign
 from click.testing import CliRunner
 from conftest import GIVE_UP_S, eventually
+from small_mounts import Mount
 from trial_steps import begin, finish
 
 from picolab.agent import bundle
@@ -32,7 +33,6 @@ from picolab.exit_codes import ExitCode
 from picolab.files import reserve
 from picolab.files.writing import not_written, write_atomically
 from picolab.jupyter.live_line import LiveLine, last_line
-from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.record.samples import read_samples
@@ -42,38 +42,6 @@ from picolab.results.load import read_campaign
 from picolab.trial.state import RECORD_FILE, SAMPLES_FILE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-
-Mount = Callable[[str, int], Path]
-
-
-@pytest.fixture
-def mount(scratch: Path) -> Iterator[Mount]:
-    """Mount a small file system of a kind and return its folder."""
-    mounted: list[Path] = []
-
-    def make(kind: str, size_mib: int) -> Path:
-        place = scratch / f"small-{kind}"
-        place.mkdir()
-        if kind == "tmpfs":
-            command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(place)]
-        else:
-            image = scratch / "image"
-            with image.open("wb") as file:
-                file.truncate(size_mib << 20)
-            done = subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=False, capture_output=True)
-            if done.returncode:
-                pytest.skip("there is no mkfs.ext4")
-            command = ["mount", "-o", "loop", str(image), str(place)]
-        if subprocess.run(command, check=False, capture_output=True, timeout=GIVE_UP_S).returncode:
-            pytest.skip(f"this host mounts no {kind}")
-        mounted.append(place)
-        return place
-
-    yield make
-    for name in ("local", "test"):
-        registry.release_by_name(name)
-    for place in mounted:
-        subprocess.run(["umount", str(place)], check=True, timeout=GIVE_UP_S)
 
 
 class Filler:

@@ -245,6 +245,26 @@ def test_machines_that_are_up_count_and_are_used_again(monkeypatch: pytest.Monke
     assert note.startswith("The machine two-1 could not be taken down") and "the daemon does not answer" in note
 
 
+def test_machines_that_cannot_be_taken_down_spoil_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise MachineError("the daemon does not answer")
+
+    monkeypatch.setattr(slots_module, "_release", fail)
+    notes: list[str] = []
+    campaign = Campaign.create(plan_of(repeats=1), Watcher(note=notes.append))
+    try:
+        assert campaign.run() is ExitCode.OK
+    finally:
+        for name in campaign.machines:
+            registry.release_by_name(name)
+    assert len(read_campaign(campaign.folder).trials) == 1
+    for name in campaign.machines:
+        assert notes[-2:].count(
+            f"The machine {name} could not be taken down: the daemon does not answer; do it with: picolab machines "
+            f"remove {name}."
+        ), notes
+
+
 # The end of a trial, and of a campaign with enough repeats
 
 

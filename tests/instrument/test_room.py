@@ -21,6 +21,8 @@ from picolab.exit_codes import ExitCode
 from picolab.instrument import measure, room, store
 from picolab.instrument.measure import FULL, QUICK, calibrate_instrument
 from picolab.machines import registry
+from picolab.machines.base import MachineWish
+from picolab.machines.local.machine import LocalMachine
 
 Small = Callable[[int], Path]
 
@@ -140,3 +142,17 @@ def test_errors_name_the_file_or_the_fullest_place(scratch: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), room.named_when_full(parameters, where):
         raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_calibration_outlives_a_machine_that_cannot_be_taken_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = LocalMachine.release
+
+    def fail(machine: LocalMachine) -> None:
+        release(machine)
+        raise MachineError("the daemon does not answer")
+
+    monkeypatch.setattr(LocalMachine, "release", fail)
+    said: list[str] = []
+    with measure._machine(MachineWish(measure.MACHINE_NAME, 64, "none", ""), said.append) as machine:
+        assert machine.describe().kind == "local"
+    assert said[-1].startswith("The machine calibrate could not be taken down: the daemon does not answer; do it with:")

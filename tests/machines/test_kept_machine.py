@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import picolab_here
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
@@ -20,7 +21,7 @@ from picolab.config.plan import make_plan
 from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.doctor import leftovers
-from picolab.errors import MachineKept
+from picolab.errors import MachineError, MachineKept
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.instrument.measure import MACHINE_NAME, calibrate_instrument
@@ -94,6 +95,22 @@ def test_another_machine_name_is_free(kept: Path) -> None:
 def test_after_the_machine_is_taken_down_the_way_is_free(kept: Path) -> None:
     registry.release_by_name("local")
     assert Trial.open(PARAMETERS.model_copy(update={"ram_mb": 128})).folder != kept
+
+
+def test_a_trial_has_its_result_though_its_machine_stays_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fail_at_the_end(name: str) -> bool:
+        asked.append(name)
+        if len(asked) > 1:
+            raise MachineError("the daemon does not answer")
+        return False
+
+    monkeypatch.setattr(registry, "release_by_name", fail_at_the_end)
+    done = picolab_here("trial", "-p", "memory_limit", "none", "--ram", "64", "--file-size", "1M")
+    assert done.returncode == ExitCode.OK, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    assert "The machine local could not be taken down: the daemon does not answer; do it with: picolab" in said, said
 
 
 def test_whoever_holds_it_in_this_process_may_begin_anew() -> None:

@@ -28,6 +28,7 @@ from picolab.record.record import Record
 from picolab.record.validation import validate_record
 from picolab.servers.measurements import UploadMeasurement, UploadsMeasurement
 from picolab.text.wording import in_seconds
+from picolab.trial.measured_step import memory_of
 from picolab.trial.state import RECORD_FILE, repeat_command
 from picolab.trial.trial import Trial
 from picolab.trial.upload_record import upload_record
@@ -358,3 +359,23 @@ def test_a_machine_that_falls_silent_in_a_stalled_upload_is_a_result() -> None:
     assert "no answer within 60 s" in record.missing["server.stop_s"] == record.missing["server.oom_kills"]
     assert record.upload is not None and record.upload.outcome == "stalled"
     assert record.memory is not None and record.memory.samples > 0
+
+
+def test_a_machine_that_is_gone_is_why_there_are_no_samples() -> None:
+    trial = begin()
+    machine = trial._run.machine
+    assert machine is not None
+    found: list[MachineError] = [MachineError("it is suspended"), MachineSilent("no answer within 60 s")]
+
+    def fail() -> NoReturn:
+        raise found.pop(0)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machine, "process_status", fail)
+            with pytest.raises(MachineError, match="it is suspended"):
+                memory_of(trial._run, "no-samples.jsonl", 0.0)
+            with pytest.raises(ProbeError, match="the memory probe wrote nothing"):
+                memory_of(trial._run, "no-samples.jsonl", 0.0)
+    finally:
+        registry.release_by_name(machine.name)

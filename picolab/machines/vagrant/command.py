@@ -28,6 +28,7 @@ from picolab.host.locks import Wait, holders_of, try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
+from picolab.machines.vagrant.call_log import CallLog
 from picolab.machines.vagrant.messages import BOOT_LIMIT, BUSY, NOT_INSTALLED, UNKNOWN, Trouble, translate
 from picolab.machines.vagrant.versions import gem_version, plugin_version, virtualbox_version
 
@@ -283,8 +284,8 @@ class VagrantCommand:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Before the turn: without a Vagrantfile there is nothing to wait for.
         root = project_root()
-        with self._turn(call.line) as turn, self.log.open("a", encoding="utf-8") as log:
-            print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {call.line}", file=log, flush=True)
+        with self._turn(call.line) as turn, CallLog(self.log) as log:
+            log.add(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {call.line}")
             begun = time.monotonic()
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _TIED_TO_PARENT, str(os.getpid()), program, *call.words],
@@ -311,7 +312,7 @@ class VagrantCommand:
                     process.wait(_KILL_LIMIT_S)
                 call.exit_code = process.returncode if process.returncode is not None else -signal.SIGKILL
                 end = "at its time limit" if call.ended else ""
-                print(f"-- {_exit_of(call.exit_code)} after {time.monotonic() - begun:.2f} s {end}".rstrip(), file=log)
+                log.add(f"-- {_exit_of(call.exit_code)} after {time.monotonic() - begun:.2f} s {end}".rstrip())
 
     @contextlib.contextmanager
     def _turn(self, line: str) -> Iterator[TextIO]:
@@ -350,7 +351,7 @@ class _Vagrant(vagrant.Vagrant):
         return self._run([word for word in args if word is not None])
 
 
-def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: TextIO) -> None:
+def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: CallLog) -> None:
     """Take what the process prints, line by line, until it has ended; at the time limit, end it."""
     assert process.stdout is not None and process.stderr is not None
     deadline = time.monotonic() + call.limit_s
@@ -365,7 +366,7 @@ def _follow(process: "subprocess.Popen[bytes]", call: _Call, log: TextIO) -> Non
             if line and line != (call.said or [""])[-1]:
                 call.said.append(line)
                 (call.out if stream is process.stdout else call.err).append(line)
-                print(line, file=log, flush=True)
+                log.add(line)
                 if call.on_line is not None and (step := _STEP.match(line)):
                     call.on_line(step[1])
         return bool(data)
@@ -447,13 +448,15 @@ class _Holder:
 
 
 def _write_holder(turn: TextIO, pid: int, line: str) -> None:
+    """Note who works on the machine, for the message of whoever waits; on a full disk nobody is named."""
     process = ProcessIdentity.of(pid)
     if process is None:
         return
-    turn.seek(0)
-    turn.truncate()
-    json.dump({"owner": this_process().to_json(), "vagrant": process.to_json(), "line": line}, turn)
-    turn.flush()
+    holder = {"owner": this_process().to_json(), "vagrant": process.to_json(), "line": line}
+    # Past the buffer, which would be written again when the file is closed.
+    with contextlib.suppress(OSError):
+        os.ftruncate(turn.fileno(), 0)
+        os.write(turn.fileno(), json.dumps(holder).encode())
 
 
 def _read_holder(turn: TextIO) -> _Holder | None:

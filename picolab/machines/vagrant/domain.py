@@ -78,8 +78,8 @@ def destroy(folder: Path, spec: dict[str, Any]) -> None:
         note.unlink(missing_ok=True)
     try:
         command_of(folder, spec).destroy()
-    except MachineError:
-        # Whatever Vagrant has against it: what has our own prefix is ours.
+    except (MachineError, OSError):
+        # Whatever Vagrant has against it, or a full disk against Vagrant: what has our own prefix is ours.
         if spec["provider"] != "libvirt":
             raise
     if spec["provider"] == "libvirt":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from picolab.agent import bundle
 from picolab.errors import MachineError
 from picolab.machines.base import Stream
+from picolab.machines.vagrant import full_disk
 from picolab.machines.vagrant.domain import domain_state
 from picolab.machines.vagrant.libvirt import LibvirtError
 from picolab.machines.vagrant.state import State
@@ -112,8 +113,12 @@ class Guest:
             alias=f"picolab-{self._name}",
         )
 
-    def connected(self, limit_s: float = 60.0) -> "Connection":
-        """Return the open connection with an agent at its other end, connecting anew if there is none."""
+    def connected(self, limit_s: float = 60.0, why_stop: Callable[[], str | None] | None = None) -> "Connection":
+        """Return the open connection with an agent at its other end, connecting anew if there is none.
+
+        Args:
+            why_stop: asked every few seconds why it is not waited for any more, in place of `why_down`.
+        """
         if self._connection is not None and self._connection.is_open:
             return self._connection
         self.drop_connection()
@@ -121,7 +126,7 @@ class Guest:
             raise MachineError(f"the machine {self._name!r} has not been reached yet; run the provision cell")
         from picolab.machines.vagrant.ssh import Connection
 
-        self._connection = Connection.open(self.address, self._name, limit_s, self.why_down)
+        self._connection = Connection.open(self.address, self._name, limit_s, why_stop or self.why_down)
         for guest_port, host_port in self._state.get("forwards", {}).items():
             # The same ports for every kernel, so that addresses that were handed out stay good.
             self._connection.forward(int(guest_port), host_port)
@@ -197,7 +202,12 @@ class Guest:
             return None
         if state == "running":
             return None
-        return f"the virtual machine does not run any more: it is {_STATES.get(state, state)}"
+        why = ""
+        if state == "paused" and self._state["provider"] == "libvirt":
+            with contextlib.suppress(LibvirtError):
+                why = full_disk.why_paused(self._state["prefix"])
+        remedy = f", because {why}; free some space there, then run the trial again" if why else ""
+        return f"the virtual machine does not run any more: it is {_STATES.get(state, state)}{remedy}"
 
     def to_host(self, guest_s: float | None) -> float | None:
         """Return a time of the guest's monotonic clock on the host's."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from picolab.config.sizes import MIB
 from picolab.machines.kind import Foreseen, GuestSystem, HostDisk, MachineKind
 
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ class VagrantKind(MachineKind):
         from picolab.machines.vagrant import machine
 
         return HostDisk("the storage of virtual machines", machine.free_disk_bytes(parameters.provider))
+
+    def saved_states_bytes(self, wanted: Sequence[TrialParameters]) -> int:
+        from picolab.machines.vagrant.saved_state import SAVED_STATES_LIMIT_MB
+
+        sizes_mb = [ram_mb for ram_mb, _ in {(int(trial.ram_mb), trial.cpus) for trial in wanted}]
+        return min(sum(sizes_mb), max(SAVED_STATES_LIMIT_MB, *sizes_mb)) * MIB
 
     def obtain(self, wish: MachineWish, holder: Holder) -> Machine:
         from picolab.machines.vagrant.machine import VagrantMachine

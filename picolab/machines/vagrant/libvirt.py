@@ -123,9 +123,7 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
                 f"this user may not use libvirt ({error.said})",
                 "usermod -aG libvirt $USER   (then log in again)",
             )
-        return Problem(
-            f"the daemon libvirtd does not answer ({error.said or error})", without_systemd.start_command()
-        )
+        return Problem(f"the daemon libvirtd does not answer ({error.said or error})", without_systemd.start_command())
     return None
 
 
@@ -193,6 +191,24 @@ def domains(prefix: str, limit_s: float = _LIMIT_S) -> dict[str, str]:
 def all_domains(limit_s: float = _LIMIT_S) -> dict[str, str]:
     """Return all domains of this host and their states, whoever's they are."""
     return {name: state.replace(" ", "") for _, name, state in _rows(virsh("list", "--all", limit_s=limit_s))}
+
+
+def leased_addresses(name: str) -> list[str]:
+    """Return the addresses that the network has given to a domain and not taken back; none before its first request."""
+    return [row[3].partition("/")[0] for row in _rows(virsh("domifaddr", name, "--source", "lease")) if len(row) > 3]
+
+
+def disk_error(name: str) -> str:
+    """Return why QEMU has paused a domain, such as `no space`; an empty text when no disk is the reason."""
+    found = re.search(r"^\w+: (.+)$", virsh("domblkerror", name), re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def disk_file(name: str) -> Path | None:
+    """Return the file of a domain's first disk, where every link is resolved."""
+    source = ElementTree.fromstring(virsh("dumpxml", name)).find("devices/disk[@device='disk']/source")
+    file = source.get("file") if source is not None else None
+    return Path(file).resolve() if file else None
 
 
 def domain_memory(name: str) -> int:
@@ -276,11 +292,20 @@ def pool_free_bytes() -> int | None:
     if "Available" not in found:
         return None
     free_bytes = _bytes(found["Available"])
-    path = ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path")
     with contextlib.suppress(OSError):
         # libvirt counts what the file system keeps for others, too.
-        free_bytes = min(free_bytes, shutil.disk_usage(path or IMAGES).free)
+        free_bytes = min(free_bytes, shutil.disk_usage(pool_folder()).free)
     return free_bytes
+
+
+def pool_folder() -> Path:
+    """Return the folder of the pool, as it is or as vagrant-libvirt would make it."""
+    try:
+        return Path(ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path") or IMAGES)
+    except LibvirtError as error:
+        if _NO_POOL.search(error.said):
+            return IMAGES
+        raise
 
 
 def leftovers(prefix: str) -> list[str]:

@@ -21,6 +21,8 @@ class Trouble:
     passes: bool = False
 
 
+NO_ROOM = r"No space left on device|[Nn]ot enough space|[Ii]nsufficient space|[Dd]isk quota exceeded"
+"""How Vagrant, libvirt and QEMU say that a disk of this host is full. None of them says which."""
 _DOCTOR = "picolab doctor names what is missing"
 _TAKE_AWAY = "take it away with: picolab machines remove {machine}"
 
@@ -33,6 +35,13 @@ BOOT_LIMIT = Trouble(
     "checks KVM, network and base volume",
 )
 """Stands around the cause of a boot that was ended at its limit."""
+START_LIMIT = Trouble(
+    "start limit",
+    "the machine did not boot within {limit_s:g} s ({cause})",
+    "try again when this host is less busy; picolab doctor checks KVM and network; or take the machine away with: "
+    "picolab machines remove {machine}",
+)
+"""The same for a boot whose limit the user cannot set."""
 NO_ADDRESS = Trouble(
     "no address",
     "the guest has got no IP address in time",
@@ -106,8 +115,8 @@ _KNOWN: tuple[tuple[str, Trouble], ...] = (
         Trouble("no KVM", "KVM cannot be used on this host", _DOCTOR),
     ),
     (
-        r"No space left on device|[Nn]ot enough space|[Ii]nsufficient space",
-        Trouble("disk full", "the disk of libvirt's storage pool is full", "make room there; picolab doctor names it"),
+        NO_ROOM,
+        Trouble("disk full", "a disk of this host is full", "free some space"),
     ),
     (
         r"[Cc]annot (set up guest|allocate) memory",

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from picolab.config.sizes import MIB
-from picolab.errors import MachineError
+from picolab.errors import MachineError, MachineSilent
 from picolab.machines.base import MachineWish
-from picolab.machines.vagrant import boxes, libvirt, network, network_and_pool, saved_state
+from picolab.machines.vagrant import boxes, full_disk, libvirt, network, network_and_pool, saved_state
 from picolab.machines.vagrant.domain import boot, command_of, destroy, domain_state, software
 from picolab.machines.vagrant.guest import Guest
-from picolab.machines.vagrant.messages import BOOT_LIMIT
+from picolab.machines.vagrant.messages import BOOT_LIMIT, START_LIMIT, Trouble
 from picolab.machines.vagrant.saved_state import SavedStates
 from picolab.machines.vagrant.state import State
 
 _SYNC_LIMIT_S = 30.0
+_LEASE_POLL_S = 0.5
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
 _MEMORY_TOLERANCE = 0.06
 _DISK_TOLERANCE_BYTES = 32 * MIB
@@ -48,14 +49,22 @@ def note_address(state: State, guest: Guest, limit_s: float) -> None:
     ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
 
 
-def boot_again(state: State, guest: Guest, limit_s: float, report: Callable[[str], None] | None) -> None:
+def boot_again(
+    state: State,
+    guest: Guest,
+    limit_s: float,
+    report: Callable[[str], None] | None,
+    limit: Trouble = START_LIMIT,
+) -> None:
     """Boot a machine that exists, whether it runs or is off, with the memory of its description, and connect to it.
 
     Args:
         report: gets a line, or those of Vagrant.
+        limit: what it means that it took longer than `limit_s` seconds.
 
     Raises:
-        MachineError: it did not boot in time.
+        MachineSilent: it did not boot in time.
+        MachineError: it cannot be booted, or has ended.
     """
     guest.drop_connection()
     if state["provider"] != "libvirt":
@@ -66,12 +75,50 @@ def boot_again(state: State, guest: Guest, limit_s: float, report: Callable[[str
     if report is not None:
         report(f"Booting the machine with {state['ram_mb']} MiB of memory ...")
     boot(state)
-    # Its network card is the same, so its address is, too.
     try:
-        guest.connected(limit_s)
-    except MachineError as error:
-        cause = BOOT_LIMIT.cause.format(limit_s=limit_s, cause=error)
-        raise MachineError(f"{cause}; {BOOT_LIMIT.remedy}") from None
+        _connect(state, guest, limit_s)
+    except MachineSilent as error:
+        cause = limit.cause.format(limit_s=limit_s, cause=error)
+        raise MachineSilent(f"{cause}; {limit.remedy.format(machine=state['name'])}") from None
+
+
+def _connect(state: State, guest: Guest, limit_s: float) -> None:
+    """Connect to a guest of libvirt's that boots, at the address that it had before, or that it gets this time.
+
+    Its network card is the same, so the network gives it the same address, unless another guest has got that meanwhile
+    or the network was made anew.
+    """
+    from picolab.machines.vagrant import ssh
+
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            guest.connected(deadline - time.monotonic(), lambda: guest.why_down() or _why_elsewhere(state))
+            return
+        except MachineError as error:
+            addresses = _leased(state)
+            if time.monotonic() >= deadline:
+                raise
+            if addresses and state["address"]["host"] not in addresses:
+                state.write(address={**state["address"], "host": addresses[0]})
+                ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
+            elif isinstance(error, ssh.OtherHostKey) and not addresses:
+                # Another guest has the address that this one had, and it has not asked for its own yet.
+                time.sleep(_LEASE_POLL_S)
+            else:
+                raise
+
+
+def _why_elsewhere(state: State) -> str | None:
+    addresses, noted = _leased(state), state["address"]["host"]
+    return f"it has got the address {addresses[0]}, not {noted}" if addresses and noted not in addresses else None
+
+
+def _leased(state: State) -> list[str]:
+    """Return the addresses of a machine; none when the network has given it none yet, or libvirt does not answer."""
+    with contextlib.suppress(libvirt.LibvirtError):
+        return [address for name in libvirt.domains(state["prefix"]) for address in libvirt.leased_addresses(name)]
+    return []
 
 
 class Reach:
@@ -94,8 +141,12 @@ class Reach:
         """Bring the machine there, and note how.
 
         Raises:
-            MachineError: it could not be made or reached.
+            MachineError: it could not be made or reached; where the reason is a full disk of this host, its name.
         """
+        with full_disk.named():
+            self._run()
+
+    def _run(self) -> None:
         begun = time.monotonic()
         old_state = self._state["state"]
         as_it_was = (self._state["ram_mb"], self._state["cpus"])
@@ -134,7 +185,9 @@ class Reach:
             self._create()
             return "created"
         if domain not in ("running", "shutoff", "poweroff") and self._state["provider"] == "libvirt":
-            self._state.note_fixed(f"the virtual machine was {domain}, and its power was cut")
+            why = full_disk.why_paused(self._state["prefix"]) if domain == "paused" else ""
+            because = f" because {why}" if why else ""
+            self._state.note_fixed(f"the virtual machine was {domain}{because}, and its power was cut")
             for name in libvirt.domains(self._state["prefix"]):
                 libvirt.power_off(name)
         # A machine that need not be fresh is as good when it was made fresh for something else.
@@ -154,7 +207,7 @@ class Reach:
             # The power is cut rather than turned off in an orderly way, which a guest without memory cannot do.
             with contextlib.suppress(MachineError):
                 self._guest.connected(_SYNC_LIMIT_S).run("sync", _SYNC_LIMIT_S)
-        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
+        self._boot_again()
         return "reloaded" if domain == "running" else "booted"
 
     def _remove_useless(self) -> None:
@@ -174,8 +227,11 @@ class Reach:
             return self._make_anew()
         # The disk is fresh now, and a boot changes the memory alone.
         self._state.write(builds_bytes=0)
-        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report)
+        self._boot_again()
         return "reloaded"
+
+    def _boot_again(self) -> None:
+        boot_again(self._state, self._guest, self._wish.boot_limit_s, self._wish.report, BOOT_LIMIT)
 
     def _make_anew(self) -> str:
         self._guest.drop_connection()
@@ -243,9 +299,8 @@ class Reach:
             facts = self._facts_after_restore()
         else:
             self._guest.install_agent()
-            facts = self._guest.ask({"do": "reset"})
-            if self._is_saved_after_boot:
-                self._save()
+            facts = self._guest.ask({"do": "reset", "trim": True})
+            if self._is_saved_after_boot and self._saved_and_restored():
                 facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)
         if reached_by == "created":
@@ -255,16 +310,28 @@ class Reach:
         self._guest.ask({"do": "set_clock", "wall_s": time.time()})
         return self._guest.ask({"do": "facts"})
 
-    def _save(self) -> None:
+    def _saved_and_restored(self) -> bool:
         """Save the guest as it is, with the agent that waits for a connection, and have it begin there.
 
-        So a trial right after a boot starts from the same state as the ones that follow it.
+        So a trial right after a boot starts from the same state as the ones that follow it. Return False, and note why,
+        when it could not be saved and need not be fresh for later trials.
         """
         # Without an open connection: the restored guest would wait for its other end forever.
         self._guest.drop_connection()
-        self._saved.save(self._state["ram_mb"], self._state["cpus"])
+        try:
+            self._saved.save(self._state["ram_mb"], self._state["cpus"])
+        except MachineError as error:
+            if self._wish.fresh_for:
+                raise
+            cause = "; ".join(filter(None, [str(error), full_disk.which(error)]))
+            self._state.note_fixed(
+                f"the state after the boot could not be saved, so the trial began without it ({cause})"
+            )
+            self._guest.connected(self._wish.boot_limit_s)
+            return False
         self._saved.load(saved_state.name_of(self._state["ram_mb"], self._state["cpus"]), self._wish.boot_limit_s)
         self._guest.connected(self._wish.boot_limit_s)
+        return True
 
     def _load(self, name: str, in_place: bool) -> bool:
         """Restore a saved state; return False, and note why, when that did not work."""
@@ -280,7 +347,7 @@ class Reach:
         """Clean the running guest, and return whether memory, swap and disk are back at their baseline."""
         try:
             self._guest.connected()
-            facts = self._guest.ask({"do": "reset"})
+            facts = self._guest.ask({"do": "reset", "trim": True})
         except MachineError as error:
             self._state.note_fixed(f"the guest did not answer and was put back ({error})")
             return False

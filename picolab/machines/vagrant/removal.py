@@ -51,8 +51,9 @@ def take_down(folder: Path) -> None:
     if keeper is not None and keeper != this_process():
         end_keeper(folder)
     if spec is not None:
-        # From here on nobody can attach to it.
-        write_spec(folder, {**spec, "state": "going"})
+        # From here on nobody can attach to it. On a full disk, which this may make room on, it goes without the note.
+        with contextlib.suppress(OSError):
+            write_spec(folder, {**spec, "state": "going"})
         destroy(folder, spec)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -22,6 +22,11 @@ from picolab.errors import MachineError, MachineSilent
 
 T = TypeVar("T")
 
+
+class OtherHostKey(MachineError):
+    """Another machine answers at the guest's address."""
+
+
 CONNECT_LIMIT_S = 30.0
 _CALL_LIMIT_S = 60.0
 _RETRY_S = 0.1
@@ -69,7 +74,7 @@ def _wait(
                 raise MachineError(f"{what}: {why}")
         return future.result()
     except asyncssh.HostKeyNotVerifiable:
-        raise MachineError(
+        raise OtherHostKey(
             f"{what}: the guest shows another host key than the one that was pinned when it was made, so it is another "
             f"machine; take it away with: picolab machines remove, and run the trial again"
         ) from None
@@ -159,7 +164,8 @@ class Connection:
 
         Raises:
             MachineSilent: the guest cannot be reached in time.
-            MachineError: it does not run any more, or shows another host key than the pinned one.
+            OtherHostKey: another machine answers at its address.
+            MachineError: it does not run any more.
         """
         what = f"ssh to the machine {name!r}"
         deadline = time.monotonic() + limit_s
@@ -167,9 +173,9 @@ class Connection:
             left_s = deadline - time.monotonic()
             try:
                 return cls(_wait(_connect(address), max(1.0, left_s), what, why_down), name)
+            except OtherHostKey:
+                raise
             except MachineError as error:
-                if "ost key" in str(error):
-                    raise
                 if left_s <= 0:
                     raise MachineSilent(str(error)) from None
                 if (why := why_down()) is not None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import virsh_stub
 
-from picolab.campaign.preflight import check_plan
+from picolab.campaign.preflight import check_plan, check_trial
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
+from picolab.config.sizes import MIB
+from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import HostUnfit
 
 
@@ -46,3 +48,19 @@ def test_the_largest_upload_is_what_must_fit(virsh: virsh_stub.VirshStub) -> Non
     with pytest.raises(HostUnfit, match="an upload of 1G needs"):
         check_plan(plan_of(["1M", "1G", "2M"], repeats=3))
     assert len(virsh.commands) == 5
+
+
+def test_the_saved_states_of_all_memory_sizes_must_fit_too(virsh: virsh_stub.VirshStub) -> None:
+    virsh.set(free=(384 << 20) + 2 * MIB)
+    with pytest.raises(
+        HostUnfit, match=r"upload of 1M needs 2\.2 times .* and up to 384 MiB for saved states, 386 MiB,"
+    ):
+        check_plan(plan_of(["1M"], repeats=1))
+    virsh.set(free=(384 << 20) + 3 * MIB)
+    check_plan(plan_of(["1M"], repeats=1))
+
+    alone = {"machine": "vagrant", "ram_mb": 256, "file_size": "1M", "build": "calibration"}
+    virsh.set(free=100 * MIB)
+    check_trial(TrialParameters.model_validate(alone))
+    with pytest.raises(HostUnfit, match="up to 256 MiB for saved states"):
+        check_trial(TrialParameters.model_validate({**alone, "fresh_machine": "per_trial"}))

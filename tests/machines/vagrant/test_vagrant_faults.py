@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MIB, eventually
+from small_mounts import Mount, fill
 from virtual_machines import domains, obtain, shell, wish
 
 from picolab.config.project import outputs_dir
@@ -20,10 +23,12 @@ from picolab.errors import MachineError, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.jupyter.live_line import last_line
 from picolab.machines import registry
+from picolab.machines.base import MachineWish
 from picolab.machines.folders import folder_of
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.guest import GUEST_HOME
 from picolab.machines.vagrant.machine import VagrantMachine
+from picolab.machines.vagrant.reach import Reach
 from picolab.record.outcomes import STAGES
 from picolab.record.record import Record
 from picolab.record.validation import validate_record
@@ -195,3 +200,32 @@ def test_two_campaigns_that_want_one_machine(box: str, domain: str, tmp_path: Pa
         first.terminate()
         said, _ = first.communicate(timeout=300)
     assert first.returncode == ExitCode.INTERRUPTED, said
+
+
+def test_a_full_disk_of_this_host_in_the_upload(box: str, domain: str, mount: Mount) -> None:
+    """The machine's disk lies on a small file system from here on."""
+    place = mount("ext4", 700)
+    libvirt.power_off(domain)
+    disk = libvirt.pool_folder() / f"{domain}.img"
+    shutil.move(disk, place)
+    disk.symlink_to(place / disk.name)
+    try:
+        obtain(wish(box, fresh_for="on a small disk")).hand_back()
+        record = run_trial(box, {"upload": in_the_upload(lambda: fill(place))}, **SLOW)
+        check_machine_failed(record, "suspended")
+        why = rf"because the file system of its disk in {place} is full \(0\.0 MiB free\); free some space there"
+        assert re.search(why, record.outcome_detail), record.outcome_detail
+
+        (place / "rest").unlink()
+        virsh("resume", domain)
+        machine = registry.attach("vm")
+        assert isinstance(machine, VagrantMachine) and machine.process_status().running, "it goes on where it was"
+        fill(place)
+        reach = Reach(machine._state, machine._guest, MachineWish("vm", 256, "enforced", "", save_state=True))
+        assert not reach._saved_and_restored()
+        sentence = machine._state["mended"][-1]
+        assert re.search(rf"the free space is .* MiB in libvirt's pool {disk.parent}\b", sentence), sentence
+        machine.hand_back()
+    finally:
+        # Else the file system could not be unmounted.
+        registry.release_by_name("vm")

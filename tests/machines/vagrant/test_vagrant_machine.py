@@ -238,10 +238,15 @@ def test_a_clean_guest_is_reset_a_dirty_disk_is_made_anew(
 ) -> None:
     same = wish(box, fresh_for=request.node.name)
     start_calibration(machine, tmp_path / "log")
-    shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 status=none")
+    shell(machine, f"dd if=/dev/zero of={GUEST_HOME}/data/file bs=1M count=64 conv=fsync status=none")
+    (domain,) = domains()
+    disk = libvirt.disk_file(domain)
+    assert disk is not None
+    used = disk.stat().st_blocks
     machine.hand_back()
     again = obtain(same)
     assert reached(again) == "reset" and not again.process_status().running
+    assert 512 * (used - disk.stat().st_blocks) > 48 * MIB, "the host gets the space of a removed file back"
     assert "file" not in shell(again, f"ls -R {GUEST_HOME}")
     shell(again, "dd if=/dev/urandom of=/home/vagrant/left bs=1M count=80 status=none; sync")
     again.hand_back()

@@ -1,6 +1,10 @@
 """The export for Apache Otava, read as its CSV importer reads it."""
 
 import csv
+import json
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -68,3 +72,25 @@ def test_files_of_an_earlier_export_go_and_others_stay(tmp_path: Path) -> None:
         (tests / name).touch()
     _, *files = export_otava(series, [metric], tmp_path)
     assert sorted(tests.iterdir()) == sorted([*files, tests / "mine.csv"])
+
+
+@pytest.mark.skipif(shutil.which("otava") is None, reason="Apache Otava is not installed; see docs/history.md")
+def test_otava_itself_finds_a_step(tmp_path: Path) -> None:
+    for number in range(2, 16):
+        night(number, {"build-a": 1.0} if number < 8 else {"build-b": 0.8})
+    assert picolab_here("history", "add").returncode == 0
+    picolab_here("history", "export", "--output", str(tmp_path), "--metric", "throughput_mib_s")
+
+    def otava(*words: str) -> str:
+        environment = os.environ | {"OTAVA_CONFIG": "otava.yaml"}
+        done = subprocess.run(
+            ["otava", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    (name,) = otava("list-tests").split()
+    # Otava leaves out points that are later than now.
+    found = json.loads(otava("analyze", "--output", "json", "--until", "2100-01-01", name))[name]
+    (step,) = [point for point in found if point["attributes"]["campaign"] == "bench-08"]
+    assert step["attributes"]["build"] == "build-b"
+    assert float(step["changes"][0]["forward_change_percent"]) < -15

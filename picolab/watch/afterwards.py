@@ -1,4 +1,4 @@
-"""What follows the campaigns of a watch: pages, history and site. Each of them may fail, and the others follow."""
+"""The steps after a campaign of a watch: pages, history and site. Each of them may fail, and the others follow."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Made(Begun):
     Attributes:
         complete: every trial has a result.
         removing: its folder is being removed.
-        tries: how often the watch has begun what follows the campaign, such as its report; None: that has ended.
+        tries: how often the watch has begun the steps after the campaign, such as its report; None: they have ended.
         in_history: all of its trials are in the history.
         on_site: it is on the site, with all pages that the watch should have written.
     """

@@ -62,7 +62,7 @@ _BUSY_FILE = ".running.lock"
 _LONGEST_SLEEP_S = 1.0
 _SHORTEST_WAIT_S = 1.0
 _MOST_TRIES = 2
-"""At what follows a campaign: whatever ends the watch there must not keep it from measuring the next build."""
+"""At the steps after a campaign: whatever ends the watch there must not keep it from measuring the next build."""
 _GIVEN_UP = (CampaignChanged, ParameterError, UnreadableFile, UnsafePath)
 """Errors that another try at the same campaign would meet again."""
 
@@ -371,12 +371,13 @@ class Watch:
         self._place.drop_copies(self._state)
 
     def _follow_up(self) -> None:
-        """Do what follows the campaigns that have ended: pages, history, site, and the removal of the oldest."""
+        """Write the pages of campaigns that have ended, fill history and site, and remove the oldest campaigns."""
         due = [made for made in self._state.made if made.tries is not None]
         for made in due:
             made.tries = None if made.tries == _MOST_TRIES else (made.tries or 0) + 1
             if made.tries is None:
-                self._note(f"What follows {made.campaign} is left out: the watch has ended in it {_MOST_TRIES} times.")
+                what = f"Pages, history and site of {made.campaign}"
+                self._note(f"{what} are left out: the watch ended there {_MOST_TRIES} times.")
         if not due:
             return
         self._place.write(self._state)

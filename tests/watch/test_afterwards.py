@@ -1,4 +1,4 @@
-"""What follows a campaign of a watch: it may fail or kill the watch, and the next build is measured all the same."""
+"""The steps after a campaign of a watch: they may fail or kill the watch, and the next build is still measured."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_report_whose_kernel_is_killed_ends_no_watch(tmp_path: Path, monkeypat
     assert "was not written: analysis.ipynb: the Jupyter kernel that makes the page was killed" in looks.notes[-1]
 
 
-def test_what_kills_the_watch_after_a_campaign_does_so_twice_at_most(
+def test_a_step_that_kills_the_watch_does_so_twice_at_most(
     tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = Looks(write_watch(tmp_path, report=True))
@@ -85,7 +85,7 @@ def test_what_kills_the_watch_after_a_campaign_does_so_twice_at_most(
             looks.look()
     first, second = (plan.campaign for plan in looks.begun)
     assert [note for note in looks.notes if "left out" in note] == [
-        f"What follows {first} is left out: the watch has ended in it 2 times."
+        f"Pages, history and site of {first} are left out: the watch ended there 2 times."
     ]
 
     monkeypatch.setattr(afterwards, "render_report", lambda folder: folder / "report.html")

@@ -11,12 +11,13 @@ from dead_kernel import deadly_notebook
 from watching import Looks, change, copy_build, die, write_watch
 
 from picolab.config.project import outputs_dir
+from picolab.config.watch_parameters import load_watch_parameters
 from picolab.errors import HostUnfit, ParameterError
-from picolab.exit_codes import ExitCode
 from picolab.history.database import Database
 from picolab.history.store import open_store
 from picolab.report import render
-from picolab.watch import afterwards
+from picolab.watch import afterwards, retention
+from picolab.watch.state import WatchFolder, WatchState
 
 TWO = {"builds": {"old": {"build": "./picoshare"}, "new": {"build": "calibration"}}}
 
@@ -95,37 +96,52 @@ def test_a_step_that_kills_the_watch_does_so_twice_at_most(
     ]
 
 
-def test_a_campaign_is_removed_when_history_and_site_have_it(
+def test_a_campaign_that_history_and_site_refuse_is_added_after_the_next_one(
     tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_watch(tmp_path, keep=1, history="history", publish="site")
-
-    def watch() -> str:
-        done = picolab_here("watch", str(file), "--once")
-        assert done.returncode == ExitCode.OK, done.stderr
-        return done.stdout
-
     with monkeypatch.context() as patch:
         patch.setattr(afterwards, "add_campaign", refuse)
-        output = watch()
-        (first,) = outputs_dir().iterdir()
-        assert f"Campaign {first.name} was not added to the history: the place is full" in output
-        assert f"Site: 0 pages of 1 campaign: {tmp_path}/site/index.html" in output
-        change(build)
-        assert f"Campaign {first.name} is not removed: it is not in the history." in watch()
-    with monkeypatch.context() as patch:
         patch.setattr(afterwards, "publish", refuse)
-        change(build)
-        output = watch()
-        assert "The site was not published: the place is full" in output
-        assert f"Removed campaign {first.name}: there are newer ones." in output
-        (third,) = outputs_dir().iterdir()
-        change(build)
-        assert f"Campaign {third.name} is not removed: it is not on the site." in watch()
+        output = picolab_here("watch", str(file), "--once").stdout
+    (first,) = outputs_dir().iterdir()
+    assert f"Campaign {first.name} was not added to the history: the place is full" in output
+    assert "The site was not published: the place is full" in output
+    (made,) = Looks(file).state.made
+    assert made.complete and not made.in_history and not made.on_site
+
     change(build)
-    assert f"Removed campaign {third.name}: there are newer ones." in watch()
-    rows = Database(open_store(str(tmp_path / "history"))).rows("SELECT campaign FROM trials")
-    assert len(rows) == 5 and {first.name, third.name} < {row["campaign"] for row in rows}
+    output = picolab_here("watch", str(file), "--once").stdout
+    assert f"Site: 0 pages of 2 campaigns: {tmp_path}/site/index.html" in output
+    assert f"Removed campaign {first.name}: there are newer ones." in output
+    (second,) = outputs_dir().iterdir()
+    rows = Database(open_store(str(tmp_path / "history"))).rows("SELECT campaign FROM trials ORDER BY campaign")
+    assert [row["campaign"] for row in rows] == [first.name, second.name]
+
+
+@pytest.mark.usefixtures("build")
+@pytest.mark.parametrize(("lacks", "reason"), [("in_history", "in the history"), ("on_site", "on the site")])
+def test_a_campaign_stays_until_history_and_site_have_it(tmp_path: Path, lacks: str, reason: str) -> None:
+    looks = Looks(write_watch(tmp_path, keep=1, history="history", publish="site"))
+    looks.look()
+    (made,) = looks.state.made
+    both = [made.model_copy(update={"in_history": True, "on_site": True, lacks: False}), made]
+    notes: list[str] = []
+    wanted = load_watch_parameters(looks.file)
+    retention.remove_oldest(WatchFolder(looks.file, "nightly"), WatchState(config="x", made=both), wanted, notes.append)
+    assert notes == [f"Campaign {made.campaign} is not removed: it is not {reason}."]
+    assert made.folder.is_dir()
+
+
+@pytest.mark.usefixtures("build")
+def test_a_campaign_without_its_report_is_not_on_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(afterwards, "render_report", refuse)
+    looks = Looks(write_watch(tmp_path, report=True, publish="site"))
+    looks.look()
+    (made,) = looks.state.made
+    assert not made.on_site
+    afterwards.publish_site([made], load_watch_parameters(write_watch(tmp_path, publish="site")), print)
+    assert made.on_site, "no report is wanted"
 
 
 @pytest.mark.usefixtures("build")

@@ -305,12 +305,15 @@ def _virtual_machine(trial: FakeTrial, position: int) -> dict[str, Any]:
     }
 
 
-def make_samples(trial: FakeTrial, position: int) -> dict[str, Any]:
+USUAL_SAMPLES = 60
+
+
+def make_samples(trial: FakeTrial, position: int, count: int = USUAL_SAMPLES) -> dict[str, Any]:
     """Return the JSON of a samples scrap: memory that rises in the transfer and stays."""
     record = make_record(trial, position)
     peak = record["memory"]["peak_anon_bytes"]
     duration = (record["upload"] or {}).get("transfer_s", 0.1) * 1.8
-    t_s = [round(-0.5 + (duration + 1) * step / 59, 4) for step in range(60)]
+    t_s = [round(-0.5 + (duration + 1) * step / (count - 1), 4) for step in range(count)]
     anon = [int(15 * MIB + (peak - 15 * MIB) * min(max(t / duration, 0), 1)) for t in t_s]
     cache = [int(0.6 * trial.ram_mb * MIB * min(max(t / duration, 0), 1)) for t in t_s]
     columns: dict[str, list[Any]] = {name: [None] * len(t_s) for name in COLUMNS}
@@ -357,12 +360,15 @@ def make_notebook(**scraps: Any) -> dict[str, Any]:
     return {"cells": [prose, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
 
 
-def write_campaign(folder: Path, trials: list[FakeTrial], planned: list[FakeTrial] | None = None) -> Path:
+def write_campaign(
+    folder: Path, trials: list[FakeTrial], planned: list[FakeTrial] | None = None, samples: int = USUAL_SAMPLES
+) -> Path:
     """Write plan, ledger and notebooks of a campaign.
 
     Args:
         trials: those that have run.
         planned: those that the plan has after them and that have not run.
+        samples: of each trial.
     """
     (folder / "trials").mkdir(parents=True)
     (folder / "faults").mkdir()
@@ -400,7 +406,7 @@ def write_campaign(folder: Path, trials: list[FakeTrial], planned: list[FakeTria
             name = record["identity"]["trial_id"]
             fault = trial.outcome.is_fault
             place = f"faults/{name}.attempt1.ipynb" if fault else f"trials/{name}.ipynb"
-            scraps = {RECORD_SCRAP: record, SAMPLES_SCRAP: make_samples(trial, position)}
+            scraps = {RECORD_SCRAP: record, SAMPLES_SCRAP: make_samples(trial, position, samples)}
             (folder / place).write_text(json.dumps(make_notebook(**scraps)))
             entry = {
                 "trial_id": name,

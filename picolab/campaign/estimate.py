@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from picolab.config.order import machine_key, ways
-from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial
+from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import BUILD_PARAMETERS, SCENARIO_PARAMETERS, TrialParameters
 from picolab.errors import PicolabError, UnreadableFile
@@ -26,8 +26,8 @@ from picolab.results.standing import LARGEST_RESULTS_BYTES, RESULTS_FILE
 ASSUMED_MIB_S = 50.0
 """Of an upload, and of the download that verifies it, where no trial of the case was measured."""
 _MOST_CAMPAIGNS = 20
-"""That are looked at, the newest ones: a plan is shown at once."""
-_LARGEST_PLAN_BYTES = 4 * MIB
+_MOST_PLANS_BYTES = LARGEST_PLAN_BYTES
+"""Of campaigns that are looked at, the newest ones, and of their plans together: a plan is shown at once."""
 
 
 @dataclass
@@ -128,20 +128,23 @@ def estimate(trials: Sequence[PlannedTrial], earlier: EarlierTimes | None = None
 def earlier_times() -> EarlierTimes:
     """Return the times of trials in this project's newest campaigns; what cannot be read is left out."""
     times = EarlierTimes()
-    for folder in all_campaigns()[-_MOST_CAMPAIGNS:]:
+    left_bytes = _MOST_PLANS_BYTES
+    for folder in reversed(all_campaigns()[-_MOST_CAMPAIGNS:]):
         with suppress(PicolabError, OSError):
-            _read_times(folder, times)
+            left_bytes -= _read_times(folder, times, left_bytes)
     return times
 
 
-def _read_times(folder: Path, times: EarlierTimes) -> None:
+def _read_times(folder: Path, times: EarlierTimes, most_bytes: int) -> int:
+    """Add the times of a campaign, unless its plan is larger than `most_bytes`; return the size of the plan if read."""
     entries = [
         entry
         for entry in read_ledger(folder / LEDGER_FILE)[0]
         if entry.duration_s is not None and not entry.outcome.is_fault
     ]
-    if not entries or (folder / PLAN_FILE).stat().st_size > _LARGEST_PLAN_BYTES:
-        return
+    size_bytes = (folder / PLAN_FILE).stat().st_size
+    if not entries or size_bytes > most_bytes:
+        return 0
     planned = {trial.trial_id: trial.parameters for trial in Plan.load(folder).trials}
     parts = _parts(folder)
     before = ""
@@ -157,6 +160,7 @@ def _read_times(folder: Path, times: EarlierTimes) -> None:
         elif reached_by not in REACHED_WITHOUT_BOOT:
             times.boots_s[key].append(reached_s)
         before = key
+    return size_bytes
 
 
 def _parts(folder: Path) -> dict[str, tuple[str, float, float]]:

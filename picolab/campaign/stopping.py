@@ -43,7 +43,7 @@ def watched_in_words(plan: Plan) -> str:
     if plan.stopping is None:
         return ""
     metrics = dict.fromkeys(metric.title for found in watched_metrics(plan).values() for metric in found)
-    of_what = "ratios" if plan.baseline is not None else "medians"
+    of_what = "ratios" if plan.compares else "medians"
     return (
         f"Stops when the intervals of the {of_what} of {listed(metrics)} are all within "
         f"{plan.stopping.target_percent:g} % of their middle, in every scenario."

@@ -184,7 +184,7 @@ def print_end(campaign: Campaign, code: ExitCode) -> None:
         console.print(f"Resume with: {campaign.resume_command}", style="bold")
     else:
         console.print(f"Write the report with: picolab report {name}")
-        if campaign.plan.baseline is not None and campaign.plan.floor is None:
+        if campaign.plan.compares:
             console.print(f"Compare its builds with: picolab verdict {name}")
 
 

@@ -66,7 +66,7 @@ def compare(
         if repeats != "auto":
             wanted["stopping"] = None
     plan = plan_of(wanted, file, options)
-    if plan.baseline is None:
+    if not plan.compares:
         raise ParameterError(f"{file}: names one build, and nothing to compare it with; name two, or use --self")
     if options["only_plan"]:
         show_plan(plan, options["scheduler"])

@@ -67,7 +67,7 @@ def add(campaigns: tuple[str, ...], place: str | None) -> ExitCode:
       picolab history add quick-20260101T120000
       picolab history add quick-20260101T120000 --history s3://bench/history
     """
-    from picolab.errors import FileNotWritten, HostUnfit, PicolabError
+    from picolab.errors import CampaignNotFound, FileNotWritten, HostUnfit, PicolabError
     from picolab.history.add import add_campaign
     from picolab.history.database import Database
     from picolab.history.store import open_store
@@ -82,7 +82,9 @@ def add(campaigns: tuple[str, ...], place: str | None) -> ExitCode:
             added = add_campaign(store, folder)
         except (FileNotWritten, HostUnfit):
             raise  # of the store: no other campaign would fare better
-        except PicolabError as error:
+        except (PicolabError, OSError) as error:
+            if isinstance(error, CampaignNotFound) and not campaigns:
+                continue  # it was removed since it was listed
             failed += 1
             echo(one_line(f"{folder.name}: not added: {error}"), err=True)
             continue

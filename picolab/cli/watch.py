@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def watch(config: Path, once: bool) -> ExitCode:
     """Run a campaign whenever a build file changes, a release appears, or at a time.
 
-    CONFIG names the parameter file of the campaigns, what begins one, and how many to keep. One campaign runs at a
-    time, with copies of the build files. After a crash or a reboot, start the command again: it completes the
-    campaign that was running, and finds changes that came meanwhile. Ctrl-C and SIGTERM end it after cleaning up.
+    CONFIG names the parameter file of the campaigns, what begins one, what follows it, and how many to keep. One
+    campaign runs at a time, with copies of the build files. After a crash or a reboot, start the command again: it
+    completes the campaign that was running, and finds changes that came meanwhile. Ctrl-C and SIGTERM end it after
+    cleaning up.
 
     Exits with 0 when it ends between two campaigns, with 130 in one; with --once, as `picolab matrix` does.
 
@@ -43,9 +44,16 @@ def watch(config: Path, once: bool) -> ExitCode:
     def note(line: str) -> None:
         console.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {one_line(line)}")
 
+    shown: set[Path] = set()
+
     def run_campaign(campaign: Campaign) -> ExitCode:
         with campaign_watcher(lambda: stop.requested) as campaign.watcher:
-            print_begin(campaign)
+            if campaign.folder not in shown:
+                print_begin(campaign)
+            elif not console.is_terminal:
+                # It could not go on at the last look, and what it waits for has been said.
+                campaign.watcher.waiting = lambda line: None
+            shown.add(campaign.folder)
             code = campaign.run()
         print_end(campaign, code)
         return code

@@ -14,6 +14,7 @@ from picolab.servers import registry
 from picolab.servers.picoshare.adapter import CALIBRATION
 
 RELEASE = re.compile(r"v?(\d{1,9})\.(\d{1,9})\.(\d{1,9})", re.ASCII)
+URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
 
 
 def absolute_path(text: str, folder: Path, place: str) -> str:

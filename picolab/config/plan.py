@@ -95,6 +95,12 @@ class Plan(BaseModel):
         return self.floor is not None or (self.answer is not None and self.answer.grows)
 
     @property
+    def compares(self) -> bool:
+        """Whether the campaign compares builds; a search for memory floors runs them at different RAM."""
+        builds = {trial.parameters.build_label for trial in self.trials}
+        return self.baseline is not None and self.floor is None and len(builds) > 1
+
+    @property
     def cases(self) -> list[str]:
         return list(dict.fromkeys(sorted(trial.case for trial in self.trials)))
 

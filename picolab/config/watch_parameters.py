@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from picolab.config.campaign_parameters import CampaignParameters, Matrix
 from picolab.config.field_values import Text, all_for_fields, refuse_bool
-from picolab.config.given_paths import RELEASE, absolute_path, is_word
+from picolab.config.given_paths import RELEASE, URL, absolute_path, is_word
 from picolab.config.invalid_input import unknown_name, validate
 from picolab.config.parameter_file import read_mapping
 from picolab.config.schedule import Schedule
@@ -24,9 +24,9 @@ class WatchParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    _no_bool = field_validator("parameters", "name", "release", "every", "poll_s", "settle_s", "keep", mode="before")(
-        classmethod(refuse_bool)
-    )
+    _no_bool = field_validator(
+        *("parameters", "name", "release", "every", "poll_s", "settle_s", "keep", "history", "publish"), mode="before"
+    )(classmethod(refuse_bool))
 
     parameters: Annotated[Text, Field(min_length=1)] = Field(
         description="parameter file of each campaign; a relative path means the folder of this file"
@@ -44,6 +44,8 @@ class WatchParameters(BaseModel):
     )
     report: bool = Field(True, description="write the report after each campaign")
     compare: bool = Field(True, description="write the comparison after each campaign of several builds")
+    history: Text = Field("", description="folder or s3:// URL of the history that gets each campaign; empty: none")
+    publish: Text = Field("", description="folder of the site that is published after each campaign; empty: none")
 
     @field_validator("every")
     @classmethod
@@ -74,7 +76,7 @@ class WatchParameters(BaseModel):
 
 
 def load_watch_parameters(path: Path) -> WatchParameters:
-    """Read the file of a watch; its `name` is set, and the path of its parameter file begins at the root.
+    """Read the file of a watch; its `name` is set, and its paths begin at the root.
 
     Raises:
         ParameterError: no such file, not YAML, or something in it makes no sense.
@@ -86,8 +88,14 @@ def load_watch_parameters(path: Path) -> WatchParameters:
             f"{path}: name is missing, and {path.stem[:60]!r} cannot begin the name of a campaign; set name to up to "
             f"32 letters, digits, dots, dashes and underscores"
         )
-    parameters = absolute_path(wanted.parameters, path.parent, str(path))
-    return wanted.model_copy(update={"name": wanted.name or path.stem, "parameters": parameters})
+    here, place = path.parent, str(path)
+    found = {
+        "name": wanted.name or path.stem,
+        "parameters": absolute_path(wanted.parameters, here, place),
+        "history": wanted.history if URL.match(wanted.history) else absolute_path(wanted.history, here, place),
+        "publish": absolute_path(wanted.publish, here, place),
+    }
+    return wanted.model_copy(update=found)
 
 
 def build_files(wanted: CampaignParameters) -> list[str]:

@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from picolab.errors import ParameterError
@@ -21,10 +22,14 @@ from picolab.text.foreign import csv_cell
 CONFIG_FILE, TESTS_FOLDER = "otava.yaml", "tests"
 _ELSEWHERE = "or name another folder by --output"
 ATTRIBUTES = ("build", "sha256", "campaign", "trials")
+_OURS = re.compile(r"[A-Za-z0-9._-]{0,80}-[0-9a-f]{6,12}-[0-9a-f]{6,12}\.[a-z0-9_]+\.csv")
+"""Files of an export; those of earlier versions have the first six digits of host and case."""
 
 
 def export_otava(series: Sequence[Series], metrics: Sequence[Metric], folder: Path) -> list[Path]:
     """Write the points of each series, in order of time, and the configuration that reads them.
+
+    CSV files of an earlier export that the configuration no longer names are removed.
 
     Returns:
         The configuration, then the CSV files, each written whole.
@@ -64,12 +69,17 @@ def export_otava(series: Sequence[Series], metrics: Sequence[Metric], folder: Pa
             }
     config = folder / CONFIG_FILE
     write_atomically(config, yaml.safe_dump({"tests": tests}, sort_keys=False), elsewhere=_ELSEWHERE)
+    kept = {path.name for path in files}
+    for old in (folder / TESTS_FOLDER).iterdir():
+        if _OURS.fullmatch(old.name) and old.name not in kept:
+            with suppress(OSError):
+                old.unlink()
     return [config, *files]
 
 
 def _name(series: Series, metric: Metric) -> str:
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", series.case).strip("-")[:80]
-    return f"{words}-{series.host[:6]}-{series.key[:6]}.{metric.name}"
+    return f"{words}-{series.host}-{series.key}.{metric.name}"
 
 
 def _table(series: Series, metric: Metric) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from picolab.config.given_paths import URL
 from picolab.config.project import outputs_dir
 from picolab.errors import HostUnfit, ParameterError, UnreadableFile
 from picolab.files.writing import not_written, write_atomically
@@ -27,7 +28,6 @@ DEFAULT_FOLDER = "_history"
 """In the folder of campaigns, of which none can have this name."""
 TRIALS, CAMPAIGNS = "trials", "campaigns"
 _NAME = re.compile(r"(?P<group>[0-9a-f]{12})-[0-9a-f]{16}\.v(?P<version>\d{1,6})\.parquet")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _ELSEWHERE = "or name another folder by --history"
 _T = TypeVar("_T")
 
@@ -66,7 +66,7 @@ def open_store(place: str | None) -> Store:
         HostUnfit: the packages for such a URL are not installed.
     """
     place = place or os.environ.get(FOLDER_VARIABLE) or str(outputs_dir() / DEFAULT_FOLDER)
-    scheme = _SCHEME.match(place)
+    scheme = URL.match(place)
     if scheme is None:
         folder = Path(place)
         if folder.exists() and not folder.is_dir():

@@ -20,6 +20,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from setproctitle import setproctitle
 
+from picolab.jupyter.notebook_process import name_of_signal
+
 _LAUNCHER = "ipykernel_launcher"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.005
@@ -183,6 +185,14 @@ class KernelWatch:
         self.ends: list[int] = []
         self.is_busy = False
 
+    @property
+    def end_in_words(self) -> str:
+        """How the last of `ends` came about, as the end of a sentence."""
+        code = self.ends[-1]
+        if code < 0:
+            return f"was killed by {name_of_signal(-code)}"
+        return f"ended by itself with exit code {code}"
+
     def hooks(self) -> dict[str, Callable[..., None]]:
         """Return the arguments of `nbclient` that let it report when a cell begins and has ended."""
         return {"on_cell_execute": self._begins, "on_cell_executed": self._has_ended}
@@ -194,6 +204,19 @@ class KernelWatch:
         self.is_busy = False
 
 
+def watched_manager(watch: KernelWatch) -> type[AsyncKernelManager]:
+    """Return a kernel manager that notes in a watch how a kernel has ended that nobody asked to."""
+
+    class Watched(AsyncKernelManager):
+        async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
+            process = getattr(self.provisioner, "process", None)
+            if process is not None and process.poll() is not None:
+                watch.ends.append(process.returncode)
+            await super().cleanup_resources(restart)
+
+    return Watched
+
+
 def kernel_manager(spare: SpareKernel) -> tuple[type, KernelWatch]:
     """Return a kernel manager whose first kernel is `spare`, and the watch of its kernels.
 
@@ -202,24 +225,18 @@ def kernel_manager(spare: SpareKernel) -> tuple[type, KernelWatch]:
     """
     watch = KernelWatch()
 
-    class Manager(AsyncKernelManager):
+    class Manager(watched_manager(watch)):  # type: ignore[misc]
         client_class = f"{__name__}.{_Client.__name__}"
 
-        async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
+        async def start_kernel(self, **kwargs: Any) -> None:
             self.provisioner = _Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
             self.provisioner.spare = spare
             await super().start_kernel(**kwargs)
 
-        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
             await self._async_shutdown_kernel(now or not watch.is_busy, restart)
 
         async def _async_wait(self, pollinterval: float = _POLL_S) -> None:
             await super()._async_wait(min(pollinterval, _POLL_S))
-
-        async def cleanup_resources(self, restart: bool = False) -> None:  # type: ignore[override]
-            process = getattr(self.provisioner, "process", None)
-            if process is not None and process.poll() is not None:
-                watch.ends.append(process.returncode)
-            await super().cleanup_resources(restart)
 
     return Manager, watch

@@ -20,7 +20,7 @@ from picolab.files.writing import not_written
 from picolab.host import facts
 from picolab.jupyter import kernel_folders
 from picolab.jupyter.kernel_process import SpareKernel, kernel_manager
-from picolab.jupyter.notebook_process import KERNEL_SIGNALLED, name_of_signal
+from picolab.jupyter.notebook_process import KERNEL_SIGNALLED
 from picolab.slow_imports import import_kernel, import_papermill, import_scrapbook
 
 papermill = import_papermill()
@@ -125,8 +125,7 @@ def execute(request_file: Path) -> None:
         if not watch.ends:
             raise
         code = watch.ends[-1]
-        end = f"was killed by {name_of_signal(-code)}" if code < 0 else f"ended by itself with exit code {code}"
-        print(f"the kernel {end}", file=sys.stderr)
+        print(f"the kernel {watch.end_in_words}", file=sys.stderr)
         sys.exit(KERNEL_SIGNALLED - code if code < 0 else 1)
     finally:
         kernel_folders.remove(kernel_folder)

@@ -32,14 +32,9 @@ class PageKind:
     """Whether a campaign with this plan should have it."""
 
 
-def _compares(plan: Plan) -> bool:
-    builds = {trial.parameters.build_label for trial in plan.trials}
-    return plan.baseline is not None and plan.floor is None and len(builds) > 1
-
-
 PAGES = (
     PageKind("report.html", "report", render_report, lambda plan: True),
-    PageKind("compare.html", "comparison", render_comparison, _compares),
+    PageKind("compare.html", "comparison", render_comparison, lambda plan: plan.compares),
     PageKind("floor.html", "memory floor", render_floor, lambda plan: plan.floor is not None),
     PageKind("answer.html", "answer", render_answer, lambda plan: plan.answer is not None),
 )

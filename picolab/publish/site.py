@@ -71,7 +71,7 @@ def publish(
         CampaignBusy: another process writes the same site.
         FileNotWritten: the file system is full or read-only.
     """
-    _check_target(target)
+    check_target(target)
     try:
         (target / PAGES_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,7 +82,12 @@ def publish(
         return _publish(folders, target, render, show)
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Refuse a folder into which no site can be published.
+
+    Raises:
+        ParameterError, UnsafePath: as of `publish`.
+    """
     if target.exists() and not target.is_dir():
         raise ParameterError(f"{target} is a file; name a folder for the site")
     if target.is_dir():
@@ -107,6 +112,8 @@ def _publish(folders: list[Path], target: Path, render: bool, show: Callable[[st
     links: dict[str, list[Link]] = {}
     kept: set[str] = set()
     for folder in folders:
+        if not folder.is_dir():
+            continue  # it was removed since it was listed
         campaign = read_site_campaign(folder)
         if render and _render_missing(campaign, published, show):
             campaign = read_site_campaign(folder)
@@ -141,7 +148,7 @@ def _render_missing(campaign: SiteCampaign, published: Published, show: Callable
         show(f"Rendering the {kind.title} of {campaign.name}")
         try:
             kind.render(campaign.folder)
-        except PicolabError as error:
+        except (PicolabError, OSError) as error:
             published.failed.append((campaign.name, str(error)))
     return bool(wanted)
 

@@ -1,5 +1,7 @@
 """The pages of a campaign: run a notebook over it and write one HTML file that needs nothing else."""
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import hashlib
@@ -7,9 +9,10 @@ import html
 import json
 import os
 import re
+import signal
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from picolab.config.project import project_root
 from picolab.errors import CampaignNotFound, ParameterError, PicolabError
@@ -17,7 +20,10 @@ from picolab.files.writing import write_atomically
 from picolab.jupyter.kernel_folders import ipc_kernel
 from picolab.report.script_bundle import script_bundle
 from picolab.slow_imports import import_papermill
-from picolab.text.foreign import visible
+from picolab.text.foreign import one_line, visible
+
+if TYPE_CHECKING:
+    from picolab.jupyter.kernel_process import KernelWatch
 
 TEMPLATE_DIR = Path(__file__).with_name("template")
 _IOPUB_TIMEOUT_S = 300
@@ -60,7 +66,8 @@ def render_report(campaign_folder: Path, output: Path | None = None) -> Path:
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: the file cannot be written.
-        PicolabError: the notebook failed; the message names the file that holds the traceback.
+        PicolabError: the notebook failed, and the message names the file that holds the traceback; or its kernel was
+            killed.
     """
     return _render(analysis_notebook(), campaign_folder, {}, "picolab benchmark report", output, "report.html")
 
@@ -83,8 +90,7 @@ def render_comparison(
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: the file cannot be written.
-        PicolabError: the notebook failed, perhaps since there is nothing to compare; the message says why and names
-            the file that holds the traceback.
+        PicolabError: as of `render_report`, perhaps since there is nothing to compare.
     """
     parameters = {"margin": margin, "baseline": baseline}
     title = "picolab comparison of builds"
@@ -105,8 +111,7 @@ def render_floor(campaign_folder: Path, output: Path | None = None) -> Path:
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: the file cannot be written.
-        PicolabError: the notebook failed, perhaps since the campaign searched no floor; the message names the file
-            that holds the traceback.
+        PicolabError: as of `render_report`, perhaps since the campaign searched no floor.
     """
     return _render(floor_notebook(), campaign_folder, {}, "picolab memory floor", output, "floor.html")
 
@@ -125,8 +130,7 @@ def render_answer(campaign_folder: Path, output: Path | None = None) -> Path:
     Raises:
         CampaignNotFound: no such folder.
         ParameterError: the file cannot be written.
-        PicolabError: the notebook failed, perhaps since the campaign answers no question; the message names the file
-            that holds the traceback.
+        PicolabError: as of `render_report`, perhaps since the campaign answers no question.
     """
     return _render(answer_notebook(), campaign_folder, {}, "picolab answer", output, "answer.html")
 
@@ -186,6 +190,9 @@ def _render(
 
 def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
     papermill = import_papermill()
+    from picolab.jupyter.kernel_process import KernelWatch, watched_manager
+
+    watch = KernelWatch()
     # papermill writes while it runs, and not atomically: it gets a name of its own until all is well.
     working = folder / f".{source.stem}.{os.getpid()}.ipynb"
     failed = folder / f"{source.stem}.failed.ipynb"
@@ -197,6 +204,7 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
                 parameters={"campaign": str(folder), **parameters},
                 kernel_name="python3",
                 progress_bar=False,
+                kernel_manager_class=watched_manager(watch),
                 config=config,
                 # The kernel answers while it sends a large output; on a busy host that takes its time.
                 iopub_timeout=_IOPUB_TIMEOUT_S,
@@ -209,11 +217,32 @@ def _execute(source: Path, folder: Path, parameters: dict[str, Any]) -> Any:
         raise PicolabError(
             f"{source.name}: the analysis failed: {error.ename}: {error.evalue}; the traceback is in {failed}"
         ) from None
+    except (RuntimeError, TimeoutError) as error:
+        # So do the errors of nbclient and jupyter_client about a kernel begin: it is dead, or does not answer.
+        raise PicolabError(f"{source.name}: {_why_no_answer(error, watch)}") from None
     finally:
         working.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
     notebook.metadata.papermill["output_path"] = str(folder / source.name)
     return notebook
+
+
+def _why_no_answer(error: Exception, watch: KernelWatch) -> str:
+    """Return why the kernel of a page gave no answer, and what helps.
+
+    Raises:
+        Exception: `error`, which is not about the kernel.
+    """
+    if watch.ends:
+        why = ", probably since the host ran out of memory" if watch.ends[-1] == -signal.SIGKILL else ""
+        return (
+            f"the Jupyter kernel that makes the page {watch.end_in_words}{why}; end other programs or use a host with "
+            f"more memory, then make the page again"
+        )
+    if isinstance(error, TimeoutError) or str(error).startswith("Kernel"):
+        words = one_line(str(error).strip().partition("\n")[0])
+        return f"the Jupyter kernel that makes the page does not answer ({words}); try again while the host is idle"
+    raise error
 
 
 def _to_html(notebook: Any, title: str) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,9 +37,12 @@ def dated_name(stem: str) -> str:
 
 
 def all_campaigns() -> list[Path]:
-    """Return the folders of all campaigns, oldest first."""
-    folders = (path.parent for path in outputs_dir().glob(f"*/{PLAN_FILE}"))
-    return sorted(folders, key=lambda folder: (folder / PLAN_FILE).stat().st_mtime)
+    """Return the folders of all campaigns, oldest first; one that is being removed meanwhile is left out."""
+    found = []
+    for path in outputs_dir().glob(f"*/{PLAN_FILE}"):
+        with suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, key=lambda one: one[0])]
 
 
 def find_campaign(name: str) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE
+from picolab.config.watch_parameters import WatchParameters
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_bounded, remove_tree_inside
 from picolab.results.folders import locked
@@ -20,19 +21,21 @@ def plan_sha256(folder: Path) -> str:
         return ""
 
 
-def remove_oldest(place: WatchFolder, state: WatchState, keep: int, note: Callable[[str], None]) -> None:
+def remove_oldest(place: WatchFolder, state: WatchState, wanted: WatchParameters, note: Callable[[str], None]) -> None:
     """Remove the oldest finished campaigns of a watch beyond a number, with their copies of builds.
 
     The state says first which campaign is being removed, so that a removal that was cut off is completed the next time.
 
     Args:
-        keep: finished campaigns to keep.
+        wanted: how many finished campaigns to keep, and where a campaign must be before it is removed.
         note: receives a sentence for each campaign that is removed, or left where it is.
     """
+    if wanted.keep is None:
+        return
     state.made = [made for made in state.made if made.removing or made.folder.exists() or made.folder.is_symlink()]
     finished = [made for made in state.made if made.complete and not made.removing]
-    for made in finished[: max(0, len(finished) - keep)]:
-        reason = _why_not(made)
+    for made in finished[: max(0, len(finished) - wanted.keep)]:
+        reason = _why_not(made, wanted)
         if reason:
             note(f"Campaign {made.campaign} is not removed: {reason}.")
             continue
@@ -60,9 +63,13 @@ def complete_removals(place: WatchFolder, state: WatchState, note: Callable[[str
     place.drop_copies(state)
 
 
-def _why_not(made: Made) -> str:
+def _why_not(made: Made, wanted: WatchParameters) -> str:
     """Return why a campaign stays, as half a sentence; empty when nothing speaks against its removal."""
     folder = made.folder
+    if wanted.history and not made.in_history:
+        return "it is not in the history"
+    if wanted.publish and not made.on_site:
+        return "it is not on the site"
     if folder.is_symlink() or not folder.is_dir():
         return "it is a link or no folder"
     if not made.plan_sha256 or plan_sha256(folder) != made.plan_sha256:

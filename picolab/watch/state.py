@@ -67,10 +67,16 @@ class Made(Begun):
     Attributes:
         complete: every trial has a result.
         removing: its folder is being removed.
+        tries: how often the watch has begun the steps after the campaign, such as its report; None: they have ended.
+        in_history: all of its trials are in the history.
+        on_site: it is on the site, with all pages that the watch should have written.
     """
 
     complete: bool
     removing: bool = False
+    tries: int | None = None
+    in_history: bool = False
+    on_site: bool = False
 
 
 class WatchState(BaseModel):

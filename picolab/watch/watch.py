@@ -10,13 +10,13 @@ completes it, and only then notes what it has measured.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from picolab.analysis.comparison.compare import compare as compare_builds
 from picolab.campaign.preflight import check_plan
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
@@ -35,6 +35,7 @@ from picolab.errors import (
     BuildError,
     CampaignBusy,
     CampaignChanged,
+    HostUnfit,
     ParameterError,
     PicolabError,
     UnreadableFile,
@@ -42,24 +43,26 @@ from picolab.errors import (
 )
 from picolab.exit_codes import ExitCode
 from picolab.files.foreign import refuse_links
+from picolab.history.store import open_store
 from picolab.host.locks import holders_of, in_words, try_lock
 from picolab.machines.kinds import kind_of
-from picolab.report.comparison_words import gate_line, headline
-from picolab.report.render import render_comparison, render_report
+from picolab.publish.site import check_target
 from picolab.results.folders import dated_name
-from picolab.results.load import read_campaign
 from picolab.servers.build import sha256_of
 from picolab.servers.registry import server_of
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
+from picolab.watch.afterwards import add_to_history, publish_site, write_pages
 from picolab.watch.retention import complete_removals, plan_sha256, remove_oldest
 from picolab.watch.settling import Settling
 from picolab.watch.state import LOCK_FILE, Begun, Made, WatchFolder, watches_dir
 
 _BUSY_FILE = ".running.lock"
-"""In the folder of all watches, held while one of them runs a campaign: two would disturb each other."""
+"""In the folder of all watches, held while one of them looks or runs a campaign: two would disturb each other."""
 _LONGEST_SLEEP_S = 1.0
 _SHORTEST_WAIT_S = 1.0
+_MOST_TRIES = 2
+"""At the steps after a campaign: whatever ends the watch there must not keep it from measuring the next build."""
 _GIVEN_UP = (CampaignChanged, ParameterError, UnreadableFile, UnsafePath)
 """Errors that another try at the same campaign would meet again."""
 
@@ -92,6 +95,7 @@ class Watch:
         self._newest: str | None = None
         self._said: dict[str, str] = {}
         self._pending = False
+        self._is_tidy = False
         self._check()
 
     def _check(self) -> None:
@@ -102,6 +106,10 @@ class Watch:
                 f"{self.file}: nothing would begin a campaign: no build in {self.wanted.parameters} is a file; set "
                 f"release or every, or give the path of a build there"
             )
+        if self.wanted.history:
+            open_store(self.wanted.history)
+        if self.wanted.publish:
+            check_target(Path(self.wanted.publish))
 
     def _parameters(self) -> CampaignParameters:
         wanted = load_campaign_parameters(Path(self.wanted.parameters))
@@ -138,7 +146,6 @@ class Watch:
             if schedule is not None and self._state.time is None:
                 # The first campaign is for the first time from now on.
                 self._state.time = schedule.last(datetime.now(UTC)).isoformat()
-            complete_removals(self._place, self._state, self._note)
             while not self._stop_requested():
                 self._pending = False
                 try:
@@ -146,8 +153,11 @@ class Watch:
                 except (PicolabError, OSError) as error:
                     if once:
                         raise
-                    self._say("step", str(error))
+                    self._say("step", str(error), _problem(error))
                     code = None
+                else:
+                    if not self._pending:
+                        self._say("step", "")
                 if code is ExitCode.INTERRUPTED:
                     return code
                 if code is not None:
@@ -175,35 +185,42 @@ class Watch:
         while (left_s := end - time.monotonic()) > 0 and not self._stop_requested():
             time.sleep(min(left_s, _LONGEST_SLEEP_S))
 
-    def _say(self, about: str, line: str) -> None:
-        """Note a line unless it is the last one about this; an empty one says that all is well again."""
-        if line and self._said.get(about) != line:
+    def _say(self, about: str, line: str, problem: str = "") -> None:
+        """Note a line unless it is about the same problem as the last one; an empty one says that all is well again.
+
+        Args:
+            problem: what stays the same in it from look to look; empty: all of it.
+        """
+        problem = problem or line
+        if line and self._said.get(about) != problem:
             self._note(line)
-        self._said[about] = line
+        self._said[about] = problem
 
     def _step(self) -> ExitCode | None:
         """Run the campaign that is unfinished or has a reason; return its code, None when there was none to run."""
-        begun = self._state.current or self._look()
-        if begun is None:
-            return None
         with _locked(watches_dir() / _BUSY_FILE) as others:
             if others is not None:
                 self._pending = True
-                self._say("busy", f"Waits: {others} runs a campaign of another watch.")
+                self._say("busy", f"Waits: {others} works for another watch.")
                 return None
             self._say("busy", "")
+            if not self._is_tidy:
+                complete_removals(self._place, self._state, self._note)
+                self._follow_up()
+                self._is_tidy = True
+            begun = self._state.current or self._look()
+            if begun is None:
+                return None
             if self._state.current is None:
                 plan = self._plan(begun)
                 self._check_copies(plan, begun)
                 check_plan(plan)
                 self._state.current = begun
                 self._place.write(self._state)
-                self._note(f"Campaign {begun.campaign} begins: {listed(begun.triggers)}.")
+                self._say("campaign", f"Campaign {begun.campaign} begins: {listed(begun.triggers)}.", begun.campaign)
             else:
-                self._note(f"Campaign {begun.campaign} continues.")
-            code = self._run(begun)
-        self._say("step", "")
-        return code
+                self._say("campaign", f"Campaign {begun.campaign} continues.", begun.campaign)
+            return self._run(begun)
 
     # Reasons
 
@@ -339,32 +356,53 @@ class Watch:
             raise
         if code is ExitCode.INTERRUPTED:
             return code
-        self._write_pages(begun, campaign)
         self._state.files, self._state.release, self._state.time = begun.files, begun.release, begun.time
-        self._end(begun, complete=code is not ExitCode.INSTRUMENT_FAULT)
-        if self.wanted.keep is not None:
-            remove_oldest(self._place, self._state, self.wanted.keep, self._note)
+        # Noted before its pages are written: whatever goes wrong there, the campaign does not continue.
+        self._end(begun, complete=code is not ExitCode.INSTRUMENT_FAULT, tries=0)
+        self._follow_up()
         return code
 
-    def _end(self, begun: Begun, complete: bool) -> None:
+    def _end(self, begun: Begun, complete: bool, tries: int | None = None) -> None:
         """Note that a campaign has ended; only then is there another one."""
         self._state.current = None
         if begun.plan_sha256 and begun.folder.exists():
-            self._state.made.append(Made(**begun.model_dump(), complete=complete))
+            self._state.made.append(Made(**begun.model_dump(), complete=complete, tries=tries))
         self._place.write(self._state)
         self._place.drop_copies(self._state)
 
-    def _write_pages(self, begun: Begun, campaign: Campaign) -> None:
-        pages = [("Report", render_report)] if self.wanted.report else []
-        compared = self.wanted.compare and campaign.plan.baseline is not None
-        for title, render in [*pages, *([("Comparison", render_comparison)] if compared else [])]:
-            try:
-                self._note(f"{title}: {render(begun.folder)}")
-            except (PicolabError, OSError) as error:
-                self._note(f"{title} of {begun.campaign} was not written: {error}")
-        if compared:
-            found = compare_builds(read_campaign(begun.folder))
-            self._note(f"{headline(found)}: {gate_line(found)}")
+    def _follow_up(self) -> None:
+        """Write the pages of campaigns that have ended, fill history and site, and remove the oldest campaigns."""
+        due = [made for made in self._state.made if made.tries is not None]
+        for made in due:
+            made.tries = None if made.tries == _MOST_TRIES else (made.tries or 0) + 1
+            if made.tries is None:
+                what = f"Pages, history and site of {made.campaign}"
+                self._note(f"{what} are left out: the watch ended there {_MOST_TRIES} times.")
+        if not due:
+            return
+        self._place.write(self._state)
+        due = [made for made in due if made.tries is not None]
+        if not due:
+            return
+        for made in due:
+            write_pages(made.folder, self.wanted, self._note)
+        kept = [made for made in self._state.made if not made.removing]
+        if self.wanted.history:
+            new = [made for made in kept if made in due or (made.complete and not made.in_history)]
+            add_to_history(new, self.wanted.history, self._note)
+        if self.wanted.publish:
+            publish_site(kept, self.wanted, self._note)
+        for made in due:
+            made.tries = None
+        self._place.write(self._state)
+        remove_oldest(self._place, self._state, self.wanted, self._note)
+
+
+def _problem(error: Exception) -> str:
+    """Return what stays the same in an error from look to look: of a busy host the share and the program vary."""
+    if not isinstance(error, HostUnfit):
+        return str(error)
+    return re.sub(r"\d+", "", re.split(r"[,:]", str(error), maxsplit=1)[0])
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -126,6 +126,12 @@ def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
     assert words.endswith("1 like earlier ones, the others with assumed times.")
 
 
+def test_a_plan_of_thousands_of_trials_counts(outputs: Path) -> None:
+    plan = measured_campaign("earlier", virtual_matrix(), 40.0) / "plan.json"
+    plan.write_text(plan.read_text() + " " * (16 << 20))
+    assert estimate(trials(TWO_BY_TWO)).measured == 20
+
+
 def test_other_cases_do_not_count(outputs: Path) -> None:
     measured_campaign("earlier", virtual_matrix(), 40.0)
     more = TWO_BY_TWO.replace("[25M, 100M]", "[25M, 50M]")

@@ -53,6 +53,14 @@ def test_a_file_with_its_name_alone(tmp_path: Path) -> None:
     assert (wanted.parameters, wanted.name) == (str(tmp_path / "a.yaml"), "nightly")
     assert (wanted.build_changes, wanted.release, wanted.schedule, wanted.keep) == (True, "", None, None)
     assert (wanted.report, wanted.compare) == (True, True)
+    assert (wanted.history, wanted.publish) == ("", "")
+
+
+def test_history_and_site_are_next_to_the_file_unless_the_history_is_elsewhere(tmp_path: Path) -> None:
+    text = "parameters: a.yaml\npublish: public\nhistory: "
+    wanted = load_watch_parameters(watch_file(tmp_path, text + "outputs/_history"))
+    assert (wanted.history, wanted.publish) == (str(tmp_path / "outputs" / "_history"), str(tmp_path / "public"))
+    assert load_watch_parameters(watch_file(tmp_path, text + "s3://bench/history")).history == "s3://bench/history"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -13,6 +15,7 @@ import pytest
 from browser import EVIL, Visiting
 from campaign_factory import FakeTrial, quick_matrix, write_campaign
 from command_line import picolab_here
+from dead_kernel import deadly_notebook
 from playwright.sync_api import expect
 
 from picolab.config.project import MARKER, outputs_dir
@@ -20,6 +23,7 @@ from picolab.files.writing import write_atomically
 from picolab.publish.site import PAGES_FOLDER, publish
 from picolab.publish.sparkline import MOST_POINTS, sparkline
 from picolab.record.outcomes import Outcome
+from picolab.report import render
 from picolab.results.folders import all_campaigns, locked
 
 PAGE = "<!DOCTYPE html><title>{}</title>"
@@ -195,3 +199,35 @@ def test_a_sparkline_keeps_every_extreme() -> None:
     assert len(points) <= MOST_POINTS + 1
     assert {3.0, 25.0} <= heights
     assert sparkline([], "x") == "" and "<circle" in sparkline([5.0], "x")
+
+
+def test_a_kernel_that_is_killed_costs_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = deadly_notebook(tmp_path, "campaign.endswith('large')")
+    monkeypatch.setattr(render, "analysis_notebook", lambda: notebook)
+    large = campaign("large", quick_matrix()[:1])
+    small = campaign("small", quick_matrix()[:1], "2026-11-23")
+    done = picolab_here("publish", str(tmp_path / "site"), "--render")
+
+    assert done.returncode == 3
+    assert done.stderr == (
+        "large: analysis.ipynb: the Jupyter kernel that makes the page was killed by SIGKILL, probably since the host "
+        "ran out of memory; end other programs or use a host with more memory, then make the page again\n"
+    )
+    assert (small / "report.html").is_file() and not list(large.glob("*.html"))
+    assert len(hrefs(tmp_path / "site")) == 2
+
+
+def test_a_campaign_that_is_removed_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_report(campaign("stays", quick_matrix()[:1]))
+    removed = campaign("removed", quick_matrix()[:1])
+    shutil.move(removed, tmp_path / "aside")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", found_before(Path.glob, removed / "plan.json"))
+        listed = all_campaigns()
+    assert [folder.name for folder in listed] == ["stays"]
+    assert [found.name for found in publish([*listed, removed], tmp_path / "site").campaigns] == ["stays"]
+
+
+def found_before(glob: Callable[..., Iterator[Path]], path: Path) -> Callable[..., Iterator[Path]]:
+    """Return a `glob` that also finds a file that is gone by now."""
+    return lambda *words: iter([*glob(*words), path])

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from command_line import picolab_here
 from conftest import eventually
+from watching import SMALL, Looks, change, copy_build, die, write_watch
 
 from picolab.campaign.runner import Campaign
 from picolab.config.project import outputs_dir
-from picolab.errors import BuildError, ParameterError, UnreadableFile
+from picolab.errors import BuildError, HostUnfit, ParameterError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import this_process
 from picolab.results.folders import locked
@@ -33,68 +34,10 @@ from picolab.watch.settling import Settling
 from picolab.watch.state import Made, WatchFolder, WatchState
 from picolab.watch.watch import Watch
 
-SMALL = {"ram_mb": [128], "file_size": ["1M"]}
-
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
-    path = tmp_path / "picoshare"
-    shutil.copy(server_path(), path)
-    path.chmod(0o755)
-    return path
-
-
-def write_watch(folder: Path, content: dict[str, Any] | None = None, **watch: Any) -> Path:
-    """Write the files of a watch, and return its own."""
-    parameters = {"matrix": SMALL, "repeats": 1, "idle_limit_s": 0}
-    (folder / "small.yaml").write_text(json.dumps(parameters | (content or {"parameters": {"build": "./picoshare"}})))
-    path = folder / "nightly.yaml"
-    path.write_text(json.dumps({"parameters": "small.yaml", "settle_s": 0, "report": False, **watch}))
-    return path
-
-
-def change(build: Path) -> None:
-    """Change a program's content; bytes behind a zipapp are ignored."""
-    with build.open("ab") as file:
-        file.write(b"x")
-
-
-def die(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-class Looks:
-    """Runs a watch with campaigns that end at once, without a trial.
-
-    Attributes:
-        begun: the plan of each campaign that was run, in order.
-        notes: the lines that the watch noted.
-        meanwhile: called while a campaign runs.
-        code: how campaigns end.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.begun: list[Any] = []
-        self.notes: list[str] = []
-        self.meanwhile: Callable[[], None] = lambda: None
-        self.code = ExitCode.OK
-
-    def _run(self, campaign: Campaign) -> ExitCode:
-        self.begun.append(campaign.plan)
-        meanwhile, self.meanwhile = self.meanwhile, lambda: None
-        meanwhile()
-        return self.code
-
-    def look(self) -> int:
-        """Start the watch, end it when there is nothing to do, and return how many campaigns it ran."""
-        before = len(self.begun)
-        Watch(self.file, self._run, self.notes.append, lambda: False).run(once=True)
-        return len(self.begun) - before
-
-    @property
-    def state(self) -> WatchState:
-        return WatchFolder(self.file, "nightly").read()
+    return copy_build(tmp_path)
 
 
 # Reasons
@@ -201,20 +144,53 @@ def test_a_problem_that_lasts_is_said_once(tmp_path: Path, build: Path, monkeypa
     assert [note.partition(" begins: ")[2] for note in looks.notes[2:]] == [f"{build} is new to this watch."]
 
 
+def test_a_campaign_that_cannot_go_on_is_said_once(
+    tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(60, 100))
+
+    def refuse(_: Campaign) -> None:
+        taken = next(seconds)
+        raise HostUnfit(f"the host was not idle for {taken} s: {taken} % of all processors busy")
+
+    def pause(_: Watch) -> None:
+        if next(seconds) > 64:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Campaign, "run", refuse)
+    monkeypatch.setattr(Watch, "_wait", pause)
+    output = picolab_here("watch", str(write_watch(tmp_path))).stdout
+    (folder,) = outputs_dir().iterdir()
+    assert next(seconds) == 66, "three looks"
+    for words in (f"Campaign {folder.name} begins:", f"Campaign {folder.name}: 1 trial", "the host was not idle"):
+        assert output.count(words) == 1, output
+    assert f"Campaign {folder.name} continues." not in output
+
+
 def test_watches_of_other_files_wait(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = Looks(write_watch(tmp_path))
     other = Looks(tmp_path / "other.yaml")
     other.file.write_text(looks.file.read_text())
     pauses: list[int] = []
     monkeypatch.setattr(Watch, "_wait", lambda _watch: pauses.append(1))
+    hashed: list[str] = []
+    hashed_meanwhile: list[str] = []
+    sha256 = Settling.sha256
+
+    def counted(settling: Settling, file: str) -> str | None:
+        hashed.append(file)
+        return sha256(settling, file)
+
+    monkeypatch.setattr(Settling, "sha256", counted)
 
     def meanwhile() -> None:
         Watch(other.file, other._run, other.notes.append, lambda: len(pauses) == 2).run()
+        hashed_meanwhile.extend(hashed[1:])
 
     looks.meanwhile = meanwhile
     assert looks.look() == 1
-    assert other.begun == []
-    assert other.notes == [f"Waits: pid {os.getpid()} ({this_process().command}) runs a campaign of another watch."]
+    assert other.begun == [] and hashed_meanwhile == [], "reading a large build would disturb a measured step"
+    assert other.notes == [f"Waits: pid {os.getpid()} ({this_process().command}) works for another watch."]
     assert other.look() == 1
 
 
@@ -322,18 +298,6 @@ def test_a_campaign_is_noted_before_its_folder_is_made(
     assert looks.look() == 2
     first, second = (Path(plan.trials[0].parameters.build) for plan in looks.begun)
     assert first.read_bytes() + b"x" == second.read_bytes()
-
-
-def test_a_comparison_has_its_page_and_its_gate(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = {"builds": {"old": {"build": "./picoshare"}, "new": {"build": "calibration"}}}
-    looks = Looks(write_watch(tmp_path, two))
-    monkeypatch.setattr(watch_module, "render_comparison", lambda folder: folder / "compare.html")
-    looks.look()
-
-    (folder,) = outputs_dir().iterdir()
-    page, gate = looks.notes[-2:]
-    assert page == f"Comparison: {folder}/compare.html"
-    assert gate.startswith(f"new against old in {folder.name}, margin 5 %: exit code 3: ")
 
 
 def test_a_damaged_state_is_one_sentence(tmp_path: Path, build: Path) -> None:

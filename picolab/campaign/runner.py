@@ -365,6 +365,7 @@ class Campaign:
         killed: str = "",
         known: Record | None = None,
         keeps_folder: bool = False,
+        worker: str | None = None,
     ) -> LedgerEntry:
         """Decide what an ended attempt was, put its files in their place and write the ledger.
 
@@ -374,6 +375,7 @@ class Campaign:
             killed: which of its processes a signal has ended, in words.
             known: its valid record, if the campaign had it before; its own file may be damaged and its notebook whole.
             keeps_folder: the folder in which it ran stays: its machine is kept.
+            worker: that was lost while it ran; None: none was.
         """
         record, reason = self.filing.read_record(trial, killed)
         record = record or known
@@ -396,6 +398,7 @@ class Campaign:
             duration_s=None if duration_s is None else round(duration_s, 3),
             notebook=places.get(NOTEBOOK_FILE),
             record=places.get(RECORD_FILE),
+            worker=worker if outcome.is_fault else None,
         )
         self.ledger.append(entry)
         result = record if not outcome.is_fault else None
@@ -408,8 +411,11 @@ class Campaign:
     def _recover(self, standing: Standing) -> None:
         """Settle the trials that a killed campaign left: running, or not filed yet."""
         for trial in self.filing.unfinished(self.needed, standing):
-            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-            self.settle(trial, self.next_attempt(trial), None, None, fault, known=standing.results.get(trial.trial_id))
+            worker = self.filing.worker_of(trial)
+            ran = "this trial ran" if worker is None else f"the worker {worker} ran this trial"
+            fault = Outcome.INTERRUPTED, f"the campaign was killed while {ran}"
+            known = standing.results.get(trial.trial_id)
+            self.settle(trial, self.next_attempt(trial), None, None, fault, known=known, worker=worker)
         self.filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")

@@ -15,6 +15,7 @@ from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results.ledger import LONGEST_WORKER
 from picolab.results.standing import Standing, difference_from_plan
 from picolab.results.trial_files import read_scraps, read_side_file, record_of
+from picolab.text.foreign import one_line
 from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     RECORD_FILE,
@@ -22,7 +23,6 @@ from picolab.trial.state import (
     SERVER_LOG_FILE,
     VAGRANT_LOG_FILE,
 )
-from picolab.text.foreign import one_line
 
 RUNNING, TRIALS, FAULTS = "running", "trials", "faults"
 _WORKER_FILE = "worker"
@@ -90,7 +90,9 @@ class Filing:
     def worker_of(self, trial: PlannedTrial) -> str | None:
         """Return at which worker a trial was running when its campaign was killed; None when it ran here."""
         try:
-            return one_line(read_text(self.running / trial.trial_id / _WORKER_FILE, 4 * LONGEST_WORKER))[:LONGEST_WORKER]
+            return one_line(read_text(self.running / trial.trial_id / _WORKER_FILE, 4 * LONGEST_WORKER))[
+                :LONGEST_WORKER
+            ]
         except (FileNotFoundError, UnreadableFile):
             return None
 

@@ -106,6 +106,11 @@ class Campaign:
         return [f"{self.machine_name}-{number}" for number in range(1, self.plan.machines + 1)]
 
     @property
+    def hosts(self) -> int:
+        """How many machines on hosts of their own run its trials at once; 0: those of the plan do, on this host."""
+        return 0
+
+    @property
     def tally(self) -> Tally:
         """The results so far, read on first use."""
         if self._tally is None:
@@ -332,7 +337,7 @@ class Campaign:
         self._looked_at = block
         rows = [row for row in self.tally.rows.values() if row["block"] <= block]
         reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
-        reason = reason or why_enough(self.plan, rows, block, self.tally.ran_s)
+        reason = reason or why_enough(self.plan, rows, block, self.tally.running.seconds)
         if reason is not None:
             last = max(self._slots.last_begun_block, *(row["block"] for row in self.tally.rows.values()), block)
             widths = interval_widths(self.plan, rows) if self.plan.stopping is not None else []
@@ -436,4 +441,4 @@ class Campaign:
             if self._growth is not None and self._growth.left_s is not None:
                 eta_s = self._growth.left_s * left / max(1, self._growth.left)
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line, self._slots.running)
-        return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line, self._slots.running)
+        return Progress(tally.total, tally.done, tally.left_s(self.hosts), current, attempt, line, self._slots.running)

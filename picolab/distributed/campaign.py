@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from picolab.campaign.changes import hosts_of_blocks
-from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
 from picolab.config.plan import Plan, PlannedTrial
@@ -51,8 +51,6 @@ HOST_PATIENCE_S = 60.0
 """The rest of a block waits so long for a worker on the host of its begin, while no other trial runs."""
 
 
-
-
 @dataclass
 class DistributedCampaign(Campaign):
     """A campaign whose trials run on the workers of a cluster."""
@@ -68,8 +66,8 @@ class DistributedCampaign(Campaign):
         self._accepts_changes = False
         self._waits_since_s: float | None = None
         self._losses = Losses(self)
-        self._machines = 1
         self._known, self._known_at_s = Capacity(()), 0.0
+        self._machines = 1 if self.cluster is None else max(1, self._capacity().machines)
         # Never closed: a future that ends late would write into whatever gets its number next.
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         if self.cluster is not None:
@@ -93,12 +91,10 @@ class DistributedCampaign(Campaign):
         for sentence in self._workers.notes(self._workers.check_workers()):
             self.watcher.note(sentence)
 
-    def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
-        """Return how far the campaign is; the time left is shared by the machines of all workers."""
-        found = super().progress(current, attempt, line)
-        if found.eta_s is not None:
-            found.eta_s /= self._machines
-        return found
+    @property
+    def hosts(self) -> int:
+        """How many machines of workers run its trials at once."""
+        return self._machines
 
     def _run_blocks(self) -> None:
         left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
@@ -480,5 +476,3 @@ def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign
 def with_cluster(campaign: Campaign, cluster: Cluster) -> DistributedCampaign:
     """Return a campaign that exists, to be run on the workers of a cluster."""
     return DistributedCampaign(campaign.folder, campaign.plan, campaign.watcher, cluster=cluster)
-
-

@@ -61,6 +61,7 @@ _FACTS = {
 }
 """Column -> path of its field, for what is neither a metric nor a factor. `build`, `box`, `cpus` and `provider` hold
 what there was; `build_wanted` and so on hold what was asked for."""
+_SECTION = ("timeline.measured_from_s", "timeline.measured_until_s")
 _COMPUTED = {
     "case": "string",
     "case_id": "string",
@@ -68,6 +69,7 @@ _COMPUTED = {
     "file_size_bytes": "Int64",
     "build": "string",
     "hostname": "string",
+    "measured_section_s": "Float64",
     "upload_outcome": "string",
     "download_outcome": "string",
     "caveats": "string",
@@ -139,6 +141,7 @@ def record_row(record: Record) -> dict[str, Any]:
     facts, asked = factors.fact_factors(), _asked_for(record.parameters)
     paths = [*_FACTS.values(), *(fact.source for fact in facts)]
     paths += [path for metric in METRICS.values() for path in metric.paths]
+    paths += _SECTION
     fields = values_at(record, tuple(paths))
     row = {name: fields[path] for name, path in _FACTS.items()}
     row |= asked.levels
@@ -154,6 +157,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "build": record.build.label if record.build else asked.build_label,
         "upload_outcome": _step_outcome(record, "upload"),
         "download_outcome": _step_outcome(record, "download"),
+        "measured_section_s": _length(*(fields[path] for path in _SECTION)),
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
     return {name: row[name] for name in _columns(tuple(FACTORS), tuple(METRICS))}
@@ -249,6 +253,10 @@ def measured_outcomes(row: Mapping[str, Any]) -> dict[Step, str]:
 def _step_outcome(record: Record, step: Step) -> str | None:
     outcome = step_outcome(record, step)
     return None if outcome is None else outcome.value
+
+
+def _length(begun_s: float | None, ended_s: float | None) -> float | None:
+    return None if begun_s is None or ended_s is None else ended_s - begun_s
 
 
 def csv_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -233,16 +233,17 @@ import os, pathlib, signal
 
 with open({log!r}, "a") as log:
     log.write("started\\n")
-for place in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+for place in pathlib.Path("/proc").glob("[0-9]*"):
     try:
-        words = place.read_bytes().split(b"\\0")
+        name, output = (place / "cmdline").read_bytes(), os.readlink(place / "fd" / "1")
     except OSError:
         continue
-    if b"worker" in words and {address!r} in words:
-        os.kill(int(place.parent.name), signal.SIGKILL)
+    # Dask gives itself this name, and overwrites its environment with it.
+    if name.startswith(b"dask worker") and output.startswith({folder!r}):
+        os.kill(int(place.name), signal.SIGKILL)
 signal.pause()
 """
-"""A server that kills the workers of a scheduler."""
+"""A server that kills the workers of a test's cluster."""
 
 
 def test_a_trial_that_kills_its_workers_ends(
@@ -250,7 +251,7 @@ def test_a_trial_that_kills_its_workers_ends(
 ) -> None:
     monkeypatch.setattr(losses, "MOST_LOSSES", 2)
     server, log = tmp_path / "killer", tmp_path / "started"
-    server.write_text(KILLER.format(python=sys.executable, log=str(log), address=cluster.address.encode()))
+    server.write_text(KILLER.format(python=sys.executable, log=str(log), folder=str(cluster.folder)))
     server.chmod(0o755)
     stop = threading.Event()
     notes: list[str] = []
@@ -271,7 +272,7 @@ def test_a_trial_that_kills_its_workers_ends(
         campaign = begin(plan_of(str(server)), watcher, workers)
         folder = campaign.folder
         waits = when_dead(lambda: (stop.set(), campaign._wake(None)))
-        assert campaign.run() is ExitCode.INTERRUPTED
+        assert campaign.run() is ExitCode.INTERRUPTED, (campaign.ledger.entries(), log.exists(), notes)
     waits.join()
     stop.clear()
 

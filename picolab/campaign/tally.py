@@ -113,6 +113,6 @@ class Tally:
             scale = 1 / timed.count if timed is not None else one.file_size_bytes / max(1, self._all.sent_bytes)
             like = timed or self._all
             shares.append(share_of(one, scale * like.total_s, scale * like.measured_s, count, hosts > 0))
-        shared_s = [share.each_s for share in shares if share.count and share.overlap != "none"]
+        shared_s = [share.each_s for share in shares if share.number and share.overlap != "none"]
         longest_s = sum(shared_s) if self._in_blocks else max(shared_s, default=0.0)
         return together_s(shares, hosts or self._machines, longest_s)

@@ -13,22 +13,22 @@ class Share(NamedTuple):
         overlap: what others may do meanwhile, as in `TrialParameters`.
         each_s: seconds of one of them, without a wait for its turn.
         measured_s: those of its measured section.
-        count: how many they are.
+        number: how many they are.
     """
 
     overlap: str
     each_s: float
     measured_s: float
-    count: int = 1
+    number: int = 1
 
 
-def share_of(trial: TrialParameters, each_s: float, measured_s: float, count: int, on_hosts: bool) -> Share:
+def share_of(trial: TrialParameters, each_s: float, measured_s: float, number: int, on_hosts: bool) -> Share:
     """Return trials like one of them.
 
     Args:
         on_hosts: the machines are on hosts of their own, where nothing of others can overlap.
     """
-    return Share("measurements" if on_hosts else trial.overlap, each_s, measured_s, count)
+    return Share("measurements" if on_hosts else trial.overlap, each_s, measured_s, number)
 
 
 def together_s(shares: Iterable[Share], machines: int, longest_s: float) -> float:
@@ -43,11 +43,11 @@ def together_s(shares: Iterable[Share], machines: int, longest_s: float) -> floa
         longest_s: of the trials that do not run alone, the most seconds that belong together on one machine.
     """
     alone_s = work_s = turns_s = 0.0
-    for overlap, each_s, measured_s, count in shares:
+    for overlap, each_s, measured_s, number in shares:
         if overlap == "none":
-            alone_s += count * each_s
+            alone_s += number * each_s
             continue
-        work_s += count * each_s
+        work_s += number * each_s
         # Sections that may overlap keep only those of `preparation` waiting.
-        turns_s += count * measured_s / (1 if overlap == "preparation" else machines)
+        turns_s += number * measured_s / (1 if overlap == "preparation" else machines)
     return alone_s + max(work_s / machines, turns_s, longest_s)

@@ -127,7 +127,8 @@ class Cluster:
             why = str(error).partition("\n")[0]
             raise HostUnfit(f"--scheduler {self.address}: {why}; install the same version of distributed") from None
         self.session = uuid.uuid4().hex
-        self._begun = begun = queue.SimpleQueue()
+        begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
+        self._begun = begun
         self._client.subscribe_topic(worker.topic(self.session), lambda event: self._note_begun(begun, event))
         return True
 

@@ -103,7 +103,8 @@ class Losses:
 
     def _words(self, trials: Sequence[PlannedTrial]) -> str:
         """Return how often a worker was lost while it ran trials that run together, and which."""
-        lost = Counter(max((self._workers[trial.trial_id] for trial in trials), key=len))
+        most = max(trials, key=lambda trial: len(self._workers[trial.trial_id]))
+        lost = Counter(self._workers[most.trial_id])
         which = (worker if count == 1 else f"{worker} {count} times" for worker, count in lost.items())
         return (
             f"{counted(lost.total(), 'time')} a worker was lost, or its process ended early, while it ran "

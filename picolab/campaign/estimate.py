@@ -124,7 +124,7 @@ def estimate(
 
 @dataclass
 class _Sum:
-    """What `estimate` adds up; `shared_s` has the seconds of each trial that does not run alone, by its id."""
+    """The sums of `estimate`; `shared_s` has the seconds of each trial that does not run alone, by its id."""
 
     shares: list[Share] = field(default_factory=list)
     shared_s: dict[str, float] = field(default_factory=dict)

@@ -34,6 +34,7 @@ from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of
 from picolab.errors import HostUnfit
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
+from picolab.record.hosts import HostIdentity, same_host
 from picolab.record.outcomes import Outcome
 from picolab.results.starts import note_start
 from picolab.text.wording import counted, listed_few
@@ -133,7 +134,9 @@ class DistributedCampaign(Campaign):
             return
         known = self._capacity()
         self._take_back(waiting, {host.address for host in known.hosts})
-        capacity = known.one_per_kernel(self._given if self._open else (), {one.host for one in waiting})
+        begun = {one.host for one in waiting if one.host is not None}
+        wanted = {host.address for host in known.hosts if any(same_host(one, host.identity) for one in begun)}
+        capacity = known.one_per_kernel(self._given if self._open else (), wanted)
         self._given = {host.address for host in capacity.hosts}
         is_shared = len(capacity.hosts) < len(known.hosts)
         self._machines = max(1, capacity.machines)
@@ -146,7 +149,7 @@ class DistributedCampaign(Campaign):
             if is_bound and not known.hosts:
                 waiting.appendleft(one)
                 break
-            there = [host for host in known.hosts if one.host in ("", host.hostname)]
+            there = [host for host in known.hosts if one.host is None or same_host(one.host, host.identity)]
             fit = [host for host in there if host.address not in one.refused_by]
             if is_bound and not fit:
                 (elsewhere if one.host and not there else refused).append(one)
@@ -194,7 +197,7 @@ class DistributedCampaign(Campaign):
             )
             self._open.append(one)
         for one in refused:
-            where = f" of the host {one.host}, where its block has begun," if one.host else ""
+            where = f" of the host {one.host.name}, where its block has begun," if one.host else ""
             self.watcher.note(f"No worker{where} can run {named(one.trials)}: each has refused.")
         waiting.extend(held + elsewhere)
         self._wait_for_hosts(waiting, elsewhere)
@@ -204,16 +207,16 @@ class DistributedCampaign(Campaign):
         there = {other.address for other in known.hosts if other.kernel == host.kernel}
         return all(one.only and not one.only & there for one in self._open)
 
-    def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
-        """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""
-        return "" if self._accepts_changes else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block, "")
+    def _host_of(self, trials: Sequence[PlannedTrial]) -> HostIdentity | None:
+        """Return the host on which the block of some trials has begun; None when they may run anywhere."""
+        return None if self._accepts_changes else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block)
 
     def _wait_for_hosts(self, waiting: deque[OpenOrder], elsewhere: list[OpenOrder]) -> None:
         """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""
         if self._open or len(elsewhere) < len(waiting) or not elsewhere:
             self._waits_since_s = None
             return
-        hosts = listed_few(dict.fromkeys(one.host for one in elsewhere))
+        hosts = listed_few(dict.fromkeys(str(one.host.name) for one in elsewhere if one.host))
         if self._waits_since_s is None:
             self._waits_since_s = time.monotonic()
             self.watcher.note(

@@ -164,7 +164,9 @@ class Cluster:
         for address, offer in offers.items():
             facts = self._facts.get(address, {})
             hostname, boot_id = str(facts.get("hostname", "")), str(facts.get("boot_id", ""))
-            found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id))
+            host_id = facts.get("host_id")
+            host_id = None if host_id is None else str(host_id)
+            found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id, host_id))
         return Capacity(tuple(found))
 
     def check_workers(self) -> Capacity:

@@ -7,6 +7,7 @@ from typing import Any
 from picolab.config.plan import PlannedTrial
 from picolab.distributed.cluster import Begun
 from picolab.distributed.order import Order
+from picolab.record.hosts import HostIdentity
 from picolab.text.wording import counted
 
 
@@ -18,7 +19,7 @@ class OpenOrder:
         refused_by: the workers that could not run them, by address.
         failures: how often the task itself failed, or was stopped by somebody at its worker.
         only: the workers that may run it, by address; empty: all.
-        host: where the block has begun, by name: its rest runs there; empty: anywhere.
+        host: where the block has begun: its rest runs there; None: anywhere.
         begun: at which worker it has begun; None: at none, as far as that is known.
     """
 
@@ -26,7 +27,7 @@ class OpenOrder:
     refused_by: set[str] = field(default_factory=set)
     failures: int = 0
     only: set[str] = field(default_factory=set)
-    host: str = ""
+    host: HostIdentity | None = None
     future: Any = None
     key: str = ""
     order: Order | None = None

@@ -54,6 +54,7 @@ def facts() -> dict[str, Any]:
         "software": software(),
         "hostname": str(host_identity()["hostname"]),
         "boot_id": boot_id(),
+        "host_id": host_identity()["host_id"],
         "waits_for": _HOST_LOCK.other_holder(),
     }
 

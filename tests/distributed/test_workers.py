@@ -1,6 +1,7 @@
 """Which workers get which trials: blocks stay on their host, one worker of a host at a time, versions, RAM."""
 
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -28,7 +29,6 @@ from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
-from picolab.results import beginning
 
 MIB = 1 << 20
 
@@ -80,7 +80,7 @@ def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
     campaign, waiting, notes = begun(cluster)
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
-    assert campaign._host_of(campaign.plan.trials[2:]) == "", "the next block has not begun"
+    assert campaign._host_of(campaign.plan.trials[2:]) is None, "the next block has not begun"
 
 
 def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,17 +98,28 @@ def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.
 def test_a_block_is_not_refused_on_a_host_with_a_new_name(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
     plan = comparison()
     first, second = (trial.trial_id for trial in plan.trials[:2])
-    monkeypatch.setattr(beginning, "host_identity", lambda: {"hostname": "a", "machine_id": "this"})
-    beginning.write_beginning(scratch, plan)
+    here = {"hostname": "new", "host_id": "this", "boot_id": "boot"}
+    monkeypatch.setattr(changes, "host_identity", lambda: here)
 
-    def check(block_host: str, machine_id: str) -> None:
-        monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "new", "machine_id": machine_id})
-        changes.check_blocks(scratch, plan, {first: {"hostname": block_host}}, {second})
+    def check(**there: str) -> None:
+        changes.check_blocks(scratch, plan, {first: here | there}, {second})
 
-    check("a", "this")
-    for changed in (("a", "another"), ("worker", "this")):
+    check(hostname="a")
+    check(boot_id="another")
+    for changed in ({"hostname": "a", "boot_id": "another"}, {"host_id": "another"}):
         with pytest.raises(CampaignChanged, match="block 1 has begun on the host"):
-            check(*changed)
+            check(**changed)
+
+
+def test_the_rest_of_a_block_follows_a_host_that_was_renamed() -> None:
+    there, clone = host("renamed", boot_id="k"), host("clone", boot_id="l")
+    cluster = NoCluster(dataclasses.replace(clone, host_id="this"), dataclasses.replace(there, host_id="this"))
+    campaign, waiting, notes = begun(cluster)
+    first, second = campaign.plan.trials[:2]
+    campaign.tally.rows[first.trial_id] |= {"host_id": "this", "boot_id": "k"}
+    waiting[0].host = campaign._host_of([second])
+    campaign._submit(waiting, {})
+    assert cluster.submitted == [({"machine": 1.0}, ["tcp://renamed:1"])] and notes == []
 
 
 def test_a_block_that_continued_here_is_not_refused_again(scratch: Path) -> None:
@@ -134,7 +145,7 @@ def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch)
     assert "picolab resume far --scheduler tcp://s:1 --accept-changes" in notes[1]
 
     campaign._accepts_changes = True
-    assert campaign._host_of([campaign.plan.trials[1]]) == "", "with --accept-changes it runs anywhere"
+    assert campaign._host_of([campaign.plan.trials[1]]) is None, "with --accept-changes it runs anywhere"
 
 
 def test_one_worker_of_a_kernel_gets_orders() -> None:
@@ -232,7 +243,7 @@ def checked(
     return Cluster("tcp://s:1")
 
 
-OURS = {"software": worker.software(), "hostname": "h", "boot_id": "k", "waits_for": ""}
+OURS = {"software": worker.software(), "hostname": "h", "host_id": None, "boot_id": "k", "waits_for": ""}
 
 
 @pytest.mark.parametrize(

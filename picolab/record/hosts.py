@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class HostIdentity(NamedTuple):
-    """What a host is known by.
+    """The facts that a host is known by.
 
     Attributes:
         name: None when a record does not have it.

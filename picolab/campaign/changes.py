@@ -9,6 +9,7 @@ from picolab.config.project import in_command
 from picolab.errors import CampaignChanged
 from picolab.files.set_aside import set_aside
 from picolab.host.facts import host_identity
+from picolab.record.hosts import HostIdentity, same_host
 from picolab.results import beginning
 from picolab.results.standing import Standing
 
@@ -46,17 +47,17 @@ def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, 
     note(f"Continues although it is not what it began with: {beginning.in_short(changes)}.")
 
 
-def hosts_of_blocks(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
-    """Return the name of the host on which each block has begun; none for a plan without pairs.
+def hosts_of_blocks(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[int, HostIdentity]:
+    """Return the host on which each block has begun; none for a plan without pairs.
 
     Args:
         rows: of the results, by id of the trial.
     """
-    hosts: dict[int, str] = {}
+    hosts: dict[int, HostIdentity] = {}
     if plan.baseline is not None:
         for trial in plan.trials:
-            host = str(rows.get(trial.trial_id, {}).get("hostname") or "")
-            if host:
+            host = HostIdentity.of(rows.get(trial.trial_id, {}))
+            if host.name:
                 hosts.setdefault(trial.block, host)
     return hosts
 
@@ -70,21 +71,16 @@ def check_blocks(folder: Path, plan: Plan, rows: Mapping[str, Mapping[str, Any]]
     Raises:
         CampaignChanged: there is such a block.
     """
-    here = host_identity()
-    names = {here["hostname"]}
-    known = beginning.read_beginning(folder).known
-    if known is not None and not beginning.host_changes(known.host, here):
-        # The same host may have had another name when the campaign began.
-        names.add(known.host.get("hostname") or here["hostname"])
+    here = HostIdentity.of(host_identity())
     hosts = hosts_of_blocks(plan, rows)
     # Where the rest of a block has begun here too, somebody has accepted it.
-    ours = {trial.block for trial in plan.trials if rows.get(trial.trial_id, {}).get("hostname") in names}
+    ours = {trial.block for trial in plan.trials if same_host(HostIdentity.of(rows.get(trial.trial_id, {})), here)}
     for trial in plan.trials:
         is_left = trial.trial_id in needed and trial.trial_id not in rows
         if is_left and trial.block in hosts.keys() - ours:
             again = f"picolab resume {in_command(folder)}"
             raise CampaignChanged(
-                f"campaign {plan.campaign!r}: block {trial.block} has begun on the host {hosts[trial.block]}, and its "
-                f"rest makes no pair on this one ({here['hostname']}); continue on the workers with: {again} "
+                f"campaign {plan.campaign!r}: block {trial.block} has begun on the host {hosts[trial.block].name}, and "
+                f"its rest makes no pair on this one ({here.name}); continue on the workers with: {again} "
                 f"--scheduler tcp://HOST:PORT; or here all the same with: {again} --accept-changes"
             )

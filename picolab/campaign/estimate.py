@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import statistics
@@ -11,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from picolab.campaign.together import Share, share_of, together_s
 from picolab.config.order import machine_key, ways
-from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan, PlannedTrial
+from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan, PlannedTrial, together
 from picolab.config.sizes import MIB
 from picolab.config.trial_parameters import BUILD_PARAMETERS, SCENARIO_PARAMETERS, TrialParameters
 from picolab.errors import PicolabError, UnreadableFile
@@ -36,6 +38,8 @@ class EarlierTimes:
 
     trials_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By `_case_key`: of each trial, without the boot or restore of its machine and its wait for its turn."""
+    sections_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By `_case_key`: of the measured section of each trial, as far as it is known."""
     boots_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By the text of `machine_key`: of each boot."""
     restores_s: dict[tuple[str, bool], list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -51,11 +55,13 @@ class Estimate:
         restores: of saved states of virtual machines; None when no trial needs such a machine.
         boot_s: seconds of all boots together.
         restore_s: seconds of all restores together.
-        total_s: seconds of everything, boots and restores included.
+        total_s: seconds from begin to end, boots and restores included.
         measured: trials of a case that earlier campaigns have timed.
         trials: how many they are.
         machines_measured: boots and restores of a machine that earlier campaigns have timed.
         overhead_s: assumed seconds of a trial besides its machine and transfers, by the kinds that were assumed.
+        machines: that work at the same time.
+        work_s: seconds of everything, those of all machines added up.
     """
 
     boots: int | None
@@ -67,62 +73,108 @@ class Estimate:
     trials: int
     machines_measured: int
     overhead_s: tuple[float, ...]
+    machines: int
+    work_s: float
 
     @property
     def machine_share(self) -> float:
-        """The share of the time that boots and restores take, 0 to 1."""
-        return (self.boot_s + self.restore_s) / self.total_s if self.total_s else 0.0
+        """The share of the work that boots and restores are, 0 to 1."""
+        return (self.boot_s + self.restore_s) / self.work_s if self.work_s else 0.0
 
 
-def estimate(trials: Sequence[PlannedTrial], earlier: EarlierTimes | None = None) -> Estimate:
-    """Return the boots, the restores and the time that trials need in this order.
+def estimate(
+    plan: Plan, left: Sequence[PlannedTrial] | None = None, earlier: EarlierTimes | None = None, hosts: int = 0
+) -> Estimate:
+    """Return the boots, the restores and the time that trials of a plan need, in its order.
 
     A trial takes the median time of earlier trials of the same case, or else the time that its transfers take at
     `ASSUMED_MIB_S` and the overhead that its kind of machine assumes; likewise for each boot and each
-    restore.
+    restore. Several machines share them as `picolab.campaign.together` says; each takes every so many of those that
+    belong together, as far as boots are concerned.
 
     Args:
+        left: those that are to run; default: all.
         earlier: default: as this project's campaigns have measured.
+        hosts: how many machines on hosts of their own share them, and are made anew for trials that belong together;
+            0: those of the plan, on this host.
     """
     earlier = earlier_times() if earlier is None else earlier
-    wanted = [trial.parameters for trial in trials]
-    reached_by = ways(wanted, [trial.block for trial in trials])
-    total_s = boot_s = restore_s = 0.0
-    measured = machines_measured = 0
-    assumed: set[float] = set()
+    machines = hosts or plan.machines
+    groups = together(plan, plan.trials if left is None else left)
+    lanes = groups if hosts else [list(itertools.chain(*groups[first::machines])) for first in range(machines)]
+    found = _Sum()
+    for lane in lanes:
+        _add_lane(found, lane, earlier, hosts > 0)
+    longest_s = max((sum(found.shared_s.get(trial.trial_id, 0.0) for trial in group) for group in groups), default=0.0)
+    is_virtual = any(machine_key(trial.parameters) is not None for lane in lanes for trial in lane)
+    return Estimate(
+        boots=found.boots if is_virtual else None,
+        restores=found.restores if is_virtual else None,
+        boot_s=found.boot_s,
+        restore_s=found.restore_s,
+        total_s=together_s(found.shares, machines, longest_s),
+        measured=found.measured,
+        trials=sum(map(len, lanes)),
+        machines_measured=found.machines_measured,
+        overhead_s=tuple(sorted(found.assumed)),
+        machines=machines,
+        work_s=sum(share.each_s for share in found.shares),
+    )
+
+
+@dataclass
+class _Sum:
+    """The sums of `estimate`; `shared_s` has the seconds of each trial that does not run alone, by its id."""
+
+    shares: list[Share] = field(default_factory=list)
+    shared_s: dict[str, float] = field(default_factory=dict)
+    boots: int = 0
+    restores: int = 0
+    boot_s: float = 0.0
+    restore_s: float = 0.0
+    measured: int = 0
+    machines_measured: int = 0
+    assumed: set[float] = field(default_factory=set)
+
+
+def _add_lane(found: _Sum, lane: Sequence[PlannedTrial], earlier: EarlierTimes, on_hosts: bool) -> None:
+    """Add the trials that run on one machine, in their order."""
     before = ""
-    for trial, way in zip(wanted, reached_by, strict=True):
+    for one, way in zip(lane, ways([one.parameters for one in lane], [one.block for one in lane]), strict=True):
+        trial = one.parameters
         kind = kind_of(trial.machine)
+        transfer_s = trial.uploaded_bytes / MIB / ASSUMED_MIB_S
         times_s = earlier.trials_s.get(_case_key(trial))
         if times_s:
-            measured += 1
-            total_s += statistics.median(times_s)
+            found.measured += 1
+            each_s = statistics.median(times_s)
         else:
-            assumed.add(kind.assumed_overhead_s)
-            total_s += kind.assumed_overhead_s + 2 * trial.uploaded_bytes / MIB / ASSUMED_MIB_S
+            found.assumed.add(kind.assumed_overhead_s)
+            each_s = kind.assumed_overhead_s + 2 * transfer_s
+        sections_s = earlier.sections_s.get(_case_key(trial))
+        assumed_section_s = transfer_s if trial.direction == "upload" else 2 * transfer_s
+        section_s = min(each_s, statistics.median(sections_s) if sections_s else assumed_section_s)
         key = str(machine_key(trial))
         if way == "boot":
             of_boots_s = earlier.boots_s.get(key)
-            machines_measured += bool(of_boots_s)
-            boot_s += statistics.median(of_boots_s) if of_boots_s else kind.assumed_boot_s
+            found.machines_measured += bool(of_boots_s)
+            reach_s = statistics.median(of_boots_s) if of_boots_s else kind.assumed_boot_s
+            found.boots += 1
+            found.boot_s += reach_s
+            each_s += reach_s
         elif way == "restore":
             of_restores_s = earlier.restores_s.get((key, key != before))
-            machines_measured += bool(of_restores_s)
+            found.machines_measured += bool(of_restores_s)
             assumed_s = kind.assumed_restore_s if key == before else kind.assumed_change_s
-            restore_s += statistics.median(of_restores_s) if of_restores_s else assumed_s
+            reach_s = statistics.median(of_restores_s) if of_restores_s else assumed_s
+            found.restores += 1
+            found.restore_s += reach_s
+            each_s += reach_s
         before = key
-    is_virtual = any(machine_key(trial) is not None for trial in wanted)
-    return Estimate(
-        boots=reached_by.count("boot") if is_virtual else None,
-        restores=reached_by.count("restore") if is_virtual else None,
-        boot_s=boot_s,
-        restore_s=restore_s,
-        total_s=total_s + boot_s + restore_s,
-        measured=measured,
-        trials=len(trials),
-        machines_measured=machines_measured,
-        overhead_s=tuple(sorted(assumed)),
-    )
+        share = share_of(trial, each_s, section_s, 1, on_hosts)
+        found.shares.append(share)
+        if share.overlap != "none":
+            found.shared_s[one.trial_id] = each_s
 
 
 def earlier_times() -> EarlierTimes:
@@ -152,8 +204,10 @@ def _read_times(folder: Path, times: EarlierTimes, most_bytes: int) -> int:
         trial = planned.get(entry.trial_id)
         if trial is None or entry.duration_s is None:
             continue
-        reached_by, reached_s, waited_s = parts.get(entry.trial_id, ("reset", 0.0, 0.0))
+        reached_by, reached_s, waited_s, section_s = parts.get(entry.trial_id, ("reset", 0.0, 0.0, 0.0))
         times.trials_s[_case_key(trial)].append(max(0.0, entry.duration_s - reached_s - waited_s))
+        if section_s:
+            times.sections_s[_case_key(trial)].append(section_s)
         key = str(machine_key(trial))
         if reached_by == "restored":
             times.restores_s[key, key != before].append(reached_s)
@@ -163,8 +217,8 @@ def _read_times(folder: Path, times: EarlierTimes, most_bytes: int) -> int:
     return size_bytes
 
 
-def _parts(folder: Path) -> dict[str, tuple[str, float, float]]:
-    """Return of each trial how its machine was reached, the seconds of its boot or restore, and those of its wait."""
+def _parts(folder: Path) -> dict[str, tuple[str, float, float, float]]:
+    """Return how the machine of each trial was reached, and the seconds of that, of its wait and of its section."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(folder / RESULTS_FILE, LARGEST_RESULTS_BYTES))))
     except (FileNotFoundError, UnreadableFile, csv.Error):
@@ -177,6 +231,7 @@ def _parts(folder: Path) -> dict[str, tuple[str, float, float]]:
             reached_by if reached_s else "reset",
             reached_s,
             _seconds(row.get("waited_s")),
+            _seconds(row.get("measured_section_s")),
         )
     return found
 

@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from picolab.campaign.salvage import LOST_NOTEBOOK_FILE, salvage_notebook
 from picolab.config.plan import PlannedTrial
 from picolab.errors import RecordError, UnreadableFile
-from picolab.files.foreign import remove_tree_inside
+from picolab.files.foreign import read_text, remove_tree_inside
 from picolab.files.set_aside import set_aside
 from picolab.jupyter.notebook_process import NOTEBOOK_FILE, PROCESS_LOG_FILE, last_words
 from picolab.record.record import SAMPLES_SCRAP, Record
+from picolab.results.ledger import LONGEST_WORKER
 from picolab.results.standing import Standing, difference_from_plan
 from picolab.results.trial_files import read_scraps, read_side_file, record_of
+from picolab.text.foreign import one_line
 from picolab.trial.state import (
     DOWNLOAD_SAMPLES_FILE,
     RECORD_FILE,
@@ -22,6 +25,8 @@ from picolab.trial.state import (
 )
 
 RUNNING, TRIALS, FAULTS = "running", "trials", "faults"
+_WORKER_FILE = "worker"
+"""In the folder of a trial that runs elsewhere: which worker runs it."""
 _FIRST = (
     (SAMPLES_FILE, ".samples.jsonl"),
     (DOWNLOAD_SAMPLES_FILE, ".download-samples.jsonl"),
@@ -73,6 +78,23 @@ class Filing:
         if folder.is_symlink():
             remove_tree_inside(self._folder, folder)
         return folder
+
+    def note_worker(self, trial: PlannedTrial, worker: str) -> None:
+        """Note in its folder that a trial begins to run at a worker: a campaign that is killed finds it there."""
+        folder = self.running_folder(trial)
+        # It only counts attempts: a full disk stops no campaign.
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _WORKER_FILE).write_text(worker)
+
+    def worker_of(self, trial: PlannedTrial) -> str | None:
+        """Return at which worker a trial was running when its campaign was killed; None when it ran here."""
+        try:
+            return one_line(read_text(self.running / trial.trial_id / _WORKER_FILE, 4 * LONGEST_WORKER))[
+                :LONGEST_WORKER
+            ]
+        except (FileNotFoundError, UnreadableFile):
+            return None
 
     def read_record(self, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
         """Return the record of an ended trial, or why it has none. A lost notebook is written again.

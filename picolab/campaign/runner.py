@@ -106,6 +106,11 @@ class Campaign:
         return [f"{self.machine_name}-{number}" for number in range(1, self.plan.machines + 1)]
 
     @property
+    def hosts(self) -> int:
+        """How many machines on hosts of their own run its trials at once; 0: those of the plan do, on this host."""
+        return 0
+
+    @property
     def tally(self) -> Tally:
         """The results so far, read on first use."""
         if self._tally is None:
@@ -332,7 +337,7 @@ class Campaign:
         self._looked_at = block
         rows = [row for row in self.tally.rows.values() if row["block"] <= block]
         reason = why_over_budget(self.plan, block, self.tally.ran_s, self.tally.left_s())
-        reason = reason or why_enough(self.plan, rows, block, self.tally.ran_s)
+        reason = reason or why_enough(self.plan, rows, block, self.tally.running.seconds)
         if reason is not None:
             last = max(self._slots.last_begun_block, *(row["block"] for row in self.tally.rows.values()), block)
             widths = interval_widths(self.plan, rows) if self.plan.stopping is not None else []
@@ -365,6 +370,7 @@ class Campaign:
         killed: str = "",
         known: Record | None = None,
         keeps_folder: bool = False,
+        worker: str | None = None,
     ) -> LedgerEntry:
         """Decide what an ended attempt was, put its files in their place and write the ledger.
 
@@ -374,6 +380,7 @@ class Campaign:
             killed: which of its processes a signal has ended, in words.
             known: its valid record, if the campaign had it before; its own file may be damaged and its notebook whole.
             keeps_folder: the folder in which it ran stays: its machine is kept.
+            worker: that was lost while it ran; None: none was.
         """
         record, reason = self.filing.read_record(trial, killed)
         record = record or known
@@ -396,6 +403,7 @@ class Campaign:
             duration_s=None if duration_s is None else round(duration_s, 3),
             notebook=places.get(NOTEBOOK_FILE),
             record=places.get(RECORD_FILE),
+            worker=worker if outcome.is_fault else None,
         )
         self.ledger.append(entry)
         result = record if not outcome.is_fault else None
@@ -408,8 +416,11 @@ class Campaign:
     def _recover(self, standing: Standing) -> None:
         """Settle the trials that a killed campaign left: running, or not filed yet."""
         for trial in self.filing.unfinished(self.needed, standing):
-            fault = Outcome.INTERRUPTED, "the campaign was killed while this trial ran"
-            self.settle(trial, self.next_attempt(trial), None, None, fault, known=standing.results.get(trial.trial_id))
+            worker = self.filing.worker_of(trial)
+            ran = "this trial ran" if worker is None else f"the worker {worker} ran this trial"
+            fault = Outcome.INTERRUPTED, f"the campaign was killed while {ran}"
+            known = standing.results.get(trial.trial_id)
+            self.settle(trial, self.next_attempt(trial), None, None, fault, known=known, worker=worker)
         self.filing.clear_running()
         if self.tally.lost:
             names = ", ".join(list(self.tally.lost)[:3]) + (" ..." if len(self.tally.lost) > 3 else "")
@@ -430,4 +441,4 @@ class Campaign:
             if self._growth is not None and self._growth.left_s is not None:
                 eta_s = self._growth.left_s * left / max(1, self._growth.left)
             return Progress(tally.done + left, tally.done, eta_s, current, attempt, line, self._slots.running)
-        return Progress(tally.total, tally.done, tally.left_s(), current, attempt, line, self._slots.running)
+        return Progress(tally.total, tally.done, tally.left_s(self.hosts), current, attempt, line, self._slots.running)

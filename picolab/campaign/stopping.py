@@ -50,19 +50,18 @@ def watched_in_words(plan: Plan) -> str:
     )
 
 
-def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, ran_s: float) -> str | None:
+def why_enough(plan: Plan, rows: Sequence[dict[str, Any]], block: int, running_s: float) -> str | None:
     """Return why no block is needed after this one, one sentence; None when one is, or when the plan has no rule.
 
     Args:
         rows: of `record_row`, results up to this block.
-        ran_s: seconds that the trials up to this block took.
+        running_s: of the campaign so far, as `picolab.campaign.running_time` counts them.
     """
     rule = plan.stopping
     if rule is None:
         return None
-    if rule.time_limit_h is not None and ran_s > rule.time_limit_h * 3600:
-        added = f", added up over {plan.machines} machines," if plan.machines > 1 else ""
-        return f"the time limit of {rule.time_limit_h:g} h of trials{added} was reached, whatever the intervals"
+    if rule.time_limit_h is not None and running_s > rule.time_limit_h * 3600:
+        return f"the time limit of {rule.time_limit_h:g} h was reached, whatever the intervals"
     if block < rule.least_blocks:
         return None
     widths = interval_widths(plan, rows)

@@ -1,10 +1,12 @@
 """Results, attempts and times of a running campaign: read once, then kept up to date in memory."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from picolab.campaign.running_time import RunningTime
+from picolab.campaign.together import share_of, together_s
 from picolab.config.plan import PlannedTrial
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
@@ -15,10 +17,18 @@ from picolab.results.standing import Standing
 
 @dataclass
 class _Timed:
-    """How long trials of a case took, so far."""
+    """How long trials of a case, or all of them, took so far, without waits for their turns."""
 
     count: int = 0
     total_s: float = 0.0
+    measured_s: float = 0.0
+    sent_bytes: int = 0
+
+    def add(self, trial: PlannedTrial, duration_s: float, row: Mapping[str, Any]) -> None:
+        self.count += 1
+        self.total_s += max(0.0, duration_s - (row["waited_s"] or 0.0))
+        self.measured_s += row["measured_section_s"] or 0.0
+        self.sent_bytes += trial.parameters.file_size_bytes
 
 
 class Tally:
@@ -30,13 +40,16 @@ class Tally:
         self.last_attempt: dict[str, int] = standing.last_attempts()
         self._trials = {trial.trial_id: trial for trial in (standing.plan.trials if standing.plan else ())}
         self._timed: dict[str, _Timed] = {}
-        self._timed_bytes = 0
+        self._all = _Timed()
+        self.running = RunningTime()
         self.ran_s = 0.0
         self._left: Counter[str] = Counter()
-        self._bytes_of = {trial.case: trial.parameters.file_size_bytes for trial in self._trials.values()}
-        machines = standing.plan.machines if standing.plan else 1
-        self._at_once = {trial.case: 1 if trial.parameters.runs_alone else machines for trial in self._trials.values()}
+        self._one_of = {trial.case: trial.parameters for trial in self._trials.values()}
+        self._machines = standing.plan.machines if standing.plan else 1
+        self._in_blocks = standing.plan is not None and standing.plan.baseline is not None
         self.need(standing.needed)
+        for entry in standing.entries:
+            self.running.add(entry)
         durations = standing.durations_s()
         for trial_id, record in standing.results.items():
             self._add(trial_id, record, durations.get(trial_id))
@@ -50,8 +63,7 @@ class Tally:
     def plan(self, trial: PlannedTrial) -> None:
         """Add a trial that a search has planned."""
         self._trials[trial.trial_id] = trial
-        self._bytes_of[trial.case] = trial.parameters.file_size_bytes
-        self._at_once[trial.case] = 1
+        self._one_of[trial.case] = trial.parameters
         self.need(list(self._trials.values()))
 
     @property
@@ -68,6 +80,7 @@ class Tally:
         Args:
             record: of a result; None for a fault.
         """
+        self.running.add(entry)
         self.last_attempt[entry.trial_id] = max(entry.attempt, self.last_attempt.get(entry.trial_id, 0))
         if record is not None:
             self._add(entry.trial_id, record, entry.duration_s)
@@ -79,23 +92,27 @@ class Tally:
             self._left[trial.case] -= 1
         self.rows[trial_id] = record_row(record)
         if trial is not None and duration_s is not None:
-            timed = self._timed.setdefault(trial.case, _Timed())
-            timed.count += 1
-            timed.total_s += duration_s
             self.ran_s += duration_s
-            self._timed_bytes += trial.parameters.file_size_bytes
+            for timed in (self._timed.setdefault(trial.case, _Timed()), self._all):
+                timed.add(trial, duration_s, self.rows[trial_id])
 
-    def left_s(self) -> float | None:
+    def left_s(self, hosts: int = 0) -> float | None:
         """Return the expected seconds until all trials have ended; None while none was timed.
 
-        Each takes as long as its case so far, or as its size. Several machines share those that do not run alone.
+        Each takes as long as its case so far, or as its size.
+
+        Args:
+            hosts: how many machines on hosts of their own share them; 0: those of the plan, on this host.
         """
         if not self._timed:
             return None
-        per_byte_s = self.ran_s / max(1, self._timed_bytes)
-        left_s = 0.0
+        shares = []
         for case, count in self._left.items():
+            one = self._one_of[case]
             timed = self._timed.get(case)
-            each_s = timed.total_s / timed.count if timed is not None else per_byte_s * self._bytes_of[case]
-            left_s += count * each_s / self._at_once[case]
-        return left_s
+            scale = 1 / timed.count if timed is not None else one.file_size_bytes / max(1, self._all.sent_bytes)
+            like = timed or self._all
+            shares.append(share_of(one, scale * like.total_s, scale * like.measured_s, count, hosts > 0))
+        shared_s = [share.each_s for share in shares if share.number and share.overlap != "none"]
+        longest_s = sum(shared_s) if self._in_blocks else max(shared_s, default=0.0)
+        return together_s(shares, hosts or self._machines, longest_s)

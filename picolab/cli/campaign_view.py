@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from picolab.campaign.budget import Budget, machines_in_words
-from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, earlier_times, estimate
+from picolab.campaign.estimate import ASSUMED_MIB_S, Estimate, estimate
 from picolab.campaign.runner import Campaign
 from picolab.campaign.stopping import watched_in_words
 from picolab.cli.outcome_table import outcome_table
@@ -26,8 +26,6 @@ from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration
 
 _MOST_PROBLEMS = 10
-_MOST_ESTIMATES = 100
-"""Of blocks, whose times hardly differ."""
 
 
 def print_begin(campaign: Campaign) -> None:
@@ -59,12 +57,16 @@ def print_begin(campaign: Campaign) -> None:
     )
     left = [trial for trial in campaign.needed if trial.trial_id not in campaign.tally.rows]
     if left:
-        console.print(estimate_in_words(estimate(left), at_most=bool(most)))
+        console.print(estimate_in_words(estimate(plan, left, hosts=campaign.hosts), at_most=bool(most)))
         print_machines(plan)
 
 
-def print_plan(plan: Plan) -> None:
-    """Print a plan: every trial in the order in which it would run."""
+def print_plan(plan: Plan, hosts: int = 0) -> None:
+    """Print a plan: every trial in the order in which it would run.
+
+    Args:
+        hosts: how many machines of workers would share them; 0: they run on this host.
+    """
     table = Table(box=None, pad_edge=False)
     for heading in ("trial", "block", "case"):
         table.add_column(heading)
@@ -81,7 +83,7 @@ def print_plan(plan: Plan) -> None:
         f"{most}{counted(plan.repeats, 'repeat')}, seed {plan.seed}; "
         f"{upload_mib:,.0f} MiB to upload in all. {plan.order} Nothing was run."
     )
-    console.print(estimate_in_words(estimate(plan.trials), at_most=bool(most)))
+    console.print(estimate_in_words(estimate(plan, hosts=hosts), at_most=bool(most)))
     print_machines(plan)
     if plan.stopping is not None:
         console.print(watched_in_words(plan))
@@ -91,22 +93,15 @@ def print_machines(plan: Plan) -> None:
     """Print how many machines run at the same time, and what may overlap; nothing for one machine."""
     words = machines_in_words(plan)
     if words:
-        boots = any(kind_of(trial.parameters.machine).reused_between_trials for trial in plan.trials)
-        alone = "times, boots and restores" if boots else "times"
-        console.print(f"{words} Now there are {Budget.of_host().words}. Expected {alone} are those of one machine.")
+        console.print(f"{words} Now there are {Budget.of_host().words}.")
 
 
 def print_workers(plan: Plan, trials: Sequence[PlannedTrial], capacity: Capacity) -> None:
-    """Print how many workers share some trials of a plan, and how long that takes."""
-    orders = together(plan, trials)
-    earlier = earlier_times()
-    total_s = estimate(trials, earlier).total_s
-    longest_s = max((estimate(order, earlier).total_s for order in orders[:_MOST_ESTIMATES]), default=0.0)
+    """Print how many workers share some trials of a plan."""
     what = "blocks, each on one host" if plan.baseline is not None else "trials"
     console.print(
         f"Workers: {len(capacity.hosts)}, which run {counted(capacity.machines, 'machine')} at once"
-        f"{ram_in_words(capacity)}. Together they need at least "
-        f"{duration(max(total_s / max(1, capacity.machines), longest_s))} for {len(orders)} {what}."
+        f"{ram_in_words(capacity)}, share {len(together(plan, trials))} {what}."
     )
 
 
@@ -123,7 +118,8 @@ def estimate_in_words(found: Estimate, *, at_most: bool) -> str:
         if found.restores:
             machines += f" and {most}{counted(found.restores, 'restore')} ({duration(found.restore_s)})"
         machines += " of virtual machines, and "
-    words = f"Expected: {machines}{most}{duration(found.total_s)} in all."
+    on = f" on {found.machines} machines" if found.machines > 1 else ""
+    words = f"Expected: {machines}{most}{duration(found.total_s)} in all{on}."
     if found.boots is not None and found.trials:
         words += (
             f" Boots and restores take {found.machine_share:.0%} of it."

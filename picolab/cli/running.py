@@ -183,18 +183,20 @@ def show_plan(plan: Plan, scheduler: str | None) -> None:
     """Print a plan, and with a scheduler how many workers would share it."""
     from picolab.cli.campaign_view import print_plan, print_workers
 
-    print_plan(plan)
-    if scheduler is not None:
-        from picolab.cli.echo import echo
-        from picolab.distributed.checks import check_distributed
-        from picolab.distributed.cluster import Cluster
+    if scheduler is None:
+        print_plan(plan)
+        return
+    from picolab.cli.echo import echo
+    from picolab.distributed.checks import check_distributed
+    from picolab.distributed.cluster import Cluster
 
-        check_distributed(plan)
-        with Cluster(scheduler) as cluster:
-            found = cluster.check_workers()
-            print_workers(plan, plan.trials, found)
-            for sentence in cluster.notes(found):
-                echo(one_line(sentence))
+    check_distributed(plan)
+    with Cluster(scheduler) as cluster:
+        found = cluster.check_workers()
+        print_plan(plan, found.machines)
+        print_workers(plan, plan.trials, found)
+        for sentence in cluster.notes(found):
+            echo(one_line(sentence))
 
 
 def run_plan(plan: Plan, scheduler: str | None = None) -> tuple[Campaign, ExitCode]:

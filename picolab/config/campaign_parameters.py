@@ -69,7 +69,7 @@ class Stopping(BaseModel):
     least_blocks: Annotated[int, Field(ge=10, le=1000)] = Field(10, description="blocks before the first look")
     most_blocks: Annotated[int, Field(ge=10, le=1000)] = Field(40, description="blocks after which it ends anyway")
     time_limit_h: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
-        None, description="hours of trials, those of all machines added up, after which it ends anyway; null: no limit"
+        None, description="hours in which trials of the campaign have run after which it ends anyway; null: no limit"
     )
 
     @model_validator(mode="after")

@@ -38,11 +38,13 @@ class Ending(BaseModel):
     Attributes:
         error: why it could not run the trials, a sentence; empty when it could.
         notes: sentences for the user.
+        died: it ended before it could write this.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     interrupted: bool = False
+    died: bool = False
     error: str = ""
     notes: list[str] = []
 

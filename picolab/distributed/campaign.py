@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from picolab.campaign.changes import hosts_of_blocks
-from picolab.campaign.progress import Progress, Watcher
+from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
-from picolab.config.plan import Plan, PlannedTrial, together
+from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.sizes import MIB
 from picolab.distributed import worker
 from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
 from picolab.distributed.checks import check_distributed, sent_builds
-from picolab.distributed.cluster import Cluster
+from picolab.distributed.cluster import Begun, Cluster
+from picolab.distributed.losses import Losses
+from picolab.distributed.open_order import OpenOrder, named
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
 from picolab.errors import HostUnfit
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
+from picolab.record.hosts import HostIdentity, same_host
 from picolab.record.outcomes import Outcome
 from picolab.results.starts import note_start
 from picolab.text.wording import counted, listed_few
@@ -50,27 +53,6 @@ HOST_PATIENCE_S = 60.0
 
 
 @dataclass
-class _Open:
-    """Trials that belong together and have no result yet.
-
-    Attributes:
-        refused_by: the workers that could not run them, by address.
-        failures: how often the task itself failed, or was stopped by somebody at its worker.
-        only: the workers that may run it, by address; empty: all.
-        host: where the block has begun, by name: its rest runs there; empty: anywhere.
-    """
-
-    trials: list[PlannedTrial]
-    refused_by: set[str] = field(default_factory=set)
-    failures: int = 0
-    only: set[str] = field(default_factory=set)
-    host: str = ""
-    future: Any = None
-    key: str = ""
-    order: Order | None = None
-
-
-@dataclass
 class DistributedCampaign(Campaign):
     """A campaign whose trials run on the workers of a cluster."""
 
@@ -78,16 +60,19 @@ class DistributedCampaign(Campaign):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._open: list[_Open] = []
+        self._open: list[OpenOrder] = []
         self._count = 0
         self._ordered: dict[str, set[str]] = {}  # trials of each order, by its key
         self._given: set[str] = set()  # workers that may run an order now, by address
-        self._anywhere = False
+        self._accepts_changes = False
         self._waits_since_s: float | None = None
-        self._machines = 1
+        self._losses = Losses(self)
         self._known, self._known_at_s = Capacity(()), 0.0
+        self._machines = 1 if self.cluster is None else max(1, self._capacity().machines)
         # Never closed: a future that ends late would write into whatever gets its number next.
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        if self.cluster is not None:
+            self.cluster.on_begun = self._wake
 
     @property
     def _workers(self) -> Cluster:
@@ -100,22 +85,22 @@ class DistributedCampaign(Campaign):
         return f"{super().resume_command} --scheduler {self._workers.address}"
 
     def _check_plan(self, accept_changes: bool) -> None:
-        # With --accept-changes the rest of a block that has begun may run anywhere; it makes no pair there.
-        self._anywhere = accept_changes
+        # Then the rest of a block that has begun may run anywhere, where it makes no pair, and a trial that lost many
+        # workers is started again.
+        self._accepts_changes = accept_changes
         check_distributed(self.plan)
         for sentence in self._workers.notes(self._workers.check_workers()):
             self.watcher.note(sentence)
 
-    def progress(self, current: PlannedTrial | None = None, attempt: int = 1, line: str = "") -> Progress:
-        """Return how far the campaign is; the time left is shared by the machines of all workers."""
-        found = super().progress(current, attempt, line)
-        if found.eta_s is not None:
-            found.eta_s /= self._machines
-        return found
+    @property
+    def hosts(self) -> int:
+        """How many machines of workers run its trials at once."""
+        return self._machines
 
     def _run_blocks(self) -> None:
         left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
-        waiting = deque(_Open(trials, host=self._host_of(trials)) for trials in together(self.plan, left))
+        startable = self._losses.startable(left, self._accepts_changes)
+        waiting = deque(OpenOrder(trials, host=self._host_of(trials)) for trials in startable)
         builds = sent_builds(left)
         signals = Signals()
         try:
@@ -137,30 +122,34 @@ class DistributedCampaign(Campaign):
             signals.close()
             if self._open:
                 self._workers.stop(self._workers.session)
+            for one in self._open:
+                self._losses.has_answered(one)
             self._workers.close()
 
     # Orders
 
-    def _submit(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _submit(self, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]) -> None:
         """Give orders to the scheduler until each machine has one."""
         if not self._workers.is_connected:
             return
         known = self._capacity()
         self._take_back(waiting, {host.address for host in known.hosts})
-        capacity = known.one_per_kernel(self._given if self._open else (), {one.host for one in waiting})
+        begun = {one.host for one in waiting if one.host is not None}
+        wanted = {host.address for host in known.hosts if any(same_host(one, host.identity) for one in begun)}
+        capacity = known.one_per_kernel(self._given if self._open else (), wanted)
         self._given = {host.address for host in capacity.hosts}
         is_shared = len(capacity.hosts) < len(known.hosts)
         self._machines = max(1, capacity.machines)
-        refused: list[_Open] = []
-        elsewhere: list[_Open] = []
-        held: list[_Open] = []
+        refused: list[OpenOrder] = []
+        elsewhere: list[OpenOrder] = []
+        held: list[OpenOrder] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
             is_bound = bool(one.refused_by or one.host)
             if is_bound and not known.hosts:
                 waiting.appendleft(one)
                 break
-            there = [host for host in known.hosts if one.host in ("", host.hostname)]
+            there = [host for host in known.hosts if one.host is None or same_host(one.host, host.identity)]
             fit = [host for host in there if host.address not in one.refused_by]
             if is_bound and not fit:
                 (elsewhere if one.host and not there else refused).append(one)
@@ -174,7 +163,7 @@ class DistributedCampaign(Campaign):
                     only = f"of {listed_few(host.address for host in willing)}"
                     whose = f"any {'worker' if len(willing) == len(known.hosts) else only}"
                     self.watcher.note(
-                        f"No worker can run {_named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
+                        f"No worker can run {named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
                         f"RAM that {whose} offers; start a worker with more of it, and continue with: "
                         f"{self.resume_command}"
                     )
@@ -208,8 +197,8 @@ class DistributedCampaign(Campaign):
             )
             self._open.append(one)
         for one in refused:
-            where = f" of the host {one.host}, where its block has begun," if one.host else ""
-            self.watcher.note(f"No worker{where} can run {_named(one.trials)}: each has refused.")
+            where = f" of the host {one.host.name}, where its block has begun," if one.host else ""
+            self.watcher.note(f"No worker{where} can run {named(one.trials)}: each has refused.")
         waiting.extend(held + elsewhere)
         self._wait_for_hosts(waiting, elsewhere)
 
@@ -218,20 +207,20 @@ class DistributedCampaign(Campaign):
         there = {other.address for other in known.hosts if other.kernel == host.kernel}
         return all(one.only and not one.only & there for one in self._open)
 
-    def _host_of(self, trials: Sequence[PlannedTrial]) -> str:
-        """Return the name of the host on which the block of some trials has begun; empty when they may run anywhere."""
-        return "" if self._anywhere else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block, "")
+    def _host_of(self, trials: Sequence[PlannedTrial]) -> HostIdentity | None:
+        """Return the host on which the block of some trials has begun; None when they may run anywhere."""
+        return None if self._accepts_changes else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block)
 
-    def _wait_for_hosts(self, waiting: deque[_Open], elsewhere: list[_Open]) -> None:
+    def _wait_for_hosts(self, waiting: deque[OpenOrder], elsewhere: list[OpenOrder]) -> None:
         """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""
         if self._open or len(elsewhere) < len(waiting) or not elsewhere:
             self._waits_since_s = None
             return
-        hosts = listed_few(dict.fromkeys(one.host for one in elsewhere))
+        hosts = listed_few(dict.fromkeys(str(one.host.name) for one in elsewhere if one.host))
         if self._waits_since_s is None:
             self._waits_since_s = time.monotonic()
             self.watcher.note(
-                f"{_named(elsewhere[0].trials)}: the block has begun on {hosts}, and no worker runs there; waiting up "
+                f"{named(elsewhere[0].trials)}: the block has begun on {hosts}, and no worker runs there; waiting up "
                 f"to {HOST_PATIENCE_S:.0f} s for one."
             )
         if time.monotonic() - self._waits_since_s < HOST_PATIENCE_S:
@@ -244,13 +233,14 @@ class DistributedCampaign(Campaign):
             f"rest run on any host, where it makes no pair: {again} --accept-changes"
         )
 
-    def _take_back(self, waiting: deque[_Open], here: set[str]) -> None:
+    def _take_back(self, waiting: deque[OpenOrder], here: set[str]) -> None:
         """Put back the orders that wait for workers that are gone: Dask would wait for their addresses forever."""
         for one in [one for one in self._open if one.only and one.future.status == "pending"]:
             if here and not one.only & here:
                 one.future.cancel()
                 self._open.remove(one)
-                waiting.appendleft(one)
+                if self._losses.add(one):
+                    waiting.appendleft(one)
 
     def _capacity(self) -> Capacity:
         """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
@@ -275,25 +265,31 @@ class DistributedCampaign(Campaign):
     def _stop(self, signals: Signals) -> None:
         """Have the running trials end after cleaning up, and file what comes of them."""
         self._workers.stop(self._workers.session)
-        running = self._workers.running()
+        self._note_begun()
+        running, known = self._workers.running(), {host.address for host in self._workers.capacity().hosts}
         for one in [one for one in self._open if one.key not in running and one.future.status == "pending"]:
             one.future.cancel()
             self._open.remove(one)
+            if one.begun is not None and one.begun.worker not in known:
+                self._losses.add(one)
+            self._losses.has_answered(one)
         deadline = time.monotonic() + _STOP_PATIENCE_S
         while self._open and self._workers.is_connected and time.monotonic() < deadline:
             self._take_ended(deque(), {})
             if self._open:
                 self._sleep(signals, deadline - time.monotonic())
 
-    def _reconnect(self, waiting: deque[_Open]) -> None:
+    def _reconnect(self, waiting: deque[OpenOrder]) -> None:
         """Wait for a scheduler that is gone, and put back the orders that it had.
 
         Raises:
             HostUnfit: it did not come back.
         """
         self.watcher.note(f"The scheduler {self._workers.address} is gone; waiting up to {RECONNECT_S:.0f} s for it.")
+        self._note_begun()
         for one in reversed(self._open):
-            waiting.appendleft(one)
+            if self._losses.add(one, "was lost with the scheduler"):
+                waiting.appendleft(one)
         self._open.clear()
         session, deadline = self._workers.session, time.monotonic() + RECONNECT_S
         while not self._workers.connect():
@@ -309,9 +305,19 @@ class DistributedCampaign(Campaign):
         self._workers.stop(session)
         self.watcher.note(f"The scheduler {self._workers.address} is back.")
 
+    def _note_begun(self) -> None:
+        """Note which orders have begun where, and give up those that have lost too many workers."""
+        for begun in self._workers.begun():
+            one = next((one for one in self._open if one.order is not None and one.order.key == begun.order), None)
+            if one is not None and not self._losses.begins(one, begun):
+                one.future.cancel()
+                self._open.remove(one)
+                self._workers.stop(self._workers.session, begun.order)
+
     # Parcels
 
-    def _take_ended(self, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _take_ended(self, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+        self._note_begun()
         for one in [one for one in self._open if one.future.status != "pending"]:
             if one.future.status == "finished":
                 try:
@@ -320,6 +326,9 @@ class DistributedCampaign(Campaign):
                     # It is taken at the next look, here or from the worker that runs it again.
                     continue
                 except Exception:  # the worker died meanwhile, and the scheduler has lost it
+                    if not self._losses.add(one, "was lost before its results came home"):
+                        self._open.remove(one)
+                        continue
                     plain = None
                 self._open.remove(one)
                 self._receive(one, plain, waiting, builds)
@@ -327,42 +336,49 @@ class DistributedCampaign(Campaign):
                 self._open.remove(one)
                 self._failed(one, waiting)
 
-    def _failed(self, one: _Open, waiting: deque[_Open]) -> None:
+    def _failed(self, one: OpenOrder, waiting: deque[OpenOrder]) -> None:
         """Decide about an order that ended without a parcel."""
         if one.future.status == "cancelled":
             # The connection was lost for a moment, and the scheduler has forgotten what this client wanted.
-            waiting.appendleft(one)
+            if self._losses.add(one, "was lost with the connection"):
+                waiting.appendleft(one)
             return
         error = one.future.exception(timeout=60) if one.future.status == "error" else None
+        last_worker = self._workers.killed_by(error)
+        if last_worker:
+            one.begun = one.begun or Begun("", last_worker)
+            if self._losses.add(one):
+                waiting.append(one)
+            return
+        self._losses.has_answered(one)
         one.failures += 1
-        if self._workers.is_killed(error):
-            detail = "several workers died, one after the other, while they ran this trial"
-            for trial in one.trials:
-                fault = Outcome.MACHINE_FAILED, detail
-                self.settle(trial, self.next_attempt(trial), None, None, fault)
-        elif one.failures < _MOST_REFUSALS:
+        if one.failures < _MOST_REFUSALS:
             waiting.append(one)
         else:
             last = f"; last: {error}" if error is not None else ""
             self.watcher.note(
-                f"{_named(one.trials)}: the task failed {one.failures} times{last}; run it again with: "
+                f"{named(one.trials)}: the task failed {one.failures} times{last}; run it again with: "
                 f"{self.resume_command}"
             )
 
     def _receive(
-        self, one: _Open, plain: Any, waiting: deque[_Open], builds: dict[str, tuple[Path, SentBuild]]
+        self, one: OpenOrder, plain: Any, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]
     ) -> None:
         try:
             parcel = Parcel.model_validate(plain)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
-            self.watcher.note(f"{_named(one.trials)}: something else than a parcel came: {where}: {first['msg']}")
+            self.watcher.note(f"{named(one.trials)}: something else than a parcel came: {where}: {first['msg']}")
             self._failed(one, waiting)
             return
+        # Of an order that has begun at a worker, another one answers only when that one is lost.
+        elsewhere = parcel.ending == "needs_builds" or (one.begun is not None and one.begun.worker != parcel.worker)
+        may_begin = not elsewhere or self._losses.add(one)
         if parcel.ending == "needs_builds":
-            self._send(one, parcel, builds)
-            waiting.appendleft(one)
+            if may_begin:
+                self._send(one, parcel, builds)
+                waiting.appendleft(one)
             return
         for found in parcel.waits():
             note_start(self.folder, found)
@@ -371,27 +387,34 @@ class DistributedCampaign(Campaign):
         if one.order is not None and is_whole and (parcel.ending == "ran" or parcel.attempts):
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
+        if parcel.ending == "died":
+            one.refused_by.add(parcel.worker)
+            one.begun = one.begun or Begun("", parcel.worker)
+            if self._losses.add(one, f"ended its process early ({parcel.sentence})"):
+                waiting.append(one)
+            return
+        self._losses.has_answered(one)
         if parcel.ending == "refused":
-            self.watcher.note(f"The worker {parcel.worker} cannot run {_named(one.trials)}: {parcel.sentence}")
+            self.watcher.note(f"The worker {parcel.worker} cannot run {named(one.trials)}: {parcel.sentence}")
             one.refused_by.add(parcel.worker)
             one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
-            if one.trials:
+            if one.trials and may_begin:
                 waiting.append(one)
         elif parcel.ending == "stopped":
             # By somebody at the worker: a client that stops throws `waiting` away.
             one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
             one.failures += 1
-            if one.trials and one.failures < _MOST_REFUSALS:
+            if one.trials and may_begin and one.failures < _MOST_REFUSALS:
                 waiting.append(one)
-            elif one.trials:
+            elif one.trials and may_begin:
                 self.watcher.note(
-                    f"{_named(one.trials)}: stopped {one.failures} times at workers, the last time at "
+                    f"{named(one.trials)}: stopped {one.failures} times at workers, the last time at "
                     f"{parcel.worker}; run it again with: {self.resume_command}"
                 )
         elif parcel.sentence:
             self.watcher.note(parcel.sentence)
 
-    def _send(self, one: _Open, parcel: Parcel, builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _send(self, one: OpenOrder, parcel: Parcel, builds: dict[str, tuple[Path, SentBuild]]) -> None:
         for path, build in builds.values():
             if build.sha256 not in parcel.missing:
                 continue
@@ -456,8 +479,3 @@ def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign
 def with_cluster(campaign: Campaign, cluster: Cluster) -> DistributedCampaign:
     """Return a campaign that exists, to be run on the workers of a cluster."""
     return DistributedCampaign(campaign.folder, campaign.plan, campaign.watcher, cluster=cluster)
-
-
-def _named(trials: Sequence[PlannedTrial]) -> str:
-    first = trials[0].trial_id
-    return first if len(trials) == 1 else f"{first} and {counted(len(trials) - 1, 'other trial')} of its block"

@@ -4,6 +4,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from picolab.config.sizes import MIB
+from picolab.record.hosts import HostIdentity
 from picolab.text.wording import listed_few
 
 MACHINE, RAM = "machine", "RAM"
@@ -19,6 +20,7 @@ class Host:
         ram_bytes: of their machines together; None when it does not say.
         hostname: of the host it runs on; empty when the worker did not answer.
         boot_id: of the kernel it runs on; empty when the worker did not answer.
+        host_id: see `picolab.record.hosts`.
     """
 
     address: str
@@ -26,6 +28,12 @@ class Host:
     ram_bytes: float | None
     hostname: str = ""
     boot_id: str = ""
+    host_id: str | None = None
+
+    @property
+    def identity(self) -> HostIdentity:
+        """Which host it runs on."""
+        return HostIdentity(self.hostname, self.host_id, self.boot_id or None)
 
     @property
     def kernel(self) -> str:
@@ -52,11 +60,12 @@ class Capacity:
 
         Args:
             kept: addresses of workers that may run an order now: they come first.
-            wanted: names of hosts with blocks that have begun, whose workers come next; then those with the most RAM.
+            wanted: addresses of workers on hosts with blocks that have begun: they come next; then those with the most
+                RAM.
         """
 
         def rank(host: Host) -> tuple[object, ...]:
-            return host.address not in kept, host.hostname not in wanted, -(host.ram_bytes or 0), host.address
+            return host.address not in kept, host.address not in wanted, -(host.ram_bytes or 0), host.address
 
         return Capacity(tuple(min(hosts, key=rank) for hosts in self.by_kernel))
 

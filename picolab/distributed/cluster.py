@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from picolab.distributed import worker
 from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
 from picolab.errors import HostUnfit, ParameterError
+from picolab.text.foreign import one_line
 
 INSTALL = "pip install 'picolab[distributed]'"
 _CONNECT_S = 10.0
@@ -33,6 +36,26 @@ def load_distributed() -> Any:
     return distributed
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An order that has begun at a worker.
+
+    Attributes:
+        order: its key.
+        worker: address of the worker.
+        host: its name.
+    """
+
+    order: str
+    worker: str
+    host: str = ""
+
+    @property
+    def words(self) -> str:
+        """The worker and its host, in words."""
+        return one_line(f"{self.worker} ({self.host})" if self.host else self.worker)
+
+
 class Cluster:
     """A connection to a scheduler.
 
@@ -41,6 +64,7 @@ class Cluster:
 
     Attributes:
         session: the name of this connection; orders of a session are stopped together.
+        on_begun: called in another thread when an order has begun at a worker.
 
     Raises:
         ParameterError: the package is missing, or the address makes no sense.
@@ -52,6 +76,8 @@ class Cluster:
         self._distributed = load_distributed()
         self._client: Any = None
         self._facts: dict[str, dict[str, Any]] = {}
+        self._begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
+        self.on_begun: Callable[[Begun], None] = lambda _: None
         self._why = ""
         self.session = ""
         if "://" not in address:
@@ -101,6 +127,9 @@ class Cluster:
             why = str(error).partition("\n")[0]
             raise HostUnfit(f"--scheduler {self.address}: {why}; install the same version of distributed") from None
         self.session = uuid.uuid4().hex
+        begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
+        self._begun = begun
+        self._client.subscribe_topic(worker.topic(self.session), lambda event: self._note_begun(begun, event))
         return True
 
     def close(self) -> None:
@@ -135,7 +164,9 @@ class Cluster:
         for address, offer in offers.items():
             facts = self._facts.get(address, {})
             hostname, boot_id = str(facts.get("hostname", "")), str(facts.get("boot_id", ""))
-            found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id))
+            host_id = facts.get("host_id")
+            host_id = None if host_id is None else str(host_id)
+            found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id, host_id))
         return Capacity(tuple(found))
 
     def check_workers(self) -> Capacity:
@@ -207,6 +238,22 @@ class Cluster:
         future.add_done_callback(done)
         return future
 
+    def _note_begun(self, found: queue.SimpleQueue[Begun], event: tuple[float, Any]) -> None:
+        """Note what a worker says, in the thread of Dask."""
+        said = event[1]
+        if isinstance(said, dict):
+            begun = Begun(*(str(said.get(name))[:150] for name in ("order", "worker", "host")))
+            found.put(begun)
+            self.on_begun(begun)
+
+    def begun(self) -> list[Begun]:
+        """Return the orders that have begun at workers since the last call, as far as their workers could say it."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._begun.get_nowait())
+        return found
+
     def send_build(self, address: str, path: Path, sha256: str, size_bytes: int) -> None:
         """Copy an executable to a worker, in parts of 4 MiB.
 
@@ -234,10 +281,10 @@ class Cluster:
         with contextlib.suppress(Exception):  # whoever is gone keeps its files for `picolab clean`
             self._client.run(worker.forget_orders, keys, on_error="ignore")
 
-    def stop(self, session: str) -> None:
-        """Have all workers stop the orders of a session."""
+    def stop(self, session: str, key: str = "") -> None:
+        """Have all workers stop the orders of a session, or the one with a key."""
         with contextlib.suppress(Exception):  # whoever is gone has stopped
-            self._client.run(worker.stop_session, session, on_error="ignore")
+            self._client.run(worker.stop_session, session, key, on_error="ignore")
 
     def running(self) -> set[str]:
         """Return the keys of the orders that workers have."""
@@ -246,6 +293,6 @@ class Cluster:
         except OSError:
             return set()
 
-    def is_killed(self, error: BaseException | None) -> bool:
-        """Return whether an order ended because several workers died while they ran it."""
-        return isinstance(error, self._distributed.KilledWorker)
+    def killed_by(self, error: BaseException | None) -> str:
+        """Return the last of the workers that died while they ran an order; empty when it ended otherwise."""
+        return str(error.last_worker.address) if isinstance(error, self._distributed.KilledWorker) else ""

@@ -76,7 +76,8 @@ class Parcel(BaseModel):
     """The answer to an order.
 
     Attributes:
-        ending: `ran`; `stopped`: the client asked for it; `needs_builds`: nothing ran; `refused`: this worker cannot.
+        ending: `ran`; `stopped`: the client asked for it; `needs_builds`: nothing ran; `refused`: this worker cannot;
+            `died`: the process of the trials was killed.
         worker: its address.
         sentence: why it refused, or which notes its campaign made.
         missing: the SHA-256 of builds that it needs.
@@ -85,7 +86,7 @@ class Parcel(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ending: Literal["ran", "stopped", "needs_builds", "refused"]
+    ending: Literal["ran", "stopped", "needs_builds", "refused", "died"]
     worker: Annotated[str, Field(max_length=300)]
     sentence: Annotated[str, Field(max_length=2000)] = ""
     missing: list[Sha256] = []

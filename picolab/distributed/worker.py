@@ -36,10 +36,10 @@ MOST_BUILD_BYTES = 1024 * MIB
 _LARGEST_ENDING_BYTES = MIB
 _HOST_LOCK = HostLock()
 _LOCK = threading.Lock()
-_RUNNING: dict[str, list[subprocess.Popen[bytes]]] = defaultdict(list)
-"""The processes of each session."""
-_STOPPED: set[str] = set()
-"""Sessions that their client has stopped."""
+_RUNNING: dict[str, list[tuple[str, subprocess.Popen[bytes]]]] = defaultdict(list)
+"""The processes of each session, each with the key of its order."""
+_STOPPED: set[tuple[str, str]] = set()
+"""Sessions that their client has stopped, and single orders of them by their key; all of a session by an empty one."""
 
 
 def software() -> str:
@@ -54,6 +54,7 @@ def facts() -> dict[str, Any]:
         "software": software(),
         "hostname": str(host_identity()["hostname"]),
         "boot_id": boot_id(),
+        "host_id": host_identity()["host_id"],
         "waits_for": _HOST_LOCK.other_holder(),
     }
 
@@ -87,7 +88,7 @@ def _run(text: str, address: str) -> Parcel:
     if missing:
         return Parcel(ending="needs_builds", worker=address, missing=missing)
     folder = orders_dir() / order.key
-    with _HOST_LOCK.held(lambda: order.session in _STOPPED) as lock:
+    with _HOST_LOCK.held(lambda: _is_stopped(order)) as lock:
         if lock is None:
             return Parcel(ending="stopped", worker=address)
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,16 +97,31 @@ def _run(text: str, address: str) -> Parcel:
         missing = _missing(order)
         if missing:
             return Parcel(ending="needs_builds", worker=address, missing=missing)
+        _say_begun(order)
         if not _run_process(order, folder, lock):
             return Parcel(ending="stopped", worker=address)
     ending = _ending(folder)
     return Parcel(
-        ending="refused" if ending.error else "stopped" if ending.interrupted else "ran",
+        ending="died" if ending.died else "refused" if ending.error else "stopped" if ending.interrupted else "ran",
         worker=address,
         sentence=ending.error or " ".join(ending.notes)[:2000],
         attempts=pack(folder / CAMPAIGN),
         starts=starts_of(folder / CAMPAIGN),
     )
+
+
+def topic(session: str) -> str:
+    """Return under which topic of Dask's events a client learns that orders of its session begin."""
+    return f"picolab-{session}"
+
+
+def _say_begun(order: Order) -> None:
+    """Tell the client that an order begins here: if this worker is lost now, the client counts it."""
+    from distributed import get_worker
+
+    here = get_worker()
+    begun = {"order": order.key, "worker": str(here.address), "host": str(host_identity()["hostname"])}
+    here.log_event(topic(order.session), begun)
 
 
 def _run_process(order: Order, folder: Path, lock: int) -> bool:
@@ -117,7 +133,7 @@ def _run_process(order: Order, folder: Path, lock: int) -> bool:
     copies = {path: str(_place(build.sha256)) for path, build in order.builds.items()}
     (folder / ENDING_FILE).unlink(missing_ok=True)
     with _LOCK, (folder / "log").open("ab") as log:
-        if order.session in _STOPPED:
+        if _is_stopped(order):
             return False
         process = subprocess.Popen(
             [sys.executable, "-m", "picolab.distributed.block_process", str(folder), str(lock)],
@@ -127,12 +143,12 @@ def _run_process(order: Order, folder: Path, lock: int) -> bool:
             pass_fds=[lock],
             env={**os.environ, COPIES_VARIABLE: json.dumps(copies)},
         )
-        _RUNNING[order.session].append(process)
+        _RUNNING[order.session].append((order.key, process))
     try:
         process.wait()
     finally:
         with _LOCK:
-            _RUNNING[order.session].remove(process)
+            _RUNNING[order.session].remove((order.key, process))
         _close_pipe(process)
     return True
 
@@ -151,15 +167,25 @@ def _ending(folder: Path) -> Ending:
             words = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
         except OSError:
             words = []
-        return Ending(error=f"the process of the trials ended early{': ' + words[0][:300] if words else ''}")
+        error = f"the process of the trials ended early{': ' + words[0][:300] if words else ''}"
+        return Ending(died=True, error=error)
 
 
-def stop_session(session: str) -> None:
-    """Stop the running orders of a session, after cleaning up, and refuse the later ones."""
+def stop_session(session: str, key: str = "") -> None:
+    """Stop the running orders of a session, after cleaning up, and refuse the later ones.
+
+    Args:
+        key: of the only order to be stopped; empty: all.
+    """
     with _LOCK:
-        _STOPPED.add(session)
-        for process in _RUNNING[session]:
-            _close_pipe(process)
+        _STOPPED.add((session, key))
+        for order, process in _RUNNING[session]:
+            if key in ("", order):
+                _close_pipe(process)
+
+
+def _is_stopped(order: Order) -> bool:
+    return not _STOPPED.isdisjoint({(order.session, ""), (order.session, order.key)})
 
 
 def forget_orders(keys: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Facts about this host for the record and for `picolab doctor`: CPU, kernel, memory, disks, load."""
 
 import functools
+import hmac
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from picolab import __version__
+from picolab.agent.procfs import boot_id
 from picolab.record.conditions import Provenance
 from picolab.record.machine import FILE_SYSTEMS_IN_MEMORY
 
@@ -207,6 +209,7 @@ def _virtualisation() -> str | None:
 @functools.cache
 def _constant_facts() -> dict[str, Any]:
     model = re.search(r"^model name\s*:\s*(.+)$", read_file("/proc/cpuinfo") or "", re.MULTILINE)
+    host_id, why_not = _host_id()
     return {
         "hostname": socket.gethostname(),
         "cpu_model": model[1] if model else platform.machine(),
@@ -218,6 +221,9 @@ def _constant_facts() -> dict[str, Any]:
         "swap_bytes": memory_info().get("SwapTotal"),
         "governor": governor(),
         "virtualisation": _virtualisation(),
+        "host_id": host_id,
+        "host_id_missing": why_not,
+        "boot_id": boot_id() or None,
     }
 
 
@@ -258,10 +264,41 @@ def read_software() -> None:
     _versions()
 
 
+_IDENTITY_KEY = bytes.fromhex("3f0a7a5e6bd14c1c9a0f4f0c7d2e8b61")
+"""Of picolab: another program's identity of the same host is another."""
+_HOST_UTS_NAMESPACE = 0xEFFFFFFE
+"""Inode of the namespace with the host's own name (PROC_UTS_INIT_INO of include/linux/proc_ns.h)."""
+
+
+def hashed_machine_id() -> str | None:
+    """Return what /etc/machine-id is for picolab; None when it holds no identity.
+
+    It is sd_id128_get_machine_app_specific(3): an HMAC-SHA256, from which the machine-id cannot be found.
+    """
+    text = read_file("/etc/machine-id") or ""
+    if not re.fullmatch("[0-9a-f]{32}", text) or not int(text, 16):
+        return None
+    found = bytearray(hmac.digest(bytes.fromhex(text), _IDENTITY_KEY, "sha256")[:16])
+    found[6], found[8] = found[6] & 0x0F | 0x40, found[8] & 0x3F | 0x80
+    return found.hex()
+
+
+def _host_id() -> tuple[str | None, str | None]:
+    """Return the identity of this host for records, or why it has none."""
+    try:
+        is_container = Path("/proc/self/ns/uts").stat().st_ino != _HOST_UTS_NAMESPACE
+    except OSError:
+        is_container = True
+    if is_container:
+        return None, "it has a host name of its own, as a container, and containers of one image share a machine-id"
+    found = hashed_machine_id()
+    return found, None if found is not None else "/etc/machine-id holds no identity"
+
+
 def host_identity() -> dict[str, Any]:
     """Return the facts that make numbers of two hosts not comparable, those that this host knows of itself."""
-    names = ("hostname", "cpu_model", "cpu_count", "architecture", "ram_bytes", "kernel")
-    return {name: _constant_facts()[name] for name in names} | {"machine_id": read_file("/etc/machine-id") or None}
+    names = ("hostname", "cpu_model", "cpu_count", "architecture", "ram_bytes", "kernel", "host_id", "boot_id")
+    return {name: _constant_facts()[name] for name in names} | {"hashed_machine_id": hashed_machine_id()}
 
 
 def provenance() -> Provenance:

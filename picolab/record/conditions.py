@@ -67,7 +67,10 @@ class InstrumentReference(Part):
 class Provenance(Part):
     """Host and software."""
 
-    host: dict[str, Any] = Field(description="hostname, CPU, kernel, RAM, governor, virtualisation, load at the start")
+    host: dict[str, Any] = Field(
+        description="hostname, host_id (or why there is none), boot_id, CPU, kernel, RAM, governor, virtualisation, "
+        "load at the start"
+    )
     versions: dict[str, str] = Field(description="Python and every package that took part")
     picolab_version: str
     picolab_commit: str | None

@@ -28,7 +28,7 @@ _LARGEST_BYTES = 2 * LARGEST_PLAN_BYTES
 _SAME_RAM = 0.02
 """Of RAM: what a kernel keeps for itself differs a little from boot to boot."""
 _HOST_WORDS = {
-    "machine_id": "the host's identity (/etc/machine-id)",
+    "hashed_machine_id": "the host's identity (/etc/machine-id)",
     "hostname": "the host's name",
     "cpu_model": "the processor",
     "cpu_count": "the number of processors",
@@ -212,7 +212,7 @@ def host_changes(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> list[str]
         old, new = was.get(name), is_now.get(name)
         if old is None or new is None or old == new:
             continue
-        if name == "hostname" and was.get("machine_id") and is_now.get("machine_id"):
+        if name == "hostname" and was.get("hashed_machine_id") and is_now.get("hashed_machine_id"):
             # The name of a host may change; it is the same host as long as its identity is.
             continue
         if name == "ram_bytes" and isinstance(old, int) and abs(new - old) <= _SAME_RAM * old:

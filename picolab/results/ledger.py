@@ -17,6 +17,8 @@ from picolab.record.outcomes import Outcome
 LEDGER_FILE = "ledger.jsonl"
 LARGEST_LEDGER_BYTES = 64 * MIB
 _LONGEST_LINE_BYTES = MIB
+LONGEST_WORKER = 400
+"""Of the address and the host of a worker, in characters."""
 MOST_ATTEMPTS = 1_000_000
 """At one trial, in what others may have written: the next attempt needs a number, too."""
 _MOST_DAMAGED_LINES = 20
@@ -53,6 +55,8 @@ class LedgerEntry(BaseModel):
     duration_s: Annotated[float, Field(ge=0)] | None
     notebook: _Place | None
     record: _Place | None
+    worker: Annotated[str, Field(max_length=LONGEST_WORKER)] | None = None
+    """That was lost while it ran this attempt; its end is not known. None: none was."""
 
 
 DamagedLine = tuple[int, Literal["torn", "damaged"], str]
@@ -122,7 +126,8 @@ class Ledger:
     def append(self, entry: LedgerEntry) -> None:
         """Write an entry so that it is on disk when this returns."""
         entries = self.entries()
-        line = json.dumps(entry.model_dump(mode="json"), ensure_ascii=False)
+        # Without a lost worker as an older picolab reads it.
+        line = json.dumps(entry.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False)
         append_line(self._path, line)
         entries.append(entry)
         self._seen = self._signature()

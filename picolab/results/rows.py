@@ -14,6 +14,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.record import factors
 from picolab.record.factors import FACTORS, Factor
 from picolab.record.fields import pandas_type_at, values_at
+from picolab.record.hosts import HostIdentity, host_names
 from picolab.record.metric import Metric
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import STEPS, Outcome, Step
@@ -62,6 +63,8 @@ _FACTS = {
 }
 """Column -> path of its field, for what is neither a metric nor a factor. `build`, `box`, `cpus` and `provider` hold
 what there was; `build_wanted` and so on hold what was asked for."""
+_SECTION = ("timeline.measured_from_s", "timeline.measured_until_s")
+_HOST = ("provenance.host.host_id", "provenance.host.boot_id")
 _COMPUTED = {
     "case": "string",
     "case_id": "string",
@@ -69,6 +72,9 @@ _COMPUTED = {
     "file_size_bytes": "Int64",
     "build": "string",
     "hostname": "string",
+    "host_id": "string",
+    "boot_id": "string",
+    "measured_section_s": "Float64",
     "upload_outcome": "string",
     "download_outcome": "string",
     "caveats": "string",
@@ -140,6 +146,7 @@ def record_row(record: Record) -> dict[str, Any]:
     facts, asked = factors.fact_factors(), _asked_for(record.parameters)
     paths = [*_FACTS.values(), *(fact.source for fact in facts)]
     paths += [path for metric in METRICS.values() for path in metric.paths]
+    paths += _SECTION + _HOST
     fields = values_at(record, tuple(paths))
     row = {name: fields[path] for name, path in _FACTS.items()}
     row |= asked.levels
@@ -155,6 +162,9 @@ def record_row(record: Record) -> dict[str, Any]:
         "build": record.build.label if record.build else asked.build_label,
         "upload_outcome": _step_outcome(record, "upload"),
         "download_outcome": _step_outcome(record, "download"),
+        "host_id": fields[_HOST[0]],
+        "boot_id": fields[_HOST[1]],
+        "measured_section_s": _length(*(fields[path] for path in _SECTION)),
         "caveats": " ".join(sorted({caveat.code for caveat in record.caveats})),
     }
     return {name: row[name] for name in _columns(tuple(FACTORS), tuple(METRICS))}
@@ -252,6 +262,10 @@ def _step_outcome(record: Record, step: Step) -> str | None:
     return None if outcome is None else outcome.value
 
 
+def _length(begun_s: float | None, ended_s: float | None) -> float | None:
+    return None if begun_s is None or ended_s is None else ended_s - begun_s
+
+
 def csv_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row for a CSV file: a spreadsheet runs no text of it as a formula."""
     return {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -271,10 +285,12 @@ def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tell_hosts_apart(rows: list[dict[str, Any]]) -> None:
-    """Make the host a factor where trials ran on several: their numbers are never pooled."""
-    if len({row["hostname"] for row in rows}) > 1:
-        for row in rows:
-            row["measured_on"] = row["hostname"]
+    """Give each host one name, and make the host a factor where trials ran on several: they are never pooled."""
+    names = host_names([HostIdentity.of(row) for row in rows])
+    for row, name in zip(rows, names, strict=True):
+        row["hostname"] = name
+        if len(set(names)) > 1:
+            row["measured_on"] = name
             row["case_id"] = factors.case_id(row)
 
 

@@ -407,6 +407,21 @@ def test_pairs_are_made_on_one_host_only(tmp_path: Path) -> None:
     assert any("three" in sentence and "they are no pair" in sentence for sentence in found.incomplete), found
 
 
+def test_a_renamed_host_keeps_the_pair_of_its_block(tmp_path: Path) -> None:
+    trials = paired_trials(around(1.2, n=24))
+    for trial in trials:
+        trial.facts |= {"provenance.host.host_id": "this", "provenance.host.boot_id": "boot"}
+    for trial in trials[7:]:
+        trial.facts["provenance.host.hostname"] = "renamed"
+    comparison = compare(read(tmp_path / "c", trials))
+    assert len(one(comparison).pairs) == 24 and codes(comparison) == []
+
+    trials[7].facts["provenance.host.boot_id"] = "another"
+    trials[7].facts["provenance.host.hostname"] = "clone"
+    comparison = compare(read(tmp_path / "clone", trials))
+    assert len(one(comparison).pairs) == 23 and codes(comparison) == ["mixed_hosts"]
+
+
 def test_a_build_that_always_runs_first_is_a_caveat(tmp_path: Path) -> None:
     trials = sorted(paired_trials(around(1.0)), key=lambda trial: (trial.block, trial.label))
     assert codes(compare(read(tmp_path / "c", trials))) == ["same_order"]

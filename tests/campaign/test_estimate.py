@@ -14,7 +14,7 @@ from picolab.campaign.runner import Campaign
 from picolab.cli.campaign_view import estimate_in_words
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.invalid_input import validate
-from picolab.config.plan import PlannedTrial, make_plan
+from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir
 from picolab.config.yaml_text import read_yaml
 from picolab.machines.kinds import KINDS
@@ -24,9 +24,8 @@ VIRTUAL = next(kind for kind in KINDS.values() if kind.is_virtual)
 LOCAL = next(kind for kind in KINDS.values() if not kind.is_virtual)
 
 
-def trials(text: str) -> list[PlannedTrial]:
-    plan = make_plan(validate(CampaignParameters, read_yaml(text), "file.yaml"), "a-campaign", "file.yaml")
-    return plan.trials
+def plan_of(text: str) -> Plan:
+    return make_plan(validate(CampaignParameters, read_yaml(text), "file.yaml"), "a-campaign", "file.yaml")
 
 
 TWO_BY_TWO = f"{{matrix: {{machine: [{VIRTUAL.name}], ram_mb: [256, 512], file_size: [25M, 100M]}}, repeats: 5}}"
@@ -39,7 +38,7 @@ def outputs(scratch: Path) -> Iterator[Path]:
 
 
 def test_nothing_was_measured_and_the_assumptions_are_printed(outputs: Path) -> None:
-    found = estimate(trials(TWO_BY_TWO))
+    found = estimate(plan_of(TWO_BY_TWO))
     words = estimate_in_words(found, at_most=False)
 
     assert (found.boots, found.restores) == (2, 4) and found.measured == found.machines_measured == 0
@@ -56,14 +55,14 @@ def test_nothing_was_measured_and_the_assumptions_are_printed(outputs: Path) -> 
 
 
 def test_a_kind_that_boots_nothing_has_no_boots(outputs: Path) -> None:
-    found = estimate(trials("{matrix: {ram_mb: [256, 512], file_size: [25M]}}"))
+    found = estimate(plan_of("{matrix: {ram_mb: [256, 512], file_size: [25M]}}"))
 
     assert found.boots is None and found.boot_s == 0
     assert estimate_in_words(found, at_most=True).startswith("Expected: at most 18 s in all. No trial")
 
 
 def test_both_kinds_state_both_assumptions(outputs: Path) -> None:
-    found = estimate(trials(f"{{matrix: {{machine: [{LOCAL.name}, {VIRTUAL.name}], ram_mb: [256]}}, repeats: 2}}"))
+    found = estimate(plan_of(f"{{matrix: {{machine: [{LOCAL.name}, {VIRTUAL.name}], ram_mb: [256]}}, repeats: 2}}"))
 
     assert found.boots == 1
     assert "plus 2 to 8 s" in estimate_in_words(found, at_most=False)
@@ -71,7 +70,7 @@ def test_both_kinds_state_both_assumptions(outputs: Path) -> None:
 
 def test_snapshots_may_replace_boots(outputs: Path) -> None:
     text = TWO_BY_TWO.replace("repeats", "parameters: {fresh_machine: per_trial}, repeats")
-    found = estimate(trials(text))
+    found = estimate(plan_of(text))
 
     assert (found.boots, found.restores) == (2, 18)
     assert found.restore_s == 4 * VIRTUAL.assumed_change_s + 14 * VIRTUAL.assumed_restore_s
@@ -93,7 +92,7 @@ def test_earlier_restores_count(outputs: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({**row, "reached_by": "restored", "reached_s": 1.5} for row in rows)
-    found = estimate(trials(TWO_BY_TWO.replace("repeats", "parameters: {fresh_machine: per_trial}, repeats")))
+    found = estimate(plan_of(TWO_BY_TWO.replace("repeats", "parameters: {fresh_machine: per_trial}, repeats")))
 
     assert found.restore_s == pytest.approx(18 * 1.5) and found.machines_measured == 18
     assert not earlier_times().boots_s
@@ -112,7 +111,7 @@ def measured_campaign(name: str, of: list[FakeTrial], duration_s: float) -> Path
 def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
     """Of the factory's trials, the first one was booted in 31.5 s; the others were cleaned up."""
     measured_campaign("earlier", virtual_matrix(), 40.0)
-    wanted = trials(TWO_BY_TWO)
+    wanted = plan_of(TWO_BY_TWO)
     found = estimate(wanted)
 
     assert found.measured == 20
@@ -135,13 +134,13 @@ def test_a_plan_of_thousands_of_trials_counts(outputs: Path) -> None:
 def test_other_cases_do_not_count(outputs: Path) -> None:
     measured_campaign("earlier", virtual_matrix(), 40.0)
     more = TWO_BY_TWO.replace("[25M, 100M]", "[25M, 50M]")
-    found = estimate(trials(more))
+    found = estimate(plan_of(more))
 
     assert found.measured == 10
     assert "10 of 20 trials like earlier ones of their case, the others: upload and verify" in estimate_in_words(
         found, at_most=False
     )
-    assert estimate(trials(TWO_BY_TWO.replace("repeats", "parameters: {sync: measure}, repeats"))).measured == 0
+    assert estimate(plan_of(TWO_BY_TWO.replace("repeats", "parameters: {sync: measure}, repeats"))).measured == 0
 
 
 def test_a_wait_for_the_turn_is_no_time_of_a_trial(outputs: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_wait_for_the_turn_is_no_time_of_a_trial(outputs: Path) -> None:
     for trial in of:
         trial.facts = {"timeline": {"boot_id": "boot", "waited_s": 15.0}}
     measured_campaign("earlier", of, 40.0)
-    found = estimate(trials(TWO_BY_TWO))
+    found = estimate(plan_of(TWO_BY_TWO))
     assert found.total_s - found.boot_s - found.restore_s == pytest.approx(20 * 25.0)
 
 
@@ -159,7 +158,7 @@ def test_damaged_campaigns_are_left_out(outputs: Path, file: str, content: str) 
     folder = measured_campaign("earlier", virtual_matrix(), 40.0)
     (folder / file).write_text(content)
 
-    found = estimate(trials(TWO_BY_TWO))
+    found = estimate(plan_of(TWO_BY_TWO))
     assert found.boots == 2
     assert found.measured == (20 if file == "results.csv" else 0)
 

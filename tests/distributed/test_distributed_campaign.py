@@ -101,9 +101,12 @@ def test_a_worker_is_killed_in_mid_trial(cluster: TestCluster) -> None:
     killer.join()
 
     assert code is ExitCode.OK and notes == []
-    assert sorted((entry.trial_id, entry.attempt, entry.outcome) for entry in campaign.ledger.entries()) == [
-        (trial.trial_id, 1, Outcome.OK) for trial in plan.trials
-    ]
+    entries = campaign.ledger.entries()
+    (lost,) = (entry for entry in entries if entry.worker is not None)
+    assert (lost.attempt, lost.outcome) == (1, Outcome.MACHINE_FAILED)
+    assert lost.outcome_detail == f"the worker {lost.worker} was lost while it ran this trial"
+    others = sorted((entry.trial_id, entry.attempt, entry.outcome) for entry in entries if entry is not lost)
+    assert others == [(trial.trial_id, 1 + (trial.trial_id == lost.trial_id), Outcome.OK) for trial in plan.trials]
     data = read_campaign(campaign.folder)
     assert len(data.trials) == 2 and data.problems.empty
     dead = next(cluster.state_of(worker) for worker in cluster.workers if worker.poll() is not None)
@@ -151,7 +154,10 @@ def test_the_scheduler_restarts_and_the_user_stops_and_resumes(cluster: TestClus
     assert "is gone; waiting" in said and "is back" in said
     assert "Workers: 2, which run 2 machines at once" in said
     ledger = Ledger(outputs_dir() / "far")
-    assert [entry.outcome for entry in ledger.entries()] == [Outcome.INTERRUPTED]
+    entries = ledger.entries()
+    assert [entry.outcome for entry in entries[:-1]] == [Outcome.MACHINE_FAILED] * len(entries[:-1])
+    assert all("was lost with the scheduler" in entry.outcome_detail for entry in entries[:-1]) and entries[:-1]
+    assert entries[-1].outcome is Outcome.INTERRUPTED
     resumed = subprocess.run(
         [*words, "resume", "far", *there], capture_output=True, text=True, timeout=120, check=False
     )

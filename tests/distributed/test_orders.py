@@ -11,8 +11,9 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, PlannedTrial, make_plan
-from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
-from picolab.distributed.cluster import Capacity, Host
+from picolab.distributed.campaign import DistributedCampaign, with_cluster
+from picolab.distributed.cluster import Begun, Capacity, Host
+from picolab.distributed.open_order import OpenOrder
 from picolab.distributed.order import Order, Parcel, SentBuild
 from picolab.exit_codes import ExitCode
 from picolab.record.outcomes import Outcome
@@ -34,6 +35,7 @@ class Workers:
         self.forgotten: list[str] = []
         self.forgotten_everywhere: list[str] = []
         self.answers: list[dict[str, Any]] = []
+        self.said: list[Begun] = []
 
     def capacity(self) -> Capacity:
         return Capacity(tuple(self.hosts))
@@ -45,6 +47,10 @@ class Workers:
             self.orders[-1].status, self.orders[-1].result = "finished", lambda timeout: answer
             done(self.orders[-1])
         return self.orders[-1]
+
+    def begun(self) -> list[Begun]:
+        said, self.said = self.said, []
+        return said
 
     def forget(self, address: str, _key: str) -> None:
         self.forgotten.append(address)
@@ -65,7 +71,7 @@ def test_what_somebody_stops_at_a_worker_runs_again() -> None:
     notes: list[str] = []
     workers = Workers("tcp://a")
     campaign = campaign_on(workers, notes)
-    waiting = deque([_Open([campaign.plan.trials[0]])])
+    waiting = deque([OpenOrder([campaign.plan.trials[0]])])
     for left in (1, 1, 0):
         campaign._submit(waiting, {})
         campaign._receive(campaign._open.pop(), {"ending": "stopped", "worker": "tcp://a"}, waiting, {})
@@ -78,7 +84,7 @@ def test_what_somebody_stops_at_a_worker_runs_again() -> None:
 def test_what_came_home_is_forgotten_at_its_worker() -> None:
     workers = Workers("tcp://a")
     campaign = campaign_on(workers)
-    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+    campaign._submit(deque([OpenOrder([campaign.plan.trials[0]])]), {})
     campaign._receive(campaign._open.pop(), {"ending": "ran", "worker": "tcp://a"}, deque(), {})
     assert workers.forgotten == ["tcp://a"]
 
@@ -112,7 +118,7 @@ def test_a_damaged_result_stays_at_its_worker_and_may_come_again() -> None:
     entry = {"trial_id": trial.trial_id, "attempt": 1, "outcome": "machine_failed", "outcome_detail": "it failed"}
     entry |= started | {"duration_s": 1.0, "notebook": None, "record": None}
     for files, forgotten in (({"record.json": b"no zlib"}, []), ({}, ["tcp://a"])):
-        campaign._submit(deque([_Open([trial])]), {})
+        campaign._submit(deque([OpenOrder([trial])]), {})
         parcel = {"ending": "ran", "worker": "tcp://a", "attempts": [{"entry": entry, "files": files}]}
         campaign._receive(campaign._open.pop(), parcel, deque(), {})
         assert workers.forgotten == forgotten
@@ -122,12 +128,12 @@ def test_a_damaged_result_stays_at_its_worker_and_may_come_again() -> None:
 def test_an_order_for_workers_that_are_gone_is_given_to_others() -> None:
     workers = Workers("tcp://a", "tcp://b")
     campaign = campaign_on(workers)
-    one = _Open([campaign.plan.trials[0]], refused_by={"tcp://a"})
+    one = OpenOrder([campaign.plan.trials[0]], refused_by={"tcp://a"})
     campaign._submit(deque([one]), {})
     assert workers.orders[-1].workers == ["tcp://b"]
 
     workers.hosts, campaign._known = [], Capacity(())
-    waiting = deque([_Open([campaign.plan.trials[1]], refused_by={"tcp://a"})])
+    waiting = deque([OpenOrder([campaign.plan.trials[1]], refused_by={"tcp://a"})])
     campaign._submit(waiting, {})
     assert len(waiting) == 1 and campaign._open == [one], "with no worker nobody has refused"
 
@@ -140,7 +146,7 @@ def test_nothing_is_given_to_a_scheduler_that_is_gone() -> None:
     workers = Workers("tcp://a")
     workers.is_connected = False
     campaign = campaign_on(workers)
-    waiting = deque([_Open([campaign.plan.trials[0]])])
+    waiting = deque([OpenOrder([campaign.plan.trials[0]])])
     campaign._submit(waiting, {})
     assert len(waiting) == 1 and not workers.orders
 
@@ -150,7 +156,7 @@ def test_a_trial_larger_than_every_worker_stops_no_other() -> None:
     workers = Workers("tcp://a", ram_bytes=200 * 2**20)
     campaign = campaign_on(workers, notes, repeats=1, matrix={"ram_mb": [128, 256], "file_size": ["1M"]})
     by_ram = sorted(campaign.plan.trials, key=lambda trial: -trial.parameters.ram_mb)
-    campaign._submit(deque(_Open([trial]) for trial in by_ram), {})
+    campaign._submit(deque(OpenOrder([trial]) for trial in by_ram), {})
     assert [one.trials[0].parameters.ram_mb for one in campaign._open] == [128]
     assert len(notes) == 1 and "a machine of 256 MiB is larger than the RAM that any worker offers" in notes[0]
 
@@ -158,7 +164,7 @@ def test_a_trial_larger_than_every_worker_stops_no_other() -> None:
 def test_a_parcel_that_takes_long_is_waited_for() -> None:
     workers = Workers("tcp://a")
     campaign = campaign_on(workers)
-    campaign._submit(deque([_Open([campaign.plan.trials[0]])]), {})
+    campaign._submit(deque([OpenOrder([campaign.plan.trials[0]])]), {})
 
     def late(timeout: float) -> None:
         raise TimeoutError

@@ -182,7 +182,8 @@ def test_a_worker_that_removes_its_copies_is_not_waited_for(monkeypatch: pytest.
         goes_on.wait(5)
         asked.set()
 
-    monkeypatch.setattr("distributed.Client", lambda *_, **__: SimpleNamespace(run=run, close=lambda timeout: None))
+    client = SimpleNamespace(run=run, close=lambda timeout: None, subscribe_topic=lambda *_: None)
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
     with Cluster("tcp://127.0.0.1:1") as cluster:
         cluster.forget("tcp://a", "key")
         assert not asked.is_set()

@@ -1,6 +1,7 @@
 """Which workers get which trials: blocks stay on their host, one worker of a host at a time, versions, RAM."""
 
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -19,15 +20,15 @@ from picolab.config.plan import Plan, make_plan
 from picolab.distributed import campaign as distributed_campaign
 from picolab.distributed import host_lock, worker
 from picolab.distributed import leftovers as of_workers
-from picolab.distributed.campaign import DistributedCampaign, _Open, with_cluster
+from picolab.distributed.campaign import DistributedCampaign, with_cluster
 from picolab.distributed.capacity import Capacity, Host
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.host_lock import HostLock
+from picolab.distributed.open_order import OpenOrder
 from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
-from picolab.results import beginning
 
 MIB = 1 << 20
 
@@ -64,14 +65,14 @@ def comparison() -> Plan:
     return make_plan(CampaignParameters.model_validate(wanted), "far", "test.yaml")
 
 
-def begun(cluster: NoCluster) -> tuple[DistributedCampaign, deque[_Open], list[str]]:
+def begun(cluster: NoCluster) -> tuple[DistributedCampaign, deque[OpenOrder], list[str]]:
     """Return a comparison whose first block has one of its results, measured on the host `a`."""
     notes: list[str] = []
     plan = comparison()
     campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
     first, second = plan.trials[:2]
     campaign.tally.rows[first.trial_id] = {"hostname": "a", "outcome": "ok"}
-    return campaign, deque([_Open([second], host=campaign._host_of([second]))]), notes
+    return campaign, deque([OpenOrder([second], host=campaign._host_of([second]))]), notes
 
 
 def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
@@ -79,7 +80,7 @@ def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
     campaign, waiting, notes = begun(cluster)
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
-    assert campaign._host_of(campaign.plan.trials[2:]) == "", "the next block has not begun"
+    assert campaign._host_of(campaign.plan.trials[2:]) is None, "the next block has not begun"
 
 
 def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +98,28 @@ def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.
 def test_a_block_is_not_refused_on_a_host_with_a_new_name(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
     plan = comparison()
     first, second = (trial.trial_id for trial in plan.trials[:2])
-    monkeypatch.setattr(beginning, "host_identity", lambda: {"hostname": "a", "machine_id": "this"})
-    beginning.write_beginning(scratch, plan)
+    here = {"hostname": "new", "host_id": "this", "boot_id": "boot"}
+    monkeypatch.setattr(changes, "host_identity", lambda: here)
 
-    def check(block_host: str, machine_id: str) -> None:
-        monkeypatch.setattr(changes, "host_identity", lambda: {"hostname": "new", "machine_id": machine_id})
-        changes.check_blocks(scratch, plan, {first: {"hostname": block_host}}, {second})
+    def check(**there: str) -> None:
+        changes.check_blocks(scratch, plan, {first: here | there}, {second})
 
-    check("a", "this")
-    for changed in (("a", "another"), ("worker", "this")):
+    check(hostname="a")
+    check(boot_id="another")
+    for changed in ({"hostname": "a", "boot_id": "another"}, {"host_id": "another"}):
         with pytest.raises(CampaignChanged, match="block 1 has begun on the host"):
-            check(*changed)
+            check(**changed)
+
+
+def test_the_rest_of_a_block_follows_a_host_that_was_renamed() -> None:
+    there, clone = host("renamed", boot_id="k"), host("clone", boot_id="l")
+    cluster = NoCluster(dataclasses.replace(clone, host_id="this"), dataclasses.replace(there, host_id="this"))
+    campaign, waiting, notes = begun(cluster)
+    first, second = campaign.plan.trials[:2]
+    campaign.tally.rows[first.trial_id] |= {"host_id": "this", "boot_id": "k"}
+    waiting[0].host = campaign._host_of([second])
+    campaign._submit(waiting, {})
+    assert cluster.submitted == [({"machine": 1.0}, ["tcp://renamed:1"])] and notes == []
 
 
 def test_a_block_that_continued_here_is_not_refused_again(scratch: Path) -> None:
@@ -132,15 +144,15 @@ def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch)
     assert not cluster.submitted and not waiting
     assert "picolab resume far --scheduler tcp://s:1 --accept-changes" in notes[1]
 
-    campaign._anywhere = True
-    assert campaign._host_of([campaign.plan.trials[1]]) == "", "with --accept-changes it runs anywhere"
+    campaign._accepts_changes = True
+    assert campaign._host_of([campaign.plan.trials[1]]) is None, "with --accept-changes it runs anywhere"
 
 
 def test_one_worker_of_a_kernel_gets_orders() -> None:
     first, second, third = host("a", boot_id="k"), host("b", boot_id="k"), host("c")
     cluster = NoCluster(second)
     campaign = with_cluster(Campaign.create(comparison(), Watcher()), cluster)  # type: ignore[arg-type]
-    orders = deque(_Open([trial]) for trial in campaign.plan.trials)
+    orders = deque(OpenOrder([trial]) for trial in campaign.plan.trials)
     campaign._submit(orders, {})
     assert cluster.submitted == [({"machine": 1.0}, None)], "alone it may be any"
 
@@ -164,7 +176,7 @@ def test_another_worker_of_a_kernel_gets_what_one_refused() -> None:
     cluster = NoCluster(host("a", boot_id="k"), host("b", boot_id="k"), host("c"))
     plan, notes = comparison(), []  # type: ignore[var-annotated]
     campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
-    orders = deque([_Open([plan.trials[0]]), _Open([plan.trials[1]], refused_by={"tcp://a:1", "tcp://c:1"})])
+    orders = deque([OpenOrder([plan.trials[0]]), OpenOrder([plan.trials[1]], refused_by={"tcp://a:1", "tcp://c:1"})])
     campaign._submit(orders, {})
     assert [workers for _, workers in cluster.submitted] == [["tcp://a:1", "tcp://c:1"]]
     assert len(orders) == 1, "a may be running the first"
@@ -175,7 +187,7 @@ def test_another_worker_of_a_kernel_gets_what_one_refused() -> None:
 
     campaign._open.clear()
     everybody = {"tcp://a:1", "tcp://b:1", "tcp://c:1"}
-    campaign._submit(deque([_Open([plan.trials[1]], refused_by=everybody)]), {})
+    campaign._submit(deque([OpenOrder([plan.trials[1]], refused_by=everybody)]), {})
     assert len(cluster.submitted) == 2 and notes[0].endswith("each has refused.")
 
 
@@ -183,11 +195,11 @@ def test_a_trial_waits_for_a_larger_worker_of_a_kernel() -> None:
     cluster, notes = NoCluster(host("a", 128 * MIB, "k"), host("c", 64 * MIB)), []  # type: ignore[var-annotated]
     plan = comparison()
     campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
-    campaign._submit(deque([_Open([plan.trials[0]])]), {})
+    campaign._submit(deque([OpenOrder([plan.trials[0]])]), {})
 
     cluster.hosts, campaign._known = (*cluster.hosts, host("b", 256 * MIB, "k")), Capacity(())
     larger = plan.trials[1].parameters.model_copy(update={"ram_mb": 256})
-    orders = deque([_Open([plan.trials[1].model_copy(update={"parameters": larger})])])
+    orders = deque([OpenOrder([plan.trials[1].model_copy(update={"parameters": larger})])])
     campaign._submit(orders, {})
     assert len(cluster.submitted) == 1 and len(orders) == 1 and notes == []
 
@@ -200,19 +212,19 @@ def test_a_trial_asks_for_the_ram_of_its_machine() -> None:
     plan, notes = comparison(), []  # type: ignore[var-annotated]
     cluster = NoCluster(host("a", 64 * MIB), host("b", 256 * MIB))
     campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
-    campaign._submit(deque([_Open(plan.trials[:2])]), {})
+    campaign._submit(deque([OpenOrder(plan.trials[:2])]), {})
     assert cluster.submitted == [({"machine": 1.0, "RAM": 128.0 * MIB}, None)], "of one trial: they run one by one"
 
     cluster.hosts = (host("a", 64 * MIB),)
     campaign._known = Capacity(())
     campaign._open.clear()
-    campaign._submit(deque([_Open(plan.trials[2:])]), {})
+    campaign._submit(deque([OpenOrder(plan.trials[2:])]), {})
     assert len(cluster.submitted) == 1
     assert "a machine of 128 MiB is larger than the RAM that any worker offers" in notes[0]
 
     cluster.hosts = (host("a", 64 * MIB), host("b", 256 * MIB))
     campaign._known = Capacity(())
-    campaign._submit(deque([_Open(plan.trials[2:], refused_by={"tcp://b:1"})]), {})
+    campaign._submit(deque([OpenOrder(plan.trials[2:], refused_by={"tcp://b:1"})]), {})
     assert len(cluster.submitted) == 1 and "larger than the RAM that any of tcp://a:1 offers" in notes[1]
 
 
@@ -231,7 +243,7 @@ def checked(
     return Cluster("tcp://s:1")
 
 
-OURS = {"software": worker.software(), "hostname": "h", "boot_id": "k", "waits_for": ""}
+OURS = {"software": worker.software(), "hostname": "h", "host_id": None, "boot_id": "k", "waits_for": ""}
 
 
 @pytest.mark.parametrize(

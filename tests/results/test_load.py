@@ -159,7 +159,8 @@ def test_every_row_column_is_filled_from_a_full_record() -> None:
     record["verify"] |= {"memory_limit": "lifted"}
     record["server"] |= {"stop_s": 0.1, "exit_signal": "SIGTERM", "oom_evidence": "Killed process 345"}
     record["build"]["version"] = "1"
-    record["timeline"] = {"boot_id": "boot", "waited_s": 0.5}
+    record["provenance"]["host"] |= {"host_id": "0123", "boot_id": "boot"}
+    record["timeline"] = {"boot_id": "boot", "waited_s": 0.5, "measured_from_s": 1.0, "measured_until_s": 2.5}
     # Of a local machine, and the other facts are of a virtual one: no trial has both.
     record["machine"]["network"] = {"kind": "private", "reason": None}
     row = record_row(Record.model_validate(record))

@@ -453,13 +453,13 @@ def test_a_plan_that_is_only_laid_out_anew_is_the_same(campaign: Path, monkeypat
         ("cpu_count", 999, "the number of processors was"),
         ("ram_bytes", 1 << 30, "the host's RAM in bytes was"),
         ("kernel", "0.1", "the kernel was"),
-        ("machine_id", "another", "the host's identity (/etc/machine-id) was"),
+        ("hashed_machine_id", "another", "the host's identity (/etc/machine-id) was"),
     ],
 )
 def test_another_host_is_refused(campaign: Path, name: str, value: Any, words: str) -> None:
-    edited(campaign / BEGUN_FILE, lambda data: data["host"].update({"machine_id": "this"}))
+    edited(campaign / BEGUN_FILE, lambda data: data["host"].update({"hashed_machine_id": "this"}))
     edited(campaign / BEGUN_FILE, lambda data: data["host"].update({name: value}))
-    here = beginning.host_identity() | {"machine_id": "this"}
+    here = beginning.host_identity() | {"hashed_machine_id": "this"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beginning, "host_identity", lambda: here)
         assert words in refusal(campaign)

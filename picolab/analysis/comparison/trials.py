@@ -55,9 +55,9 @@ class ComparedTrial:
 
     @property
     def host(self) -> tuple[str, ...]:
-        """The host that it ran on: its name, its kernel and its processor."""
+        """The host that it ran on: its one name, its kernel and its processor."""
         known = self.record.provenance.host
-        return tuple(str(known.get(name)) for name in ("hostname", "kernel", "cpu_model"))
+        return str(self.row["hostname"]), str(known.get("kernel")), str(known.get("cpu_model"))
 
     def outcome_of(self, step: Step | None) -> str | None:
         """Return the outcome of a measured step, None when it was not reached; without a step that of the trial."""

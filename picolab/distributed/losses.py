@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from picolab.config.plan import PlannedTrial, together
 from picolab.distributed.cluster import Begun
 from picolab.distributed.open_order import OpenOrder, named
+from picolab.distributed.order import Attempt, Parcel
 from picolab.record.outcomes import Outcome
 from picolab.text.wording import counted, listed
 
@@ -31,6 +32,7 @@ class Losses:
         self._campaign = campaign
         self._workers: defaultdict[str, list[str]] = defaultdict(list)
         self._allowed: dict[str, int] = {}
+        self._counted: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
 
     def startable(self, left: Sequence[PlannedTrial], accepts: bool) -> Iterator[list[PlannedTrial]]:
         """Yield trials that run together, without those that have lost too many workers before.
@@ -83,7 +85,7 @@ class Losses:
         one.trials = [trial for trial in one.trials if trial.trial_id not in campaign.tally.rows]
         if one.begun is None or not one.trials:
             return bool(one.trials)
-        worker, one.begun = one.begun.words, None
+        worker, host, one.begun = one.begun.words, one.begun.host, None
         for trial in one.trials:
             self._workers[trial.trial_id].append(worker)
         is_over = self._are_enough(one.trials)
@@ -91,10 +93,30 @@ class Losses:
         detail = words if is_over else f"the worker {worker} {how} while it ran {_what(one.trials)}"
         for trial in one.trials:
             fault = Outcome.MACHINE_FAILED, detail
-            campaign.settle(trial, campaign.next_attempt(trial), None, None, fault, worker=worker)
+            entry = campaign.settle(trial, campaign.next_attempt(trial), None, None, fault, worker=worker)
+            self._counted[trial.trial_id, host].append(entry.attempt)
         if is_over:
             campaign.watcher.note(f"{named(one.trials)}: {words}. {self._remedy}")
         return not is_over
+
+    def file(self, trial: PlannedTrial, attempt: Attempt, parcel: Parcel, host: str) -> bool:
+        """File what has come of an attempt that was counted when a worker was lost on a host, each once.
+
+        A worker that starts again there still has the files of that attempt, and sends them with those of its own.
+
+        Args:
+            host: name of the host of the worker that sent the parcel.
+
+        Returns:
+            False: it is none of those, and nothing is filed.
+        """
+        counted_there = self._counted[trial.trial_id, host]
+        is_the_stop = parcel.ending == "stopped" and attempt is parcel.attempts[-1]
+        if counted_there and attempt.entry.outcome is Outcome.INTERRUPTED and not is_the_stop:
+            self._campaign.filing.file(trial, counted_there.pop(0))
+            self._campaign.filing.remove_running_folder(trial)
+            return True
+        return False
 
     def _are_enough(self, trials: Sequence[PlannedTrial]) -> bool:
         return any(

@@ -19,7 +19,6 @@ from picolab.distributed.capacity import Capacity, ram_in_words
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.machines.kinds import kind_of
 from picolab.results.rows import record_row, trial_rows
 from picolab.results.standing import Standing, read_standing
 from picolab.text.foreign import one_line

@@ -128,7 +128,7 @@ def test_earlier_trials_of_the_same_case_count(outputs: Path) -> None:
 def test_a_plan_of_thousands_of_trials_counts(outputs: Path) -> None:
     plan = measured_campaign("earlier", virtual_matrix(), 40.0) / "plan.json"
     plan.write_text(plan.read_text() + " " * (16 << 20))
-    assert estimate(trials(TWO_BY_TWO)).measured == 20
+    assert estimate(plan_of(TWO_BY_TWO)).measured == 20
 
 
 def test_other_cases_do_not_count(outputs: Path) -> None:

@@ -99,8 +99,8 @@ def reaper() -> list[Finding]:
     if _is_reaped():
         return [Finding(_REAPER, "good", "the first process (PID 1) reaps ended processes at once")]
     slow = (
-        f"the first process (PID 1) had not reaped an ended process after {_REAP_LIMIT_S:g} s, and libvirt waits for it: "
-        "the end of a machine, and each restore or boot with another memory size, takes longer"
+        f"the first process (PID 1) had not reaped an ended process after {_REAP_LIMIT_S:g} s, and libvirt waits for "
+        "it: the end of a machine, and each restore or boot with another memory size, takes longer"
     )
     install = "" if shutil.which("tini") else "apt-get install --no-install-recommends tini && "
     return [Finding(_REAPER, "gap", slow, as_root(f"sh -c '{install}({_STOP}; {_UNDER_TINI})'"))]

@@ -77,7 +77,7 @@ def resume(campaign: str, accept_changes: bool, scheduler: str | None) -> ExitCo
 
     No trial is repeated or lost. Trials that ended in a fault of the instrument run again, and so do trials whose
     results are gone. Refuses when the plan, a build (SHA-256) or the host has changed since the campaign began, and
-    names each change.
+    names each change. With --scheduler, a trial that has killed several workers runs again only with --accept-changes.
 
     \b
     Examples:

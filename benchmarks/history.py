@@ -21,7 +21,7 @@ from typing import Any
 
 from picolab import __version__
 from picolab.config.trial_parameters import TrialParameters
-from picolab.history.add import parquet
+from picolab.history.checksums import parquet
 from picolab.history.compact import compact
 from picolab.history.schema import arrow_table, columns, counts_column
 from picolab.history.store import TRIALS, FolderStore, file_name
@@ -105,7 +105,7 @@ def main() -> None:
         for _ in range(5):
             subprocess.run([sys.executable, "-c", QUERY, folder], check=True)
         begun, used = time.monotonic(), time.process_time()
-        found = compact(store)
+        found = compact(store)[TRIALS]
         taken, cpu = time.monotonic() - begun, time.process_time() - used
         print(f"compacted to {found.after} files: {taken:.1f} s, {cpu:.1f} CPU seconds", flush=True)
         for _ in range(5):

@@ -16,7 +16,8 @@ class ExitCode(IntEnum):
     REGRESSION = TRIALS_FAILED
     """The same number in a comparison: a candidate is worse than the baseline, or fails more often."""
     FINDINGS = TRIALS_FAILED
-    """The same number in an examination: a finding is at least as severe as `--fail-on`."""
+    """The same number in an examination: a finding is at least as severe as `--fail-on`; or a file of the history is
+    damaged."""
     UNDECIDED = 2
     """A comparison was made and cannot exclude a regression beyond the margin."""
     INSTRUMENT_FAULT = 3

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan
 from picolab.errors import PicolabError, UnreadableFile
 from picolab.files.foreign import read_text
+from picolab.history.checksums import parquet
 from picolab.history.database import CAMPAIGN_COLUMNS, Database
 from picolab.history.floors import floor_rows
 from picolab.history.schema import arrow_table, columns, history_row, trial_key
@@ -25,9 +25,6 @@ from picolab.results.ledger import LEDGER_FILE
 from picolab.results.standing import Standing, read_standing
 from picolab.results.starts import STARTS_FILE
 from picolab.results.stop_file import STOPPED_FILE
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KEPT_FILES = (PLAN_FILE, BEGUN_FILE, LEDGER_FILE, STARTS_FILE, STOPPED_FILE)
 """Files of a campaign that a history keeps whole, as they came: a comparison reads them as it would in the campaign."""
@@ -107,7 +104,7 @@ def _group(records: Iterable[Record]) -> str:
 
 
 def _write_campaign(store: Store, standing: Standing, campaign_key: str, group: str) -> None:
-    """Write the campaign's own row, unless a file with the same content is there."""
+    """Write the campaign's own row, unless one with the same content is there."""
     content = {
         "campaign_key": campaign_key,
         "campaign": standing.plan.campaign if standing.plan else standing.folder.name,
@@ -116,9 +113,14 @@ def _write_campaign(store: Store, standing: Standing, campaign_key: str, group: 
         "floors": json.dumps(floor_rows(standing)),
         "files": json.dumps(_kept_files(standing.folder)),
     }
-    name = file_name(group, _digest(content, 16))
-    if name not in store.names(CAMPAIGNS):
-        row = content | {"added_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    digest = _digest(content, 16)
+    name = file_name(group, digest)
+    if name in store.names(CAMPAIGNS):
+        return
+    # Its file may be merged into another one.
+    merged = Database(store, group).rows("SELECT digest FROM campaigns WHERE campaign_key = ?", campaign_key)
+    if digest not in {row["digest"] for row in merged}:
+        row = content | {"added_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "digest": digest}
         store.write(CAMPAIGNS, name, parquet(arrow_table([row], CAMPAIGN_COLUMNS)))
 
 
@@ -128,18 +130,6 @@ def _kept_files(folder: Path) -> dict[str, str]:
         with suppress(FileNotFoundError, UnreadableFile):
             found[name] = read_text(folder / name, _LARGEST_BYTES)
     return found
-
-
-def parquet(table: pa.Table) -> bytes:
-    """Return a table with its metadata as the content of a file."""
-    import pyarrow.parquet as pq
-
-    content = io.BytesIO()
-    # Without what DuckDB does not use, a footer is a quarter as long: a query reads that of every file. Metadata are
-    # written with the schema alone.
-    has_metadata = bool(table.schema.metadata)
-    pq.write_table(table, content, compression="zstd", store_schema=has_metadata, write_statistics=False)
-    return content.getvalue()
 
 
 def _digest(parts: Any, length: int) -> str:

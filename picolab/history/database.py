@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from picolab.errors import UnreadableFile
+from picolab.history.checksums import CHECKSUM_KEY
 from picolab.history.schema import columns
 from picolab.history.store import CAMPAIGNS, TRIALS, Store, StoredFile, readable
 from picolab.text.foreign import shown
@@ -27,6 +28,7 @@ CAMPAIGN_COLUMNS = {
     "trials": "Int64",
     "floors": "string",
     "files": "string",
+    "digest": "string",
 }
 _SQL_TYPES = {
     "string": "VARCHAR",
@@ -45,6 +47,7 @@ _IDENTITIES = {
     CAMPAIGNS: ("campaign_key", "trials DESC, added_at DESC"),
 }
 """Of each table: the column that tells rows apart, and which of several rows with one identity comes first."""
+_BY_TIME = {TRIALS: "started_utc", CAMPAIGNS: "added_at"}
 
 
 _T = TypeVar("_T")
@@ -53,6 +56,20 @@ _TABLE = re.compile(rf"\bFROM ({TRIALS}|{CAMPAIGNS})\b")
 
 GROUPS_KEY = "picolab.groups"
 """Of the metadata of a merged file: the groups in it, separated by spaces."""
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """How large the content of a file is, as its footer has it.
+
+    Attributes:
+        in_memory_bytes: its columns before they were compressed.
+        has_checksum: False for a file of a picolab that wrote none.
+    """
+
+    rows: int
+    in_memory_bytes: int
+    has_checksum: bool
 
 
 @dataclass
@@ -69,18 +86,28 @@ def _literal(address: str) -> str:
     return "'" + exactly.replace("'", "''") + "'"
 
 
+def _once(table: str) -> str:
+    """Return the end of a query that leaves each row of a table once."""
+    identity, order = _IDENTITIES[table]
+    return f" QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1"
+
+
 def despite_merges(store: Store, read: Callable[[], _T]) -> _T:
     """Return what `read` returns; it is called again when a file that was there before it is gone after it failed.
 
     Raises:
         UnreadableFile: all files are still there, so one of them is damaged.
     """
+
+    def names() -> set[tuple[str, str]]:
+        return {(kind, name) for kind in (TRIALS, CAMPAIGNS) for name in store.names(kind)}
+
     while True:
-        before = store.names(TRIALS)
+        before = names()
         try:
             return read()
         except UnreadableFile:
-            if set(before) <= set(store.names(TRIALS)):
+            if before <= names():
                 raise
 
 
@@ -174,9 +201,7 @@ class Database:
         lacking = "".join(
             f', NULL::{_SQL_TYPES[kind]} AS "{name}"' for name, kind in kinds.items() if name not in there
         )
-        identity, order = _IDENTITIES[table]
-        once = f" QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1" if distinct else ""
-        return f"SELECT *{lacking} FROM {source}{once}"
+        return f"SELECT *{lacking} FROM {source}{_once(table) if distinct else ''}"
 
     def rows(self, query: str, *values: str) -> list[dict[str, Any]]:
         """Return the rows of a query as dicts, None where something is missing.
@@ -230,19 +255,33 @@ class Database:
         # In place, because a view is bound once more.
         return _TABLE.sub(lambda match: f"FROM ({self._table(match[1])}) AS {match[1]}", query)
 
-    def merged(self, files: Sequence[StoredFile]) -> pa.Table:
-        """Return the rows of some files of trials, each once, and by time; columns that none of them has are missing.
+    def merged(self, table: str, parts: Sequence[pa.Table]) -> pa.Table:
+        """Return the rows of some files of a table, each once, and by time; columns that none of them has are missing.
 
         Raises:
-            UnreadableFile, HostUnfit: as `rows` does.
+            UnreadableFile: two files have values of different kinds in one column.
         """
-        once = self._selected(TRIALS, [file.address for file in files], {}, distinct=True)
-        with self._named_errors():
-            table: pa.Table = self._connection.sql(f"{once} ORDER BY started_utc, trial_key").to_arrow_table()
-        return table
+        import pyarrow as pa
 
-    def counts(self, files: Sequence[StoredFile]) -> dict[str, int]:
-        """Return the number of rows in each file, by address.
+        try:
+            rows = pa.concat_tables(parts, promote_options="permissive")
+        except pa.ArrowException as error:
+            why = str(error).partition("\n")[0][:300]
+            raise UnreadableFile(
+                f"{self.store.place}: files in {table}/ cannot be merged, because one column has values of two kinds "
+                f"in them ({why}); nothing was changed, and they are read as before"
+            ) from None
+        order = f"{_BY_TIME[table]}, {_IDENTITIES[table][0]}"
+        with self._named_errors():
+            self._connection.register("parts", rows)
+            found: pa.Table = self._connection.sql(
+                f"SELECT * FROM parts{_once(table)} ORDER BY {order}"
+            ).to_arrow_table()
+            self._connection.unregister("parts")
+        return found
+
+    def sizes(self, files: Sequence[StoredFile]) -> dict[str, FileSize]:
+        """Return the sizes of files by address.
 
         Raises:
             UnreadableFile, HostUnfit: as `rows` does.
@@ -250,8 +289,15 @@ class Database:
         if not files:
             return {}
         names = ", ".join(_literal(file.address) for file in files)
-        found = self._executed(f"SELECT file_name, num_rows FROM parquet_file_metadata([{names}])").fetchall()
-        return {address: int(number) for address, number in found}
+        found = self._executed(
+            f"SELECT file_name, coalesce(sum(row_group_num_rows) FILTER (column_id = 0), 0), "
+            f"coalesce(sum(total_uncompressed_size), 0) FROM parquet_metadata([{names}]) GROUP BY file_name"
+        ).fetchall()
+        checked = self._executed(
+            f"SELECT file_name FROM parquet_kv_metadata([{names}]) WHERE decode(key) = '{CHECKSUM_KEY}'"
+        ).fetchall()
+        have = {address for (address,) in checked}
+        return {address: FileSize(int(rows), int(size), address in have) for address, rows, size in found}
 
     def _executed(self, query: str, values: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
         with self._named_errors():

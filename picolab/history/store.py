@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from picolab.config.project import outputs_dir
+from picolab.config.sizes import GIB
 from picolab.errors import HostUnfit, ParameterError, UnreadableFile
+from picolab.files.foreign import read_bounded
 from picolab.files.writing import not_written, write_atomically
 from picolab.history.schema import MERGED_VERSION, SCHEMA_VERSION
 
@@ -29,6 +31,8 @@ TRIALS, CAMPAIGNS = "trials", "campaigns"
 _NAME = re.compile(r"(?P<group>[0-9a-f]{12})-[0-9a-f]{16}\.v(?P<version>\d{1,6})\.parquet")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _ELSEWHERE = "or name another folder by --history"
+_LARGEST_BYTES = 4 * GIB
+"""A merged file is a hundredth of that."""
 _T = TypeVar("_T")
 
 
@@ -43,6 +47,9 @@ class Store(Protocol):
 
     def address(self, kind: str, name: str) -> str:
         """Return where DuckDB reads a file."""
+
+    def read(self, kind: str, name: str) -> bytes:
+        """Return what a file holds; UnreadableFile when it cannot be read, or is not there any more."""
 
     def write(self, kind: str, name: str, content: bytes) -> None:
         """Write a file whole or not at all; one that is there already holds the same."""
@@ -100,6 +107,13 @@ class FolderStore:
     def address(self, kind: str, name: str) -> str:
         return str(self.folder / kind / name)
 
+    def read(self, kind: str, name: str) -> bytes:
+        path = self.folder / kind / name
+        try:
+            return read_bounded(path, _LARGEST_BYTES)
+        except FileNotFoundError:
+            raise UnreadableFile(f"{path}: is not there any more") from None
+
     def write(self, kind: str, name: str, content: bytes) -> None:
         path = self.folder / kind / name
         try:
@@ -143,6 +157,17 @@ class S3Store:
 
     def address(self, kind: str, name: str) -> str:
         return f"s3://{self._base}/{kind}/{name}"
+
+    def read(self, kind: str, name: str) -> bytes:
+        def content() -> bytes | None:
+            with suppress(FileNotFoundError):
+                return bytes(self._files.cat_file(f"{self._base}/{kind}/{name}"))
+            return None
+
+        found = self._reached(content)
+        if found is None:
+            raise UnreadableFile(f"{self.address(kind, name)}: is not there any more")
+        return found
 
     def write(self, kind: str, name: str, content: bytes) -> None:
         # An object is there as a whole or not at all.

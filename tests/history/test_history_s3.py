@@ -15,7 +15,7 @@ from history_campaigns import night
 from picolab.history.add import add_campaign
 from picolab.history.compact import Compacted, compact
 from picolab.history.database import Database
-from picolab.history.store import S3Store
+from picolab.history.store import CAMPAIGNS, TRIALS, S3Store
 
 KEY, SECRET = "picolab-test", "correct-horse-battery"
 
@@ -57,8 +57,18 @@ def test_a_history_in_a_bucket(served: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Database(store).rows("SELECT count(*) AS n FROM trials") == [{"n": 6}]
     assert "build-a" in picolab_here("history", "show", "--history", store.place).stdout
 
-    assert compact(store) == Compacted(2, 1)
+    assert compact(store) == dict.fromkeys((TRIALS, CAMPAIGNS), Compacted(2, 1, written=1))
     assert Database(store).rows("SELECT count(*) AS n FROM trials") == [{"n": 6}]
+    assert len(Database(store).rows("SELECT files FROM campaigns")) == 2
+    assert "2 files are as they were written" in picolab_here("history", "check", "--history", store.place).stdout
+
+    (path,) = served.glob("bench/site/history/trials/*.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    damaged = picolab_here("history", "check", "--history", store.place)
+    assert damaged.returncode == 1
+    assert f"{store.place}/trials/{path.name}: is not as it was written" in damaged.stderr
+    path.write_bytes(content)
 
     missing = picolab_here("history", "add", "--history", "s3://no-such-bucket/history")
     assert missing.returncode == 5 and "there is no such bucket" in missing.stderr

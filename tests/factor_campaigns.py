@@ -15,7 +15,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.record.record import Record
 from picolab.report import campaign_page, tables
 from picolab.results.load import CampaignData
-from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
+from picolab.results.rows import FAULT_COLUMNS, joined_samples, record_row, sample_frame, trial_frame
 from picolab.text.wording import NOTHING
 
 Case = dict[str, Any]
@@ -53,7 +53,9 @@ def campaign_of(cases: Sequence[Case], repeats: int = 3) -> CampaignData:
     frame = trial_frame([record_row(record) for record in records.values()])
     nothing = pd.DataFrame(columns=list(FAULT_COLUMNS))
     problems = pd.DataFrame(columns=["path", "problem"])
-    return CampaignData(Path("synthetic"), {}, frame, nothing, sample_frame(samples, frame), problems, records)
+    return CampaignData(
+        Path("synthetic"), {}, frame, nothing, sample_frame(joined_samples(samples), frame), problems, records
+    )
 
 
 def layer_rows(panel: alt.LayerChart, layer: int) -> list[dict[str, Any]]:

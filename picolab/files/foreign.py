@@ -42,10 +42,12 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         # Looked at before it is opened, too: opening a device may do something.
         _require_regular(path, path.stat())
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (it is open already)
+        try:
             status = os.fstat(descriptor)
             _require_regular(path, status)
-            data = b"" if status.st_size > most_bytes else file.read(most_bytes + 1)
+            data = b"" if status.st_size > most_bytes else _read(descriptor, status.st_size, most_bytes)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -53,6 +55,17 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     if status.st_size > most_bytes or len(data) > most_bytes:
         raise UnreadableFile(f"{path}: is too large: more than {most_bytes / MIB:,.0f} MiB")
     return data
+
+
+def _read(descriptor: int, size: int, most_bytes: int) -> bytes:
+    """Return what a file holds, at most one byte more than `most_bytes`; it may have grown since it had this size."""
+    # A campaign has thousands of files, and a file object for each takes longer than these calls.
+    parts = [os.read(descriptor, size + 1)]
+    length = len(parts[0])
+    while parts[-1] and length <= most_bytes:
+        parts.append(os.read(descriptor, min(MIB, most_bytes + 1 - length)))
+        length += len(parts[-1])
+    return b"".join(parts)
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
@@ -70,8 +83,12 @@ def read_text(path: Path, most_bytes: int) -> str:
     Raises:
         FileNotFoundError, UnreadableFile: as there, or it is not UTF-8.
     """
+    return _text(path, read_bounded(path, most_bytes))
+
+
+def _text(path: Path, data: bytes) -> str:
     try:
-        return read_bounded(path, most_bytes).decode()
+        return data.decode()
     except UnicodeDecodeError:
         raise UnreadableFile(f"{path}: is not text in UTF-8") from None
 
@@ -82,7 +99,13 @@ def read_json(path: Path, most_bytes: int) -> Any:
     Raises:
         FileNotFoundError, UnreadableFile: as there, or it is no JSON.
     """
-    text = read_text(path, most_bytes)
+    data = read_bounded(path, most_bytes)
+    with collection_paused():
+        try:
+            return from_json(data)
+        except ValueError:
+            pass  # for its words, and for what only `json` accepts
+    text = _text(path, data)
     try:
         return parse_json(text)
     except (ValueError, RecursionError, MemoryError) as error:

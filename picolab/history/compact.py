@@ -26,7 +26,7 @@ MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Compacted:
-    """How many files of a kind a history had, how many it has now, and how many of these were written."""
+    """How many files a folder of a history had, how many it has now, and how many of these were written."""
 
     before: int
     after: int

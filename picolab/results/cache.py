@@ -26,47 +26,32 @@ from picolab.config.sizes import MIB
 from picolab.errors import FileNotWritten, UnreadableFile, UnsafePath
 from picolab.files.foreign import parse_json, read_bounded, refuse_links
 from picolab.files.writing import write_atomically
-from picolab.record.record import Record
 from picolab.results.beginning import BEGUN_FILE
 from picolab.results.ledger import LEDGER_FILE
+from picolab.results.records import Records
+from picolab.results.rows import SampleColumns
 from picolab.results.standing import RESULTS_FILE
 from picolab.results.starts import STARTS_FILE
 from picolab.results.stop_file import STOPPED_FILE
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.
     import pandas as pd
+    import pyarrow as pa
 
 CACHE_FOLDER = ".cache"
 FEWEST_TRIALS = 100
 """Fewer are read in no time, and their folder stays as it is."""
 SETTLED_S = 2.0
 """A file that changed less than this before it was read may change again and keep its times: no cache is made of it."""
-_VERSION = 1
+_VERSION = 2
 _KEY_FILE = "key.json"
 _LARGEST_KEY_BYTES = MIB
 _LARGEST_BYTES = 1024 * MIB
 _READ_FILES = (PLAN_FILE, LEDGER_FILE, BEGUN_FILE, STARTS_FILE, STOPPED_FILE, RESULTS_FILE)
 _READ_FOLDERS = ("trials", "faults")
+_SIZES = b"samples"
+"""Of the metadata of the samples: how many there are by trial_id."""
 PARTS = ("facts.json", "trials.parquet", "samples.parquet", "records.parquet")
-
-
-class Records(Mapping[str, Record]):
-    """Valid records by trial_id, in the order of the plan; each is parsed when somebody asks for it."""
-
-    def __init__(self, texts: dict[str, bytes | str]) -> None:
-        self._texts = texts
-        self._known: dict[str, Record] = {}
-
-    def __getitem__(self, trial_id: str) -> Record:
-        if trial_id not in self._known:
-            self._known[trial_id] = Record.model_validate_json(self._texts[trial_id])
-        return self._known[trial_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
 
 
 def key_of(folder: Path) -> tuple[str, bool]:
@@ -146,24 +131,28 @@ def write_cache(folder: Path, key: str, parts: Mapping[str, bytes]) -> None:
 
 
 def parts_of(
-    facts: Mapping[str, Any], trials: pd.DataFrame, samples: pd.DataFrame, records: Mapping[str, Record]
+    facts: Mapping[str, Any], trials: pd.DataFrame, samples: SampleColumns, records: Records
 ) -> dict[str, bytes]:
-    """Return what was read of a campaign as the files of its cache."""
-    import pandas as pd
+    """Return what was read of a campaign as the files of its cache.
 
-    texts = pd.DataFrame(
-        {
-            "trial_id": pd.Series(list(records), dtype="string"),
-            "record": pd.Series([record.model_dump_json() for record in records.values()], dtype="string"),
-        }
-    )
-    frames = (trials, samples, texts)
-    return dict(zip(PARTS, [json.dumps(facts).encode(), *map(_parquet, frames)], strict=True))
+    Args:
+        samples: by themselves: with the columns of their trials they take twice as long to write.
+    """
+    import pyarrow as pa
 
-
-def _parquet(frame: pd.DataFrame) -> bytes:
+    own = pa.table(samples.values, metadata={_SIZES: json.dumps(samples.sizes)})
+    texts = pa.table({"trial_id": list(records), "record": [records.text(name) for name in records]})
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
+    trials.to_parquet(buffer, index=False, compression="zstd")
+    frames = (buffer.getvalue(), _parquet(own, use_dictionary=False), _parquet(texts, use_dictionary=False))
+    return dict(zip(PARTS, [json.dumps(facts).encode(), *frames], strict=True))
+
+
+def _parquet(table: pa.Table, **settings: Any) -> bytes:
+    import pyarrow.parquet as parquet
+
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression="zstd", **settings)
     return buffer.getvalue()
 
 
@@ -172,6 +161,15 @@ def frame_of(data: bytes) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(data))
+
+
+def samples_of(data: bytes) -> SampleColumns:
+    """Return the samples of the cache."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(io.BytesIO(data))
+    values = {name: table[name].to_numpy() for name in table.column_names}
+    return SampleColumns(json.loads(table.schema.metadata[_SIZES]), values)
 
 
 def records_of(data: bytes) -> Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ def read_earlier(outputs: Path, request: AnswerRequest) -> EarlierRecords:
     """
     found = EarlierRecords()
     for campaign in dict.fromkeys(trial.campaign for trial in request.earlier):
-        results: dict[str, Record] = {}
+        results: Mapping[str, Record] = {}
         with suppress(PicolabError, OSError):
             results = read_standing(outputs / campaign).results
         for trial in request.earlier:

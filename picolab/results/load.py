@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from picolab.files.foreign import collection_paused
 from picolab.record.record import Record
 from picolab.results import cache
-from picolab.results.rows import FAULT_COLUMNS, record_row, sample_frame, trial_frame
+from picolab.results.rows import FAULT_COLUMNS, SampleColumns, joined_samples, record_row, sample_frame, trial_frame
 from picolab.results.standing import read_standing
 from picolab.results.trial_files import read_record, read_scraps
 
@@ -82,7 +82,7 @@ def _read_campaign(folder: Path) -> CampaignData:
             folder,
             cache.facts_of(facts),
             cache.frame_of(trials),
-            lambda: cache.frame_of(samples),
+            lambda: cache.samples_of(samples),
             cache.records_of(records),
         )
     found = read_standing(folder, with_samples=True)
@@ -97,18 +97,17 @@ def _read_campaign(folder: Path) -> CampaignData:
         "lost": {trial_id: outcome.value for trial_id, outcome in found.lost.items()},
         "accepted": found.accepted,
     }
-    columns = {name: found.samples.get(name, {}) for name in found.results}
-    data = _campaign(folder, told, frame, lambda: sample_frame(columns, frame), found.results)
+    columns = joined_samples({name: found.samples.get(name, {}) for name in found.results})
     if settled and len(found.results) >= cache.FEWEST_TRIALS and cache.key_of(folder)[0] == key:
-        cache.write_cache(folder, key, cache.parts_of(told, frame, data.samples, found.results))
-    return data
+        cache.write_cache(folder, key, cache.parts_of(told, frame, columns, found.results))
+    return _campaign(folder, told, frame, lambda: columns, found.results)
 
 
 def _campaign(
     folder: Path,
     told: Mapping[str, Any],
     trials: pd.DataFrame,
-    samples: Callable[[], pd.DataFrame],
+    samples: Callable[[], SampleColumns],
     records: Mapping[str, Record],
 ) -> CampaignData:
     import pandas as pd
@@ -124,5 +123,5 @@ def _campaign(
         lost=told["lost"],
         accepted=told["accepted"],
     )
-    data.make = samples
+    data.make = lambda: sample_frame(samples(), trials)
     return data

@@ -6,6 +6,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from picolab.agent.memory_probe import COLUMNS
@@ -304,33 +305,58 @@ def trial_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([row[name] for row in shown], dtype=kinds[name]) for name in kinds})
 
 
-def sample_frame(samples: Mapping[str, Mapping[str, Any]], trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of the samples scraps as one frame.
+@dataclass(frozen=True)
+class SampleColumns:
+    """The samples of many trials, one after the other.
+
+    Attributes:
+        sizes: how many there are, by trial_id, in their order.
+        values: by column, NaN where there is no value.
+    """
+
+    sizes: dict[str, int]
+    values: dict[str, NDArray[np.float64]]
+
+
+def joined_samples(samples: Mapping[str, Mapping[str, Any]]) -> SampleColumns:
+    """Return the columns of samples scraps as one array each.
 
     Args:
         samples: by trial_id, column name -> values, in a list or an array.
+    """
+    import numpy as np
+
+    sizes = {name: len(columns.get("t_s", ())) for name, columns in samples.items()}
+    values = {}
+    for name in COLUMNS:
+        # Without a column that no sample has, the export of an old campaign stays as it is.
+        if name in _NEWER_COLUMNS and not any(name in columns for columns in samples.values()):
+            continue
+        parts = [
+            columns[name] if name in columns else np.full(size, np.nan)
+            for columns, size in zip(samples.values(), sizes.values(), strict=True)
+        ]
+        values[name] = np.concatenate([numbers(part) for part in parts]) if parts else np.empty(0)
+    return SampleColumns(sizes, values)
+
+
+def sample_frame(samples: SampleColumns, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return samples as one frame.
+
+    Args:
         trials: rows of the same trials, for `CASE_COLUMNS`.
     """
     import numpy as np
     import pandas as pd
 
     places = {str(name): place for place, name in enumerate(trials["trial_id"])}
-    shown = {name: columns for name, columns in samples.items() if name in places}
-    sizes = [len(columns.get("t_s", ())) for columns in shown.values()]
-    rows = np.repeat(np.array([places[name] for name in shown], dtype=np.intp), sizes)
+    sizes = list(samples.sizes.values())
+    rows = np.repeat(np.array([places[name] for name in samples.sizes], dtype=np.intp), sizes)
     # A column at a time: a frame for each trial takes most of the time of reading.
     of_trial = {name: trials[name].take(rows).array for name in ("trial_id", *CASE_COLUMNS)}
-    own: dict[str, Any] = {}
-    # Without a column that no sample has, the export of an old campaign stays as it is.
-    for name in COLUMNS:
-        if name in _NEWER_COLUMNS and not any(name in columns for columns in shown.values()):
-            continue
-        parts = [
-            numbers(columns[name]) if name in columns else np.full(size, np.nan)
-            for columns, size in zip(shown.values(), sizes, strict=True)
-        ]
-        values = np.concatenate(parts) if parts else np.empty(0)
-        own[name] = pd.arrays.FloatingArray(values, np.isnan(values))
+    own: dict[str, Any] = {
+        name: pd.arrays.FloatingArray(values, np.isnan(values)) for name, values in samples.values.items()
+    }
     first = {name: own.pop(name) for name in _OLDEST_SAMPLES}
     return pd.DataFrame({"trial_id": of_trial.pop("trial_id"), **first, **of_trial, **own})
 

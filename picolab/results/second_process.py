@@ -29,12 +29,13 @@ class TrialRead(NamedTuple):
     Attributes:
         problems: rows of `picolab.results.standing.Problem`.
         record: as JSON; None when nothing counts.
+        samples: names of columns, and an array with a row for each.
     """
 
     problems: list[Any]
     record: str | None
     row: dict[str, Any] | None
-    samples: dict[str, NDArray[np.float64]] | None
+    samples: tuple[list[str], NDArray[np.float64]] | None
 
 
 class SecondProcess:

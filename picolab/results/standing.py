@@ -24,6 +24,7 @@ from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import SAMPLES_SCRAP, Record
 from picolab.results import beginning
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
+from picolab.results.records import Records
 from picolab.results.rows import FAULT_COLUMNS
 from picolab.results.second_process import SecondProcess, TrialRead
 from picolab.results.starts import STARTS_FILE, read_starts
@@ -79,7 +80,7 @@ class Standing:
     folder: Path
     plan: Plan | None = None
     needed: list[PlannedTrial] = field(default_factory=list)
-    results: dict[str, Record] = field(default_factory=dict)
+    results: Records = field(default_factory=lambda: Records({}))
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost: dict[str, Outcome] = field(default_factory=dict)
     entries: list[LedgerEntry] = field(default_factory=list)
@@ -161,18 +162,20 @@ class _Reader:
         self._read_ledger()
         records = self._read_trials()
         order = {trial.trial_id: index for index, trial in enumerate(found.needed)}
-        found.results = {
-            trial_id: records[trial_id]
-            for trial_id in sorted(records, key=lambda name: (order.get(name, len(order)), name))
-            if records[trial_id].outcome not in FAULTS
-        }
+        found.results = Records(
+            {
+                trial_id: records[trial_id]
+                for trial_id in sorted(records, key=lambda name: (order.get(name, len(order)), name))
+                if self._outcome(trial_id) not in FAULTS
+            }
+        )
         found.lost = {
             entry.trial_id: entry.outcome
             for entry in found.entries
             if not entry.outcome.is_fault and entry.trial_id not in found.results
             if entry.trial_id in order or found.plan is None
         }
-        found.faults = self._faults(records)
+        found.faults = self._faults(Records({name: records[name] for name in records if name not in found.results}))
         self._list_missing()
         self._check_small_files()
         return found
@@ -246,12 +249,16 @@ class _Reader:
         for trial_id, attempt in repeated:
             self._problem(path, f"has two lines for attempt {attempt} at {trial_id}: only the first line counts")
 
-    def _read_trials(self) -> dict[str, Record]:
+    def _outcome(self, trial_id: str) -> Outcome:
+        """Return the outcome of a record that was read, parsed or not."""
+        return Outcome(self.found.rows[trial_id]["outcome"])
+
+    def _read_trials(self) -> dict[str, Record | str]:
         place = self.folder / "trials"
         needed = {trial.trial_id for trial in self.found.needed}
         said = {(entry.trial_id, entry.attempt): entry.outcome for entry in self.found.entries}
         named = {e.trial_id: e.outcome for e in self.found.entries if not e.outcome.is_fault}
-        records: dict[str, Record] = {}
+        records: dict[str, Record | str] = {}
         stems = {path.stem for path in place.glob("*.ipynb")}
         stems |= {path.name.removesuffix(RECORD_SUFFIX) for path in place.glob(f"*{RECORD_SUFFIX}")}
         counted = [stem for stem in sorted(stems) if not self.planned or stem in needed]
@@ -268,36 +275,41 @@ class _Reader:
                 record = self._read_trial(trial_id, path) if read is None else self._take(trial_id, read)
                 if record is None:
                     continue
-                same_attempt = said.get((trial_id, record.identity.attempt), record.outcome)
+                outcome = self._outcome(trial_id)
+                same_attempt = said.get((trial_id, self.found.rows[trial_id]["attempt"]), outcome)
                 ledger = named.get(trial_id, same_attempt)
-                if ledger != record.outcome:
-                    self._problem(path, f"says {record.outcome} where the ledger says {ledger}")
+                if ledger != outcome:
+                    self._problem(path, f"says {outcome} where the ledger says {ledger}")
                 records[trial_id] = record
         return records
 
     def read_only(self, trial_ids: list[str]) -> dict[str, TrialRead]:
         """Return what reading these trials finds, in the second process."""
+        import numpy as np
+
         self._read_plan()
         found, parts = self.found, {}
         for trial_id in trial_ids:
             found.problems.clear()
             record = self._read_trial(trial_id, self.folder / "trials" / f"{trial_id}.ipynb")
+            samples = found.samples.pop(trial_id, None)
             parts[trial_id] = TrialRead(
                 list(found.problems),
                 None if record is None else record.model_dump_json(),
                 found.rows.pop(trial_id, None),
-                found.samples.pop(trial_id, None),
+                # One array: a campaign has twenty columns a trial, and each array takes its time in a pipe.
+                None if samples is None else (list(samples), np.array(list(samples.values()))),
             )
         return parts
 
-    def _take(self, trial_id: str, read: TrialRead) -> Record | None:
-        """Add what the second process found of a trial."""
+    def _take(self, trial_id: str, read: TrialRead) -> str | None:
+        """Add what the second process found of a trial, and return its record as JSON."""
         self.found.problems += read.problems
         if read.row is not None:
             self.found.rows[trial_id] = read.row
         if read.samples is not None:
-            self.found.samples[trial_id] = read.samples
-        return None if read.record is None else Record.model_validate_json(read.record)
+            self.found.samples[trial_id] = dict(zip(*read.samples, strict=True))
+        return read.record
 
     def _read_trial(self, trial_id: str, path: Path) -> Record | None:
         """Return the record of a trial, or None when there is nothing that counts.
@@ -361,7 +373,8 @@ class _Reader:
             return f"holds the record of another trial ({record.identity.trial_id})"
         return ""
 
-    def _faults(self, records: dict[str, Record]) -> list[dict[str, Any]]:
+    def _faults(self, records: Records) -> list[dict[str, Any]]:
+        """Return the attempts that ended in a fault; `records` are those of trials without a result."""
         rows: dict[tuple[str, int], dict[str, Any]] = {}
         for entry in self.found.entries:
             if entry.outcome.is_fault:
@@ -380,17 +393,16 @@ class _Reader:
             else:
                 rows[key] = {"trial_id": trial_id, "attempt": number, **place, **self._fault_in(path)}
         for trial_id, record in records.items():
-            if record.outcome in FAULTS:
-                key = (trial_id, record.identity.attempt)
-                rows.setdefault(
-                    key,
-                    {
-                        **_fault_row(record),
-                        "trial_id": trial_id,
-                        "attempt": key[1],
-                        "notebook": f"trials/{trial_id}.ipynb",
-                    },
-                )
+            key = (trial_id, record.identity.attempt)
+            rows.setdefault(
+                key,
+                {
+                    **_fault_row(record),
+                    "trial_id": trial_id,
+                    "attempt": key[1],
+                    "notebook": f"trials/{trial_id}.ipynb",
+                },
+            )
         return [rows[key] for key in sorted(rows)]
 
     def _fault_in(self, path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def campaign(tmp_path: Path) -> Path:
 def everything(folder: Path) -> dict[str, Any]:
     found = read_standing(folder, with_samples=True)
     samples = {name: {key: values.tobytes() for key, values in one.items()} for name, one in found.samples.items()}
-    return asdict(found) | {"results": found.results, "samples": samples}
+    return asdict(found) | {"results": dict(found.results), "samples": samples}
 
 
 @pytest.fixture

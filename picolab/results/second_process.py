@@ -1,4 +1,4 @@
-"""Reads half of the trials of a large campaign in a process of its own, while this one reads the other half.
+"""Reads some trials of a large campaign in a process of its own, while this one reads the others.
 
 What it finds comes back through a pipe. If anything goes wrong there, this process reads those trials too.
 """
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 FEWEST_TRIALS = 2000
 """Fewer are read before another process has imported what it needs."""
-_SHARE = 0.5
+_SHARE = 0.45
+"""It reads fewer trials than this process does, because it also has to start, and to hand over what it found."""
 
 
 class TrialRead(NamedTuple):

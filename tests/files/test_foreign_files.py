@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from picolab.config.plan import Plan
 from picolab.config.sizes import MIB
 from picolab.errors import ParameterError, UnreadableFile, UnsafePath
+from picolab.files import foreign
 from picolab.files.foreign import parse_json, read_bounded, read_json, refuse_links, remove_tree_inside, unfit_value
 from picolab.files.writing import file_name
 
@@ -287,3 +288,11 @@ def test_a_link_where_something_is_written_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "faults")
     with pytest.raises(UnsafePath, match="is a pipe, and nothing may be written there"):
         refuse_links(tmp_path, ["faults"])
+
+
+def test_a_file_that_grew_since_it_was_looked_at_is_read_to_its_end_or_limit(tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    path.write_bytes(b"0123456789")
+    for most_bytes, length in ((100, 10), (10, 10), (4, 5)):
+        with path.open("rb") as file:
+            assert len(foreign._read(file.fileno(), 0, most_bytes)) == length

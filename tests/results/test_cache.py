@@ -65,6 +65,15 @@ def test_the_second_reading_is_the_same_and_reads_no_trial(campaign: Path, reads
     assert_same(cold, warm)
 
 
+def test_samples_are_whole_whatever_was_done_to_the_frame_of_trials(campaign: Path) -> None:
+    whole = read_campaign(campaign).samples
+    shutil.rmtree(campaign / cache.CACHE_FOLDER)
+    for data in (read_campaign(campaign), read_campaign(campaign)):
+        data.trials["trial_id"] = "another"
+        data.trials["case"] = "another"
+        pd.testing.assert_frame_equal(data.samples, whole)
+
+
 def first(folder: Path, kind: str = "ipynb") -> Path:
     return min((folder / "trials").glob(f"*.{kind}"))
 

@@ -1,10 +1,16 @@
 """What a campaign on many hosts costs at home and in the scheduler, and where 1,000 hosts and a million trials break.
 
-    python benchmarks/scale_out.py [--tasks 2000] [--filed 300] [--hosts 1000] [--trials 1000000]
+    python benchmarks/scale_out.py [--hosts 1000] [--filed 10000] [--tasks 500] [--trials 1000000]
 
-Measures two things here: orders through a real scheduler on loopback with two workers that only answer (so it is the
-scheduler, the client and the transport), and the filing of parcels at home. Then it simulates, with these costs, hosts
-that are ready at once, one order each, and prints how busy they can be kept for several lengths of a trial.
+Nothing is uploaded: orders are answered at once with parcels like those of a trial of 100 MiB. It measures three runs
+of a comparison, each the real loop of a campaign with the real filing:
+
+1. on 1,000 hosts that stand in for a cluster in this process, one trial after the other, 1,000 open all the time;
+2. on two such hosts;
+3. through a real scheduler with two real workers on loopback. The difference to the second run is the transport.
+
+The CPU of making the parcels is taken out. With these costs it simulates hosts that are ready at once, one order each,
+and prints how busy they can be kept for several lengths of a trial.
 """
 
 import argparse
@@ -15,82 +21,161 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from campaign_factory import FakeTrial, write_campaign
-from distributed_cluster import cluster_in
+import distributed_cluster
+import psutil
+from campaign_factory import FakeTrial, make_notebook, make_record, make_samples, write_campaign
+from distributed import get_worker
 
 from picolab.campaign.progress import Watcher
-from picolab.campaign.runner import Campaign
-from picolab.config.plan import Plan
-from picolab.distributed.campaign import with_cluster
+from picolab.config.plan import Plan, PlannedTrial
+from picolab.distributed.campaign import begin
+from picolab.distributed.capacity import Capacity, Host
 from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Attempt, Parcel, part_of
+from picolab.distributed.order import Attempt, Order, Parcel
+from picolab.exit_codes import ExitCode
+from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
 from picolab.results.ledger import LedgerEntry
 
 PARCEL_BYTES = 100_000
 """Of a trial of 100 MiB, compressed: notebook, record, samples and logs."""
+PRELOAD = "\nimport scale_out\nworker.run_order = scale_out.answer\n"
+"""Has a worker answer orders instead of running them."""
 
 
-def answer(order: str) -> bytes:
-    """Take an order and send a parcel, as a worker does, without running anything."""
-    return os.urandom(PARCEL_BYTES)
+def plan_of(folder: Path, name: str, trials: int) -> Plan:
+    """Return the plan of a comparison of two builds."""
+    both = [FakeTrial(block=block, label=label) for block in range(1, trials // 2 + 1) for label in ("old", "new")]
+    return Plan.load(write_campaign(folder / name, [], both)).model_copy(update={"baseline": "old"})
 
 
-def orders_per_s(folder: Path, tasks: int) -> tuple[float, float]:
-    """Return orders a second through a real scheduler, and CPU seconds of this process for each."""
-    from distributed import as_completed
-
-    with cluster_in(folder / "cluster", 2) as made, Cluster(made.address) as cluster:
-        client, order = cluster._client, "x" * 3000
-        begun, cpu = time.monotonic(), time.process_time()
-        first = [client.submit(answer, order, pure=False, resources={"machine": 1}) for _ in range(2)]
-        open_, sent = as_completed(first, loop=client.loop), 2
-        for future in open_:
-            future.result()
-            if sent < tasks:
-                open_.add(client.submit(answer, order, pure=False, resources={"machine": 1}))
-                sent += 1
-        return sent / (time.monotonic() - begun), (time.process_time() - cpu) / sent
+def answer(text: str) -> dict[str, Any]:
+    """Take an order and return a parcel, as a worker does, without running anything."""
+    plan = Order.model_validate_json(text).plan
+    try:
+        address = str(get_worker().address)
+    except ValueError:
+        address = "tcp://w:1"
+    return Parcel(ending="ran", worker=address, attempts=[_attempt(plan, trial) for trial in plan.trials]).model_dump()
 
 
-def filing_s(folder: Path, count: int) -> tuple[float, float]:
-    """Return the CPU seconds that filing a parcel takes: of the first tenth of the trials, and of the last."""
-    there = write_campaign(folder / "there", [FakeTrial(block=block) for block in range(1, count + 1)])
-    plan = Plan.load(there)
-    home = folder / "home"
-    home.mkdir()
-    plan.save(home)
-    campaign = with_cluster(Campaign(home, plan, Watcher()), None)  # type: ignore[arg-type]
-    took = []
-    for trial in plan.trials:
-        files = {
-            "record.json": there / "trials" / f"{trial.trial_id}.record.json",
-            "trial.ipynb": there / "trials" / f"{trial.trial_id}.ipynb",
-        }
-        record = json.loads(files["trial.ipynb"].read_text())
-        record = next(
-            output["data"]["application/scrapbook.scrap.json+json"]["data"]
-            for cell in record["cells"]
-            for output in cell.get("outputs", [])
-            if output.get("data", {}).get("application/scrapbook.scrap.json+json", {}).get("name") == "record"
-        )
-        entry = LedgerEntry(
-            trial_id=trial.trial_id, attempt=1, outcome=record["outcome"], outcome_detail="", duration_s=1.0,
-            started_at=record["identity"]["started_at"], ended_at=record["identity"]["started_at"],
-            notebook=None, record=None,
-        )  # fmt: skip
-        packed = {"record.json": zlib.compress(json.dumps(record).encode(), 3)}
-        packed["trial.ipynb"] = zlib.compress(files["trial.ipynb"].read_bytes(), 3)
-        cpu = time.process_time()
-        part_of(plan, [trial]).model_dump_json()
-        campaign._accept([trial], Parcel(ending="ran", worker="w", attempts=[Attempt(entry=entry, files=packed)]))
-        took.append(time.process_time() - cpu)
-    assert len(campaign.ledger.results()) == count
-    tenth = max(1, count // 10)
-    return sum(took[:tenth]) / tenth, sum(took[-tenth:]) / tenth
+def _attempt(plan: Plan, trial: PlannedTrial) -> Attempt:
+    ran = FakeTrial(block=trial.block, label=trial.parameters.label, facts={"identity.trial_id": trial.trial_id})
+    record = make_record(ran, trial.position, plan.campaign)
+    notebook = make_notebook(**{RECORD_SCRAP: record, SAMPLES_SCRAP: make_samples(ran, trial.position)})
+    files = {"record.json": record, "trial.ipynb": notebook}
+    packed = {name: zlib.compress(json.dumps(content).encode(), 3) for name, content in files.items()}
+    packed["server.log"] = zlib.compress(os.urandom(PARCEL_BYTES - sum(map(len, packed.values()))), 0)
+    began = record["identity"]["started_at"]
+    entry = LedgerEntry(
+        trial_id=trial.trial_id, attempt=1, outcome=record["outcome"], outcome_detail="", duration_s=1.0,
+        started_at=began, ended_at=began, notebook=None, record=None,
+    )  # fmt: skip
+    return Attempt(entry=entry, files=packed)
+
+
+class Running:
+    """Stands in for the future of an order."""
+
+    status = "pending"
+
+    def __init__(self, hosts: "Hosts", order: str, done: Callable[[Any], None]) -> None:
+        self.hosts, self.order, self.done = hosts, order, done
+
+    def result(self, timeout: float) -> dict[str, Any]:
+        """Return a parcel."""
+        begun = time.thread_time()
+        try:
+            return answer(self.order)
+        finally:
+            self.hosts.answering_s += time.thread_time() - begun
+
+
+class Hosts:
+    """Stands in for a cluster: an order ends when each host has one, so that nearly all of them are always open.
+
+    Args:
+        count: of the hosts.
+        orders: of the whole campaign.
+    """
+
+    address, session, is_connected, worker_command = "tcp://s:1", "s" * 32, True, ""
+
+    def __init__(self, count: int, orders: int) -> None:
+        hosts = (Host(f"tcp://10.0.{n // 250}.{n % 250}:1", 1, 8e9, f"host{n}", f"boot{n}") for n in range(count))
+        self._capacity = Capacity(tuple(hosts))
+        self._left = orders
+        self._open: deque[Running] = deque()
+        self.answering_s = 0.0
+        self.filed_at_s: list[float] = []
+
+    def check_workers(self) -> Capacity:
+        """Return all hosts, like `capacity`."""
+        return self._capacity
+
+    capacity = check_workers
+
+    def notes(self, _capacity: Capacity) -> list[str]:
+        """Return nothing to say."""
+        return []
+
+    def submit(self, order: str, _key: str, _resources: object, _workers: object, done: Callable[[Any], None]) -> Any:
+        """Take an order."""
+        self._left -= 1
+        one = Running(self, order, done)
+        self._open.append(one)
+        if len(self._open) == len(self._capacity.hosts) or not self._left:
+            self._end_one()
+        return one
+
+    def _end_one(self) -> None:
+        if self._open:
+            one = self._open.popleft()
+            one.status = "finished"
+            one.done(one)
+
+    def forget(self, _address: str, _key: str) -> None:
+        """Note that a parcel was filed."""
+        self.filed_at_s.append(time.process_time() - self.answering_s)
+        if not self._left:
+            self._end_one()
+
+    def forget_everywhere(self, _keys: list[str]) -> None:
+        """Forget nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def loop_s(plan: Plan, hosts: int) -> tuple[float, float]:
+    """Return the CPU seconds of the client for each trial on hosts in this process: of the first tenth, of the last."""
+    cluster = Hosts(hosts, len(plan.trials) // 2)
+    begun = time.process_time()
+    assert begin(plan, Watcher(), cluster).run() is ExitCode.OK  # type: ignore[arg-type]
+    at_s = [begun, *cluster.filed_at_s]
+    tenth = max(1, len(at_s) // 10)
+    return (at_s[tenth] - begun) / tenth / 2, (at_s[-1] - at_s[-1 - tenth]) / tenth / 2
+
+
+def through_scheduler_s(folder: Path, plan: Plan) -> tuple[float, float, float]:
+    """Return for each trial through a real scheduler: seconds, CPU seconds of the client and of the scheduler."""
+    distributed_cluster.PRELOAD += PRELOAD
+    with distributed_cluster.cluster_in(folder / "cluster", 2) as made, Cluster(made.address) as cluster:
+        assert made.scheduler is not None
+        scheduler = psutil.Process(made.scheduler.pid)
+        begun, cpu, before = time.monotonic(), time.process_time(), scheduler.cpu_times()
+        assert begin(plan, Watcher(), cluster).run() is ExitCode.OK
+        after = scheduler.cpu_times()
+        busy_s = after.user - before.user + after.system - before.system
+        took = time.monotonic() - begun, time.process_time() - cpu, busy_s
+    seconds, client_s, scheduler_s = (one / len(plan.trials) for one in took)
+    return seconds, client_s, scheduler_s
 
 
 def simulate(hosts: int, trials: int, trial_s: float, home_s: float, scheduler_s: float) -> tuple[float, float]:
@@ -116,19 +201,29 @@ def simulate(hosts: int, trials: int, trial_s: float, home_s: float, scheduler_s
 def main() -> None:
     """Measure, simulate, print."""
     parser = argparse.ArgumentParser(description="Costs of a campaign on many hosts, and a simulation of a large one.")
-    parser.add_argument("--tasks", type=int, default=2000)
-    parser.add_argument("--filed", type=int, default=300)
     parser.add_argument("--hosts", type=int, default=1000)
+    parser.add_argument("--filed", type=int, default=10_000)
+    parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--trials", type=int, default=1_000_000)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="picolab-scale-", dir="/var/tmp") as name:
+        folder = Path(name)
         os.environ["PICOLAB_STATE_DIR"], os.environ["PICOLAB_OUTPUTS_DIR"] = f"{name}/state", f"{name}/outputs"
         os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:1], str(Path(__file__).parent)])
-        first_s, last_s = filing_s(Path(name), wanted.filed)
-        rate, cpu_s = orders_per_s(Path(name), wanted.tasks)
-    print(f"filing at home: {first_s * 1e3:.1f} ms of CPU a trial at first, {last_s * 1e3:.1f} ms after {wanted.filed}")
-    print(f"orders through a scheduler on loopback: {rate:.0f} a second, {cpu_s * 1e3:.1f} ms of the client's CPU each")
-    home_s, scheduler_s = last_s + cpu_s, 1 / rate
+        begun = time.monotonic()
+        first_s, last_s = loop_s(plan_of(folder, "many", wanted.filed), wanted.hosts)
+        many_s = (time.monotonic() - begun) / wanted.filed
+        _, few_s = loop_s(plan_of(folder, "few", wanted.tasks), 2)
+        rate_s, client_s, scheduler_s = through_scheduler_s(folder, plan_of(folder, "real", wanted.tasks))
+    print(
+        f"a trial at home, {wanted.hosts} hosts: {first_s * 1e3:.1f} ms of CPU at first, {last_s * 1e3:.1f} ms at the "
+        f"end of {wanted.filed} trials, {many_s * 1e3:.1f} ms in all; 2 hosts: {few_s * 1e3:.1f} ms"
+    )
+    print(
+        f"through a scheduler on loopback with two workers: {1 / rate_s:.0f} trials a second; a trial takes "
+        f"{client_s * 1e3:.1f} ms of the client's CPU and {scheduler_s * 1e3:.1f} ms of the scheduler's"
+    )
+    home_s = last_s + max(0.0, client_s - few_s)
     print(f"the client files at most {1 / home_s:.0f} trials a second")
     print("trial   hosts  hours  busy")
     for trial_s in (5.0, 10.0, 30.0, 60.0, 600.0):

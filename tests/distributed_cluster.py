@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ host_lock.NAME = {name!r}
 worker.facts = lambda facts=worker.facts: facts() | {{'boot_id': {boot_id!r}}}
 """
 """Runs in a worker before it begins, perhaps twice: each worker stands for a host with its own lock and kernel."""
+
+NAMED = ["unshare", "--uts", "sh", "-c", 'printf %s "$0" > /proc/sys/kernel/hostname && exec "$@"']
+"""Starts a program, given after the name, on a host with another name."""
 
 
 @dataclass
@@ -50,16 +53,24 @@ class TestCluster:
         )
         self.address = found[1]
 
-    def start_worker(self, resources: str = "machine=1") -> subprocess.Popen[bytes]:
-        """Start a worker that passes for one on a host of its own, and wait until the scheduler knows it."""
+    def start_worker(
+        self, resources: str = "machine=1", hostname: str = "", has_nanny: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker that passes for one on a host of its own, and wait until the scheduler knows it.
+
+        Args:
+            hostname: another name for its host, which only root may give; empty: the host's own.
+            has_nanny: whether a nanny starts it again, as Dask does by default; its process is the nanny's then.
+        """
         folder = self.folder / f"worker-{len(self.workers)}"
         folder.mkdir()
-        words = ["worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
+        words += [] if has_nanny else ["--no-nanny"]
         words += ["--host", "127.0.0.1", "--resources", resources, "--local-directory", str(folder / "dask")]
         preload = folder / "preload.py"
         preload.write_text(PRELOAD.format(name=f"\0{folder}", boot_id=folder.name))
         words += ["--preload", str(preload)]
-        worker = self._start(words, folder / "log", folder)
+        worker = self._start(words, folder / "log", folder, [*NAMED, hostname] if hostname else [])
         self.workers.append(worker)
         eventually(lambda: "Starting established connection" in (folder / "log").read_text(), "the worker is known")
         return worker
@@ -68,10 +79,10 @@ class TestCluster:
         """Return the folder of a worker's machines and orders."""
         return self.folder / f"worker-{self.workers.index(worker)}" / "state"
 
-    def _start(self, words: list[str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
+    def _start(self, words: list[str], log: Path, folder: Path, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "dask", *words],
+                [*before, sys.executable, "-m", "dask", *words],
                 env={**os.environ, "PICOLAB_STATE_DIR": str(folder / "state"), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,

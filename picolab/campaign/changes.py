@@ -1,10 +1,10 @@
 """Whether a campaign may continue although its plan, a build or the host has changed since it began."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from picolab.config.plan import Plan
+from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.project import in_command
 from picolab.errors import CampaignChanged
 from picolab.files.set_aside import set_aside
@@ -47,15 +47,18 @@ def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, 
     note(f"Continues although it is not what it began with: {beginning.in_short(changes)}.")
 
 
-def hosts_of_blocks(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> dict[int, HostIdentity]:
+def hosts_of_blocks(
+    plan: Plan, trials: Iterable[PlannedTrial], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[int, HostIdentity]:
     """Return the host on which each block has begun; none for a plan without pairs.
 
     Args:
+        trials: of the plan: those of the blocks that are asked for.
         rows: of the results, by id of the trial.
     """
     hosts: dict[int, HostIdentity] = {}
     if plan.baseline is not None:
-        for trial in plan.trials:
+        for trial in trials:
             host = HostIdentity.of(rows.get(trial.trial_id, {}))
             if host.name:
                 hosts.setdefault(trial.block, host)
@@ -72,7 +75,7 @@ def check_blocks(folder: Path, plan: Plan, rows: Mapping[str, Mapping[str, Any]]
         CampaignChanged: there is such a block.
     """
     here = HostIdentity.of(host_identity())
-    hosts = hosts_of_blocks(plan, rows)
+    hosts = hosts_of_blocks(plan, plan.trials, rows)
     # Where the rest of a block has begun here too, somebody has accepted it.
     ours = {trial.block for trial in plan.trials if same_host(HostIdentity.of(rows.get(trial.trial_id, {})), here)}
     for trial in plan.trials:

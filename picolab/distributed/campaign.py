@@ -31,10 +31,11 @@ from picolab.distributed.cluster import Begun, Cluster
 from picolab.distributed.losses import Losses
 from picolab.distributed.open_order import OpenOrder, named
 from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
+from picolab.distributed.sending import Sending
 from picolab.errors import HostUnfit
 from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
-from picolab.record.hosts import HostIdentity, same_host
+from picolab.record.hosts import HostIdentity
 from picolab.record.outcomes import Outcome
 from picolab.results.starts import note_start
 from picolab.text.wording import counted, listed_few
@@ -45,8 +46,6 @@ _CAPACITY_S = 5.0
 _STOP_PATIENCE_S = INTERRUPT_PATIENCE_S + 60.0
 RECONNECT_S = 300.0
 """A scheduler that is gone is waited for so long."""
-_PARCEL_S = 600.0
-"""For a parcel of the largest size on its way through the scheduler."""
 _MOST_REFUSALS = 3
 HOST_PATIENCE_S = 60.0
 """The rest of a block waits so long for a worker on the host of its begin, while no other trial runs."""
@@ -63,11 +62,15 @@ class DistributedCampaign(Campaign):
         self._open: list[OpenOrder] = []
         self._count = 0
         self._ordered: dict[str, set[str]] = {}  # trials of each order, by its key
-        self._given: set[str] = set()  # workers that may run an order now, by address
         self._accepts_changes = False
         self._waits_since_s: float | None = None
         self._losses = Losses(self)
-        self._known, self._known_at_s = Capacity(()), 0.0
+        self._filed: set[tuple[str, str | None]] = set()  # attempts in the ledger: trial and start
+        self._looked_at_entries = 0
+        self._sending = Sending(self.watcher.stop_requested)
+        self._given: frozenset[str] = frozenset()  # workers that may run an order now, by address
+        self._is_alone = False
+        self._known, self._known_at_s, self._taken_back_at_s = Capacity(()), 0.0, 0.0
         self._machines = 1 if self.cluster is None else max(1, self._capacity().machines)
         # Never closed: a future that ends late would write into whatever gets its number next.
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -100,7 +103,8 @@ class DistributedCampaign(Campaign):
     def _run_blocks(self) -> None:
         left = [trial for trial in self.needed if trial.trial_id not in self.tally.rows]
         startable = self._losses.startable(left, self._accepts_changes)
-        waiting = deque(OpenOrder(trials, host=self._host_of(trials)) for trials in startable)
+        begun = self._hosts_of(self.plan.trials)
+        waiting = deque(OpenOrder(trials, host=begun.get(trials[0].block)) for trials in startable)
         builds = sent_builds(left)
         signals = Signals()
         try:
@@ -108,7 +112,8 @@ class DistributedCampaign(Campaign):
                 self._submit(waiting, builds)
                 self.watcher.progress(self.progress())
                 # The last order may have been given up just now.
-                self._sleep(signals, _LOOK_S if waiting or self._open else 0)
+                look_s = _CAPACITY_S if self._is_alone else _LOOK_S
+                self._sleep(signals, look_s if waiting or self._open else 0)
                 if self.watcher.stop_requested():
                     self._stop(signals)
                     raise Interrupted
@@ -133,31 +138,41 @@ class DistributedCampaign(Campaign):
         if not self._workers.is_connected:
             return
         known = self._capacity()
-        self._take_back(waiting, {host.address for host in known.hosts})
-        begun = {one.host for one in waiting if one.host is not None}
-        wanted = {host.address for host in known.hosts if any(same_host(one, host.identity) for one in begun)}
-        capacity = known.one_per_kernel(self._given if self._open else (), wanted)
-        self._given = {host.address for host in capacity.hosts}
-        is_shared = len(capacity.hosts) < len(known.hosts)
-        self._machines = max(1, capacity.machines)
+        if self._taken_back_at_s != self._known_at_s:
+            self._taken_back_at_s = self._known_at_s
+            self._take_back(waiting, known.addresses)
+        if not known.hosts:
+            if not self._is_alone:
+                self.watcher.note(
+                    f"No worker offers a machine now, and the campaign waits for one; start one on each host with: "
+                    f"{self._workers.worker_command}"
+                )
+            self._is_alone = True
+            self._wait_for_hosts(waiting, [one for one in waiting if one.host])
+            return
+        self._is_alone = False
+        capacity = known
+        if known.is_shared:
+            begun = {one.host for one in waiting if one.host is not None}
+            wanted = {host.address for one in begun for host in known.fit(one, 0.0)}
+            capacity = known.one_per_kernel(self._given if self._open else (), wanted)
+        self._given, self._machines = capacity.addresses, capacity.machines
         refused: list[OpenOrder] = []
         elsewhere: list[OpenOrder] = []
         held: list[OpenOrder] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
             is_bound = bool(one.refused_by or one.host)
-            if is_bound and not known.hosts:
-                waiting.appendleft(one)
-                break
-            there = [host for host in known.hosts if one.host is None or same_host(one.host, host.identity)]
-            fit = [host for host in there if host.address not in one.refused_by]
-            if is_bound and not fit:
+            there = known.fit(one.host, 0.0)
+            willing = _without(one.refused_by, there)
+            if not willing:
                 (elsewhere if one.host and not there else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
-            if fit and known.counts_ram:
-                willing, fit = fit, [host for host in fit if (host.ram_bytes or 0) >= ram]
+            fit = willing
+            if known.counts_ram:
+                fit = _without(one.refused_by, known.fit(one.host, ram))
                 # Dask would wait forever for a worker with enough.
                 if not fit:
                     only = f"of {listed_few(host.address for host in willing)}"
@@ -169,16 +184,15 @@ class DistributedCampaign(Campaign):
                     )
                     continue
                 resources[RAM] = ram
-            able = [host for host in fit if host.address in self._given]
-            if fit and not able:
+            able = [host for host in fit if host.address in self._given] if known.is_shared else fit
+            if not able:
                 # Another worker of its kernel is chosen, and is not able to run it.
                 able = [host for host in fit if self._is_idle(host, known)][:1]
                 if not able:
                     held.append(one)
                     continue
                 capacity = capacity.with_worker(able[0])
-                self._given = {host.address for host in capacity.hosts}
-                self._machines = max(1, capacity.machines)
+                self._given, self._machines = capacity.addresses, capacity.machines
             names = {trial.parameters.build for trial in one.trials} & builds.keys()
             one.order = Order(
                 session=self._workers.session,
@@ -189,7 +203,7 @@ class DistributedCampaign(Campaign):
             )
             self._count += 1
             self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
-            addresses = [host.address for host in able] if is_bound or is_shared else []
+            addresses = [host.address for host in able] if is_bound or known.is_shared else []
             one.only = set(addresses)
             one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
             one.future = self._workers.submit(
@@ -207,9 +221,9 @@ class DistributedCampaign(Campaign):
         there = {other.address for other in known.hosts if other.kernel == host.kernel}
         return all(one.only and not one.only & there for one in self._open)
 
-    def _host_of(self, trials: Sequence[PlannedTrial]) -> HostIdentity | None:
-        """Return the host on which the block of some trials has begun; None when they may run anywhere."""
-        return None if self._accepts_changes else hosts_of_blocks(self.plan, self.tally.rows).get(trials[0].block)
+    def _hosts_of(self, trials: Sequence[PlannedTrial]) -> dict[int, HostIdentity]:
+        """Return on which host the block of some trials has begun; none for those that may run anywhere."""
+        return {} if self._accepts_changes else hosts_of_blocks(self.plan, trials, self.tally.rows)
 
     def _wait_for_hosts(self, waiting: deque[OpenOrder], elsewhere: list[OpenOrder]) -> None:
         """Wait for workers on the hosts where blocks have begun; give these blocks up when nobody starts one."""
@@ -233,10 +247,10 @@ class DistributedCampaign(Campaign):
             f"rest run on any host, where it makes no pair: {again} --accept-changes"
         )
 
-    def _take_back(self, waiting: deque[OpenOrder], here: set[str]) -> None:
+    def _take_back(self, waiting: deque[OpenOrder], here: frozenset[str]) -> None:
         """Put back the orders that wait for workers that are gone: Dask would wait for their addresses forever."""
         for one in [one for one in self._open if one.only and one.future.status == "pending"]:
-            if here and not one.only & here:
+            if not one.only & here:
                 one.future.cancel()
                 self._open.remove(one)
                 if self._losses.add(one):
@@ -245,10 +259,12 @@ class DistributedCampaign(Campaign):
     def _capacity(self) -> Capacity:
         """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
         if not self._known.hosts or time.monotonic() - self._known_at_s > _CAPACITY_S:
-            self._known, self._known_at_s = self._workers.capacity(), time.monotonic()
+            found, self._known_at_s = self._workers.capacity(), time.monotonic()
+            if found != self._known:
+                self._known = found
         return self._known
 
-    def _wake(self, _future: Any) -> None:
+    def _wake(self, _future: Any = None) -> None:
         with suppress(OSError):
             os.eventfd_write(self._ended, 1)
 
@@ -320,8 +336,10 @@ class DistributedCampaign(Campaign):
         self._note_begun()
         for one in [one for one in self._open if one.future.status != "pending"]:
             if one.future.status == "finished":
+                if not one.fetch(self._wake):
+                    continue
                 try:
-                    plain = one.future.result(timeout=_PARCEL_S)
+                    plain = one.parcel()
                 except TimeoutError:
                     # It is taken at the next look, here or from the worker that runs it again.
                     continue
@@ -380,10 +398,11 @@ class DistributedCampaign(Campaign):
                 self._send(one, parcel, builds)
                 waiting.appendleft(one)
             return
+        self._sending.has_run(parcel.worker)
         for found in parcel.waits():
             note_start(self.folder, found)
         is_whole = self._accept(one.trials, parcel)
-        one.host = one.host or self._host_of(one.trials)
+        one.host = one.host or next(iter(self._hosts_of(one.trials).values()), None)
         if one.order is not None and is_whole and (parcel.ending == "ran" or parcel.attempts):
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
@@ -415,14 +434,11 @@ class DistributedCampaign(Campaign):
             self.watcher.note(parcel.sentence)
 
     def _send(self, one: OpenOrder, parcel: Parcel, builds: dict[str, tuple[Path, SentBuild]]) -> None:
-        for path, build in builds.values():
-            if build.sha256 not in parcel.missing:
-                continue
-            try:
-                self._workers.send_build(parcel.worker, path, build.sha256, build.size_bytes)
-            except Exception as error:  # the worker is gone, or the file has changed
-                one.refused_by.add(parcel.worker)
-                self.watcher.note(f"The build {path} could not be sent to {parcel.worker}: {error}")
+        assert one.order is not None
+        why = self._sending.answer(self._workers, parcel, one.order, builds)
+        if why:
+            one.refused_by.add(parcel.worker)
+            self.watcher.note(f"The worker {parcel.worker} cannot run {named(one.trials)}: {why}")
 
     def _accept(self, trials: Sequence[PlannedTrial], parcel: Parcel) -> bool:
         """File what has come, each attempt once; return whether all of it came as it was sent."""
@@ -444,13 +460,12 @@ class DistributedCampaign(Campaign):
         return is_whole
 
     def _is_filed(self, attempt: Attempt) -> bool:
-        entry = attempt.entry
-        # The ledger of a large campaign is long: looked at only if it has something about this trial.
-        return entry.trial_id in self.tally.last_attempt and any(
-            (known.trial_id, known.started_at) == (entry.trial_id, entry.started_at)
-            for known in self.ledger.entries()
-            if entry.started_at is not None
-        )
+        # The ledger of a large campaign is long: each entry is looked at once.
+        entries = self.ledger.entries()
+        self._filed.update((known.trial_id, known.started_at) for known in entries[self._looked_at_entries :])
+        self._looked_at_entries = len(entries)
+        began = attempt.entry.started_at
+        return began is not None and (attempt.entry.trial_id, began) in self._filed
 
     def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> bool:
         """File an attempt; return whether its files came as they were sent."""
@@ -479,3 +494,7 @@ def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign
 def with_cluster(campaign: Campaign, cluster: Cluster) -> DistributedCampaign:
     """Return a campaign that exists, to be run on the workers of a cluster."""
     return DistributedCampaign(campaign.folder, campaign.plan, campaign.watcher, cluster=cluster)
+
+
+def _without(refused_by: set[str], hosts: Sequence[Host]) -> Sequence[Host]:
+    return [host for host in hosts if host.address not in refused_by] if refused_by else hosts

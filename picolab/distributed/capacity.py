@@ -1,10 +1,11 @@
 """The workers of a scheduler: what they offer, and which of them share a host."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from picolab.config.sizes import MIB
-from picolab.record.hosts import HostIdentity
+from picolab.record.hosts import HostIdentity, same_host
 from picolab.text.wording import listed_few
 
 MACHINE, RAM = "machine", "RAM"
@@ -16,7 +17,7 @@ class Host:
     """A worker of the cluster.
 
     Attributes:
-        machines: how many orders it runs at once.
+        machines: how many orders it offers to run at once; more than one is refused.
         ram_bytes: of their machines together; None when it does not say.
         hostname: of the host it runs on; empty when the worker did not answer.
         boot_id: of the kernel it runs on; empty when the worker did not answer.
@@ -43,17 +44,39 @@ class Host:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The workers that can run trials."""
+    """The workers that can run trials. Whatever is asked for each order is found once: there may be 1,000 workers."""
 
     hosts: tuple[Host, ...]
 
-    @property
+    @cached_property
+    def addresses(self) -> frozenset[str]:
+        """The addresses of the workers."""
+        return frozenset(host.address for host in self.hosts)
+
+    @cached_property
     def by_kernel(self) -> list[list[Host]]:
         """The workers, those on one kernel together."""
         found: dict[str, list[Host]] = {}
         for host in self.hosts:
             found.setdefault(host.kernel, []).append(host)
         return list(found.values())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several workers run on one kernel."""
+        return len(self.by_kernel) < len(self.hosts)
+
+    @cached_property
+    def _fit(self) -> dict[tuple[HostIdentity | None, float], Sequence[Host]]:
+        return {(None, 0.0): self.hosts}
+
+    def fit(self, there: HostIdentity | None, ram_bytes: float) -> Sequence[Host]:
+        """Return the workers on a host, or for None on all hosts, that offer enough RAM; for 0 bytes all of them."""
+        wanted = there, ram_bytes
+        if wanted not in self._fit:
+            able = (host for host in self.hosts if there is None or same_host(there, host.identity))
+            self._fit[wanted] = [host for host in able if (host.ram_bytes or 0) >= ram_bytes]
+        return self._fit[wanted]
 
     def one_per_kernel(self, kept: Container[str], wanted: Container[str]) -> "Capacity":
         """Return one worker of each kernel: two on one would disturb each other's trials.
@@ -76,9 +99,9 @@ class Capacity:
     @property
     def machines(self) -> int:
         """How many orders run at once: of several workers on one kernel, one runs."""
-        return sum(max(host.machines for host in hosts) for hosts in self.by_kernel)
+        return len(self.by_kernel)
 
-    @property
+    @cached_property
     def counts_ram(self) -> bool:
         """Whether workers say how much RAM they have for machines: then trials ask for theirs."""
         return any(host.ram_bytes is not None for host in self.hosts)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from picolab.distributed import worker
+from picolab.distributed.call import Call
 from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
 from picolab.errors import HostUnfit, ParameterError
 from picolab.text.foreign import one_line
 
 INSTALL = "pip install 'picolab[distributed]'"
 _CONNECT_S = 10.0
+_ANSWER_S = 30.0
+"""Workers that do not answer are waited for so long."""
+_PART_S = 120.0
+"""For a part of a build on its way through the scheduler."""
+_HEAR_S = 0.5
+"""Between two looks whether to stop."""
 
 
 def load_distributed() -> Any:
@@ -78,6 +86,7 @@ class Cluster:
         self._facts: dict[str, dict[str, Any]] = {}
         self._begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
         self.on_begun: Callable[[Begun], None] = lambda _: None
+        self._known = Capacity(())
         self._why = ""
         self.session = ""
         if "://" not in address:
@@ -130,6 +139,7 @@ class Cluster:
         begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
         self._begun = begun
         self._client.subscribe_topic(worker.topic(self.session), lambda event: self._note_begun(begun, event))
+        self._known = Capacity(())
         return True
 
     def close(self) -> None:
@@ -149,14 +159,20 @@ class Cluster:
     def is_connected(self) -> bool:
         return self._client is not None and self._client.status == "running"
 
+    @property
+    def worker_command(self) -> str:
+        """The command that starts a worker of this scheduler."""
+        return f'dask worker {self.address} --nthreads 1 --resources "machine=1"'
+
     def capacity(self) -> Capacity:
-        """Return the workers with the resource `machine`."""
+        """Return the workers with the resource `machine`; of a scheduler that does not answer, those it named last."""
         if not self.is_connected:
-            return Capacity(())
+            return self._known
         try:
-            known = self._client.scheduler_info(n_workers=-1)["workers"]
+            info = Call(partial(self._client.scheduler_info, n_workers=-1)).result(_ANSWER_S)
         except OSError:
-            return Capacity(())
+            return self._known
+        known = info["workers"]
         offers = {address: facts.get("resources") or {} for address, facts in known.items()}
         offers = {address: offer for address, offer in offers.items() if offer.get(MACHINE, 0) >= 1}
         self._ask([address for address in offers if address not in self._facts])
@@ -167,19 +183,21 @@ class Cluster:
             host_id = facts.get("host_id")
             host_id = None if host_id is None else str(host_id)
             found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id, host_id))
-        return Capacity(tuple(found))
+        self._known = Capacity(tuple(found))
+        return self._known
 
     def check_workers(self) -> Capacity:
         """Return the workers that can run trials.
 
         Raises:
-            HostUnfit: there is none, one has another picolab, or only some of them offer RAM.
+            HostUnfit: there is none, one has another picolab or runs several trials at once, or only some of them
+                offer RAM.
         """
         found = self.capacity()
         if not found.hosts:
             raise HostUnfit(
                 f"--scheduler {self.address}: no worker offers a machine; start one on each host with: "
-                f'dask worker {self.address} --nthreads 1 --resources "machine=1"'
+                f"{self.worker_command}"
             )
         ours = worker.software()
         for address, answer in self._ask([host.address for host in found.hosts]).items():
@@ -191,6 +209,12 @@ class Cluster:
                 raise HostUnfit(
                     f"--scheduler {self.address}: the worker {address} has {theirs}{why} and this host has picolab "
                     f"{ours}; install the same version on both, and start the worker again"
+                )
+        for host in found.hosts:
+            if host.machines > 1:
+                raise HostUnfit(
+                    f"--scheduler {self.address}: the worker {host.address} offers machine={host.machines}, and trials "
+                    f"that run at once on one host disturb each other; start it again with: {self.worker_command}"
                 )
         silent = [host.address for host in found.hosts if host.ram_bytes is None]
         if found.counts_ram and silent:
@@ -217,11 +241,19 @@ class Cluster:
         if not addresses:
             return {}
         try:
-            answers: dict[str, Any] = self._client.run(worker.facts, workers=addresses, on_error="return")
+            answers: dict[str, Any] = self._run(worker.facts, workers=addresses, on_error="return")
         except Exception as error:  # the scheduler is gone, or Dask cannot read what a worker has raised
             return dict.fromkeys(addresses, error)
         self._facts |= {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
         return answers
+
+    def _run(self, function: Callable[..., Any], *args: object, **how: object) -> Any:
+        """Call a function in workers.
+
+        Raises:
+            TimeoutError: one of them does not answer.
+        """
+        return Call(partial(self._client.run, function, *args, **how)).result(_ANSWER_S)
 
     def submit(
         self, order: str, key: str, resources: dict[str, float], workers: list[str] | None, done: Callable[[Any], None]
@@ -254,42 +286,47 @@ class Cluster:
                 found.append(self._begun.get_nowait())
         return found
 
-    def send_build(self, address: str, path: Path, sha256: str, size_bytes: int) -> None:
-        """Copy an executable to a worker, in parts of 4 MiB.
+    def send_build(
+        self, address: str, path: Path, sha256: str, size_bytes: int, is_stopped: Callable[[], bool]
+    ) -> None:
+        """Copy an executable to a worker, in parts of 4 MiB, until somebody asks to stop.
 
         Raises:
-            OSError: the file cannot be read, or the worker is gone.
+            OSError: the file cannot be read, or the worker is gone or does not answer.
             ValueError: it has changed meanwhile.
         """
         with path.open("rb") as file:
             for offset in range(0, size_bytes, worker.CHUNK_BYTES):
                 data = file.read(worker.CHUNK_BYTES)
-                self._client.run(worker.store_chunk, sha256, size_bytes, offset, data, workers=[address])
+                store = partial(self._client.run, worker.store_chunk, sha256, size_bytes, offset, data)
+                part, deadline = Call(partial(store, workers=[address])), time.monotonic() + _PART_S
+                while not part.has_ended(_HEAR_S) and time.monotonic() < deadline:
+                    if is_stopped():
+                        return
+                part.result()
+                if is_stopped():
+                    return
 
     def forget(self, address: str, key: str) -> None:
         """Have a worker remove the files of an order; it is not waited for."""
-        client = self._client
-
-        def ask() -> None:
-            with contextlib.suppress(Exception):  # the worker may be gone, and its files with it
-                client.run(worker.forget_orders, [key], workers=[address])
-
-        threading.Thread(target=ask, daemon=True).start()
+        # The worker may be gone, and its files with it.
+        Call(partial(self._client.run, worker.forget_orders, [key], workers=[address]))
 
     def forget_everywhere(self, keys: list[str]) -> None:
         """Have all workers remove the files of orders, such as those of a worker that died and started again."""
         with contextlib.suppress(Exception):  # whoever is gone keeps its files for `picolab clean`
-            self._client.run(worker.forget_orders, keys, on_error="ignore")
+            self._run(worker.forget_orders, keys, on_error="ignore")
 
     def stop(self, session: str, key: str = "") -> None:
         """Have all workers stop the orders of a session, or the one with a key."""
         with contextlib.suppress(Exception):  # whoever is gone has stopped
-            self._client.run(worker.stop_session, session, key, on_error="ignore")
+            self._run(worker.stop_session, session, key, on_error="ignore")
 
     def running(self) -> set[str]:
         """Return the keys of the orders that workers have."""
         try:
-            return {str(key) for keys in self._client.processing().values() for key in keys}
+            found = Call(self._client.processing).result(_ANSWER_S)
+            return {str(key) for keys in found.values() for key in keys}
         except OSError:
             return set()
 

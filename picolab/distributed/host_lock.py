@@ -1,4 +1,4 @@
-"""A lock of the host: of all workers on it, whoever started them, one process runs trials at a time.
+"""A lock of the host: of all workers on it, whoever started them, one runs one order at a time.
 
 It is a unix socket with an abstract name (unix(7)): no file stays, the kernel frees it with the last process that has
 it open, and it says who listens. A container with a network of its own has another lock. There a campaign finds workers
@@ -18,12 +18,11 @@ _LOOK_S = 0.5
 
 
 class HostLock:
-    """The lock as a process sees it: it has the lock from its first order to the end of its last one."""
+    """The lock as a process sees it: an order has it from its begin to its end, and others of that process wait too."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._socket: socket.socket | None = None
-        self._users = 0
 
     @contextmanager
     def held(self, is_stopped: Callable[[], bool]) -> Iterator[int | None]:
@@ -44,22 +43,21 @@ class HostLock:
 
     def _take(self) -> int | None:
         with self._guard:
-            if self._socket is None:
-                made = socket.socket(socket.AF_UNIX)
-                try:
-                    made.bind(NAME)
-                except OSError:
-                    made.close()
-                    return None
-                made.listen()
-                self._socket = made
-            self._users += 1
-            return self._socket.fileno()
+            if self._socket is not None:
+                return None
+            made = socket.socket(socket.AF_UNIX)
+            try:
+                made.bind(NAME)
+            except OSError:
+                made.close()
+                return None
+            made.listen()
+            self._socket = made
+            return made.fileno()
 
     def _give_back(self) -> None:
         with self._guard:
-            self._users -= 1
-            if not self._users and self._socket is not None:
+            if self._socket is not None:
                 self._socket.close()
                 self._socket = None
 

@@ -56,7 +56,7 @@ def _builds() -> Removables:
         if order is None:
             return  # whatever it needs is not known
         needed |= {build.sha256 for build in order.builds.values()}
-    for path in sorted(builds_dir().glob("[!.]*")):
+    for path in sorted(builds_dir().glob("*")):
         if path.name not in needed and is_ours(path, stat.S_ISREG) and _is_old(path):
             yield str(path), partial(path.unlink, missing_ok=True)
 

@@ -1,17 +1,24 @@
 """An order that the client has given, or will give, to the scheduler."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from picolab.config.plan import PlannedTrial
+from picolab.distributed.call import Call
 from picolab.distributed.cluster import Begun
 from picolab.distributed.order import Order
 from picolab.record.hosts import HostIdentity
 from picolab.text.wording import counted
 
+_PARCEL_S = 600.0
+"""For a parcel of the largest size on its way through the scheduler."""
+_PROMPT_S = 0.2
+"""A parcel that takes longer is filed when it has come, and others meanwhile."""
 
-@dataclass
+
+@dataclass(eq=False)
 class OpenOrder:
     """Trials that belong together and have no result yet.
 
@@ -20,6 +27,7 @@ class OpenOrder:
         failures: how often the task itself failed, or was stopped by somebody at its worker.
         only: the workers that may run it, by address; empty: all.
         host: where the block has begun: its rest runs there; None: anywhere.
+        coming: its parcel, on its way from the worker; None: not yet.
         begun: at which worker it has begun; None: at none, as far as that is known.
     """
 
@@ -31,7 +39,25 @@ class OpenOrder:
     future: Any = None
     key: str = ""
     order: Order | None = None
+    coming: Call[Any] | None = None
     begun: Begun | None = None
+
+    def fetch(self, then: Callable[[], None]) -> bool:
+        """Have its parcel come from the worker; return whether it is here, or has failed to come.
+
+        Args:
+            then: called in another thread when that is so; the caller does not wait for long.
+        """
+        if self.coming is None:
+            self.coming = Call(partial(self.future.result, timeout=_PARCEL_S), then)
+            self.coming.has_ended(_PROMPT_S)
+        return self.coming.has_ended()
+
+    def parcel(self) -> Any:
+        """Return what has come, or raise the error of the attempt; then it may be fetched again."""
+        assert self.coming is not None
+        coming, self.coming = self.coming, None
+        return coming.result()
 
 
 def named(trials: Sequence[PlannedTrial]) -> str:

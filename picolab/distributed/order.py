@@ -8,6 +8,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +56,7 @@ class Order(BaseModel):
     builds: dict[str, SentBuild]
     """By the text that the plan names them with."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name that is the same whenever the same trials of the same plan and builds are ordered again."""
         builds = json.dumps({name: build.sha256 for name, build in sorted(self.builds.items())})

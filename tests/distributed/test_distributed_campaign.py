@@ -1,8 +1,11 @@
 """Campaigns on a real scheduler with real workers: blocks stay on a host, workers die, the scheduler starts again."""
 
+import contextlib
 import itertools
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +16,14 @@ import pytest
 from conftest import eventually
 from distributed_cluster import TestCluster, cluster_in
 
+from picolab.agent.procfs import descendants, stat_of
+from picolab.analysis.comparison.compare import compare
 from picolab.campaign.progress import Watcher
+from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
 from picolab.config.project import outputs_dir
-from picolab.distributed.campaign import begin
+from picolab.distributed.campaign import DistributedCampaign, begin, with_cluster
 from picolab.distributed.cluster import Cluster
 from picolab.exit_codes import ExitCode
 from picolab.record.outcomes import Outcome
@@ -61,7 +67,18 @@ def uploading(state: Path) -> bool:
     return any(path.stat().st_size > 200 for path in state.glob("orders/*/campaign/running/*/samples.jsonl"))
 
 
-def test_blocks_of_a_comparison_with_builds_that_are_sent(cluster: TestCluster, tmp_path: Path) -> None:
+def test_blocks_of_a_comparison_with_builds_that_are_sent(scratch: Path, tmp_path: Path) -> None:
+    names = [socket.gethostname(), "elsewhere" if os.geteuid() == 0 else ""]
+    with cluster_in(scratch / "cluster", 0) as cluster:
+        for name in names:
+            cluster.start_worker(hostname=name if name != names[0] else "")
+        campaign = compare_builds(cluster, tmp_path)
+        if names[1]:
+            tear_a_block(cluster, campaign, names)
+
+
+def compare_builds(cluster: TestCluster, tmp_path: Path) -> DistributedCampaign:
+    """Run two blocks on two workers."""
     builds = {name: {"build": str(build(tmp_path / name, name))} for name in ("old", "new")}
     plan = plan_of({"build": ["old", "new"]}, repeats=2, builds=builds)
     notes: list[str] = []
@@ -83,6 +100,78 @@ def test_blocks_of_a_comparison_with_builds_that_are_sent(cluster: TestCluster, 
         assert record.build is not None and record.build.sha256 == sha256_of(Path(trial.parameters.build))
     for worker in cluster.workers:
         assert not list(cluster.state_of(worker).glob("orders/*")), "what came home is removed"
+    return campaign
+
+
+def tear_a_block(cluster: TestCluster, campaign: DistributedCampaign, names: list[str]) -> None:
+    """Have the second trial of a block run on the other host: the two trials are no pair, the other block is one."""
+    data = read_campaign(campaign.folder)
+    ran = {
+        block: {str(data.records[trial.trial_id].provenance.host["hostname"]) for trial in trials}
+        for block, trials in itertools.groupby(campaign.plan.trials, key=lambda trial: trial.block)
+    }
+    assert sorted(ran.values(), key=sorted) == sorted(({name} for name in names), key=sorted)
+    first = compare(data).metrics[0]
+    assert len(first.pairs) == 2 and first.incomplete == ()
+
+    torn = next(block for block, hosts in ran.items() if hosts == {"elsewhere"})
+    lost = [trial.trial_id for trial in campaign.plan.trials if trial.block == torn][1]
+    for path in (campaign.folder / "trials").glob(f"{lost}.*"):
+        path.unlink()
+    cluster.workers[1].kill()
+    cluster.workers[1].wait()
+    with Cluster(cluster.address) as workers:
+        again = with_cluster(Campaign.load(campaign.folder), workers)
+        assert again.run(accept_changes=True) is ExitCode.OK
+    comparison = compare(read_campaign(campaign.folder))
+    assert "mixed_hosts" in [caveat.code for caveat in comparison.caveats]
+    for metric in comparison.metrics:
+        assert [pair.block for pair in metric.pairs] == [3 - torn]
+        (sentence,) = metric.incomplete
+        assert sentence.startswith(f"block {torn}: ") and sentence.endswith("they are no pair")
+        assert all(name in sentence for name in names) and " ran on two hosts, " in sentence
+
+
+def test_a_worker_with_a_nanny_is_killed_in_mid_trial(scratch: Path) -> None:
+    plan = plan_of({"calibration": [SLOW]})
+    notes: list[str] = []
+    with cluster_in(scratch / "cluster", 0) as cluster:
+        nanny = cluster.start_worker(has_nanny=True)
+        state = cluster.state_of(nanny)
+        killed: list[int] = []
+
+        def kill() -> None:
+            order = eventually(lambda: uploading(state) and processes_of_orders(nanny.pid), "a trial runs")[0]
+            stat = stat_of(order)
+            assert stat is not None
+            killed.append(stat.parent)
+            os.kill(stat.parent, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        with Cluster(cluster.address) as workers:
+            campaign = begin(plan, Watcher(note=notes.append), workers)
+            killer.start()
+            code = campaign.run()
+        killer.join()
+        assert killed and nanny.poll() is None and killed[0] not in descendants(nanny.pid)
+        assert not processes_of_orders(nanny.pid)
+        eventually(lambda: not list(state.glob("machines/*/")), "the trial of the killed worker is cleaned up")
+        assert not list(state.glob("orders/*")), "what came home is removed"
+
+    assert code is ExitCode.OK, notes
+    print([(e.attempt, e.outcome, e.outcome_detail) for e in campaign.ledger.entries()], notes)
+    data = read_campaign(campaign.folder)
+    assert len(data.trials) == 1 and data.problems.empty
+
+
+def processes_of_orders(pid: int) -> list[int]:
+    """Return the processes that run orders of the workers that a nanny has started."""
+    found = []
+    for one in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"picolab.distributed.block_process" in Path(f"/proc/{one}/cmdline").read_bytes():
+                found.append(one)
+    return found
 
 
 def test_a_worker_is_killed_in_mid_trial(cluster: TestCluster) -> None:
@@ -141,6 +230,7 @@ def test_the_scheduler_restarts_and_the_user_stops_and_resumes(cluster: TestClus
         for worker in cluster.workers:
             worker.wait(timeout=60)
         cluster.start_scheduler()
+        eventually(lambda: "No worker offers a machine now" in log.read_text(), "the campaign says that it waits")
         again = cluster.state_of(cluster.start_worker())
         eventually(lambda: uploading(again) or campaign.poll() is not None, "a trial runs again")
         campaign.send_signal(signal.SIGINT)

@@ -1,21 +1,31 @@
 """Which orders a scheduler gets, which of them come back, and which results a worker may forget."""
 
+import math
+import threading
 from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from picolab.api.running import _ending
+from picolab.campaign.changes import hosts_of_blocks
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, PlannedTrial, make_plan
+from picolab.distributed import campaign as distributed_campaign
+from picolab.distributed import cluster as clusters
+from picolab.distributed import open_order
 from picolab.distributed.campaign import DistributedCampaign, with_cluster
-from picolab.distributed.cluster import Begun, Capacity, Host
+from picolab.distributed.cluster import Begun, Capacity, Cluster, Host
 from picolab.distributed.open_order import OpenOrder
 from picolab.distributed.order import Order, Parcel, SentBuild
+from picolab.distributed.sending import Sending
 from picolab.exit_codes import ExitCode
+from picolab.record.hosts import HostIdentity
 from picolab.record.outcomes import Outcome
 
 
@@ -28,6 +38,7 @@ class Workers:
     """Stands in for a cluster: notes what it is asked for."""
 
     address, session, is_connected = "tcp://scheduler", "s" * 32, True
+    worker_command = "dask worker tcp://scheduler"
 
     def __init__(self, *hosts: str, ram_bytes: float | None = None) -> None:
         self.hosts = [Host(name, 1, ram_bytes) for name in hosts]
@@ -36,6 +47,7 @@ class Workers:
         self.forgotten_everywhere: list[str] = []
         self.answers: list[dict[str, Any]] = []
         self.said: list[Begun] = []
+        self.sent: list[str] = []
 
     def capacity(self) -> Capacity:
         return Capacity(tuple(self.hosts))
@@ -51,6 +63,9 @@ class Workers:
     def begun(self) -> list[Begun]:
         said, self.said = self.said, []
         return said
+
+    def send_build(self, _address: str, _path: Path, sha256: str, _size_bytes: int, _is_stopped: object) -> None:
+        self.sent.append(sha256)
 
     def forget(self, address: str, _key: str) -> None:
         self.forgotten.append(address)
@@ -132,14 +147,97 @@ def test_an_order_for_workers_that_are_gone_is_given_to_others() -> None:
     campaign._submit(deque([one]), {})
     assert workers.orders[-1].workers == ["tcp://b"]
 
-    workers.hosts, campaign._known = [], Capacity(())
-    waiting = deque([OpenOrder([campaign.plan.trials[1]], refused_by={"tcp://a"})])
+    workers.hosts, campaign._known_at_s = [], -math.inf
+    other = OpenOrder([campaign.plan.trials[1]], refused_by={"tcp://a"})
+    waiting = deque([other])
     campaign._submit(waiting, {})
-    assert len(waiting) == 1 and campaign._open == [one], "with no worker nobody has refused"
+    assert list(waiting) == [one, other] and campaign._open == [], "with no worker nobody has refused"
 
-    workers.hosts, campaign._known = [Host("tcp://c", 1, None)], Capacity(())
-    campaign._submit(deque(), {})
+    workers.hosts = [Host("tcp://c", 1, None)]
+    campaign._submit(waiting, {})
     assert [order.workers for order in workers.orders] == [["tcp://b"], ["tcp://c"]]
+
+
+def test_a_campaign_without_workers_says_so_once_and_waits() -> None:
+    notes: list[str] = []
+    workers = Workers()
+    campaign = campaign_on(workers, notes)
+    waiting = deque([OpenOrder([trial]) for trial in campaign.plan.trials])
+    for _ in range(2):
+        campaign._submit(waiting, {})
+    assert len(waiting) == 2 and not workers.orders
+    assert notes == [
+        "No worker offers a machine now, and the campaign waits for one; start one on each host with: "
+        "dask worker tcp://scheduler"
+    ]
+    workers.hosts = [Host("tcp://a", 1, None)]
+    campaign._submit(waiting, {})
+    assert len(workers.orders) == 1 and len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "sent", "words"),
+    [
+        ("b", 3, "was sent to it 3 times, and it has no good copy; look at the disk of its state folder"),
+        ("c", 0, "it asks for a build that is not part of its order"),
+        ("", 0, "it asks for a build that is not part of its order"),
+    ],
+    ids=["never good", "of nobody", "none"],
+)
+def test_a_worker_without_end_of_builds_is_refused(missing: str, sent: int, words: str) -> None:
+    notes: list[str] = []
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers, notes)
+    trial = campaign.plan.trials[0]
+    builds = {trial.parameters.build: (Path("./new"), SentBuild(sha256="b" * 64, size_bytes=1))}
+    parcel = {"ending": "needs_builds", "worker": "tcp://a", "missing": [missing * 64] if missing else []}
+    waiting = deque([OpenOrder([trial])])
+    campaign._submit(waiting, builds)
+    while campaign._open:
+        campaign._receive(campaign._open.pop(), parcel, waiting, builds)
+        campaign._submit(waiting, builds)
+    assert workers.sent == ["b" * 64] * sent
+    assert words in notes[0] and notes[1].endswith("each has refused.") and not waiting
+
+
+def test_a_worker_that_has_run_an_order_gets_a_build_again() -> None:
+    workers, order = Workers(), SimpleNamespace(builds={"new": None})
+    builds = {"new": (Path("./new"), SentBuild(sha256="b" * 64, size_bytes=1))}
+    parcel = Parcel(ending="needs_builds", worker="tcp://a", missing=["b" * 64])
+    sending = Sending(lambda: False)
+    for _ in range(2):
+        assert [sending.answer(workers, parcel, order, builds) for _ in range(3)] == [""] * 3  # type: ignore[arg-type]
+        sending.has_run("tcp://a")
+    assert len(workers.sent) == 6
+    assert Sending(lambda: True).answer(workers, parcel, order, builds) == ""  # type: ignore[arg-type]
+    assert len(workers.sent) == 6, "a campaign that stops sends nothing"
+
+
+def test_the_workers_are_looked_at_once_and_not_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(tuple[Host, ...]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[Host]:
+            Counted.looks += 1
+            return super().__iter__()
+
+    builds = {name: {"build": "calibration"} for name in ("old", "new")}
+    workers = Workers()
+    hosts = Counted(Host(f"tcp://{n}", 1, 2.0**30, f"host{n}") for n in range(10))
+    workers.capacity = lambda: Capacity(hosts)  # type: ignore[method-assign]
+    campaign = campaign_on(workers, repeats=30, builds=builds, baseline="old")
+    workers.answers = [{"ending": "ran", "worker": "tcp://1"}] * 30
+    asked_for: list[int] = []
+
+    def counted(plan: Plan, trials: list[PlannedTrial], rows: Any) -> dict[int, HostIdentity]:
+        asked_for.append(len(trials))
+        return hosts_of_blocks(plan, trials, rows)
+
+    monkeypatch.setattr(distributed_campaign, "hosts_of_blocks", counted)
+    campaign._run_blocks()
+    assert len(workers.orders) == 30
+    assert asked_for == [60] + [2] * 30
+    assert Counted.looks < 10
 
 
 def test_nothing_is_given_to_a_scheduler_that_is_gone() -> None:
@@ -172,6 +270,53 @@ def test_a_parcel_that_takes_long_is_waited_for() -> None:
     campaign._open[0].future.status, campaign._open[0].future.result = "finished", late
     campaign._take_ended(deque(), {})
     assert len(campaign._open) == 1
+
+
+def test_others_are_filed_while_a_parcel_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_order, "_PROMPT_S", 0.0)
+    workers = Workers("tcp://a", "tcp://b")
+    campaign = campaign_on(workers)
+    campaign._submit(deque(OpenOrder([trial]) for trial in campaign.plan.trials), {})
+    slow, prompt = campaign._open
+    arrives = threading.Event()
+    parcel = {"ending": "ran", "worker": "tcp://a"}
+
+    def late(timeout: float) -> dict[str, str]:
+        assert arrives.wait(timeout)
+        return parcel
+
+    for one, result in ((slow, late), (prompt, lambda timeout: parcel)):
+        one.future.status, one.future.result = "finished", result
+    campaign._take_ended(deque(), {})
+    assert prompt.coming is None or prompt.coming.has_ended(60)
+    campaign._take_ended(deque(), {})
+    assert campaign._open == [slow] and workers.forgotten == ["tcp://a"]
+
+    arrives.set()
+    assert slow.coming is not None and slow.coming.has_ended(60)
+    campaign._take_ended(deque(), {})
+    assert campaign._open == []
+
+
+def test_a_worker_that_does_not_answer_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("_ANSWER_S", "_PART_S", "_HEAR_S"):
+        monkeypatch.setattr(clusters, name, 0.001)
+    never = threading.Event()
+    client = SimpleNamespace(run=lambda *_, **__: never.wait(60), close=lambda timeout: None, status="running")
+    client.processing = client.scheduler_info = client.run
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
+    (tmp_path / "build").write_bytes(b"code")
+    with Cluster("tcp://127.0.0.1:1") as cluster:
+        cluster.stop("s")
+        cluster.forget_everywhere(["key"])
+        assert cluster.running() == set() and cluster.capacity().hosts == ()
+        with pytest.raises(TimeoutError, match="no answer came"):
+            cluster.send_build("tcp://a", tmp_path / "build", "b" * 64, 4, lambda: False)
+        monkeypatch.setattr(clusters, "_PART_S", 60)
+        cluster.send_build("tcp://a", tmp_path / "build", "b" * 64, 4, lambda: True)
+    never.set()
 
 
 def test_other_bytes_of_a_build_are_another_order() -> None:

@@ -57,7 +57,7 @@ def test_trials_run_with_tls_where_there_is_ram(
     cluster: TestCluster, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = cluster.start_worker("machine=1 RAM=64e6")
-    cluster.start_worker("machine=2 RAM=200e6")
+    cluster.start_worker("machine=1 RAM=200e6")
     wanted = {"matrix": {"ram_mb": [128], "file_size": ["1M"]}, "repeats": 2, "idle_limit_s": 0}
 
     with dask.config.set(settings(keys)):

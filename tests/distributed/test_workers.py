@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import socket
 import time
@@ -29,6 +30,7 @@ from picolab.distributed.order import Order, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
+from picolab.record.hosts import HostIdentity
 
 MIB = 1 << 20
 
@@ -37,6 +39,7 @@ class NoCluster:
     """The client's side of workers that only stand in a list; it keeps what was submitted."""
 
     address, session, is_connected = "tcp://s:1", "s" * 32, True
+    worker_command = "dask worker tcp://s:1"
 
     def __init__(self, *hosts: Host) -> None:
         self.hosts = hosts
@@ -72,7 +75,7 @@ def begun(cluster: NoCluster) -> tuple[DistributedCampaign, deque[OpenOrder], li
     campaign = with_cluster(Campaign.create(plan, Watcher(note=notes.append)), cluster)  # type: ignore[arg-type]
     first, second = plan.trials[:2]
     campaign.tally.rows[first.trial_id] = {"hostname": "a", "outcome": "ok"}
-    return campaign, deque([OpenOrder([second], host=campaign._host_of([second]))]), notes
+    return campaign, deque([OpenOrder([second], host=campaign._hosts_of(plan.trials).get(second.block))]), notes
 
 
 def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
@@ -80,7 +83,7 @@ def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
     campaign, waiting, notes = begun(cluster)
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
-    assert campaign._host_of(campaign.plan.trials[2:]) is None, "the next block has not begun"
+    assert campaign._hosts_of(campaign.plan.trials) == {1: HostIdentity("a")}, "the next block has not begun"
 
 
 def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +120,7 @@ def test_the_rest_of_a_block_follows_a_host_that_was_renamed() -> None:
     campaign, waiting, notes = begun(cluster)
     first, second = campaign.plan.trials[:2]
     campaign.tally.rows[first.trial_id] |= {"host_id": "this", "boot_id": "k"}
-    waiting[0].host = campaign._host_of([second])
+    waiting[0].host = campaign._hosts_of([first, second])[1]
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://renamed:1"])] and notes == []
 
@@ -145,7 +148,26 @@ def test_the_rest_of_a_block_waits_for_its_host(monkeypatch: pytest.MonkeyPatch)
     assert "picolab resume far --scheduler tcp://s:1 --accept-changes" in notes[1]
 
     campaign._accepts_changes = True
-    assert campaign._host_of([campaign.plan.trials[1]]) is None, "with --accept-changes it runs anywhere"
+    assert campaign._hosts_of(campaign.plan.trials) == {}, "with --accept-changes it runs anywhere"
+
+
+def test_the_rest_of_a_block_waits_a_minute_when_all_workers_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = NoCluster(host("a"))
+    campaign, waiting, notes = begun(cluster)
+    campaign._submit(waiting, {})
+    one = campaign._open[0]
+    one.future.cancel = lambda: None
+
+    cluster.hosts, campaign._known_at_s = (), -math.inf
+    campaign._submit(waiting, {})
+    assert list(waiting) == [one] and campaign._open == []
+    assert [note.split(" ")[0] for note in notes] == ["No", one.trials[0].trial_id + ":"]
+    assert "No worker offers a machine now" in notes[0] and notes[0].endswith("dask worker tcp://s:1")
+    assert "the block has begun on a, and no worker runs there" in notes[1]
+
+    monkeypatch.setattr(distributed_campaign, "HOST_PATIENCE_S", 0.0)
+    campaign._submit(waiting, {})
+    assert not waiting and len(notes) == 3 and "Start one there, and continue with" in notes[2]
 
 
 def test_one_worker_of_a_kernel_gets_orders() -> None:
@@ -265,6 +287,12 @@ def test_workers_with_and_without_ram_are_refused(monkeypatch: pytest.MonkeyPatc
         checked(monkeypatch, dict.fromkeys(offers, OURS), offers).check_workers()
 
 
+def test_a_worker_that_runs_several_trials_at_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {"tcp://a:1": {"machine": 1}, "tcp://b:1": {"machine": 2}}
+    with pytest.raises(HostUnfit, match=r'tcp://b:1 offers machine=2, .+ --nthreads 1 --resources "machine=1"'):
+        checked(monkeypatch, dict.fromkeys(offers, OURS), offers).check_workers()
+
+
 def test_workers_that_share_a_host_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     offers = {f"tcp://{name}:1": {"machine": 1} for name in "abc"}
     answers = {"tcp://a:1": OURS, "tcp://b:1": OURS, "tcp://c:1": OURS | {"boot_id": "l", "waits_for": "process 4"}}
@@ -281,7 +309,7 @@ def test_one_process_of_a_host_runs_trials(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(host_lock, "_LOOK_S", 0.001)
     one, other = HostLock(), HostLock()
     with one.held(lambda: True) as first, one.held(lambda: True) as again:
-        assert first is not None and first == again, "orders of one worker share it"
+        assert first is not None and again is None, "another order of that worker waits too"
         assert other.other_holder().startswith("process ") and one.other_holder() == ""
         with other.held(lambda: True) as stopped:
             assert stopped is None

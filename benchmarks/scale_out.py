@@ -45,13 +45,18 @@ from picolab.results.ledger import LedgerEntry
 
 PARCEL_BYTES = 100_000
 """Of a trial of 100 MiB, compressed: notebook, record, samples and logs."""
+NEVER_KEPT = {"keep_machine": "never"}
 PRELOAD = "\nimport scale_out\nworker.run_order = scale_out.answer\n"
 """Has a worker answer orders instead of running them."""
 
 
 def plan_of(folder: Path, name: str, trials: int) -> Plan:
     """Return the plan of a comparison of two builds."""
-    both = [FakeTrial(block=block, label=label) for block in range(1, trials // 2 + 1) for label in ("old", "new")]
+    both = [
+        FakeTrial(block=block, label=label, parameters_too=NEVER_KEPT)
+        for block in range(1, trials // 2 + 1)
+        for label in ("old", "new")
+    ]
     return Plan.load(write_campaign(folder / name, [], both)).model_copy(update={"baseline": "old"})
 
 
@@ -66,7 +71,12 @@ def answer(text: str) -> dict[str, Any]:
 
 
 def _attempt(plan: Plan, trial: PlannedTrial) -> Attempt:
-    ran = FakeTrial(block=trial.block, label=trial.parameters.label, facts={"identity.trial_id": trial.trial_id})
+    ran = FakeTrial(
+        block=trial.block,
+        label=trial.parameters.label,
+        parameters_too=NEVER_KEPT,
+        facts={"identity.trial_id": trial.trial_id},
+    )
     record = make_record(ran, trial.position, plan.campaign)
     notebook = make_notebook(**{RECORD_SCRAP: record, SAMPLES_SCRAP: make_samples(ran, trial.position)})
     files = {"record.json": record, "trial.ipynb": notebook}

@@ -26,8 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(HERE / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import distributed_cluster
 import psutil
@@ -38,12 +37,13 @@ from picolab.campaign.progress import Watcher
 from picolab.config.plan import Plan, PlannedTrial
 from picolab.distributed.campaign import begin
 from picolab.distributed.capacity import Capacity, Host
-from picolab.distributed.cluster import Cluster
+from picolab.distributed.cluster import Begun, Cluster
 from picolab.distributed.order import Attempt, Order, Parcel
 from picolab.exit_codes import ExitCode
 from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
 from picolab.results.ledger import LedgerEntry
 
+HERE = Path(__file__).resolve().parents[1]
 PARCEL_BYTES = 100_000
 """Of a trial of 100 MiB, compressed: notebook, record, samples and logs."""
 NEVER_KEPT = {"keep_machine": "never"}
@@ -96,14 +96,14 @@ class Running:
 
     status = "pending"
 
-    def __init__(self, hosts: "Hosts", order: str, done: Callable[[Any], None]) -> None:
-        self.hosts, self.order, self.done = hosts, order, done
+    def __init__(self, hosts: "Hosts", address: str, order: str, done: Callable[[Any], None]) -> None:
+        self.hosts, self.address, self.order, self.done = hosts, address, order, done
 
     def result(self, timeout: float) -> dict[str, Any]:
         """Return a parcel."""
         begun = time.thread_time()
         try:
-            return answer(self.order)
+            return answer(self.order) | {"worker": self.address}
         finally:
             self.hosts.answering_s += time.thread_time() - begun
 
@@ -122,6 +122,7 @@ class Hosts:
         hosts = (Host(f"tcp://10.0.{n // 250}.{n % 250}:1", 1, 8e9, f"host{n}", f"boot{n}") for n in range(count))
         self._capacity = Capacity(tuple(hosts))
         self._left = orders
+        self._begun: list[Begun] = []
         self._open: deque[Running] = deque()
         self.answering_s = 0.0
         self.filed_at_s: list[float] = []
@@ -139,11 +140,20 @@ class Hosts:
     def submit(self, order: str, _key: str, _resources: object, _workers: object, done: Callable[[Any], None]) -> Any:
         """Take an order."""
         self._left -= 1
-        one = Running(self, order, done)
+        begun = time.thread_time()
+        host = self._capacity.hosts[self._left % len(self._capacity.hosts)]
+        self._begun.append(Begun(Order.model_validate_json(order).key, host.address, host.hostname))
+        self.answering_s += time.thread_time() - begun
+        one = Running(self, host.address, order, done)
         self._open.append(one)
         if len(self._open) == len(self._capacity.hosts) or not self._left:
             self._end_one()
         return one
+
+    def begun(self) -> list[Begun]:
+        """Return the orders that have begun since the last call: all, at once."""
+        found, self._begun = self._begun, []
+        return found
 
     def _end_one(self) -> None:
         if self._open:
@@ -167,11 +177,10 @@ class Hosts:
 def loop_s(plan: Plan, hosts: int) -> tuple[float, float]:
     """Return the CPU seconds of the client for each trial on hosts in this process: of the first tenth, of the last."""
     cluster = Hosts(hosts, len(plan.trials) // 2)
-    begun = time.process_time()
     assert begin(plan, Watcher(), cluster).run() is ExitCode.OK  # type: ignore[arg-type]
-    at_s = [begun, *cluster.filed_at_s]
+    at_s = cluster.filed_at_s
     tenth = max(1, len(at_s) // 10)
-    return (at_s[tenth] - begun) / tenth / 2, (at_s[-1] - at_s[-1 - tenth]) / tenth / 2
+    return (at_s[tenth] - at_s[0]) / tenth / 2, (at_s[-1] - at_s[-1 - tenth]) / tenth / 2
 
 
 def through_scheduler_s(folder: Path, plan: Plan) -> tuple[float, float, float]:

@@ -472,6 +472,12 @@ class DistributedCampaign(Campaign):
         entry, folder = attempt.entry, self.filing.running_folder(trial)
         remove_tree_inside(self.folder, folder)
         wrong = unpack(attempt, folder)
+        if (
+            entry.outcome is Outcome.INTERRUPTED
+            and not wrong
+            and self._losses.file(trial, self._known.hostname_of(address))
+        ):
+            return True
         fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
         if wrong:
             fault = Outcome.INVALID, f"{wrong} from {address}"

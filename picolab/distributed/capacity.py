@@ -53,6 +53,10 @@ class Capacity:
         """The addresses of the workers."""
         return frozenset(host.address for host in self.hosts)
 
+    def hostname_of(self, address: str) -> str:
+        """Return the name of a worker's host; empty when it is not known."""
+        return next((host.hostname for host in self.hosts if host.address == address), "")
+
     @cached_property
     def by_kernel(self) -> list[list[Host]]:
         """The workers, those on one kernel together."""

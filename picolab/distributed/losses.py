@@ -31,6 +31,7 @@ class Losses:
         self._campaign = campaign
         self._workers: defaultdict[str, list[str]] = defaultdict(list)
         self._allowed: dict[str, int] = {}
+        self._counted: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
 
     def startable(self, left: Sequence[PlannedTrial], accepts: bool) -> Iterator[list[PlannedTrial]]:
         """Yield trials that run together, without those that have lost too many workers before.
@@ -83,7 +84,7 @@ class Losses:
         one.trials = [trial for trial in one.trials if trial.trial_id not in campaign.tally.rows]
         if one.begun is None or not one.trials:
             return bool(one.trials)
-        worker, one.begun = one.begun.words, None
+        worker, host, one.begun = one.begun.words, one.begun.host, None
         for trial in one.trials:
             self._workers[trial.trial_id].append(worker)
         is_over = self._are_enough(one.trials)
@@ -91,10 +92,26 @@ class Losses:
         detail = words if is_over else f"the worker {worker} {how} while it ran {_what(one.trials)}"
         for trial in one.trials:
             fault = Outcome.MACHINE_FAILED, detail
-            campaign.settle(trial, campaign.next_attempt(trial), None, None, fault, worker=worker)
+            entry = campaign.settle(trial, campaign.next_attempt(trial), None, None, fault, worker=worker)
+            self._counted[trial.trial_id, host].append(entry.attempt)
         if is_over:
             campaign.watcher.note(f"{named(one.trials)}: {words}. {self._remedy}")
         return not is_over
+
+    def file(self, trial: PlannedTrial, host: str) -> bool:
+        """File what has come of an attempt that was counted when a worker was lost on a host, each once.
+
+        A worker that starts again there still has the files of that attempt, and sends them with those of its own.
+
+        Returns:
+            False: no such attempt was counted, and nothing is filed.
+        """
+        counted_there = self._counted[trial.trial_id, host]
+        if counted_there:
+            self._campaign.filing.file(trial, counted_there.pop(0))
+            self._campaign.filing.remove_running_folder(trial)
+            return True
+        return False
 
     def _are_enough(self, trials: Sequence[PlannedTrial]) -> bool:
         return any(

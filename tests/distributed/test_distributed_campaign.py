@@ -159,7 +159,12 @@ def test_a_worker_with_a_nanny_is_killed_in_mid_trial(scratch: Path) -> None:
         assert not list(state.glob("orders/*")), "what came home is removed"
 
     assert code is ExitCode.OK, notes
-    print([(e.attempt, e.outcome, e.outcome_detail) for e in campaign.ledger.entries()], notes)
+    (trial,) = plan.trials
+    lost, ended = campaign.ledger.entries()
+    assert (lost.attempt, lost.outcome, ended.attempt, ended.outcome) == (1, "machine_failed", 2, "ok")
+    assert lost.outcome_detail.endswith("was lost while it ran this trial")
+    assert all("No worker offers a machine now" in note for note in notes)
+    assert list(campaign.folder.glob(f"faults/{trial.trial_id}.attempt1.*")), "what the killed worker had of it"
     data = read_campaign(campaign.folder)
     assert len(data.trials) == 1 and data.problems.empty
 

@@ -306,6 +306,7 @@ def test_a_worker_that_does_not_answer_is_not_waited_for_without_end(
     never = threading.Event()
     client = SimpleNamespace(run=lambda *_, **__: never.wait(60), close=lambda timeout: None, status="running")
     client.processing = client.scheduler_info = client.run
+    client.subscribe_topic = lambda *_: None
     monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
     (tmp_path / "build").write_bytes(b"code")
     with Cluster("tcp://127.0.0.1:1") as cluster:

@@ -64,7 +64,7 @@ class TestCluster:
         """
         folder = self.folder / f"worker-{len(self.workers)}"
         folder.mkdir()
-        words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
+        words = ["worker", self.address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
         words += [] if has_nanny else ["--no-nanny"]
         words += ["--host", "127.0.0.1", "--resources", resources, "--local-directory", str(folder / "dask")]
         preload = folder / "preload.py"

@@ -162,7 +162,7 @@ class Cluster:
     @property
     def worker_command(self) -> str:
         """The command that starts a worker of this scheduler."""
-        return f'dask worker {self.address} --nthreads 1 --resources "machine=1"'
+        return f'dask worker {self.address} --nthreads 1 --memory-limit 0 --resources "machine=1"'
 
     def capacity(self) -> Capacity:
         """Return the workers with the resource `machine`; of a scheduler that does not answer, those it named last."""

@@ -289,7 +289,7 @@ def test_workers_with_and_without_ram_are_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_a_worker_that_runs_several_trials_at_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offers = {"tcp://a:1": {"machine": 1}, "tcp://b:1": {"machine": 2}}
-    with pytest.raises(HostUnfit, match=r'tcp://b:1 offers machine=2, .+ --nthreads 1 --resources "machine=1"'):
+    with pytest.raises(HostUnfit, match=r'tcp://b:1 offers machine=2, .+ --nthreads 1 .+ --resources "machine=1"'):
         checked(monkeypatch, dict.fromkeys(offers, OURS), offers).check_workers()
 
 

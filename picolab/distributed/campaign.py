@@ -456,7 +456,7 @@ class DistributedCampaign(Campaign):
                     f"{trial.trial_id}: attempt {entry.attempt} came twice from {parcel.worker}: dropped."
                 )
             else:
-                is_whole &= self._file(trial, attempt, parcel.worker)
+                is_whole &= self._file(trial, attempt, parcel)
         return is_whole
 
     def _is_filed(self, attempt: Attempt) -> bool:
@@ -467,20 +467,16 @@ class DistributedCampaign(Campaign):
         began = attempt.entry.started_at
         return began is not None and (attempt.entry.trial_id, began) in self._filed
 
-    def _file(self, trial: PlannedTrial, attempt: Attempt, address: str) -> bool:
+    def _file(self, trial: PlannedTrial, attempt: Attempt, parcel: Parcel) -> bool:
         """File an attempt; return whether its files came as they were sent."""
         entry, folder = attempt.entry, self.filing.running_folder(trial)
         remove_tree_inside(self.folder, folder)
         wrong = unpack(attempt, folder)
-        if (
-            entry.outcome is Outcome.INTERRUPTED
-            and not wrong
-            and self._losses.file(trial, self._known.hostname_of(address))
-        ):
+        if not wrong and self._losses.file(trial, attempt, parcel, self._known.hostname_of(parcel.worker)):
             return True
         fault = (entry.outcome, entry.outcome_detail) if entry.outcome.is_fault else None
         if wrong:
-            fault = Outcome.INVALID, f"{wrong} from {address}"
+            fault = Outcome.INVALID, f"{wrong} from {parcel.worker}"
         # Without its start it does not count as filed: the worker still has it, and may send it again.
         started_at = datetime.fromisoformat(entry.started_at) if entry.started_at and not wrong else None
         number = max(entry.attempt, self.next_attempt(trial))

@@ -55,7 +55,11 @@ class Capacity:
 
     def hostname_of(self, address: str) -> str:
         """Return the name of a worker's host; empty when it is not known."""
-        return next((host.hostname for host in self.hosts if host.address == address), "")
+        return self._hostnames.get(address, "")
+
+    @cached_property
+    def _hostnames(self) -> dict[str, str]:
+        return {host.address: host.hostname for host in self.hosts}
 
     @cached_property
     def by_kernel(self) -> list[list[Host]]:

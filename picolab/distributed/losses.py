@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from picolab.config.plan import PlannedTrial, together
 from picolab.distributed.cluster import Begun
 from picolab.distributed.open_order import OpenOrder, named
+from picolab.distributed.order import Attempt, Parcel
 from picolab.record.outcomes import Outcome
 from picolab.text.wording import counted, listed
 
@@ -98,16 +99,20 @@ class Losses:
             campaign.watcher.note(f"{named(one.trials)}: {words}. {self._remedy}")
         return not is_over
 
-    def file(self, trial: PlannedTrial, host: str) -> bool:
+    def file(self, trial: PlannedTrial, attempt: Attempt, parcel: Parcel, host: str) -> bool:
         """File what has come of an attempt that was counted when a worker was lost on a host, each once.
 
         A worker that starts again there still has the files of that attempt, and sends them with those of its own.
 
+        Args:
+            host: name of the host of the worker that sent the parcel.
+
         Returns:
-            False: no such attempt was counted, and nothing is filed.
+            False: it is none of those, and nothing is filed.
         """
         counted_there = self._counted[trial.trial_id, host]
-        if counted_there:
+        is_the_stop = parcel.ending == "stopped" and attempt is parcel.attempts[-1]
+        if counted_there and attempt.entry.outcome is Outcome.INTERRUPTED and not is_the_stop:
             self._campaign.filing.file(trial, counted_there.pop(0))
             self._campaign.filing.remove_running_folder(trial)
             return True

@@ -1,4 +1,4 @@
-"""A call that may take long, in a thread of its own: the campaign goes on filing, and hears Ctrl-C."""
+"""A call that may take long, in a thread of its own: meanwhile the campaign files results, and hears Ctrl-C."""
 
 import threading
 from collections.abc import Callable

@@ -13,7 +13,7 @@ _MOST_COPIES = 3
 
 
 class Sending:
-    """What was sent to which worker.
+    """The copies of builds that workers have got.
 
     Args:
         is_stopped: whether somebody asked the campaign to stop.

@@ -1,6 +1,6 @@
 """The workers of a scheduler: what they offer, and which of them share a host."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,7 +79,7 @@ class Capacity:
         return {(None, 0.0): self.hosts}
 
     def fit(
-        self, there: HostIdentity | None, ram_bytes: float = 0.0, refused_by: Container[str] = ()
+        self, there: HostIdentity | None, ram_bytes: float = 0.0, refused_by: Collection[str] = ()
     ) -> Sequence[Host]:
         """Return the workers on a host, or for None on all hosts, that offer enough RAM; for 0 bytes all of them.
 

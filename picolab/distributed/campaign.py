@@ -154,7 +154,7 @@ class DistributedCampaign(Campaign):
         capacity = known
         if known.is_shared:
             begun = {one.host for one in waiting if one.host is not None}
-            wanted = {host.address for one in begun for host in known.fit(one, 0.0)}
+            wanted = {host.address for one in begun for host in known.fit(one)}
             capacity = known.one_per_kernel(self._given if self._open else (), wanted)
         self._given, self._machines = capacity.addresses, capacity.machines
         refused: list[OpenOrder] = []
@@ -163,16 +163,15 @@ class DistributedCampaign(Campaign):
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
             is_bound = bool(one.refused_by or one.host)
-            there = known.fit(one.host, 0.0)
-            willing = _without(one.refused_by, there)
+            willing = known.fit(one.host, refused_by=one.refused_by)
             if not willing:
-                (elsewhere if one.host and not there else refused).append(one)
+                (elsewhere if one.host and not known.fit(one.host) else refused).append(one)
                 continue
             resources = {MACHINE: 1.0}
             ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
             fit = willing
             if known.counts_ram:
-                fit = _without(one.refused_by, known.fit(one.host, ram))
+                fit = known.fit(one.host, ram, one.refused_by)
                 # Dask would wait forever for a worker with enough.
                 if not fit:
                     only = f"of {listed_few(host.address for host in willing)}"
@@ -496,7 +495,3 @@ def begin(plan: Plan, watcher: Watcher, cluster: Cluster) -> DistributedCampaign
 def with_cluster(campaign: Campaign, cluster: Cluster) -> DistributedCampaign:
     """Return a campaign that exists, to be run on the workers of a cluster."""
     return DistributedCampaign(campaign.folder, campaign.plan, campaign.watcher, cluster=cluster)
-
-
-def _without(refused_by: set[str], hosts: Sequence[Host]) -> Sequence[Host]:
-    return [host for host in hosts if host.address not in refused_by] if refused_by else hosts

@@ -1,6 +1,6 @@
 """The workers of a scheduler: what they offer, and which of them share a host."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,13 +78,21 @@ class Capacity:
     def _fit(self) -> dict[tuple[HostIdentity | None, float], Sequence[Host]]:
         return {(None, 0.0): self.hosts}
 
-    def fit(self, there: HostIdentity | None, ram_bytes: float) -> Sequence[Host]:
-        """Return the workers on a host, or for None on all hosts, that offer enough RAM; for 0 bytes all of them."""
+    def fit(
+        self, there: HostIdentity | None, ram_bytes: float = 0.0, refused_by: Collection[str] = ()
+    ) -> Sequence[Host]:
+        """Return the workers on a host, or for None on all hosts, that offer enough RAM; for 0 bytes all of them.
+
+        Args:
+            refused_by: addresses of workers that are left out.
+        """
         wanted = there, ram_bytes
         if wanted not in self._fit:
             able = (host for host in self.hosts if there is None or same_host(there, host.identity))
             self._fit[wanted] = [host for host in able if (host.ram_bytes or 0) >= ram_bytes]
-        return self._fit[wanted]
+        if not refused_by:
+            return self._fit[wanted]
+        return [host for host in self._fit[wanted] if host.address not in refused_by]
 
     def one_per_kernel(self, kept: Container[str], wanted: Container[str]) -> "Capacity":
         """Return one worker of each kernel: two on one would disturb each other's trials.

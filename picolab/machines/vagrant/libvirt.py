@@ -298,10 +298,12 @@ def pool_free_bytes() -> int | None:
     return free_bytes
 
 
-def pool_folder() -> Path:
+def pool_folder(limit_s: float = _LIMIT_S) -> Path:
     """Return the folder of the pool, as it is or as vagrant-libvirt would make it."""
     try:
-        return Path(ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path") or IMAGES)
+        return Path(
+            ElementTree.fromstring(virsh("pool-dumpxml", POOL, limit_s=limit_s)).findtext("target/path") or IMAGES
+        )
     except LibvirtError as error:
         if _NO_POOL.search(error.said):
             return IMAGES

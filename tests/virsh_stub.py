@@ -139,6 +139,8 @@ elif command == "vol-path":
     volume(name); print("/pool/" + name + "\n")
 elif command == "vol-dumpxml":
     name = [word for word in plain if word != "default"][0]
+    if volume(name).get("is_removed_now"):
+        del state["volumes"][name]; save(); volume(name)
     base = volume(name).get("base")
     print("<volume>" + (f"<backingStore><path>/pool/{base}</path></backingStore>" if base else "") + "</volume>")
 elif command == "vol-delete":

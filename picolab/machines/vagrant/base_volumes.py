@@ -2,10 +2,9 @@
 
 import shutil
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
 from picolab.machines.vagrant import boxes
-from picolab.machines.vagrant.libvirt import POOL, virsh, volumes
+from picolab.machines.vagrant.libvirt import described_volumes
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def base_volumes() -> list[BaseVolume]:
     """
     if shutil.which("virsh") is None:
         return []
-    described = {name: ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name)) for name in volumes()}
+    described = described_volumes()
     backing = {name: xml.findtext("backingStore/path") for name, xml in described.items()}
     return [
         BaseVolume(

@@ -19,6 +19,7 @@ from picolab.machines.vagrant.boxes import vagrant_home
 from picolab.machines.vagrant.command import VagrantError
 from picolab.machines.vagrant.messages import NO_ROOM
 
+_ASK_LIMIT_S = 5.0
 _MAYBE_NO_ROOM = rf"{NO_ROOM}|Error while writing VM state"
 """QEMU calls it an input/output error when a state of a guest finds no room."""
 
@@ -77,5 +78,5 @@ def _free() -> dict[str, int]:
         "TMPDIR": Path(tempfile.gettempdir()),
     }
     with contextlib.suppress(MachineError):
-        places = {"libvirt's pool": libvirt.pool_folder(), **places}
+        places = {"libvirt's pool": libvirt.pool_folder(_ASK_LIMIT_S), **places}
     return {f"{what} {folder}": free_bytes(folder) for what, folder in places.items()}

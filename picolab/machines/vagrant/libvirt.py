@@ -270,6 +270,15 @@ def volumes(pool: str = POOL) -> list[str]:
         raise
 
 
+def described_volumes() -> dict[str, ElementTree.Element]:
+    """Return libvirt's description of each volume; one that somebody removes meanwhile is left out."""
+    found = {}
+    for name in volumes():
+        with _gone_is_fine("storage vol"):
+            found[name] = ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name))
+    return found
+
+
 def volume_bytes(name: str) -> int:
     """Return the size of the file behind a volume, as it is at this moment."""
     return _bytes(_fields(virsh("vol-info", "--pool", POOL, name, "--bytes", "--physical"))["Physical"])
@@ -298,10 +307,12 @@ def pool_free_bytes() -> int | None:
     return free_bytes
 
 
-def pool_folder() -> Path:
+def pool_folder(limit_s: float = _LIMIT_S) -> Path:
     """Return the folder of the pool, as it is or as vagrant-libvirt would make it."""
     try:
-        return Path(ElementTree.fromstring(virsh("pool-dumpxml", POOL)).findtext("target/path") or IMAGES)
+        return Path(
+            ElementTree.fromstring(virsh("pool-dumpxml", POOL, limit_s=limit_s)).findtext("target/path") or IMAGES
+        )
     except LibvirtError as error:
         if _NO_POOL.search(error.said):
             return IMAGES
@@ -340,13 +351,7 @@ def base_volume_is_truncated(box: str, image: Path) -> bool:
 def _users_of(base: str) -> list[str]:
     """Return the volumes that are differences to a base volume."""
     path = virsh("vol-path", "--pool", POOL, base).strip()
-    users = []
-    for name in volumes():
-        with _gone_is_fine("storage vol"):
-            xml = ElementTree.fromstring(virsh("vol-dumpxml", "--pool", POOL, name))
-            if xml.findtext("backingStore/path") == path:
-                users.append(name)
-    return users
+    return [name for name, xml in described_volumes().items() if xml.findtext("backingStore/path") == path]
 
 
 def _stands_still(name: str) -> bool:

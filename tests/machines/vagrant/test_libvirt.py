@@ -411,3 +411,8 @@ def test_stale_state_of_the_real_libvirt_is_seen_and_mended(
         libvirt.remove_domain(name)
         for left in (f"{name}.img", base):
             libvirt.remove_volume(left)
+
+
+def test_a_volume_that_is_removed_meanwhile_is_left_out(virsh: VirshStub) -> None:
+    virsh.set(volumes={"a.img": {}, "b.img": {"is_removed_now": True}, "c.img": {}})
+    assert list(libvirt.described_volumes()) == ["a.img", "c.img"]

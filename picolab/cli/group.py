@@ -46,7 +46,7 @@ class Group(click.Group):
             place = f"{error.filename}: " if error.filename else ""
             more = ""
             if error.errno == errno.ENOSPC:
-                more = "; free some space, then run the command again (a campaign: picolab resume CAMPAIGN)"
+                more = "; free some space, then run the command again"
             print_error(f"{place}{error.strerror or error}{more}")
             _forget_unwritten_output()
             sys.exit(int(ExitCode.HOST_UNFIT))

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -123,24 +123,25 @@ def machines_halt(name: str) -> None:
       picolab machines halt vagrant
     """
     folder, kind = _existing(name)
-    was_running = kind.halt(folder)
+    was_running = kind.halt(folder, _steps())
     echo(f"Machine {name!r} is off." if was_running else f"Machine {name!r} was off already.")
 
 
 @machines.command("start")
 @click.argument("name")
 def machines_start(name: str) -> None:
-    """Boot a virtual machine that is off, with the disk it has.
+    """Boot a virtual machine that is off, or resume a suspended one.
 
-    Nothing in it is cleaned up, and its server is not started. A machine that a process holds is refused.
+    Its disk is as it was left: nothing in it is cleaned up, and its server is not started. A machine that a process
+    holds is refused.
 
     \b
     Example:
       picolab machines start vagrant
     """
     folder, kind = _existing(name)
-    was_off = kind.start(folder, lambda line: echo(line, err=True))
-    if not was_off:
+    has_begun = kind.start(folder, _steps())
+    if not has_begun:
         echo(f"Machine {name!r} was running already.")
         return
     echo(f"Machine {name!r} is running; get in: picolab machines ssh {shlex.quote(name)}")
@@ -167,7 +168,7 @@ def _existing(name: str) -> tuple[Path, MachineKind]:
 def machines_remove(name: str) -> None:
     """Take a machine down, even if a process holds it.
 
-    Its server is stopped; a virtual machine is destroyed.
+    Its server is stopped; a virtual machine is destroyed. While another process makes it, that is waited for.
 
     \b
     Example:
@@ -176,9 +177,16 @@ def machines_remove(name: str) -> None:
     from picolab.machines import registry
     from picolab.machines.folders import machine_folders
 
-    if name not in {folder.name for folder in machine_folders()} or not registry.release_by_name(name):
+    if name not in {folder.name for folder in machine_folders()} or not registry.release_by_name(name, _steps()):
         raise _missing(name, [machine["name"] for machine in registry.existing()])
     echo(f"Machine {name!r} taken down.")
+
+
+def _steps() -> Callable[[str], None]:
+    """Return what prints the steps of a boot, and once whom a command waits for, on stderr."""
+    from picolab.cli.progress import StepPrinter
+
+    return StepPrinter().show
 
 
 def _missing(name: str, existing: Sequence[str]) -> ParameterError:

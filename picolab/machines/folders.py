@@ -10,8 +10,9 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from picolab.host.processes import ProcessIdentity, is_self_or_ancestor, kill_an
 
 KEEPER = "keeper.json"
 SPEC = "machine.json"
+_UNHELD = "unheld.json"
+"""Written by a keeper that sees that the holder is gone: which holder, and when that was."""
 TRIAL_FILE = "trial.json"
 """Written by a trial into its machine's folder: where the trial's own folder is."""
 _KEEPER_END_LIMIT_S = 60.0
@@ -148,6 +151,50 @@ def spec_of(folder: Path) -> dict[str, Any] | None:
 
 def write_spec(folder: Path, spec: dict[str, Any]) -> None:
     write_atomically(folder / SPEC, json.dumps(spec))
+
+
+def held(spec: Mapping[str, Any], holder: ProcessIdentity, keep: bool) -> dict[str, Any]:
+    """Return what `machine.json` says of a holder: who it is, since when, and whether the machine outlives it.
+
+    Args:
+        spec: what it says so far. A holder that had the machine already has had it since then.
+    """
+    same = spec.get("holder") == holder.to_json()
+    since = spec.get("held_since") if same else None
+    return {"holder": holder.to_json(), "keep": keep, "held_since": since or datetime.now(UTC).isoformat()}
+
+
+def held_since(spec: Mapping[str, Any]) -> datetime | None:
+    """Return when a machine got its holder; None for one that an older picolab has made."""
+    try:
+        return datetime.fromisoformat(spec["held_since"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def note_unheld(folder: Path, holder: ProcessIdentity) -> None:
+    """Note that the holder is gone; what was noted of this holder before stays. A full disk is no error."""
+    if _unheld(folder, holder.to_json()) is None:
+        with contextlib.suppress(OSError):
+            note = {"holder": holder.to_json(), "since": datetime.now(UTC).isoformat()}
+            write_atomically(folder / _UNHELD, json.dumps(note))
+
+
+def unheld_since(folder: Path, spec: Mapping[str, Any]) -> datetime:
+    """Return when the holder of a machine was gone; where no keeper saw that, when the machine was last worked on.
+
+    Raises:
+        OSError: the machine is gone.
+    """
+    return _unheld(folder, spec.get("holder")) or datetime.fromtimestamp((folder / SPEC).stat().st_mtime, UTC)
+
+
+def _unheld(folder: Path, holder: Any) -> datetime | None:
+    try:
+        note = json.loads((folder / _UNHELD).read_text())
+        return datetime.fromisoformat(note["since"]) if note["holder"] == holder else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def refuse_if_held(spec: dict[str, Any], *, ancestors_may: bool = True) -> None:

@@ -241,8 +241,11 @@ class MachineKind(ABC):
             f"machine {folder.name!r}: it is {self.meaning} on this host, so there is nothing to log in to"
         )
 
-    def halt(self, folder: Path) -> bool:
+    def halt(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
         """Have the machine shut down, and return when it is off; return False when it did not run.
+
+        Args:
+            report: gets a line while another process makes the machine or takes it down.
 
         Raises:
             ParameterError: a machine of this kind has no power to turn off.
@@ -255,10 +258,12 @@ class MachineKind(ABC):
         )
 
     def start(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
-        """Boot a machine that is off, as it was left, and return when it is reached; return False when it ran.
+        """Boot a machine that is off, or resume a suspended one, as it was left; return False when it ran.
+
+        It has been reached when this returns.
 
         Args:
-            report: gets the lines of the boot.
+            report: as in `halt`; gets the lines of the boot as well.
 
         Raises:
             ParameterError: a machine of this kind has no power to turn on.
@@ -299,8 +304,11 @@ class MachineKind(ABC):
         return self.exists(folder)
 
     @abstractmethod
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, report: Callable[[str], None] | None = None) -> None:
         """Take the machine down, whoever holds it.
+
+        Args:
+            report: gets a line while another process makes it or takes it down.
 
         Raises:
             MachineError: something of it could not be removed.

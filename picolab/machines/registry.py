@@ -2,8 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Collection
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from picolab.host.processes import ProcessIdentity, this_process
 from picolab.jupyter import kernel_folders
 from picolab.machines.base import Holder, Machine, MachineWish
 from picolab.machines.folders import (
-    SPEC,
     TRIAL_FILE,
     folder_of,
+    held_since,
     machine_folders,
     machines_dir,
     refuse_if_held,
     spec_of,
+    unheld_since,
 )
 from picolab.machines.kind import MachineKind
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
@@ -114,10 +114,11 @@ def existing() -> list[dict[str, Any]]:
         kind = kind_in(folder)
         if spec is None or not kind.exists(folder):
             continue
-        with contextlib.suppress(MachineError):
+        with contextlib.suppress(MachineError, FileNotFoundError):
             holder = ProcessIdentity.from_json(spec["holder"])
             held = holder.alive
             trial = trial_folder_of(folder) if spec.get("keep") and not held else None
+            since = (held_since(spec) or holder.started_at) if held else unheld_since(folder, spec)
             machines.append(
                 {
                     "name": spec["name"],
@@ -126,7 +127,7 @@ def existing() -> list[dict[str, Any]]:
                     "held": held,
                     "holder": f"pid {holder.pid} ({holder.command})" if held else "nobody",
                     "trial": trial.name if trial else "",
-                    "since": (holder.started_at if held else _last_change(folder)).isoformat(timespec="seconds"),
+                    "since": since.isoformat(timespec="seconds"),
                     "server": kind.server_of(folder),
                     "way_in": kind.way_in(folder),
                     "saved_states_mb": kind.saved_states_mb(folder),
@@ -134,11 +135,6 @@ def existing() -> list[dict[str, Any]]:
                 }
             )
     return machines
-
-
-def _last_change(folder: Path) -> datetime:
-    """Return when a machine got its holder or was given up by it."""
-    return datetime.fromtimestamp((folder / SPEC).stat().st_mtime, UTC)
 
 
 def others_running(name: str) -> list[str]:
@@ -184,12 +180,16 @@ def silent_kinds(limit_s: float) -> dict[str, str]:
     return {name: why for name, why in asked.items() if why is not None}
 
 
-def release_by_name(name: str) -> bool:
-    """Take a machine down, whoever holds it; return False when there is none of that name."""
+def release_by_name(name: str, report: Callable[[str], None] | None = None) -> bool:
+    """Take a machine down, whoever holds it; return False when there is none of that name.
+
+    Args:
+        report: gets a line while another process makes it or takes it down.
+    """
     folder = folder_of(name)
     if not folder.is_dir():
         return False
-    kind_in(folder).release(folder)
+    kind_in(folder).release(folder, report)
     return True
 
 

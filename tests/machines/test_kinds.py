@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,7 +138,7 @@ class ToyKind(MachineKind):
     def way_in(self, folder: Path) -> str | None:
         return f"cd {folder}"
 
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, report: Callable[[str], None] | None = None) -> None:
         (folder / folders.SPEC).unlink()
         folder.rmdir()
 

@@ -40,7 +40,7 @@ from typing import Any
 from picolab.agent.procfs import descendants
 from picolab.errors import MachineError, PicolabError
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines.folders import KEEPER, SPEC, worked_before
+from picolab.machines.folders import KEEPER, SPEC, note_unheld, worked_before
 from picolab.machines.local import network
 from picolab.machines.local.cgroup import MemoryCgroup, plan_cgroup
 from picolab.machines.local.network import NoPrivateNetwork, PrivateNetwork
@@ -164,6 +164,7 @@ class Keeper:
             # The process that lifted it was killed.
             return
         elif self.lease_ends_s is None:
+            note_unheld(self.folder, self.holder)
             self.lease_ends_s = time.monotonic() + KEEP_LEASE_S
         elif time.monotonic() > self.lease_ends_s:
             self.released = True

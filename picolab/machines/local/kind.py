@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,10 @@ class LocalKind(MachineKind):
     def way_in(self, folder: Path) -> str | None:
         return None
 
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, report: Callable[[str], None] | None = None) -> None:
         from picolab.machines.local import removal
 
-        removal.release(folder)
+        removal.release(folder, report)
 
     def is_abandoned(self, folder: Path) -> bool:
         from picolab.machines.folders import keeper_of

@@ -21,6 +21,7 @@ from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatu
 from picolab.machines.folders import (
     exclusive,
     folder_of,
+    held,
     keeper_of,
     machines_dir,
     reap_own_keepers,
@@ -119,8 +120,7 @@ class LocalMachine:
         if work.exists():
             shutil.rmtree(work)
         folder.mkdir(mode=0o700, parents=True)
-        full_spec = {**spec, "holder": holder.process.to_json(), "keep": holder.keep}
-        write_spec(folder, full_spec)
+        write_spec(folder, {**spec, **held(spec, holder.process, holder.keep)})
         command = [sys.executable, "-m", "picolab.machines.local.keeper", str(folder)]
         if spec["method"] == "cgroup_v2_systemd_user":
             unit = f"picolab-{spec['name']}-{os.urandom(4).hex()}"
@@ -342,7 +342,7 @@ class LocalMachine:
 
     def hold(self, holder: Holder) -> None:
         ask(self.folder, {"do": "hold", "holder": holder.process.to_json(), "keep": holder.keep})
-        self._write_spec(holder=holder.process.to_json(), keep=holder.keep)
+        self._write_spec(**held(self._spec, holder.process, holder.keep))
 
     def _write_spec(self, **changes: Any) -> None:
         self._spec.update(changes)

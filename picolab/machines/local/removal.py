@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from picolab.errors import MachineError
@@ -65,9 +65,13 @@ def _with_temporary_files_in(work: Path) -> Iterator[ProcessIdentity]:
                     yield process
 
 
-def release(folder: Path) -> None:
-    """Take a machine down, whoever holds it."""
-    with exclusive():
+def release(folder: Path, report: Callable[[str], None] | None = None) -> None:
+    """Take a machine down, whoever holds it.
+
+    Args:
+        report: gets a line while another process makes or takes down a machine.
+    """
+    with exclusive(report=report):
         take_down(folder)
     reap_own_keepers()
 

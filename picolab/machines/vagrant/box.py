@@ -5,6 +5,7 @@ root file system, syslinux and mtools the boot partition. What goes into the ima
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picolab.errors import MachineBusy, MachineError, ParameterError
+from picolab.config.sizes import MIB
+from picolab.errors import FileNotWritten, MachineBusy, MachineError, ParameterError
+from picolab.files.writing import not_written
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.base_volumes import BaseVolume, base_volumes
@@ -169,11 +172,12 @@ def build_box(
     Raises:
         HostUnfit: a tool is missing, or this is no host for the box.
         MachineBusy: another build is running.
+        FileNotWritten: a disk is full.
         MachineError: a step failed; the message holds what its program said.
     """
     check_tools()
     began = time.monotonic()
-    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work:
+    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work, _told_if_full(work):
         disk = work / "disk.raw"
         make_sparse(disk)
         report("installing Debian packages ...")
@@ -245,6 +249,30 @@ def _work_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def _told_if_full(work: Path) -> Iterator[None]:
+    """Name the disk that is full, while what fills it is still there.
+
+    Raises:
+        FileNotWritten: a file of picolab's could not be written.
+        MachineError: a program failed; if its words are about a full disk, with what is free where it writes.
+    """
+    try:
+        yield
+    except FileNotWritten:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        place = Path(error.filename or work / IMAGE)
+        raise not_written(place, error, "or set TMPDIR to a folder on a larger disk") from None
+    except MachineError as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        free = " and ".join(f"{shutil.disk_usage(at).free / MIB:,.0f} MiB in {at}" for at in (work, vagrant_home()))
+        raise MachineError(f"{error}; free are {free}: free some space, or set TMPDIR or VAGRANT_HOME") from None
+
+
+@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Lock a folder, and return whether that was possible; the kernel frees the lock of a dead process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -292,10 +320,11 @@ def add_box(path: Path, name: str = PICOLAB_BOX, report: Report = print) -> Adde
         HostUnfit: a tool is missing.
         ParameterError: the file is damaged, or no box of picolab's.
         MachineBusy: another build is running.
+        FileNotWritten: a disk is full.
         MachineError: Vagrant failed.
     """
     check_can_add()
-    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work:
+    with _one_build_at_a_time(), _clean_up_at_sigterm(), _work_folder() as work, _told_if_full(work):
         taken = work / "taken"
         taken.mkdir()
         report("checking the file ...")

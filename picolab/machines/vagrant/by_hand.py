@@ -21,6 +21,7 @@ from picolab.machines.vagrant.state import State
 SSH_CONFIG = "ssh_config"
 _STATES = {"paused": "suspended", "pmsuspended": "suspended", "saved": "suspended", "not_created": "not created"}
 _STATES |= dict.fromkeys(("shutoff", "poweroff", "crashed", "aborted"), "off")
+_STARTABLE = ("off", "suspended")
 _ASK_LIMIT_S = 10.0
 _CONNECT_LIMIT_S = 20.0
 _HALT_LIMIT_S = 90.0
@@ -74,6 +75,11 @@ def ssh_words(folder: Path) -> list[str]:
         MachineError: the provider does not answer.
     """
     now = state(folder)
+    if now in _STARTABLE:
+        raise HostUnfit(
+            f"machine {folder.name!r}: it is {now}, so nobody can log in; start it with: picolab machines start "
+            f"{folder.name}"
+        )
     if now != "running" or not (folder / SSH_CONFIG).exists():
         why = f"is {now}" if now != "running" else "has not been reached over ssh yet"
         raise HostUnfit(
@@ -85,14 +91,17 @@ def ssh_words(folder: Path) -> list[str]:
     return ["ssh", "-F", str(folder / SSH_CONFIG), "guest"]
 
 
-def halt(folder: Path) -> bool:
+def halt(folder: Path, report: Callable[[str], None] | None = None) -> bool:
     """Have the guest shut down, and return when it is off; return False when it did not run.
+
+    Args:
+        report: gets a line while another process makes the machine or takes it down.
 
     Raises:
         MachineBusy: a process that is alive holds the machine.
         MachineError: the guest cannot be reached, or did not shut down in time.
     """
-    with exclusive(folder.name):
+    with exclusive(folder.name, report):
         spec = State(folder)
         refuse_if_held(spec, ancestors_may=False)
         now = state(folder)
@@ -100,8 +109,8 @@ def halt(folder: Path) -> bool:
             return False
         if now != "running":
             raise MachineError(
-                f"machine {folder.name!r}: it is {now}, and only a running guest can shut down; resume it, or take it "
-                f"away with: picolab machines remove {folder.name}"
+                f"machine {folder.name!r}: it is {now}, and only a running guest can shut down; resume it with: "
+                f"picolab machines start {folder.name}; or take it away with: picolab machines remove {folder.name}"
             )
         if spec["provider"] != "libvirt":
             command_of(folder, spec).halt()
@@ -112,39 +121,53 @@ def halt(folder: Path) -> bool:
 
 
 def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
-    """Boot a machine that is off with the disk it has, and return when it is reached; return False when it ran.
+    """Boot a machine that is off with the disk it has, or resume a suspended one; return False when it ran.
 
-    Nothing in it is cleaned up or made anew, and its server is not started.
+    It has been reached when this returns. Nothing in it is cleaned up or made anew, and its server is not started.
 
     Args:
-        report: gets the lines of the boot.
+        report: as in `halt`; gets the lines of the boot as well.
 
     Raises:
         MachineBusy: a process that is alive holds the machine.
-        MachineError: it was never made to its end, or it did not boot.
+        MachineError: it was never made to its end, or it did not boot, or cannot be resumed.
     """
-    with exclusive(folder.name):
+    with exclusive(folder.name, report):
         spec = State(folder)
         refuse_if_held(spec, ancestors_may=False)
         now = state(folder)
         if now == "running":
             return False
-        if now != "off" or spec["state"] != "up":
-            why = "was never made to its end" if now == "off" else f"is {now}"
+        if now not in _STARTABLE or spec["state"] != "up":
+            why = "was never made to its end" if now in _STARTABLE else f"is {now}"
             raise MachineError(
-                f"machine {folder.name!r}: it {why}, and only one that is off can be started; take it down with: "
-                f"picolab machines remove {folder.name}"
+                f"machine {folder.name!r}: it {why}, and only one that is off or suspended can be started; take it "
+                f"down with: picolab machines remove {folder.name}"
             )
         # The next trial that wants a fresh machine must not take it for one.
         spec.write(fresh_for=None)
         ensure_keeper(folder)
         guest = Guest(spec)
         try:
-            boot_again(spec, guest, _BOOT_LIMIT_S, report)
-            software(spec)
+            if now == "suspended":
+                _resume(spec, guest)
+            else:
+                boot_again(spec, guest, _BOOT_LIMIT_S, report)
+                software(spec)
         finally:
             guest.drop_connection()
         return True
+
+
+def _resume(spec: State, guest: Guest) -> None:
+    if spec["provider"] == "libvirt":
+        for name in libvirt.domains(spec["prefix"]):
+            libvirt.virsh("resume", name)
+    else:
+        command_of(spec.folder, spec).up(spec["provider"])
+    guest.connected(_CONNECT_LIMIT_S)
+    # Its wall clock stood still.
+    guest.ask({"do": "set_clock", "wall_s": time.time()})
 
 
 def _shut_down(folder: Path, spec: State) -> None:

@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from picolab.agent.procfs import boot_id
@@ -16,8 +18,9 @@ from picolab.config.project import state_dir
 from picolab.config.sizes import MIB
 from picolab.errors import HostUnfit
 from picolab.host.finding import Check, Finding, as_root
+from picolab.host.processes import ProcessIdentity
 from picolab.machines.folders import keeper_of, machine_folders, machines_dir, spec_of, state_mark
-from picolab.machines.vagrant import box_tools, boxes, libvirt, without_systemd
+from picolab.machines.vagrant import box_tools, boxes, libvirt, network, removal, without_systemd
 from picolab.machines.vagrant.box_tools import which
 
 _FOR_VMS = "needed only for machine: vagrant"
@@ -117,6 +120,14 @@ def host_of_machines() -> list[Finding]:
 def _network() -> list[Finding]:
     what = "VM network"
     match libvirt.network():
+        case "active" if network.is_slow():
+            text = (
+                f"libvirt's network {libvirt.NETWORK} has the spanning tree protocol on, as Vagrant makes it: each boot "
+                f"waits 4 s longer for its address. While no virtual machine runs, remove it: the next machine makes "
+                f"a better one"
+            )
+            remedy = f"{_VIRSH} 'net-destroy {libvirt.NETWORK}; net-undefine {libvirt.NETWORK}'"
+            return [Finding(what, "gap", text, remedy)]
         case "active":
             return [Finding(what, "good", f"libvirt's network {libvirt.NETWORK} is active")]
         case "missing":
@@ -147,21 +158,18 @@ def _pool() -> list[Finding]:
 def _leftovers() -> list[Finding]:
     """Find domains and volumes of this checkout whose machine is dead or gone."""
     what, mark = "VM leftovers", f"picolab_{state_mark(machines_dir())}_"
-    # Before libvirt is asked: a machine notes its prefix down before it makes a domain.
-    living: list[re.Pattern[str]] = []
-    dead: list[re.Pattern[str]] = []
+    # Twice: one that is taken down, or made, while libvirt is asked is in one of the two alone.
+    before = _machines()
     domains, volumes = libvirt.all_domains(), libvirt.volumes()
-    for folder in machine_folders():
-        prefix = (spec_of(folder) or {}).get("prefix")
-        if prefix:
-            (living if keeper_of(folder) is not None else dead).append(libvirt.own_names(prefix))
+    machines = [*before, *_machines()]
     findings = []
     for name in sorted({*domains, *volumes}):
-        if not name.startswith(mark) or any(own.fullmatch(name) for own in living):
+        of = [machine for machine in machines if machine.names.fullmatch(name)]
+        if not name.startswith(mark) or any(machine.is_well for machine in of):
             continue
         kind = "domain" if name in domains else "volume"
-        if any(own.fullmatch(name) for own in dead):
-            text, remedy = f"a {kind} of a machine without a keeper: {name}", "picolab machines list"
+        if of:
+            text, remedy = f"a {kind} of a machine without a keeper: {name}", of[0].remedy
         elif kind == "domain":
             text = f"a domain of no machine: {name}"
             remedy = f"{_VIRSH} destroy {name}; {_VIRSH} undefine {name} --remove-all-storage --snapshots-metadata"
@@ -173,6 +181,39 @@ def _leftovers() -> list[Finding]:
             remedy = f"{_VIRSH} vol-delete --pool {libvirt.POOL} {name}"
         findings.append(Finding(what, "gap", text, remedy))
     return findings or [Finding(what, "good", "none")]
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """A machine of this checkout, as its folder says.
+
+    Attributes:
+        names: of its domain and volumes.
+        is_well: somebody looks after it.
+        remedy: what removes it, where nobody does.
+    """
+
+    names: re.Pattern[str]
+    is_well: bool
+    remedy: str
+
+
+def _machines() -> list[_Machine]:
+    found = []
+    for folder in machine_folders():
+        prefix = (spec_of(folder) or {}).get("prefix")
+        if prefix:
+            # The list removes what nobody has kept.
+            remedy = "list" if removal.is_abandoned(folder) else f"remove {shlex.quote(folder.name)}"
+            is_well = keeper_of(folder) is not None or _is_held(folder)
+            found.append(_Machine(libvirt.own_names(prefix), is_well, f"picolab machines {remedy}"))
+    return found
+
+
+def _is_held(folder: Path) -> bool:
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        return ProcessIdentity.from_json((spec_of(folder) or {})["holder"]).alive
+    return False
 
 
 def box() -> list[Finding]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from picolab.errors import MachineError, PicolabError
 from picolab.files.writing import write_atomically
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines.folders import KEEPER, keeper_of, spec_of, start_keeper
+from picolab.machines.folders import KEEPER, keeper_of, note_unheld, spec_of, start_keeper
 from picolab.machines.local.keeper import KEEP_LEASE_S
 
 _POLL_S = 1.0
@@ -40,11 +40,13 @@ def watch(folder: Path, told_to_end: threading.Event) -> bool:
         if spec is None or keeper_of(folder) != this_process():
             # Gone, or gone and made anew: then it has another keeper.
             return False
-        if ProcessIdentity.from_json(spec["holder"]).alive:
+        holder = ProcessIdentity.from_json(spec["holder"])
+        if holder.alive:
             lease_ends_s = None
         elif not spec["keep"]:
             return True
         elif lease_ends_s is None:
+            note_unheld(folder, holder)
             lease_ends_s = time.monotonic() + KEEP_LEASE_S
         elif time.monotonic() > lease_ends_s:
             return True

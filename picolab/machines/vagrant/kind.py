@@ -145,10 +145,10 @@ class VagrantKind(MachineKind):
 
         return by_hand.ssh_words(folder)
 
-    def halt(self, folder: Path) -> bool:
+    def halt(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
         from picolab.machines.vagrant import by_hand
 
-        return by_hand.halt(folder)
+        return by_hand.halt(folder, report)
 
     def start(self, folder: Path, report: Callable[[str], None] | None = None) -> bool:
         from picolab.machines.vagrant import by_hand
@@ -181,10 +181,10 @@ class VagrantKind(MachineKind):
         # A half-made one holds nothing to look at.
         return (spec_of(folder) or {}).get("state") == "up"
 
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, report: Callable[[str], None] | None = None) -> None:
         from picolab.machines.vagrant import removal
 
-        removal.release(folder)
+        removal.release(folder, report)
 
     def is_abandoned(self, folder: Path) -> bool:
         from picolab.machines.vagrant import removal

@@ -18,6 +18,7 @@ from picolab.machines.base import Holder, MachineWish, ProcessSpec, ProcessStatu
 from picolab.machines.folders import (
     exclusive,
     folder_of,
+    held,
     keeper_of,
     refuse_if_held,
     spec_of,
@@ -128,7 +129,7 @@ class VagrantMachine:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             memory_now = {"ram_mb": wish.ram_mb, "cpus": wish.cpus}
             spec = {"state": "new", **memory_now, **(old or {}), **wanted, "acceleration_reason": why_accelerated}
-            write_spec(folder, {**spec, "holder": holder.process.to_json(), "keep": holder.keep})
+            write_spec(folder, {**spec, **held(spec, holder.process, holder.keep)})
             ensure_keeper(folder)
             machine = cls(folder, reused=False)
             begins_at = log.stat().st_size if (log := folder / VAGRANT_LOG).exists() else 0
@@ -311,7 +312,7 @@ class VagrantMachine:
     def hold(self, holder: Holder) -> None:
         if keeper_of(self.folder) is None:
             raise MachineError(f"the machine {self.name!r} has lost its keeper; run the notebook from its first cell")
-        self._state.write(holder=holder.process.to_json(), keep=holder.keep)
+        self._state.write(**held(self._state, holder.process, holder.keep))
 
     def hand_back(self) -> None:
         self._guest.drop_connection()

@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 from picolab.machines.vagrant import libvirt
 
@@ -72,6 +73,16 @@ def _locked(how: int) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def is_slow() -> bool:
+    """Return whether the network has the spanning tree protocol on, as one that vagrant-libvirt or a person has made.
+
+    Raises:
+        LibvirtError: there is no network, or libvirt does not answer.
+    """
+    bridge = ElementTree.fromstring(libvirt.virsh("net-dumpxml", libvirt.NETWORK)).find("bridge")
+    return bridge is not None and bridge.get("stp", "on") != "off"
 
 
 def make() -> None:

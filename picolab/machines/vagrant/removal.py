@@ -10,7 +10,6 @@ from typing import Any
 
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines.folders import (
-    SPEC,
     TRIAL_FILE,
     end_keeper,
     exclusive,
@@ -22,6 +21,7 @@ from picolab.machines.folders import (
     remove_lock,
     spec_of,
     state_mark,
+    unheld_since,
     write_spec,
 )
 from picolab.machines.local.keeper import KEEP_LEASE_S
@@ -29,13 +29,16 @@ from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.domain import destroy
 
 
-def release(folder: Path) -> None:
+def release(folder: Path, report: Callable[[str], None] | None = None) -> None:
     """Take a machine down, whoever holds it: virtual machine, volumes, state. May be called twice.
+
+    Args:
+        report: gets a line while another process makes it or takes it down.
 
     Raises:
         MachineError: something of it could not be removed.
     """
-    with exclusive(folder.name):
+    with exclusive(folder.name, report):
         take_down(folder)
         remove_lock(folder.name)
     reap_own_keepers()
@@ -86,7 +89,7 @@ def is_abandoned(folder: Path) -> bool:
 def _is_kept_by_a_trial(folder: Path, spec: dict[str, Any]) -> bool:
     if not spec["keep"] or spec.get("state") != "up" or not (folder / TRIAL_FILE).exists():
         return False
-    return time.time() - (folder / SPEC).stat().st_mtime < KEEP_LEASE_S
+    return time.time() - unheld_since(folder, spec).timestamp() < KEEP_LEASE_S
 
 
 def sweep_folder(folder: Path) -> bool:

@@ -1,10 +1,16 @@
 """The costs of virtual machines: every way to a ready one next to plain `vagrant`, and whether the way changes results.
 
-    python benchmarks/vagrant_machine.py [--ram 256] [--file-size 100M] [--rounds 5]
+    python benchmarks/vagrant_machine.py [--ram 256] [--file-size 100M] [--rounds 5] [--matrix] [--known-difference]
 
 Each round measures the same upload after a cold boot, after a reset and after a restore, so that their memory and rates
-can be compared in pairs. Builds a box of its own, and removes it and its machines at the end. Needs what `picolab
-doctor` lists for virtual machines, and about ten minutes of an idle host without KVM.
+can be compared in pairs. A table at the end has each way next to the same one by hand, in the same network: Vagrant's
+own has the spanning tree protocol on, with which a boot waits 4 s longer for its address.
+
+`--matrix` runs four RAM sizes x five files x five repeats, and prints which share of the time went into the machines.
+`--known-difference` compares two calibration servers whose rates are known.
+
+Builds a box of its own, and removes it and its machines at the end. Needs what `picolab doctor` lists for virtual
+machines, and an idle host; without KVM about ten minutes, 16 more for the matrix, and four for the comparison.
 """
 
 import argparse
@@ -12,12 +18,15 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import yaml
 
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
@@ -28,6 +37,8 @@ from picolab.config.sizes import MIB, parse_size
 from picolab.host.processes import this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder, MachineWish
+from picolab.machines.folders import folder_of
+from picolab.machines.vagrant import network, network_and_pool
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.box import build_box, remove_box
 from picolab.machines.vagrant.machine import VagrantMachine
@@ -42,14 +53,57 @@ from picolab.servers.start import SECRET_FILE, start_server
 T = TypeVar("T")
 MEASURED = ("start", "upload", "verify")
 BOX = "picolab-benchmark"
+MACHINE = "benchmark"
+RAM_SHARES = (0.5, 1, 1.5, 2)
+FILES = ["4M", "8M", "16M", "32M", "64M"]
+REPEATS = 5
+KNOWN = {
+    name: {
+        "build": "calibration",
+        "calibration": {"transfer_mib_s": rate, "commit_mib_s": 16, "noise_percent": 3},
+    }
+    for name, rate in (("old", 8), ("new", 10))
+}
+
+STEPS: dict[str, tuple[str, str]] = {
+    "box build": ("", "box build"),
+    "first up, with libvirt's copy of the box": ("vagrant up, first", ""),
+    "a new machine, copy exists (created)": ("vagrant up", "created"),
+    "the same, with its state saved": ("", "created, saved"),
+    "off, then booted (booted)": ("vagrant up, off", "booted"),
+    "another RAM size (reloaded), the first time": ("vagrant reload", "reloaded"),
+    "the same, with its state saved (reloaded)": ("", "reloaded, saved"),
+    "another RAM size, from a saved state (restored)": ("", "restored, other RAM"),
+    "fresh from a saved state (restored)": ("vagrant snapshot restore", "restored"),
+    "cleaned up and checked (reset)": ("", "reset"),
+    "start of the server, process to first good answer": ("", "start"),
+    "destroy": ("vagrant destroy", "destroy"),
+}
+"""The rows of the table: what plain Vagrant does for it, and what picolab does."""
+TAKEN: dict[str, float] = {}
 
 
 def timed(what: str, action: Callable[[], T]) -> T:
-    """Run something and print what it took."""
+    """Run something, and note and print what it took."""
     begun = time.monotonic()
     result = action()
-    print(f"{what:<48} {time.monotonic() - begun:7.2f} s", flush=True)
+    note(what, time.monotonic() - begun)
     return result
+
+
+def note(what: str, seconds: float) -> None:
+    """Note and print what something took."""
+    TAKEN[what] = seconds
+    print(f"{what:<48} {seconds:7.2f} s", flush=True)
+
+
+def print_steps() -> None:
+    """Print every way to a ready machine, by hand and by picolab."""
+    print(f"\n{'step':<52} {'plain vagrant':>13} {'picolab':>9}")
+    for step, ways in STEPS.items():
+        plain, ours = (f"{TAKEN[way]:.2f} s" if way in TAKEN else "" for way in ways)
+        print(f"{step:<52} {plain:>13} {ours:>9}")
+    print()
 
 
 def plain_vagrant(folder: Path, ram_mb: int) -> None:
@@ -68,18 +122,22 @@ def plain_vagrant(folder: Path, ram_mb: int) -> None:
         )
 
     try:
-        timed("vagrant up (first: copies the box)", lambda: vagrant("up"))
+        timed("vagrant up, first", lambda: vagrant("up"))
+        vagrant("destroy", "-f")
+        timed("vagrant up", lambda: vagrant("up"))
         timed("vagrant snapshot save", lambda: vagrant("snapshot", "save", "fresh"))
         timed("vagrant snapshot restore", lambda: vagrant("snapshot", "restore", "fresh"))
         vagrant("snapshot", "delete", "fresh")
         environment["PICOLAB_RAM_MB"] = str(2 * ram_mb)
-        timed("vagrant reload (twice the memory)", lambda: vagrant("reload"))
+        timed("vagrant reload", lambda: vagrant("reload"))
+        timed("vagrant halt", lambda: vagrant("halt", "-f"))
+        timed("vagrant up, off", lambda: vagrant("up"))
     finally:
         timed("vagrant destroy", lambda: vagrant("destroy", "-f"))
 
 
 def obtain(ram_mb: int, fresh_for: str = "") -> VagrantMachine:
-    wish = MachineWish("benchmark", ram_mb, "enforced", "", kind="vagrant", box=BOX, fresh_for=fresh_for)
+    wish = MachineWish(MACHINE, ram_mb, "enforced", "", kind="vagrant", box=BOX, fresh_for=fresh_for)
     machine = registry.obtain(wish, Holder(this_process(), keep=False))
     assert isinstance(machine, VagrantMachine)
     described = machine.describe().virtual_machine
@@ -91,16 +149,20 @@ def obtain(ram_mb: int, fresh_for: str = "") -> VagrantMachine:
 
 def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
     """Time every way to a wanted machine, and what is measured in it."""
-    timed("obtain: created", lambda: obtain(ram_mb)).hand_back()
-    timed("obtain: reset", lambda: obtain(ram_mb)).hand_back()
-    timed("obtain: reloaded (twice the memory)", lambda: obtain(2 * ram_mb)).hand_back()
-    timed("obtain: created, and its state saved", lambda: obtain(ram_mb, "a")).hand_back()
-    timed("obtain: reloaded (twice the memory), and saved", lambda: obtain(2 * ram_mb, "b")).hand_back()
-    timed("obtain: restored, another memory", lambda: obtain(ram_mb, "c")).hand_back()
-    machine = timed("obtain: restored", lambda: obtain(ram_mb, "d"))
+    timed("created", lambda: obtain(ram_mb)).hand_back()
+    timed("reset", lambda: obtain(ram_mb)).hand_back()
+    machine_folder = folder_of(MACHINE)
+    timed("halt", lambda: registry.kind_in(machine_folder).halt(machine_folder))
+    timed("booted", lambda: obtain(ram_mb)).hand_back()
+    timed("reloaded", lambda: obtain(2 * ram_mb)).hand_back()
+    timed("created, saved", lambda: obtain(ram_mb, "a")).hand_back()
+    timed("reloaded, saved", lambda: obtain(2 * ram_mb, "b")).hand_back()
+    timed("restored, other RAM", lambda: obtain(ram_mb, "c")).hand_back()
+    machine = timed("restored", lambda: obtain(ram_mb, "d"))
     build = find_build("calibration", "calibration", "")
     started = start_server(machine, PicoShare(), build, {}, folder / "log", 120)
-    print(f"{'start to ready':<48} {started.ready_s or -1:7.2f} s")
+    assert started.ready_s is not None
+    note("start", started.ready_s)
     machine.stop_process(10)
     again = timed(
         "start of a copied build, all in all",
@@ -116,7 +178,7 @@ def in_the_machine(folder: Path, ram_mb: int, size_bytes: int) -> None:
     memory, _ = summarise(read_samples(folder / "samples.jsonl"), 0.05, upload.first_byte_s)
     print(f"{'probe, 20 samples/s wanted':<48} {memory.samples_per_s or 0:7.1f} samples/s")
     print(f"{'probe, share of a processor':<48} {100 * (memory.probe_cpu_share or 0):7.1f} %")
-    timed("release", machine.release)
+    timed("destroy", machine.release)
 
 
 @dataclass
@@ -207,32 +269,107 @@ def overhead(size: str, ram_mb: int, fresh_machine: str) -> None:
         print(f"trial {record.outcome}: {entry.duration_s:.1f} s, {besides_s:.1f} s besides the measured ({stages})")
 
 
+def matrix(ram_mb: int) -> None:
+    """Run a matrix as a user would, and print which share of its time the machines took."""
+    sizes = [int(share * ram_mb) for share in RAM_SHARES]
+    wanted = CampaignParameters.model_validate(
+        {
+            "matrix": {"machine": ["vagrant"], "ram_mb": sizes, "file_size": FILES, "box": [BOX]},
+            "repeats": REPEATS,
+            "idle_limit_s": 0,
+        }
+    )
+    campaign = Campaign.create(make_plan(wanted, "benchmark-matrix", "the benchmark"), Watcher())
+    begun = time.monotonic()
+    campaign.run()
+    wall_s = time.monotonic() - begun
+    taken: dict[str, list[float]] = {}
+    besides = []
+    for entry in campaign.ledger.entries():
+        assert entry.notebook is not None and entry.duration_s is not None
+        record = read_record(campaign.folder / entry.notebook)
+        assert record.machine is not None and record.machine.virtual_machine is not None
+        reached = record.machine.virtual_machine
+        taken.setdefault(reached.reached_by, []).append(reached.reached_s)
+        besides.append(entry.duration_s - sum(one.duration_s for one in record.stages if one.stage in MEASURED))
+    print(f"matrix of {', '.join(map(str, sizes))} MiB x {', '.join(FILES)} x {REPEATS}: {wall_s:.0f} s")
+    for way, times in taken.items():
+        print(
+            f"  {way:<9} {len(times):3d} times, median {statistics.median(times):.2f} s, together "
+            f"{sum(times):.1f} s, {sum(times) / wall_s:.1%} of the time"
+        )
+    others = sum(sum(times) for way, times in taken.items() if way != "reset")
+    print(f"  boots and restores {others / wall_s:.1%}, with resets {sum(map(sum, taken.values())) / wall_s:.1%}")
+    print(f"  a trial besides start, upload and verification: median {statistics.median(besides):.2f} s", flush=True)
+
+
+def known_difference(folder: Path, ram_mb: int) -> None:
+    """Compare two calibration servers whose rates are known, as a user would."""
+    file = folder / "known.yaml"
+    wanted = {
+        "builds": KNOWN,
+        "matrix": {"machine": ["vagrant"], "ram_mb": [ram_mb], "file_size": ["16M"], "box": [BOX]},
+        "repeats": 10,
+    }
+    file.write_text(yaml.safe_dump(wanted))
+    command = [sys.executable, "-m", "picolab", "compare", str(file), "--campaign", "benchmark-known"]
+    print("known difference: transfer +25 %, upload +15.4 %, commit and memory the same", flush=True)
+    done = subprocess.run(command, cwd=project_root(), check=False)
+    print(f"exit code {done.returncode}", flush=True)
+
+
+def prepare_network() -> None:
+    """Have the network there before plain Vagrant, which would make a slower one for all."""
+    with network_and_pool.noted():
+        network.make()
+    if network.is_slow():
+        print("network: made by Vagrant, so each boot below waits 4 s longer; see picolab doctor")
+    else:
+        print("network: without the spanning tree protocol", flush=True)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove the machines, the box, and the network and pool if they were not there before."""
+    for machine in registry.existing():
+        registry.release_by_name(machine["name"])
+    remove_box(BOX)
+    for what in network_and_pool.unused():
+        network_and_pool.remove(what)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """Measure and clean up."""
     parser = argparse.ArgumentParser(description="Measure what virtual machines cost.")
     parser.add_argument("--ram", type=int, default=256, help="memory of the machine in MiB (default 256)")
     parser.add_argument("--file-size", default="100M", help="size of the upload (default 100M)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of cold boot, reset and restore (default 5)")
+    parser.add_argument("--matrix", action="store_true", help="run a matrix of 100 trials as well")
+    parser.add_argument("--known-difference", action="store_true", help="compare two servers of known rates as well")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="picolab-benchmark-", dir="/var/tmp"))
     os.environ["VAGRANT_HOME"] = str(folder / "vagrant")
     os.environ["PICOLAB_STATE_DIR"] = str(folder / "state")
     os.environ["PICOLAB_OUTPUTS_DIR"] = str(folder / "outputs")
     try:
+        prepare_network()
         timed("box build", lambda: build_box(name=BOX, report=lambda _: None))
         accelerated = acceleration()
         os.environ["PICOLAB_DRIVER"] = "kvm" if accelerated.kind == "kvm" else "qemu"
         print(f"acceleration: {accelerated.kind} ({accelerated.reason})")
         plain_vagrant(folder, wanted.ram)
         in_the_machine(folder, wanted.ram, parse_size(wanted.file_size))
-        ways_compared(folder, wanted.ram, parse_size(wanted.file_size), wanted.rounds)
+        print_steps()
+        if wanted.rounds:
+            ways_compared(folder, wanted.ram, parse_size(wanted.file_size), wanted.rounds)
         for fresh_machine in ("per_campaign", "per_trial"):
             overhead(wanted.file_size, wanted.ram, fresh_machine)
+        if wanted.matrix:
+            matrix(wanted.ram)
+        if wanted.known_difference:
+            known_difference(folder, wanted.ram)
     finally:
-        for machine in registry.existing():
-            registry.release_by_name(machine["name"])
-        remove_box(BOX)
-        shutil.rmtree(folder, ignore_errors=True)
+        clean_up(folder)
 
 
 if __name__ == "__main__":

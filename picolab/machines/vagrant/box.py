@@ -266,7 +266,7 @@ def _told_if_full(work: Path) -> Iterator[None]:
         place = Path(error.filename or work / IMAGE)
         raise not_written(place, error, "or set TMPDIR to a folder on a larger disk") from None
     except MachineError as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+        if "No space left on device" not in str(error):
             raise
         free = " and ".join(f"{shutil.disk_usage(at).free / MIB:,.0f} MiB in {at}" for at in (work, vagrant_home()))
         raise MachineError(f"{error}; free are {free}: free some space, or set TMPDIR or VAGRANT_HOME") from None

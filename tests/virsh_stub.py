@@ -105,6 +105,9 @@ elif command == "net-create":
     state["network"] = "active"; save()
 elif command == "net-define":
     pass
+elif command == "net-dumpxml":
+    stp = "on" if state.get("network_is_vagrants") else "off"
+    print(f"<network><name>{plain[0]}</name><bridge name='virbr1' stp='{stp}' delay='0'/></network>")
 elif command == "net-start":
     state["network"] = "active"; save()
 elif command in ("net-undefine", "pool-undefine"):

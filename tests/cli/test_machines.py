@@ -5,14 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import virsh_stub
+from click.testing import CliRunner
 from command_line import picolab_here
+from conftest import GIVE_UP_S
 
+from picolab.cli.main import main
 from picolab.exit_codes import ExitCode
+from picolab.host import locks
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders, registry
 from picolab.machines.folders import folder_of, write_spec
@@ -116,14 +122,14 @@ def test_start_leaves_a_running_machine_alone(virsh: virsh_stub.VirshStub, machi
 
 
 @pytest.mark.parametrize(
-    ("state", "shown"), [("paused", "is suspended"), ("no state", "is nostate"), ("gone", "is not created")]
+    ("state", "shown"), [("no state", "is nostate"), ("gone", "is not created")]
 )
 def test_only_what_is_off_is_started(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
     if state != "gone":
         be(virsh, state)
     done = picolab_here("machines", "start", "vm")
     assert done.returncode == ExitCode.INSTRUMENT_FAULT
-    assert f"machine 'vm': it {shown}, and only one that is off can be started" in done.stderr
+    assert f"machine 'vm': it {shown}, and only one that is off or suspended can be started" in done.stderr
     assert "picolab machines remove vm" in done.stderr
 
 
@@ -150,10 +156,14 @@ def test_ssh_becomes_ssh(
     assert programs == [["ssh", "-F", str(machine / "ssh_config"), "guest", *expected]]
 
 
-def test_ssh_to_a_machine_that_is_off_is_refused(virsh: virsh_stub.VirshStub, machine: Path) -> None:
-    be(virsh, "shut off")
+@pytest.mark.parametrize(("state", "shown"), [("shut off", "off"), ("paused", "suspended")])
+def test_ssh_to_a_machine_that_does_not_run_names_the_way_to_start_it(
+    virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str
+) -> None:
+    be(virsh, state)
     done = picolab_here("machines", "ssh", "vm")
-    assert done.returncode == ExitCode.HOST_UNFIT and "machine 'vm': it is off, so nobody can log in" in done.stderr
+    assert done.returncode == ExitCode.HOST_UNFIT and f"machine 'vm': it is {shown}, so nobody" in done.stderr
+    assert "start it with: picolab machines start vm\n" in done.stderr and "remove" not in done.stderr
 
 
 @pytest.mark.parametrize(("command", "state"), [("halt", "running"), ("start", "shut off")])
@@ -184,4 +194,48 @@ def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, mach
     be(virsh, "shut off")
     assert picolab_here("machines", "halt", "vm").stdout == "Machine 'vm' was off already.\n"
     be(virsh, "paused")
-    assert "it is suspended, and only a running guest can shut down" in picolab_here("machines", "halt", "vm").stderr
+    refused = picolab_here("machines", "halt", "vm").stderr
+    assert "it is suspended, and only a running guest can shut down; resume it with: picolab machines start vm" in refused
+
+
+@pytest.mark.parametrize("command", ["halt", "start", "remove"])
+def test_a_wait_for_another_process_is_told_once(
+    virsh: virsh_stub.VirshStub, machine: Path, gone: ProcessIdentity, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that boots the machine, for example, which may take minutes."""
+    hold(machine, gone, keep=True)
+    spec = folders.spec_of(machine) or {}
+    write_spec(machine, {**spec, "box": "b", "cpus": 1, "acceleration": "kvm"})
+    be(virsh, "shut off" if command == "halt" else "running")
+    program = virsh.path.parent / "virsh-bin" / "vagrant"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    waits: list[str] = []
+    show = locks.Wait.show
+    told = threading.Event()
+
+    def show_and_note(wait: locks.Wait, who: Callable[[], str], what: str) -> None:
+        # As if a second had passed each time.
+        wait._reported_s = None
+        show(wait, who, what)
+        waits.append(what)
+        if len(waits) == 3:
+            told.set()
+
+    monkeypatch.setattr(locks.Wait, "show", show_and_note)
+    with ThreadPoolExecutor(1) as threads:
+        with folders.exclusive("vm"):
+            running = threads.submit(in_process, command)
+            assert told.wait(GIVE_UP_S)
+        done = running.result(GIVE_UP_S)
+
+    assert done.returncode == ExitCode.OK, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"waiting for pid {os.getpid()} (") and "it makes or takes down the machine 'vm'" in line
+    machine.mkdir(exist_ok=True)
+
+
+def in_process(command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of `machines` in a thread, where no handler of a signal can be set."""
+    result = CliRunner().invoke(main, ("machines", command, "vm"), prog_name="picolab")
+    return subprocess.CompletedProcess((), result.exit_code, result.stdout, result.stderr)

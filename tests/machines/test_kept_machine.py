@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local.keeper import KEEP_LEASE_S
 from picolab.machines.local.machine import LocalMachine
+from picolab.machines.vagrant.state import State
 from picolab.trial.state import TrialState, claim_folder
 from picolab.trial.trial import Trial
 
@@ -154,10 +156,43 @@ def test_a_kept_virtual_machine_survives_its_keeper(without_keeper: Path) -> Non
     assert not [found for found in leftovers.find()[0] if found.what == str(without_keeper)]
 
 
-def test_it_is_abandoned_when_the_time_is_over(without_keeper: Path) -> None:
+def test_it_is_abandoned_when_the_time_is_over(without_keeper: Path, gone: ProcessIdentity) -> None:
+    kind = registry.kind_in(without_keeper)
     long_ago = time.time() - KEEP_LEASE_S - 1
     os.utime(without_keeper / folders.SPEC, (long_ago, long_ago))
+    assert kind.is_abandoned(without_keeper), "where no keeper saw its holder go, its last use counts"
+
+    folders.note_unheld(without_keeper, gone)
+    assert not kind.is_abandoned(without_keeper)
+
+
+def test_a_halt_does_not_begin_its_time_anew(
+    without_keeper: Path, gone: ProcessIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders.note_unheld(without_keeper, gone)
+    since = registry.existing()[0]["since"]
+    ahead_s = KEEP_LEASE_S + 1
+    later = time.time() + ahead_s
+    monkeypatch.setattr(time, "time", lambda: later)
+    # As `machines halt` does.
+    State(without_keeper).write(server=None)
+    os.utime(without_keeper / folders.SPEC, (later, later))
+    folders.note_unheld(without_keeper, gone)
+
+    assert registry.existing()[0]["since"] == since
     assert registry.kind_in(without_keeper).is_abandoned(without_keeper)
+
+
+def test_whoever_takes_it_has_it_since_then(without_keeper: Path, gone: ProcessIdentity) -> None:
+    folders.note_unheld(without_keeper, gone)
+    spec = folders.spec_of(without_keeper) or {}
+    before = datetime.now(UTC).replace(microsecond=0)
+    folders.write_spec(without_keeper, {**spec, **folders.held(spec, this_process(), keep=True)})
+
+    (machine,) = registry.existing()
+    assert machine["held"] and datetime.fromisoformat(machine["since"]) >= before > this_process().started_at
+    spec = folders.spec_of(without_keeper) or {}
+    assert folders.held(spec, this_process(), keep=False)["held_since"] == spec["held_since"], "the same holder"
 
 
 @pytest.mark.parametrize("change", [{"state": "making"}, {"keep": False}])

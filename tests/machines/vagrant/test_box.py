@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
-from picolab.errors import HostUnfit, MachineBusy, MachineError, ParameterError
+from picolab.errors import FileNotWritten, HostUnfit, MachineBusy, MachineError, ParameterError
 from picolab.machines.vagrant import box as box_module
 from picolab.machines.vagrant import box_disk, box_packages, box_tools, boxes
 from picolab.machines.vagrant.acceleration import guest_to_try, prove
@@ -327,6 +327,35 @@ def test_a_failed_build_names_the_cause_and_leaves_nothing(
         build_box("mine", report=nothing)
     assert left_of_builds(scratch) == []
     assert boxes.installed_box("mine") is None
+
+
+@pytest.fixture
+def small_disk(scratch: Path) -> Iterator[Path]:
+    """The folder of builds, of 1 MiB."""
+    place = scratch / "tmp"
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this host mounts no tmpfs for this user")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_full_disk_in_a_build_is_named(small_disk: Path, program: Callable[[str, str], Path]) -> None:
+    fill = "head -c 700000 /dev/zero > $work/boot/busybox"
+    program("mmdebstrap", f"work=$TMPDIR; mkdir -p $work/boot/modules; {_BOOT_FILES}; {fill}")
+    with pytest.raises(FileNotWritten, match=rf"mounted at {small_disk} is full .*; free some space there, or set TMPDIR"):
+        build_box("mine", report=nothing)
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_program_that_fills_a_disk_is_told_with_what_is_free(
+    small_disk: Path, home: Path, program: Callable[[str, str], Path]
+) -> None:
+    program("mmdebstrap", "exec head -c 2000000 /dev/zero > $TMPDIR/package")
+    with pytest.raises(MachineError, match=rf"No space left on device; free are 0 MiB in {small_disk}/.* in {home}: free"):
+        build_box("mine", report=nothing)
 
 
 @pytest.mark.usefixtures("tools")

@@ -3,19 +3,22 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import eventually
+from conftest import GIVE_UP_S, eventually
 from virtual_machines import domains, obtain, wish
 
 from picolab.exit_codes import ExitCode
+from picolab.host.locks import try_lock
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import registry
 from picolab.machines.base import Holder
 from picolab.machines.vagrant import boxes
+from picolab.machines.vagrant.domain import command_of
 from picolab.machines.vagrant.machine import VagrantMachine
 from picolab.results.folders import find_campaign
 from picolab.results.load import read_campaign
@@ -63,6 +66,7 @@ def test_a_machine_in_the_hands_of_a_person(box: str, machine: VagrantMachine) -
     (by_hand,) = [line.partition(": ")[2] for line in listed.splitlines() if line.startswith("  by hand: ")]
     assert shell(f"{by_hand} -c 'echo in the guest'") == "in the guest\n"
     assert "running (libvirt)" in shell(by_hand.replace("vagrant ssh", "vagrant status"))
+    wait_for_the_lock_that_each_call_of_vagrant_takes(machine)
 
     (domain,) = domains()
     assert "own" in registry.others_running("another")
@@ -81,13 +85,39 @@ def test_a_machine_in_the_hands_of_a_person(box: str, machine: VagrantMachine) -
     assert list(domains().values()) == ["running"]
 
 
+def wait_for_the_lock_that_each_call_of_vagrant_takes(machine: VagrantMachine) -> None:
+    """Two `vagrant status` at the same time are in each other's way."""
+    (note,) = (machine.folder / "vagrant" / "machines").glob("*/libvirt/index_uuid")
+    waits = []
+    with (boxes.vagrant_home() / "data" / "machine-index" / f"{note.read_text()}.lock").open("w") as lock:
+        assert try_lock(lock)
+
+        def release(line: str) -> None:
+            waits.append(line)
+            lock.close()
+
+        command = command_of(machine.folder, dict(machine._state))
+        with command._settings(None, release):
+            (found,) = command._vagrant.status()
+    assert found.state == "running" and len(waits) == 1 and "another vagrant is reading this machine" in waits[0]
+
+
 def test_a_kept_machine_is_halted_and_started(box: str, machine: VagrantMachine, gone: ProcessIdentity) -> None:
     """The one who held it has ended, as after a trial with --keep-machine."""
-    machine._guest.connected().run("echo kept | sudo tee /etc/kept; sync")
+    machine._guest.connected().run("echo kept | sudo tee /etc/kept; sync; sudo date -s @1000000000")
     machine.hold(Holder(gone, keep=True))
     machine.hand_back()
     running = picolab("machines", "start", "own")
     assert (running.returncode, running.stdout) == (0, "Machine 'own' was running already.\n"), running.stderr
+
+    (domain,) = domains()
+    virsh("suspend", domain)
+    refused = picolab("machines", "ssh", "own")
+    assert refused.returncode == ExitCode.HOST_UNFIT and "it is suspended" in refused.stderr
+    resumed = picolab("machines", "start", "own")
+    assert resumed.returncode == 0 and "Machine 'own' is running; get in: " in resumed.stdout, resumed.stderr
+    clock = picolab("machines", "ssh", "own", "--", "date", "+%s").stdout
+    assert domains() == {domain: "running"} and abs(int(clock) - time.time()) < GIVE_UP_S
 
     done = picolab("machines", "halt", "own")
     assert (done.returncode, done.stdout) == (0, "Machine 'own' is off.\n"), done.stderr

@@ -16,7 +16,7 @@ from virsh_stub import VirshStub, add_box, install
 
 from picolab.host.finding import Finding
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines.folders import KEEPER, SPEC, machines_dir, state_mark
+from picolab.machines.folders import KEEPER, SPEC, TRIAL_FILE, machines_dir, state_mark
 from picolab.machines.vagrant import acceleration, box, box_tools, boxes, checks, libvirt, without_systemd
 from picolab.machines.vagrant.domain import domain_prefix
 
@@ -355,6 +355,14 @@ def test_network_and_pool_that_are_not_active(virsh: VirshStub) -> None:
     assert found["VM network"].state == found["VM disks"].state == "gap"
 
 
+def test_a_network_that_vagrant_has_made(virsh: VirshStub) -> None:
+    virsh.set(network_is_vagrants=True)
+    found = by_name(checks.host_of_machines())["VM network"]
+
+    assert found.state == "gap" and "each boot waits 4 s longer" in found.text and "While no virtual machine" in found.text
+    assert found.remedy == "virsh -c qemu:///system 'net-destroy vagrant-libvirt; net-undefine vagrant-libvirt'"
+
+
 def test_host_before_its_first_machine(virsh: VirshStub) -> None:
     virsh.set(network="missing", pool="missing")
     found = by_name(checks.host_of_machines())
@@ -370,20 +378,24 @@ def test_full_pool(virsh: VirshStub) -> None:
     assert finding.state == "gap" and "1,024 MiB are free" in finding.text and "too little" in finding.text
 
 
-def machine(name: str, keeper: ProcessIdentity | None) -> str:
+def machine(name: str, keeper: ProcessIdentity | None, holder: ProcessIdentity, keep: bool = False) -> str:
     """Write down a machine, and return the name of its domain."""
     folder = machines_dir() / name
     folder.mkdir(parents=True)
-    (folder / SPEC).write_text(json.dumps({"name": name, "kind": "vagrant", "prefix": domain_prefix(name)}))
+    spec = {"name": name, "kind": "vagrant", "prefix": domain_prefix(name), "state": "up", "keep": keep}
+    (folder / SPEC).write_text(json.dumps({**spec, "holder": holder.to_json()}))
+    if keep:
+        (folder / TRIAL_FILE).write_text("{}")
     if keeper is not None:
         (folder / KEEPER).write_text(json.dumps({"process": keeper.to_json()}))
     return f"{domain_prefix(name)}default"
 
 
-def test_what_dead_machines_have_left(virsh: VirshStub) -> None:
-    living, dead = machine("living", this_process()), machine("dead", None)
+def test_what_dead_machines_have_left(virsh: VirshStub, gone: ProcessIdentity) -> None:
+    living, dead = machine("living", this_process(), gone), machine("dead", None, gone)
+    kept, held = machine("kept", None, gone, keep=True), machine("held", None, this_process())
     lost, disk = f"{domain_prefix('lost')}default", f"{domain_prefix('bare')}default.img"
-    names = [living, dead, lost, "picolab_ffffffff_another_checkout_default", "db"]
+    names = [living, dead, kept, held, lost, "picolab_ffffffff_another_checkout_default", "db"]
     try:
         virsh.set(
             domains={name: {"state": "running"} for name in names},
@@ -391,20 +403,35 @@ def test_what_dead_machines_have_left(virsh: VirshStub) -> None:
         )
         left = [finding for finding in checks.host_of_machines() if finding.what == "VM leftovers"]
     finally:
-        for name in ("living", "dead"):
-            for file in (machines_dir() / name).iterdir():
-                file.unlink()
-            (machines_dir() / name).rmdir()
+        for name in ("living", "dead", "kept", "held"):
+            shutil.rmtree(machines_dir() / name)
 
     told = {finding.text: finding.remedy for finding in left}
     assert told.pop(f"a domain of a machine without a keeper: {dead}") == "picolab machines list"
     assert told.pop(f"a volume of a machine without a keeper: {dead}.img") == "picolab machines list"
+    assert told.pop(f"a domain of a machine without a keeper: {kept}") == "picolab machines remove kept"
+    assert told.pop(f"a volume of a machine without a keeper: {kept}.img") == "picolab machines remove kept"
     assert f"virsh -c qemu:///system undefine {lost} --remove-all-storage" in told.pop(
         f"a domain of no machine: {lost}"
     )
     assert told.pop(f"a volume of no machine: {disk}") == f"virsh -c qemu:///system vol-delete --pool default {disk}"
     assert not told
     assert lost.startswith(f"picolab_{state_mark(machines_dir())}_"), "leftovers are known by the mark of the checkout"
+
+
+def test_a_machine_that_is_taken_down_meanwhile_is_no_leftover(
+    virsh: VirshStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = machine("brief", this_process(), this_process())
+    virsh.set(domains={name: {"state": "running"}})
+    ask = libvirt.volumes
+
+    def take_down_and_ask() -> list[str]:
+        shutil.rmtree(machines_dir() / "brief")
+        return ask()
+
+    monkeypatch.setattr(libvirt, "volumes", take_down_and_ask)
+    assert by_name(checks._leftovers())["VM leftovers"].text == "none"
 
 
 # The box

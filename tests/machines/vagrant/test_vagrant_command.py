@@ -1,5 +1,6 @@
 """Bounded, logged, serialised vagrant. The program itself is a stand-in that hangs, fails and ends as it is told."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from conftest import alive, eventually
 from virsh_stub import install
 
 from picolab.config.project import project_root
+from picolab.host.locks import try_lock
 from picolab.machines.vagrant import command as vagrant_command
 from picolab.machines.vagrant import messages as vagrant_messages
 from picolab.machines.vagrant import versions
@@ -595,3 +597,30 @@ def test_orphan_that_does_not_end_is_ended(
     command.destroy()
 
     assert not alive(pid)
+
+
+# The real Vagrant's locks
+
+
+@pytest.mark.vm
+def test_a_lock_of_the_real_vagrant_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while somebody works on the machine by hand. Nothing is made: there is no machine to destroy."""
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
+    command = VagrantCommand(tmp_path / "m", {"VAGRANT_DEFAULT_PROVIDER": "libvirt", "PICOLAB_PREFIX": "picolab_none_"})
+    # Vagrant's name of it: its root, its folder of notes, and the name of the machine in the Vagrantfile.
+    names = f"{project_root()}{tmp_path / 'm' / 'vagrant'}default"
+    path = tmp_path / "home" / "data" / f"lock.machine-action-{hashlib.md5(names.encode()).hexdigest()}.lock"
+    path.parent.mkdir(parents=True)
+    waits = []
+    with path.open("w") as lock:
+        assert try_lock(lock)
+
+        def release(line: str) -> None:
+            waits.append(line)
+            lock.close()
+
+        with command._settings(None, release):
+            command._vagrant.destroy()
+    (line,) = waits
+    assert line.startswith(f"waiting: another vagrant is working on this machine (pid {os.getpid()}: ")
+    assert text(command.log).count(" vagrant destroy --force\n") == 2

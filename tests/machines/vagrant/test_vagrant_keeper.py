@@ -1,17 +1,19 @@
 """The keeper of a virtual machine: when it takes the machine down and when it must not. No guest is needed here."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from conftest import eventually
 
 from picolab.host.processes import ProcessIdentity, this_process
-from picolab.machines.folders import KEEPER, folder_of, spec_of, write_spec
+from picolab.machines.folders import KEEPER, SPEC, folder_of, spec_of, unheld_since, write_spec
 from picolab.machines.vagrant import keeper, removal
 
 
@@ -87,9 +89,13 @@ def test_a_kept_machine_stays_until_the_keeper_is_told_to_end(
 def test_a_kept_machine_goes_when_nobody_came_back(
     folder: Path, gone: ProcessIdentity, destroyed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = datetime.now(UTC)
     monkeypatch.setattr(keeper, "KEEP_LEASE_S", 0.05)
     hold(folder, gone, keep=True)
     assert keeper.watch(folder, threading.Event())
+    # Its own time, and not that of the file that names the holder.
+    os.utime(folder / SPEC, (0, 0))
+    assert before <= unheld_since(folder, spec_of(folder) or {}) <= datetime.now(UTC), "it notes when the holder went"
 
 
 @pytest.mark.parametrize("lost", ["machine.json", KEEPER])

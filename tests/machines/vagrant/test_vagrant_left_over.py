@@ -13,8 +13,9 @@ from picolab.host.processes import ProcessIdentity
 from picolab.machines import registry
 from picolab.machines.base import Holder
 from picolab.machines.folders import end_keeper, folder_of, spec_of
-from picolab.machines.vagrant import boxes, libvirt
-from picolab.machines.vagrant.box import remove_box
+from picolab.machines.vagrant import libvirt
+from picolab.machines.vagrant.box import add_box, remove_box
+from picolab.machines.vagrant.box_file import export_box
 from picolab.machines.vagrant.domain import domain_prefix
 from picolab.machines.vagrant.machine import VagrantMachine
 
@@ -61,11 +62,11 @@ def test_a_machine_whose_state_folder_was_deleted_is_swept(box: str, shared_stat
 
 
 @pytest.fixture
-def own_box(box: str) -> Iterator[str]:
-    """A box that no other machine of this host uses: the same files under another name."""
-    name = f"{box}-truncated"
-    boxes_folder = boxes.vagrant_home() / "boxes"
-    subprocess.run(["cp", "-rl", str(boxes_folder / box), str(boxes_folder / name)], check=True, timeout=60)
+def own_box(box: str, tmp_path: Path) -> Iterator[str]:
+    """A box that no other machine of this host uses: the same one, from a file."""
+    name, file = f"{box}-truncated", tmp_path / "exported.box"
+    exported = export_box(box, file)
+    assert add_box(file, name, report=lambda _: None).sha256 == exported.sha256
     copy_into_pool(name)
     yield name
     remove_box(name)

@@ -82,10 +82,17 @@ def _floor_line(plan: Plan, found: Floor) -> str:
     if found.state == "below":
         return f"The floor is at most {ram(search.low_mb)}, the least that was tried: the {step} of {file} survives it."
     begin = "So far: at" if found.state == "unfinished" else "At"
-    return (
+    line = (
         f"{begin} {ram(interval.middle)} {percent(search.share)} of trials survive the {step} of {file}; "
         f"the {percent(interval.confidence)} interval is {ram(interval.low)} to {ram(interval.high)}."
     )
+    least = min(trial.ram_mb for trial in found.trials)
+    if interval.low >= least:
+        return line
+    what = "It is estimated" if interval.middle < least else "The interval reaches"
+    lowest = kind_of(plan.trials[0].parameters.machine).smallest_ram_mb
+    lower = " Lower --from to measure it." if lowest < least <= search.low_mb else ""
+    return f"{line} {what} below {ram(least)}, the least that was tried.{lower}"
 
 
 def _speed_lines(found: Floor) -> list[str]:

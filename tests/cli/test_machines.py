@@ -121,9 +121,7 @@ def test_start_leaves_a_running_machine_alone(virsh: virsh_stub.VirshStub, machi
     assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
 
 
-@pytest.mark.parametrize(
-    ("state", "shown"), [("no state", "is nostate"), ("gone", "is not created")]
-)
+@pytest.mark.parametrize(("state", "shown"), [("no state", "is nostate"), ("gone", "is not created")])
 def test_only_what_is_off_is_started(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
     if state != "gone":
         be(virsh, state)
@@ -195,7 +193,9 @@ def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, mach
     assert picolab_here("machines", "halt", "vm").stdout == "Machine 'vm' was off already.\n"
     be(virsh, "paused")
     refused = picolab_here("machines", "halt", "vm").stderr
-    assert "it is suspended, and only a running guest can shut down; resume it with: picolab machines start vm" in refused
+    assert (
+        "it is suspended, and only a running guest can shut down; resume it with: picolab machines start vm" in refused
+    )
 
 
 @pytest.mark.parametrize("command", ["halt", "start", "remove"])

@@ -122,7 +122,7 @@ def _network() -> list[Finding]:
     match libvirt.network():
         case "active" if network.is_slow():
             text = (
-                f"libvirt's network {libvirt.NETWORK} has the spanning tree protocol on, as Vagrant makes it: each boot "
+                f"libvirt's network {libvirt.NETWORK} has the spanning tree protocol on, as Vagrant makes it: a boot "
                 f"waits 4 s longer for its address. While no virtual machine runs, remove it: the next machine makes "
                 f"a better one"
             )

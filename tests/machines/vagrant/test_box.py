@@ -342,9 +342,11 @@ def small_disk(scratch: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("tools")
 def test_a_full_disk_in_a_build_is_named(small_disk: Path, program: Callable[[str, str], Path]) -> None:
-    fill = "head -c 700000 /dev/zero > $work/boot/busybox"
+    fill = "head -c 700000 /dev/urandom > $work/boot/busybox"
     program("mmdebstrap", f"work=$TMPDIR; mkdir -p $work/boot/modules; {_BOOT_FILES}; {fill}")
-    with pytest.raises(FileNotWritten, match=rf"mounted at {small_disk} is full .*; free some space there, or set TMPDIR"):
+    with pytest.raises(
+        FileNotWritten, match=rf"mounted at {small_disk} is full .*; free some space there, or set TMPDIR"
+    ):
         build_box("mine", report=nothing)
     assert list(small_disk.iterdir()) == []
 
@@ -354,7 +356,9 @@ def test_a_program_that_fills_a_disk_is_told_with_what_is_free(
     small_disk: Path, home: Path, program: Callable[[str, str], Path]
 ) -> None:
     program("mmdebstrap", "exec head -c 2000000 /dev/zero > $TMPDIR/package")
-    with pytest.raises(MachineError, match=rf"No space left on device; free are 0 MiB in {small_disk}/.* in {home}: free"):
+    with pytest.raises(
+        MachineError, match=rf"No space left on device; free are 0 MiB in {small_disk}/.* in {home}: free"
+    ):
         build_box("mine", report=nothing)
 
 

@@ -19,6 +19,7 @@ from picolab.distributed.capacity import Capacity, ram_in_words
 from picolab.errors import CampaignNotFound, PicolabError
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
+from picolab.machines.kinds import kind_of
 from picolab.results.rows import record_row, trial_rows
 from picolab.results.standing import Standing, read_standing
 from picolab.text.foreign import one_line
@@ -90,7 +91,9 @@ def print_machines(plan: Plan) -> None:
     """Print how many machines run at the same time, and what may overlap; nothing for one machine."""
     words = machines_in_words(plan)
     if words:
-        console.print(f"{words} Now there are {Budget.of_host().words}. Expected times are those of one machine.")
+        boots = any(kind_of(trial.parameters.machine).reused_between_trials for trial in plan.trials)
+        alone = "times, boots and restores" if boots else "times"
+        console.print(f"{words} Now there are {Budget.of_host().words}. Expected {alone} are those of one machine.")
 
 
 def print_workers(plan: Plan, trials: Sequence[PlannedTrial], capacity: Capacity) -> None:

@@ -93,8 +93,9 @@ def wait_for_the_lock_that_each_call_of_vagrant_takes(machine: VagrantMachine) -
         assert try_lock(lock)
 
         def release(line: str) -> None:
-            waits.append(line)
-            lock.close()
+            if line.startswith("waiting"):
+                waits.append(line)
+                lock.close()
 
         command = command_of(machine.folder, dict(machine._state))
         with command._settings(None, release):

@@ -359,9 +359,7 @@ def test_a_network_that_vagrant_has_made(virsh: VirshStub) -> None:
     virsh.set(network_is_vagrants=True)
     found = by_name(checks.host_of_machines())["VM network"]
 
-    assert (
-        found.state == "gap" and "a boot waits 4 s longer" in found.text and "While no virtual machine" in found.text
-    )
+    assert found.state == "gap" and "a boot waits 4 s longer" in found.text and "While no virtual machine" in found.text
     assert found.remedy == "virsh -c qemu:///system 'net-destroy vagrant-libvirt; net-undefine vagrant-libvirt'"
 
 

@@ -17,7 +17,7 @@ from picolab.config.plan import Plan
 from picolab.config.project import outputs_dir, project_root
 from picolab.exit_codes import ExitCode
 from picolab.machines import registry
-from picolab.machines.folders import folder_of, keeper_of, machines_dir
+from picolab.machines.folders import folder_of, keeper_of, machines_dir, spec_of
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.domain import domain_prefix
 from picolab.record.record import Record
@@ -137,25 +137,43 @@ def test_a_matrix_of_two_blocks_boots_each_ram_size_once(box: str, tmp_path: Pat
 
 
 def test_a_killed_campaign_is_swept_and_resumed(box: str, tmp_path: Path) -> None:
-    """Its keeper is killed as well, so the next start takes the machine down."""
+    """With two machines at the same time. Its keepers are killed as well, so the next start takes both down."""
     matrix = {"machine": ["vagrant"], "ram_mb": [256], "file_size": ["8M"]}
     path = campaign_file(tmp_path, box, matrix=matrix, repeats=2)
-    words = [sys.executable, "-m", "picolab", "matrix", str(path), "--campaign", "killed"]
+    words = [sys.executable, "-m", "picolab", "matrix", str(path), "--machines", "2", "--campaign", "killed"]
+    names = ["killed-1", "killed-2"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as campaign:
-        running = outputs_dir() / "killed" / "running"
-        eventually(lambda: list(running.glob("002-*/state.json")), "the second trial runs", give_up_s=300)
-        keeper = keeper_of(folder_of("killed"))
-        assert keeper is not None
-        for pid in (keeper.pid, campaign.pid):
+
+        def both_are_up() -> bool:
+            return [(spec_of(folder_of(name)) or {}).get("state") for name in names] == ["up", "up"]
+
+        eventually(both_are_up, "both machines are up", give_up_s=300)
+        keepers = [keeper_of(folder_of(name)) for name in names]
+        pids = [keeper.pid for keeper in keepers if keeper is not None]
+        assert len(pids) == 2
+        for pid in (*pids, campaign.pid):
             os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not keeper.alive, "the keeper is dead")
-    assert list(domains().values()) == ["running"] and registry.existing()[0]["holder"] == "nobody"
-    # The kernel of the second trial ends with the campaign, and may hold the machine's lock until then.
-    eventually(lambda: registry.sweep() == ["killed"], "the machine is taken down")
-    assert not domains() and not libvirt.leftovers(domain_prefix("killed"))
+    eventually(lambda: not any(keeper and keeper.alive for keeper in keepers), "the keepers are dead")
+    assert list(domains().values()) == ["running"] * 2
+    assert {machine["holder"] for machine in registry.existing()} == {"nobody"}
+    swept: set[str] = set()
+
+    def both_are_swept() -> bool:
+        swept.update(registry.sweep())
+        return swept == set(names)
+
+    # The kernels of both trials end with the campaign, and may hold the machines' locks until then.
+    eventually(both_are_swept, "the machines are taken down")
+    assert not domains() and not any(libvirt.leftovers(domain_prefix(name)) for name in names)
     done = picolab("resume", "killed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((outputs_dir() / "killed" / "trials").glob("*.ipynb"))) == 2
+    records = [read_record(path) for path in sorted((find_campaign("killed") / "trials").glob("*.ipynb"))]
+    assert [record.outcome for record in records] == ["ok"] * 2
+    measured = [record.timeline for record in records if record.timeline is not None]
+    first, second = sorted((one.measured_from_s, one.measured_until_s) for one in measured)
+    assert first[1] <= second[0], "their measured sections took turns"
+    assert {record.machine.name for record in records if record.machine is not None} == set(names)
+    assert not domains() and list(machines_dir().iterdir()) == []
 
 
 def test_a_box_that_is_not_there_is_one_sentence(box: str) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -166,20 +166,15 @@ def test_it_is_abandoned_when_the_time_is_over(without_keeper: Path, gone: Proce
     assert not kind.is_abandoned(without_keeper)
 
 
-def test_a_halt_does_not_begin_its_time_anew(
-    without_keeper: Path, gone: ProcessIdentity, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders.note_unheld(without_keeper, gone)
-    since = registry.existing()[0]["since"]
-    ahead_s = KEEP_LEASE_S + 1
-    later = time.time() + ahead_s
-    monkeypatch.setattr(time, "time", lambda: later)
-    # As `machines halt` does.
+def test_a_halt_does_not_begin_its_time_anew(without_keeper: Path, gone: ProcessIdentity) -> None:
+    since = (datetime.now(UTC) - timedelta(seconds=KEEP_LEASE_S + 1)).replace(microsecond=0)
+    note = {"holder": gone.to_json(), "since": since.isoformat()}
+    (without_keeper / folders._UNHELD).write_text(json.dumps(note))
+    # As `machines halt` does, and then a new keeper.
     State(without_keeper).write(server=None)
-    os.utime(without_keeper / folders.SPEC, (later, later))
     folders.note_unheld(without_keeper, gone)
 
-    assert registry.existing()[0]["since"] == since
+    assert registry.existing()[0]["since"] == since.isoformat()
     assert registry.kind_in(without_keeper).is_abandoned(without_keeper)
 
 

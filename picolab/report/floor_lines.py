@@ -149,7 +149,7 @@ def _details(found: Floor) -> list[str]:
         )
     elif found.recommended_mb is not None:
         lines.append(f"Recommended: {ram(found.recommended_mb)}. No trial has confirmed it.")
-    if found.state == "unconfirmed" and not found.failed_sizes:
+    if found.state in ("unconfirmed", "limit") and found.recommended_mb is None and not found.failed_sizes:
         lines.append(
             f"No size is recommended: the interval reaches the end of the range, {ram(search.high_mb)}. Raise --to."
         )

@@ -163,7 +163,7 @@ def test_a_killed_campaign_is_swept_and_resumed(box: str, tmp_path: Path) -> Non
         return swept == set(names)
 
     # The kernels of both trials end with the campaign, and may hold the machines' locks until then.
-    eventually(both_are_swept, "the machines are taken down")
+    eventually(both_are_swept, "the machines are taken down", give_up_s=300)
     assert not domains() and not any(libvirt.leftovers(domain_prefix(name)) for name in names)
     done = picolab("resume", "killed")
     assert done.returncode == 0, done.stdout + done.stderr

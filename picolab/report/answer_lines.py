@@ -199,6 +199,12 @@ def notes(found: Answer, folder: Path) -> list[str]:
             f"{busy} of {counted(len(found.rows), 'trial')} ran on a busy host: on an idle one they vary less and are "
             f"often faster."
         )
+    emulated = sum(row["acceleration"] == "emulation" for row in found.rows)
+    if emulated:
+        lines.append(
+            f"{emulated} of {counted(len(found.rows), 'trial')} ran in a virtual machine that was emulated by "
+            f"software: times say little about a real machine."
+        )
     if kind_of(found.request.parameters.machine).is_virtual:
         lines.append("RAM is that of the whole virtual machine, so the guest's own system is included.")
     if found.unused:

@@ -14,7 +14,7 @@ from picolab.config.project import outputs_dir
 from picolab.config.trial_parameters import TrialParameters
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.report.answer_lines import as_json, facts, floor_command, reason
+from picolab.report.answer_lines import as_json, facts, floor_command, notes, reason
 from picolab.results.beginning import write_beginning
 from picolab.results.rows import record_row
 
@@ -127,3 +127,11 @@ def test_the_command_of_a_floor_has_the_parameters_of_the_answer() -> None:
     given = {words[n + 1]: words[n + 2] for n, word in enumerate(words) if word == "-p"}
     assert given["memory_limit"] == "none" and json.loads(given["environment"]) == {"A": "1 2"}
     assert not {"ram_mb", "file_size", "direction"} & set(given)
+
+
+def test_an_answer_from_emulated_machines_says_so(tmp_path: Path) -> None:
+    found = answered("512M")
+    assert not any("emulated" in line for line in notes(found, tmp_path))
+    found.rows[0]["acceleration"] = "emulation"
+    (line,) = [line for line in notes(found, tmp_path) if "emulated" in line]
+    assert line.startswith("1 of 9 trials ran in a virtual machine that was emulated by software: times say little")

@@ -123,9 +123,7 @@ def diagnose(limit_s: float = _LIMIT_S) -> Problem | None:
                 f"this user may not use libvirt ({error.said})",
                 "usermod -aG libvirt $USER   (then log in again)",
             )
-        return Problem(
-            f"the daemon libvirtd does not answer ({error.said or error})", without_systemd.start_command()
-        )
+        return Problem(f"the daemon libvirtd does not answer ({error.said or error})", without_systemd.start_command())
     return None
 
 

@@ -310,6 +310,7 @@ def known_difference(folder: Path, ram_mb: int) -> None:
     file = folder / "known.yaml"
     wanted = {
         "builds": KNOWN,
+        "baseline": "old",
         "matrix": {"machine": ["vagrant"], "ram_mb": [ram_mb], "file_size": ["16M"], "box": [BOX]},
         "repeats": 10,
     }

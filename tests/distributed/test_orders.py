@@ -234,6 +234,7 @@ def test_the_workers_are_looked_at_once_and_not_for_each_trial(monkeypatch: pyte
         return hosts_of_blocks(plan, trials, rows)
 
     monkeypatch.setattr(distributed_campaign, "hosts_of_blocks", counted)
+    monkeypatch.setattr(Capacity, "one_per_kernel", None)
     campaign._run_blocks()
     assert len(workers.orders) == 30
     assert asked_for == [60] + [2] * 30
@@ -304,7 +305,12 @@ def test_a_worker_that_does_not_answer_is_not_waited_for_without_end(
     for name in ("_ANSWER_S", "_PART_S", "_HEAR_S"):
         monkeypatch.setattr(clusters, name, 0.001)
     never = threading.Event()
-    client = SimpleNamespace(run=lambda *_, **__: never.wait(60), close=lambda timeout: None, status="running")
+    ended: list[bool] = []
+
+    def run(*_: object, **__: object) -> None:
+        ended.append(never.wait(60))
+
+    client = SimpleNamespace(run=run, close=lambda timeout: None, status="running")
     client.processing = client.scheduler_info = client.run
     client.subscribe_topic = lambda *_: None
     monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
@@ -317,6 +323,7 @@ def test_a_worker_that_does_not_answer_is_not_waited_for_without_end(
             cluster.send_build("tcp://a", tmp_path / "build", "b" * 64, 4, lambda: False)
         monkeypatch.setattr(clusters, "_PART_S", 60)
         cluster.send_build("tcp://a", tmp_path / "build", "b" * 64, 4, lambda: True)
+        assert ended == []
     never.set()
 
 

@@ -25,7 +25,7 @@ from picolab.config.sizes import KIB, MIB, format_size, parse_size
 from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import ParameterError
 from picolab.machines.kinds import kind_of
-from picolab.results.earlier import earlier_trials
+from picolab.results.other_campaigns import earlier_trials
 from picolab.results.rows import record_row
 from picolab.text.wording import duration, listed
 

@@ -26,7 +26,7 @@ from picolab.campaign.answer import (
 from picolab.config.answer_request import AnswerRequest
 from picolab.config.plan import Plan, PlannedTrial
 from picolab.config.sizes import format_size, parse_size
-from picolab.results.earlier import read_earlier
+from picolab.results.other_campaigns import read_earlier
 from picolab.results.rows import record_row
 from picolab.text.wording import duration, in_seconds
 

@@ -10,7 +10,7 @@ from picolab.errors import CampaignChanged
 from picolab.files.set_aside import set_aside
 from picolab.host.facts import host_identity
 from picolab.record.hosts import HostIdentity, same_host
-from picolab.results import beginning
+from picolab.results import begun_file
 from picolab.results.standing import Standing
 
 
@@ -24,7 +24,7 @@ def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, 
     Raises:
         CampaignChanged: something has changed, and `accept` is false.
     """
-    begun = beginning.read_beginning(folder)
+    begun = begun_file.read_beginning(folder)
     if begun.known is None and not begun.problems:
         if standing.entries:
             note("An older picolab began this campaign: it is not known whether something changed since.")
@@ -35,16 +35,16 @@ def check_unchanged(folder: Path, plan: Plan, standing: Standing, accept: bool, 
         return
     if not accept:
         raise CampaignChanged(
-            f"campaign {plan.campaign!r}: it is not what it began with: {beginning.in_short(changes)}. "
+            f"campaign {plan.campaign!r}: it is not what it began with: {begun_file.in_short(changes)}. "
             f"Numbers from before and after would not be comparable: change it back, or begin a new campaign; or "
             f"continue all the same, which is noted, with: picolab resume {in_command(folder)} --accept-changes"
         )
     known = begun.known.accepted if begun.known is not None else []
     if begun.problems:
-        set_aside(folder, folder / beginning.BEGUN_FILE)
-    accepted = beginning.Accepted(at=beginning.now(), changes=changes)
-    beginning.write_beginning(folder, plan, [*known, accepted])
-    note(f"Continues although it is not what it began with: {beginning.in_short(changes)}.")
+        set_aside(folder, folder / begun_file.BEGUN_FILE)
+    accepted = begun_file.Accepted(at=begun_file.now(), changes=changes)
+    begun_file.write_beginning(folder, plan, [*known, accepted])
+    note(f"Continues although it is not what it began with: {begun_file.in_short(changes)}.")
 
 
 def hosts_of_blocks(

@@ -52,20 +52,20 @@ from picolab.jupyter.trial_template import check_trial_notebook
 from picolab.machines import registry
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
-from picolab.results import beginning
+from picolab.results import begun_file
 from picolab.results.folders import LOCK_FILE, check_name, locked
 from picolab.results.ledger import LEDGER_FILE, Ledger, LedgerEntry
 from picolab.results.results_csv import append_result, write_results
 from picolab.results.rows import record_row
 from picolab.results.standing import RESULTS_FILE, Standing, read_standing
-from picolab.results.starts import STARTS_FILE, note_start
+from picolab.results.starts_file import STARTS_FILE, note_start
 from picolab.results.stop_file import STOPPED_FILE, note_stop
 from picolab.text.wording import counted, duration
 from picolab.trial.state import RECORD_FILE
 
 _WRITTEN = (
     *(TRIALS, FAULTS, RUNNING, SET_ASIDE),
-    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, beginning.BEGUN_FILE, STARTS_FILE),
+    *(LOCK_FILE, LEDGER_FILE, RESULTS_FILE, STOPPED_FILE, begun_file.BEGUN_FILE, STARTS_FILE),
 )
 """Everything that a campaign writes into its folder; none of it may be a link to another place."""
 
@@ -187,8 +187,8 @@ class Campaign:
             write_results(self.folder, self.tally.rows.values())
             if not self.tally.needed <= self.tally.rows.keys():
                 self._check_plan(accept_changes)
-                if not (self.folder / beginning.BEGUN_FILE).exists():
-                    beginning.write_beginning(self.folder, self.plan)
+                if not (self.folder / begun_file.BEGUN_FILE).exists():
+                    begun_file.write_beginning(self.folder, self.plan)
             try:
                 self._run_blocks()
             except Interrupted:

@@ -37,7 +37,7 @@ from picolab.files.foreign import remove_tree_inside
 from picolab.jupyter.notebook_process import INTERRUPT_PATIENCE_S, Signals
 from picolab.record.hosts import HostIdentity
 from picolab.record.outcomes import Outcome
-from picolab.results.starts import note_start
+from picolab.results.starts_file import note_start
 from picolab.text.wording import counted, listed_few
 
 _LOOK_S = 30.0

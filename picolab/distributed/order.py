@@ -22,7 +22,7 @@ from picolab.files.foreign import read_bounded
 from picolab.files.writing import write_atomically
 from picolab.host.idleness import IdleResult
 from picolab.results.ledger import LEDGER_FILE, LedgerEntry, read_ledger
-from picolab.results.starts import read_starts
+from picolab.results.starts_file import read_starts
 
 MOST_FILE_BYTES = 256 * MIB
 """Of one file of a trial; five hours of samples have a third of it."""

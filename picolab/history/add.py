@@ -20,10 +20,10 @@ from picolab.history.floors import floor_rows
 from picolab.history.schema import arrow_table, columns, history_row, trial_key
 from picolab.history.store import CAMPAIGNS, TRIALS, Store, file_name
 from picolab.record.record import Record
-from picolab.results.beginning import BEGUN_FILE
+from picolab.results.begun_file import BEGUN_FILE
 from picolab.results.ledger import LEDGER_FILE
 from picolab.results.standing import Standing, read_standing
-from picolab.results.starts import STARTS_FILE
+from picolab.results.starts_file import STARTS_FILE
 from picolab.results.stop_file import STOPPED_FILE
 
 KEPT_FILES = (PLAN_FILE, BEGUN_FILE, LEDGER_FILE, STARTS_FILE, STOPPED_FILE)

@@ -30,7 +30,7 @@ from picolab.machines.kinds import DEFAULT_KIND, kind_of
 from picolab.record import caveats, host_caveats
 from picolab.record.record import Caveat
 from picolab.record.samples import read_samples
-from picolab.results.beginning import now
+from picolab.results.begun_file import now
 from picolab.servers.build import Build
 from picolab.servers.calibration.program import SINK_PATH
 from picolab.servers.client import Client

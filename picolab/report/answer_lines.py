@@ -21,9 +21,9 @@ from picolab.exit_codes import ExitCode
 from picolab.files.foreign import read_json
 from picolab.machines.kinds import kind_of
 from picolab.report.floor_lines import FLOOR_FILE, ram
-from picolab.results.beginning import read_beginning
-from picolab.results.earlier import is_alike
+from picolab.results.begun_file import read_beginning
 from picolab.results.folders import all_campaigns
+from picolab.results.other_campaigns import is_alike
 from picolab.results.stop_file import why_stopped
 from picolab.text.foreign import one_line
 from picolab.text.wording import counted, duration, listed, percent

@@ -27,8 +27,8 @@ from picolab.report.answer_lines import (
 )
 from picolab.report.campaign_page import figure
 from picolab.report.markup import Column, definitions, paragraph, table
-from picolab.results.earlier import read_earlier
 from picolab.results.load import CampaignData
+from picolab.results.other_campaigns import read_earlier
 from picolab.results.rows import record_row, trial_frame
 from picolab.text.markup import Html, escape, unbroken
 from picolab.text.wording import counted, percent

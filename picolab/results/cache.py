@@ -26,12 +26,12 @@ from picolab.config.sizes import MIB
 from picolab.errors import FileNotWritten, UnreadableFile, UnsafePath
 from picolab.files.foreign import parse_json, read_bounded, refuse_links
 from picolab.files.writing import write_atomically
-from picolab.results.beginning import BEGUN_FILE
+from picolab.results.begun_file import BEGUN_FILE
 from picolab.results.ledger import LEDGER_FILE
 from picolab.results.records import Records
 from picolab.results.rows import SampleColumns
 from picolab.results.standing import RESULTS_FILE
-from picolab.results.starts import STARTS_FILE
+from picolab.results.starts_file import STARTS_FILE
 from picolab.results.stop_file import STOPPED_FILE
 
 if TYPE_CHECKING:  # pandas takes half a second, and a trial that only reads a record does not need it.

@@ -22,12 +22,12 @@ from picolab.errors import CampaignNotFound, PicolabError, RecordError, Unreadab
 from picolab.files.foreign import collection_paused, read_text
 from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import SAMPLES_SCRAP, Record
-from picolab.results import beginning
+from picolab.results import begun_file
 from picolab.results.ledger import LEDGER_FILE, MOST_ATTEMPTS, LedgerEntry, read_ledger
 from picolab.results.records import Records
 from picolab.results.rows import FAULT_COLUMNS
 from picolab.results.second_process import SecondProcess, TrialRead
-from picolab.results.starts import STARTS_FILE, read_starts
+from picolab.results.starts_file import STARTS_FILE, read_starts
 from picolab.results.stop_file import STOPPED_FILE, stopped_after
 from picolab.results.trial_files import (
     checked_row,
@@ -210,15 +210,15 @@ class _Reader:
             found.needed = [trial for trial in plan.trials if trial.block <= last]
         elif (self.folder / STOPPED_FILE).exists():
             self._problem(self.folder / STOPPED_FILE, "is damaged: ignored")
-        begun = beginning.read_beginning(self.folder)
+        begun = begun_file.read_beginning(self.folder)
         for sentence in begun.problems:
-            self._problem(self.folder / beginning.BEGUN_FILE, sentence)
+            self._problem(self.folder / begun_file.BEGUN_FILE, sentence)
         found.accepted = begun.accepted
         changes = begun.plan_changes(plan)
         if changes:
-            self._problem(path, f"is not the plan that the campaign began with: {beginning.in_short(changes)}")
+            self._problem(path, f"is not the plan that the campaign began with: {begun_file.in_short(changes)}")
         for sentence in begun.accepted:
-            self._problem(self.folder / beginning.BEGUN_FILE, sentence)
+            self._problem(self.folder / begun_file.BEGUN_FILE, sentence)
 
     def _read_ledger(self) -> None:
         path, found = self.folder / LEDGER_FILE, self.found

@@ -27,8 +27,8 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.errors import HostUnfit, ParameterError
 from picolab.exit_codes import ExitCode
 from picolab.record.record import Record
-from picolab.results.beginning import builds_of, write_beginning
-from picolab.results.earlier import is_alike
+from picolab.results.begun_file import builds_of, write_beginning
+from picolab.results.other_campaigns import is_alike
 from picolab.results.standing import read_standing
 
 LAW = {"ballast_mib_per_mib": 1, "transfer_mib_s": 60}

@@ -28,7 +28,7 @@ from picolab.jupyter.live_line import LiveLine
 from picolab.jupyter.trial_context import TrialContext
 from picolab.jupyter.trial_template import check_trial_notebook, trial_notebook
 from picolab.record.outcomes import Outcome
-from picolab.results.beginning import write_beginning
+from picolab.results.begun_file import write_beginning
 from picolab.results.standing import read_standing
 from picolab.results.trial_files import read_scraps
 

@@ -20,7 +20,7 @@ from picolab.exit_codes import ExitCode
 from picolab.record.metrics import METRICS
 from picolab.record.outcomes import Outcome
 from picolab.record.record import RECORD_SCRAP, SAMPLES_SCRAP
-from picolab.results.beginning import builds_of, write_beginning
+from picolab.results.begun_file import builds_of, write_beginning
 from picolab.results.ledger import Ledger, LedgerEntry
 from picolab.results.stop_file import STOPPED_FILE, note_stop, stopped_after
 

@@ -15,7 +15,7 @@ from picolab.config.trial_parameters import TrialParameters
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
 from picolab.report.answer_lines import as_json, facts, floor_command, notes, reason
-from picolab.results.beginning import write_beginning
+from picolab.results.begun_file import write_beginning
 from picolab.results.rows import record_row
 
 

@@ -27,8 +27,8 @@ from picolab.errors import ParameterError, PicolabError, UnsafePath
 from picolab.exit_codes import ExitCode
 from picolab.record.outcomes import Outcome
 from picolab.report.campaign_page import how_to_repeat
-from picolab.results import beginning
-from picolab.results.beginning import BEGUN_FILE, write_beginning
+from picolab.results import begun_file
+from picolab.results.begun_file import BEGUN_FILE, write_beginning
 from picolab.results.export import export_campaign
 from picolab.results.ledger import LedgerEntry
 from picolab.results.load import CampaignData, read_campaign
@@ -459,9 +459,9 @@ def test_a_plan_that_is_only_laid_out_anew_is_the_same(campaign: Path, monkeypat
 def test_another_host_is_refused(campaign: Path, name: str, value: Any, words: str) -> None:
     edited(campaign / BEGUN_FILE, lambda data: data["host"].update({"hashed_machine_id": "this"}))
     edited(campaign / BEGUN_FILE, lambda data: data["host"].update({name: value}))
-    here = beginning.host_identity() | {"hashed_machine_id": "this"}
+    here = begun_file.host_identity() | {"hashed_machine_id": "this"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beginning, "host_identity", lambda: here)
+        patch.setattr(begun_file, "host_identity", lambda: here)
         assert words in refusal(campaign)
 
 

@@ -16,7 +16,7 @@ from picolab.errors import ParameterError
 from picolab.record.factors import machine_facts
 from picolab.results.labels import level_words
 from picolab.results.rows import plain_rows, step_ok
-from picolab.results.starts import busy_starts
+from picolab.results.starts_file import busy_starts
 
 if TYPE_CHECKING:
     from picolab.record.metric import Metric

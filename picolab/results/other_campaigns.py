@@ -14,7 +14,7 @@ from picolab.config.trial_parameters import SCENARIO_PARAMETERS, TrialParameters
 from picolab.errors import PicolabError
 from picolab.host.facts import host_identity
 from picolab.record.record import Record
-from picolab.results.beginning import host_changes
+from picolab.results.begun_file import host_changes
 from picolab.results.folders import all_campaigns
 from picolab.results.standing import read_standing
 

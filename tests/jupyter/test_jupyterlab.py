@@ -20,10 +20,16 @@ SHOWN = """wanted => [...document.querySelectorAll('.jp-OutputArea-output')]
     .some(output => output.textContent.includes(wanted))"""
 CHART = "() => [...document.querySelectorAll('.jp-OutputArea-output img')].some(image => image.naturalWidth > 100)"
 
-BEGUN = """() => {
-    document.querySelector(".jp-Dialog button.jp-mod-accept")?.click();
+# On a busy host JupyterLab may not know its kernel yet, and asks: the answer is the one that it proposes.
+ACCEPT = 'document.querySelector(".jp-Dialog button.jp-mod-accept")?.click();'
+IDLE = f"""() => {{
+    {ACCEPT}
+    return document.querySelector(".jp-Notebook-ExecutionIndicator[data-status=idle]") !== null;
+}}"""
+BEGUN = f"""() => {{
+    {ACCEPT}
     return [...document.querySelectorAll(".jp-InputPrompt")].some(one => /\\[[*\\d]+\\]/.test(one.textContent));
-}"""
+}}"""
 
 
 @pytest.fixture
@@ -89,11 +95,10 @@ def test_run_all(lab: str) -> None:
         # The first cell is text, and its prompt is hidden.
         page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000, state="attached")
         # A click on Run All before the kernel is there is lost.
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000, state="attached")
+        page.wait_for_function(IDLE, timeout=90_000, polling=250)
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
-        # On a busy host JupyterLab may not know its kernel yet, and asks: the answer is the one that it proposes.
         page.wait_for_function(BEGUN, timeout=90_000, polling=250)
         for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):
             page.wait_for_function(SHOWN, arg=wanted, timeout=90_000, polling=250)

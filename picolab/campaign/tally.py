@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from picolab.campaign.running_time import RunningTime
-from picolab.campaign.together import share_of, together_s
+from picolab.campaign.together import Share, together_s
 from picolab.config.plan import PlannedTrial
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
@@ -112,7 +112,8 @@ class Tally:
             timed = self._timed.get(case)
             scale = 1 / timed.count if timed is not None else one.file_size_bytes / max(1, self._all.sent_bytes)
             like = timed or self._all
-            shares.append(share_of(one, scale * like.total_s, scale * like.measured_s, count, hosts > 0))
+            overlap = "measurements" if hosts else one.overlap
+            shares.append(Share(overlap, scale * like.total_s, scale * like.measured_s, count))
         shared_s = [share.each_s for share in shares if share.number and share.overlap != "none"]
         longest_s = sum(shared_s) if self._in_blocks else max(shared_s, default=0.0)
         return together_s(shares, hosts or self._machines, longest_s)

@@ -75,17 +75,19 @@ class Losses:
             for trial in one.trials:
                 self._campaign.filing.remove_running_folder(trial)
 
-    def add(self, one: OpenOrder, how: str = "was lost") -> bool:
+    def add(self, one: OpenOrder, how: str = "was lost", at: Begun | None = None) -> bool:
         """Count the worker at which an order has begun, if one is known; return whether the order may be given again.
 
         Args:
             how: the worker ended, a predicate.
+            at: the worker, if it did not say itself that the order has begun.
         """
         campaign = self._campaign
         one.trials = [trial for trial in one.trials if trial.trial_id not in campaign.tally.rows]
-        if one.begun is None or not one.trials:
+        at, one.begun = one.begun or at, None
+        if at is None or not one.trials:
             return bool(one.trials)
-        worker, host, one.begun = one.begun.words, one.begun.host, None
+        worker, host = at.words, at.host
         for trial in one.trials:
             self._workers[trial.trial_id].append(worker)
         is_over = self._are_enough(one.trials)

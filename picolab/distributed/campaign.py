@@ -332,7 +332,7 @@ class DistributedCampaign(Campaign):
 
     def _take_ended(self, waiting: deque[OpenOrder], builds: Builds) -> None:
         self._note_begun()
-        fetch((one for one in self._open if one.future.status == "finished"), self._wake)
+        fetch((one for one in self._open if one.future.status in ("finished", "lost")), self._wake)
         lost = self._take_come(waiting, builds)
         # While the connection is lost, all are cancelled, and `_reconnect` puts them back.
         ended = ("error", "cancelled") if self._workers.is_connected else ("error",)

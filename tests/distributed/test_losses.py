@@ -291,6 +291,8 @@ def test_an_answer_is_no_loss() -> None:
     one = starts(campaign, waiting, "tcp://a")
     trial = one.trials[0]
     assert campaign.filing.worker_of(trial) == "tcp://a (host)"
+    (campaign.filing.running_folder(trial) / "worker").write_text("")
+    assert campaign.filing.worker_of(trial) == "an unknown worker", "after a full disk"
     answers("stopped", "tcp://a")(campaign, one, waiting)
     assert len(waiting) == 1 and campaign.ledger.entries() == []
     assert campaign.filing.worker_of(trial) is None

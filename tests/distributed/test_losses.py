@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_it_may_run_again_only_when_somebody_says_so() -> None:
         dask_forgets_it(campaign, starts(campaign, waiting, "tcp://b"), waiting)
         assert len(waiting) == left
     assert "tcp://a (host) 4 times and tcp://b (host) 4 times" in campaign.ledger.entries()[-1].outcome_detail
+
+
+def test_a_worker_that_starts_again_sends_what_it_had() -> None:
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    dask_runs_it_again(campaign, one, waiting)
+    times = {"started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": "2026-01-01T00:01:00.000+00:00"}
+    entry = {"trial_id": one.trials[0].trial_id, "attempt": 1, "outcome": "interrupted", "outcome_detail": "x"}
+    entry |= times | {"duration_s": 1.0, "notebook": None, "record": None}
+    attempts = [{"entry": entry, "files": {"server.log": zlib.compress(b"ready")}}]
+    one.future.status = "finished"
+    one.future.result = lambda timeout: {"ending": "ran", "worker": "tcp://next", "attempts": attempts}
+    campaign._take_ended(waiting, {})
+    assert [entry.worker for entry in campaign.ledger.entries()] == ["tcp://a (host)"], "not a second time"
+    assert list(campaign.folder.glob("faults/*.attempt1.server.log")), "the scheduler was not asked since"
 
 
 @pytest.mark.parametrize("happens", [dask_forgets_it, the_scheduler_restarts])

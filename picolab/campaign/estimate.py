@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from picolab.campaign.together import Share, share_of, together_s
+from picolab.campaign.together import Share, together_s
 from picolab.config.order import machine_key, ways
 from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE, Plan, PlannedTrial, together
 from picolab.config.sizes import MIB
@@ -171,7 +171,7 @@ def _add_lane(found: _Sum, lane: Sequence[PlannedTrial], earlier: EarlierTimes, 
             found.restore_s += reach_s
             each_s += reach_s
         before = key
-        share = share_of(trial, each_s, section_s, 1, on_hosts)
+        share = Share("measurements" if on_hosts else trial.overlap, each_s, section_s)
         found.shares.append(share)
         if share.overlap != "none":
             found.shared_s[one.trial_id] = each_s

@@ -90,11 +90,11 @@ class Filing:
     def worker_of(self, trial: PlannedTrial) -> str | None:
         """Return at which worker a trial was running when its campaign was killed; None when it ran here."""
         try:
-            return one_line(read_text(self.running / trial.trial_id / _WORKER_FILE, 4 * LONGEST_WORKER))[
-                :LONGEST_WORKER
-            ]
+            words = one_line(read_text(self.running / trial.trial_id / _WORKER_FILE, 4 * LONGEST_WORKER))
         except (FileNotFoundError, UnreadableFile):
             return None
+        # Empty after a full disk.
+        return words[:LONGEST_WORKER] or "an unknown worker"
 
     def read_record(self, trial: PlannedTrial, killed: str) -> tuple[Record | None, str]:
         """Return the record of an ended trial, or why it has none. A lost notebook is written again.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from picolab.campaign.running_time import RunningTime
-from picolab.campaign.together import share_of, together_s
+from picolab.campaign.together import Share, together_s
 from picolab.config.plan import PlannedTrial
 from picolab.record.outcomes import Outcome
 from picolab.record.record import Record
@@ -43,7 +43,8 @@ class Tally:
         self._all = _Timed()
         self.running = RunningTime()
         self.ran_s = 0.0
-        self._left: Counter[str] = Counter()
+        self._left: Counter[str] = Counter()  # of each case that has any, how many trials
+        self._left_s: dict[int, float] = {}  # `left_s` by hosts, until another trial has ended: cases may be 10,000
         self._one_of = {trial.case: trial.parameters for trial in self._trials.values()}
         self._machines = standing.plan.machines if standing.plan else 1
         self._in_blocks = standing.plan is not None and standing.plan.baseline is not None
@@ -59,6 +60,7 @@ class Tally:
         self.total = len(needed)
         self.needed = {trial.trial_id for trial in needed}
         self._left = Counter(trial.case for trial in needed if trial.trial_id not in self.rows)
+        self._left_s.clear()
 
     def plan(self, trial: PlannedTrial) -> None:
         """Add a trial that a search has planned."""
@@ -88,8 +90,11 @@ class Tally:
 
     def _add(self, trial_id: str, record: Record, duration_s: float | None) -> None:
         trial = self._trials.get(trial_id)
+        self._left_s.clear()
         if trial is not None and trial_id not in self.rows and trial_id in self.needed:
             self._left[trial.case] -= 1
+            if not self._left[trial.case]:
+                del self._left[trial.case]
         self.rows[trial_id] = record_row(record)
         if trial is not None and duration_s is not None:
             self.ran_s += duration_s
@@ -104,15 +109,17 @@ class Tally:
         Args:
             hosts: how many machines on hosts of their own share them; 0: those of the plan, on this host.
         """
-        if not self._timed:
-            return None
+        if not self._timed or hosts in self._left_s:
+            return self._left_s.get(hosts)
         shares = []
         for case, count in self._left.items():
             one = self._one_of[case]
             timed = self._timed.get(case)
             scale = 1 / timed.count if timed is not None else one.file_size_bytes / max(1, self._all.sent_bytes)
             like = timed or self._all
-            shares.append(share_of(one, scale * like.total_s, scale * like.measured_s, count, hosts > 0))
-        shared_s = [share.each_s for share in shares if share.number and share.overlap != "none"]
+            overlap = "measurements" if hosts else one.overlap
+            shares.append(Share(overlap, scale * like.total_s, scale * like.measured_s, count))
+        shared_s = [share.each_s for share in shares if share.overlap != "none"]
         longest_s = sum(shared_s) if self._in_blocks else max(shared_s, default=0.0)
-        return together_s(shares, hosts or self._machines, longest_s)
+        self._left_s[hosts] = together_s(shares, hosts or self._machines, longest_s)
+        return self._left_s[hosts]

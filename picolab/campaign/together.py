@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from picolab.config.trial_parameters import TrialParameters
-
 
 class Share(NamedTuple):
     """Trials that take equally long.
 
     Attributes:
-        overlap: what others may do meanwhile, as in `TrialParameters`.
+        overlap: what others may do meanwhile, as in `TrialParameters`; `measurements` on hosts of their own, where
+            nothing of others can overlap.
         each_s: seconds of one of them, without a wait for its turn.
         measured_s: those of its measured section.
         number: how many they are.
@@ -20,15 +19,6 @@ class Share(NamedTuple):
     each_s: float
     measured_s: float
     number: int = 1
-
-
-def share_of(trial: TrialParameters, each_s: float, measured_s: float, number: int, on_hosts: bool) -> Share:
-    """Return trials like one of them.
-
-    Args:
-        on_hosts: the machines are on hosts of their own, where nothing of others can overlap.
-    """
-    return Share("measurements" if on_hosts else trial.overlap, each_s, measured_s, number)
 
 
 def together_s(shares: Iterable[Share], machines: int, longest_s: float) -> float:

@@ -1,6 +1,7 @@
 """A call that may take long, in a thread of its own: meanwhile the campaign files results, and hears Ctrl-C."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -21,6 +22,7 @@ class Call(Generic[Result]):
         self._found: list[Result] = []
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        self._began_s = time.monotonic()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -43,7 +45,7 @@ class Call(Generic[Result]):
             BaseException: what the function has raised.
         """
         if not self.has_ended(within_s):
-            raise TimeoutError(f"no answer came within {within_s:.0f} s")
+            raise TimeoutError(f"no answer came within {time.monotonic() - self._began_s:.0f} s")
         if self._error is not None:
             raise self._error
         return self._found[0]

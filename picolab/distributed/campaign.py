@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,14 +22,14 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
 from picolab.config.plan import Plan, PlannedTrial
-from picolab.config.sizes import MIB
 from picolab.distributed import worker
-from picolab.distributed.capacity import MACHINE, RAM, Capacity, Host
+from picolab.distributed.capacity import MACHINE, RAM, Capacity
 from picolab.distributed.checks import check_distributed, sent_builds
+from picolab.distributed.choice import Nobody, able, why_given_up
 from picolab.distributed.cluster import Begun, Cluster
 from picolab.distributed.losses import Losses
-from picolab.distributed.open_order import OpenOrder, named
-from picolab.distributed.order import Attempt, Order, Parcel, SentBuild, part_of, unpack
+from picolab.distributed.open_order import OpenOrder, fetch, named
+from picolab.distributed.order import Attempt, Builds, Order, Parcel, part_of, unpack
 from picolab.distributed.sending import Sending
 from picolab.errors import HostUnfit
 from picolab.files.foreign import remove_tree_inside
@@ -70,6 +69,7 @@ class DistributedCampaign(Campaign):
         self._sending = Sending(self.watcher.stop_requested)
         self._given: frozenset[str] = frozenset()  # workers that may run an order now, by address
         self._is_alone = False
+        self._refusals: set[tuple[str, str]] = set()  # worker and sentence, each said once
         self._known, self._known_at_s, self._taken_back_at_s = Capacity(()), 0.0, 0.0
         self._machines = 1 if self.cluster is None else max(1, self._capacity().machines)
         # Never closed: a future that ends late would write into whatever gets its number next.
@@ -118,7 +118,7 @@ class DistributedCampaign(Campaign):
                     self._stop(signals)
                     raise Interrupted
                 if not self._workers.is_connected:
-                    self._reconnect(waiting)
+                    self._reconnect(waiting, builds)
                 self._take_ended(waiting, builds)
             # The results of the others may be at a worker and nowhere else.
             at_home = [key for key, trials in self._ordered.items() if trials <= self.tally.rows.keys()]
@@ -133,7 +133,7 @@ class DistributedCampaign(Campaign):
 
     # Orders
 
-    def _submit(self, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _submit(self, waiting: deque[OpenOrder], builds: Builds) -> None:
         """Give orders to the scheduler until each machine has one."""
         if not self._workers.is_connected:
             return
@@ -157,68 +157,66 @@ class DistributedCampaign(Campaign):
             wanted = {host.address for one in begun for host in known.fit(one)}
             capacity = known.one_per_kernel(self._given if self._open else (), wanted)
         self._given, self._machines = capacity.addresses, capacity.machines
-        refused: list[OpenOrder] = []
         elsewhere: list[OpenOrder] = []
-        held: list[OpenOrder] = []
+        busy: list[OpenOrder] = []
         while waiting and len(self._open) < self._machines:
             one = waiting.popleft()
-            is_bound = bool(one.refused_by or one.host)
-            willing = known.fit(one.host, refused_by=one.refused_by)
-            if not willing:
-                (elsewhere if one.host and not known.fit(one.host) else refused).append(one)
+            hosts = able(one, known, self._given, self._open)
+            if isinstance(hosts, Nobody):
+                if hosts is Nobody.THERE:
+                    elsewhere.append(one)
+                elif hosts is Nobody.FREE:
+                    busy.append(one)
+                else:
+                    self.watcher.note(why_given_up(one, known, hosts, self.resume_command))
                 continue
-            resources = {MACHINE: 1.0}
-            ram = float(max(trial.parameters.ram_mb for trial in one.trials) * MIB)
-            fit = willing
-            if known.counts_ram:
-                fit = known.fit(one.host, ram, one.refused_by)
-                # Dask would wait forever for a worker with enough.
-                if not fit:
-                    only = f"of {listed_few(host.address for host in willing)}"
-                    whose = f"any {'worker' if len(willing) == len(known.hosts) else only}"
-                    self.watcher.note(
-                        f"No worker can run {named(one.trials)}: a machine of {ram / MIB:.10g} MiB is larger than the "
-                        f"RAM that {whose} offers; start a worker with more of it, and continue with: "
-                        f"{self.resume_command}"
-                    )
-                    continue
-                resources[RAM] = ram
-            able = [host for host in fit if host.address in self._given] if known.is_shared else fit
-            if not able:
-                # Another worker of its kernel is chosen, and is not able to run it.
-                able = [host for host in fit if self._is_idle(host, known)][:1]
-                if not able:
-                    held.append(one)
-                    continue
-                capacity = capacity.with_worker(able[0])
+            if known.is_shared and hosts[0].address not in self._given:
+                capacity = capacity.with_worker(hosts[0])
                 self._given, self._machines = capacity.addresses, capacity.machines
-            names = {trial.parameters.build for trial in one.trials} & builds.keys()
-            one.order = Order(
-                session=self._workers.session,
-                software=worker.software(),
-                plan=part_of(self.plan, one.trials),
-                attempts={trial.trial_id: self.next_attempt(trial) - 1 for trial in one.trials},
-                builds={name: builds[name][1] for name in sorted(names)},
-            )
-            self._count += 1
-            self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
-            addresses = [host.address for host in able] if is_bound or known.is_shared else []
-            one.only = set(addresses)
-            one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
-            one.future = self._workers.submit(
-                one.order.model_dump_json(), one.key, resources, addresses or None, self._wake
-            )
-            self._open.append(one)
-        for one in refused:
-            where = f" of the host {one.host.name}, where its block has begun," if one.host else ""
-            self.watcher.note(f"No worker{where} can run {named(one.trials)}: each has refused.")
-        waiting.extend(held + elsewhere)
+            is_bound = bool(one.refused_by or one.host or known.is_shared)
+            self._give(one, builds, {host.address for host in hosts} if is_bound else set(), known.counts_ram)
+        waiting.extend(busy + elsewhere)
         self._wait_for_hosts(waiting, elsewhere)
 
-    def _is_idle(self, host: Host, known: Capacity) -> bool:
-        """Return whether no order can be at any worker on the kernel of a worker."""
-        there = {other.address for other in known.hosts if other.kernel == host.kernel}
-        return all(one.only and not one.only & there for one in self._open)
+    def _give(self, one: OpenOrder, builds: Builds, only: set[str], counts_ram: bool) -> None:
+        """Give an order to the scheduler, for some workers or for all."""
+        names = {trial.parameters.build for trial in one.trials} & builds.keys()
+        one.order = Order(
+            session=self._workers.session,
+            software=worker.software(),
+            plan=part_of(self.plan, one.trials),
+            attempts={trial.trial_id: self.next_attempt(trial) - 1 for trial in one.trials},
+            builds={name: builds[name][1] for name in sorted(names)},
+        )
+        self._count += 1
+        self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
+        one.only = only
+        one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
+        resources = {MACHINE: 1.0} | ({RAM: one.ram_bytes} if counts_ram else {})
+        text = one.order.model_dump_json()
+        one.future = self._workers.submit(text, one.key, resources, sorted(only) or None, self._wake)
+        self._open.append(one)
+
+    def _requeue(
+        self,
+        one: OpenOrder,
+        waiting: deque[OpenOrder],
+        how: str = "was lost",
+        at: Begun | None = None,
+        here: frozenset[str] = frozenset(),
+        is_last: bool = False,
+    ) -> None:
+        """Put an order back, and count the worker at which it had begun; drop it after too many of them.
+
+        Args:
+            how: as in `Losses.add`, like `at`.
+            here: addresses of workers that are not lost: they are not counted.
+        """
+        one.take_back()
+        if one.begun is not None and one.begun.worker in here:
+            self._losses.has_answered(one)
+        if self._losses.add(one, how, at):
+            (waiting.append if is_last else waiting.appendleft)(one)
 
     def _hosts_of(self, trials: Sequence[PlannedTrial]) -> dict[int, HostIdentity]:
         """Return on which host the block of some trials has begun; none for those that may run anywhere."""
@@ -248,18 +246,17 @@ class DistributedCampaign(Campaign):
 
     def _take_back(self, waiting: deque[OpenOrder], here: frozenset[str]) -> None:
         """Put back the orders that wait for workers that are gone: Dask would wait for their addresses forever."""
-        for one in [one for one in self._open if one.only and one.future.status == "pending"]:
+        for one in [one for one in self._open if one.only and one.is_pending]:
             if not one.only & here:
                 one.future.cancel()
                 self._open.remove(one)
-                if self._losses.add(one):
-                    waiting.appendleft(one)
+                self._requeue(one, waiting)
 
     def _capacity(self) -> Capacity:
         """Return the workers; the scheduler is asked every few seconds, since 1,000 of them are a long answer."""
         if not self._known.hosts or time.monotonic() - self._known_at_s > _CAPACITY_S:
             found, self._known_at_s = self._workers.capacity(), time.monotonic()
-            if found != self._known:
+            if found != self._known:  # the same one remembers what it was asked
                 self._known = found
         return self._known
 
@@ -282,7 +279,7 @@ class DistributedCampaign(Campaign):
         self._workers.stop(self._workers.session)
         self._note_begun()
         running, known = self._workers.running(), {host.address for host in self._workers.capacity().hosts}
-        for one in [one for one in self._open if one.key not in running and one.future.status == "pending"]:
+        for one in [one for one in self._open if one.key not in running and one.is_pending]:
             one.future.cancel()
             self._open.remove(one)
             if one.begun is not None and one.begun.worker not in known:
@@ -292,30 +289,32 @@ class DistributedCampaign(Campaign):
         while self._open and self._workers.is_connected and time.monotonic() < deadline:
             self._take_ended(deque(), {})
             if self._open:
-                self._sleep(signals, deadline - time.monotonic())
+                self._sleep(signals, max(0.0, deadline - time.monotonic()))
 
-    def _reconnect(self, waiting: deque[OpenOrder]) -> None:
-        """Wait for a scheduler that is gone, and put back the orders that it had.
+    def _reconnect(self, waiting: deque[OpenOrder], builds: Builds) -> None:
+        """Wait for a scheduler that is gone, and put back the orders that it had; what is here already is taken.
 
         Raises:
             HostUnfit: it did not come back.
         """
         self.watcher.note(f"The scheduler {self._workers.address} is gone; waiting up to {RECONNECT_S:.0f} s for it.")
         self._note_begun()
-        for one in reversed(self._open):
-            if self._losses.add(one, "was lost with the scheduler"):
-                waiting.appendleft(one)
-        self._open.clear()
+        self._take_come(waiting, builds)
+        lost, self._open, here = self._open, [], frozenset[str]()
         session, deadline = self._workers.session, time.monotonic() + RECONNECT_S
-        while not self._workers.connect():
-            if self.watcher.stop_requested():
-                raise Interrupted
-            if time.monotonic() > deadline:
-                raise HostUnfit(
-                    f"the scheduler {self._workers.address} did not come back within {RECONNECT_S:.0f} s; everything "
-                    f"that had come home is filed; start it, and continue with: "
-                    f"{self.resume_command}"
-                )
+        try:
+            while not self._workers.connect():
+                if self.watcher.stop_requested():
+                    raise Interrupted
+                if time.monotonic() > deadline:
+                    raise HostUnfit(
+                        f"the scheduler {self._workers.address} did not come back within {RECONNECT_S:.0f} s; "
+                        f"everything that had come home is filed; start it, and continue with: {self.resume_command}"
+                    )
+            here = self._workers.still_there()
+        finally:
+            for one in reversed(lost):
+                self._requeue(one, waiting, "was lost with the scheduler", here=here)
         self._known = Capacity(())
         self._workers.stop(session)
         self.watcher.note(f"The scheduler {self._workers.address} is back.")
@@ -331,63 +330,68 @@ class DistributedCampaign(Campaign):
 
     # Parcels
 
-    def _take_ended(self, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _take_ended(self, waiting: deque[OpenOrder], builds: Builds) -> None:
         self._note_begun()
-        for one in [one for one in self._open if one.future.status != "pending"]:
-            if one.future.status == "finished":
-                if not one.fetch(self._wake):
-                    continue
-                try:
-                    plain = one.parcel()
-                except TimeoutError:
-                    # It is taken at the next look, here or from the worker that runs it again.
-                    continue
-                except Exception:  # the worker died meanwhile, and the scheduler has lost it
-                    if not self._losses.add(one, "was lost before its results came home"):
-                        self._open.remove(one)
-                        continue
-                    plain = None
-                self._open.remove(one)
-                self._receive(one, plain, waiting, builds)
+        fetch((one for one in self._open if one.future.status in ("finished", "lost")), self._wake)
+        lost = self._take_come(waiting, builds)
+        # While the connection is lost, all are cancelled, and `_reconnect` puts them back.
+        ended = ("error", "cancelled") if self._workers.is_connected else ("error",)
+        lost = [one for one in lost if one.future.status == "finished"]
+        gone = [one for one in self._open if one in lost or one.future.status in ended]
+        is_cut = any(one.future.status == "cancelled" for one in gone)
+        here = self._workers.still_there() if is_cut else frozenset()
+        for one in gone:
+            self._open.remove(one)
+            self._failed(one, waiting, here)
+
+    def _take_come(self, waiting: deque[OpenOrder], builds: Builds) -> list[OpenOrder]:
+        """Take the parcels that are here; return the orders whose parcel was lost on its way."""
+        lost = []
+        for one in [one for one in self._open if one.has_come]:
+            try:
+                plain = one.parcel()
+            except TimeoutError:
+                pass  # it is taken at the next look, here or from the worker that runs it again
+            except Exception:  # the worker died meanwhile, and the scheduler has lost it
+                lost.append(one)
             else:
                 self._open.remove(one)
-                self._failed(one, waiting)
+                self._receive(one, plain, waiting, builds)
+        return lost
 
-    def _failed(self, one: OpenOrder, waiting: deque[OpenOrder]) -> None:
+    def _failed(self, one: OpenOrder, waiting: deque[OpenOrder], here: frozenset[str]) -> None:
         """Decide about an order that ended without a parcel."""
+        error = one.future.exception(timeout=60) if one.future.status == "error" else None
         if one.future.status == "cancelled":
             # The connection was lost for a moment, and the scheduler has forgotten what this client wanted.
-            if self._losses.add(one, "was lost with the connection"):
-                waiting.appendleft(one)
-            return
-        error = one.future.exception(timeout=60) if one.future.status == "error" else None
-        last_worker = self._workers.killed_by(error)
-        if last_worker:
-            one.begun = one.begun or Begun("", last_worker)
-            if self._losses.add(one):
-                waiting.append(one)
-            return
+            self._requeue(one, waiting, "was lost with the connection", here=here)
+        elif error is None:
+            self._requeue(one, waiting, "was lost before its results came home", Begun("", "an unknown worker"))
+        elif last_worker := self._workers.killed_by(error):
+            self._requeue(one, waiting, at=Begun("", last_worker), is_last=True)
+        else:
+            self._fails(one, waiting, f"; last: {error}")
+
+    def _fails(self, one: OpenOrder, waiting: deque[OpenOrder], last: str = "") -> None:
+        """Give an order a few times again whose task itself fails."""
         self._losses.has_answered(one)
         one.failures += 1
         if one.failures < _MOST_REFUSALS:
-            waiting.append(one)
+            self._requeue(one, waiting, is_last=True)
         else:
-            last = f"; last: {error}" if error is not None else ""
             self.watcher.note(
                 f"{named(one.trials)}: the task failed {one.failures} times{last}; run it again with: "
                 f"{self.resume_command}"
             )
 
-    def _receive(
-        self, one: OpenOrder, plain: Any, waiting: deque[OpenOrder], builds: dict[str, tuple[Path, SentBuild]]
-    ) -> None:
+    def _receive(self, one: OpenOrder, plain: Any, waiting: deque[OpenOrder], builds: Builds) -> None:
         try:
             parcel = Parcel.model_validate(plain)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
             self.watcher.note(f"{named(one.trials)}: something else than a parcel came: {where}: {first['msg']}")
-            self._failed(one, waiting)
+            self._fails(one, waiting)
             return
         # Of an order that has begun at a worker, another one answers only when that one is lost.
         elsewhere = parcel.ending == "needs_builds" or (one.begun is not None and one.begun.worker != parcel.worker)
@@ -395,35 +399,34 @@ class DistributedCampaign(Campaign):
         if parcel.ending == "needs_builds":
             if may_begin:
                 self._send(one, parcel, builds)
-                waiting.appendleft(one)
+                self._requeue(one, waiting)
             return
         self._sending.has_run(parcel.worker)
         for found in parcel.waits():
             note_start(self.folder, found)
         is_whole = self._accept(one.trials, parcel)
         one.host = one.host or next(iter(self._hosts_of(one.trials).values()), None)
-        if one.order is not None and is_whole and (parcel.ending == "ran" or parcel.attempts):
+        if one.order is not None and is_whole and parcel.is_all:
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
         if parcel.ending == "died":
-            one.refused_by.add(parcel.worker)
-            one.begun = one.begun or Begun("", parcel.worker)
-            if self._losses.add(one, f"ended its process early ({parcel.sentence})"):
-                waiting.append(one)
+            how = f"ended its process early ({parcel.sentence})"
+            self._requeue(one, waiting, how, Begun("", parcel.worker), is_last=True)
             return
         self._losses.has_answered(one)
         if parcel.ending == "refused":
-            self.watcher.note(f"The worker {parcel.worker} cannot run {named(one.trials)}: {parcel.sentence}")
+            if (parcel.worker, parcel.sentence) not in self._refusals:
+                self._refusals.add((parcel.worker, parcel.sentence))
+                self.watcher.note(f"The worker {parcel.worker} cannot run {named(one.trials)}: {parcel.sentence}")
             one.refused_by.add(parcel.worker)
-            one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
-            if one.trials and may_begin:
-                waiting.append(one)
+            if may_begin:
+                self._requeue(one, waiting, is_last=True)
         elif parcel.ending == "stopped":
             # By somebody at the worker: a client that stops throws `waiting` away.
             one.trials = [trial for trial in one.trials if trial.trial_id not in self.tally.rows]
             one.failures += 1
-            if one.trials and may_begin and one.failures < _MOST_REFUSALS:
-                waiting.append(one)
+            if may_begin and one.failures < _MOST_REFUSALS:
+                self._requeue(one, waiting, is_last=True)
             elif one.trials and may_begin:
                 self.watcher.note(
                     f"{named(one.trials)}: stopped {one.failures} times at workers, the last time at "
@@ -432,7 +435,7 @@ class DistributedCampaign(Campaign):
         elif parcel.sentence:
             self.watcher.note(parcel.sentence)
 
-    def _send(self, one: OpenOrder, parcel: Parcel, builds: dict[str, tuple[Path, SentBuild]]) -> None:
+    def _send(self, one: OpenOrder, parcel: Parcel, builds: Builds) -> None:
         assert one.order is not None
         why = self._sending.answer(self._workers, parcel, one.order, builds)
         if why:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import time
 import uuid
@@ -23,6 +24,8 @@ INSTALL = "pip install 'picolab[distributed]'"
 _CONNECT_S = 10.0
 _ANSWER_S = 30.0
 """Workers that do not answer are waited for so long."""
+_SILENCE_S = 300.0
+"""A worker that did not answer is not asked again for so long: meanwhile the campaign would file nothing."""
 _PART_S = 120.0
 """For a part of a build on its way through the scheduler."""
 _HEAR_S = 0.5
@@ -87,6 +90,8 @@ class Cluster:
         self._begun: queue.SimpleQueue[Begun] = queue.SimpleQueue()
         self.on_begun: Callable[[Begun], None] = lambda _: None
         self._known = Capacity(())
+        self._scheduler_id = ""
+        self._silent_at_s: dict[str, float] = {}
         self._why = ""
         self.session = ""
         if "://" not in address:
@@ -172,10 +177,13 @@ class Cluster:
             info = Call(partial(self._client.scheduler_info, n_workers=-1)).result(_ANSWER_S)
         except OSError:
             return self._known
+        self._scheduler_id = str(info.get("id"))
         known = info["workers"]
         offers = {address: facts.get("resources") or {} for address, facts in known.items()}
         offers = {address: offer for address, offer in offers.items() if offer.get(MACHINE, 0) >= 1}
-        self._ask([address for address in offers if address not in self._facts])
+        again_s = time.monotonic() - _SILENCE_S
+        unknown = [address for address in offers if address not in self._facts]
+        self._ask([address for address in unknown if self._silent_at_s.get(address, -math.inf) < again_s])
         found = []
         for address, offer in offers.items():
             facts = self._facts.get(address, {})
@@ -185,6 +193,11 @@ class Cluster:
             found.append(Host(address, int(offer[MACHINE]), offer.get(RAM), hostname, boot_id, host_id))
         self._known = Capacity(tuple(found))
         return self._known
+
+    def still_there(self) -> frozenset[str]:
+        """Return the addresses of the workers after a break of the connection; none of another scheduler."""
+        before, found = self._scheduler_id, self.capacity()
+        return found.addresses if self._scheduler_id == before else frozenset()
 
     def check_workers(self) -> Capacity:
         """Return the workers that can run trials.
@@ -238,12 +251,18 @@ class Cluster:
 
     def _ask(self, addresses: list[str]) -> dict[str, Any]:
         """Ask workers for their facts; return what each answered, which may be an exception."""
-        if not addresses:
-            return {}
-        try:
-            answers: dict[str, Any] = self._run(worker.facts, workers=addresses, on_error="return")
-        except Exception as error:  # the scheduler is gone, or Dask cannot read what a worker has raised
-            return dict.fromkeys(addresses, error)
+        ask = partial(self._client.run, worker.facts, on_error="return")
+        # A call for each: in one for all, a silent worker would hold up the answers of the others.
+        calls = {address: Call(partial(ask, workers=[address])) for address in addresses}
+        deadline = time.monotonic() + _ANSWER_S
+        answers: dict[str, Any] = {}
+        for address, call in calls.items():
+            try:
+                answers[address] = call.result(max(0.0, deadline - time.monotonic()))[address]
+            except TimeoutError as error:
+                answers[address], self._silent_at_s[address] = error, time.monotonic()
+            except Exception as error:  # the scheduler is gone, or Dask cannot read what the worker has raised
+                answers[address] = error
         self._facts |= {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
         return answers
 

@@ -31,6 +31,7 @@ class Losses:
     def __init__(self, campaign: "DistributedCampaign") -> None:
         self._campaign = campaign
         self._workers: defaultdict[str, list[str]] = defaultdict(list)
+        self._hosts: dict[str, str] = {}  # names, by the worker that said it
         self._allowed: dict[str, int] = {}
         self._counted: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
 
@@ -64,6 +65,7 @@ class Losses:
         if one.begun is not None and not self.add(one):
             return False
         one.begun = begun
+        self._hosts[begun.worker] = begun.host
         for trial in one.trials:
             self._campaign.filing.note_worker(trial, begun.words)
         return True
@@ -75,17 +77,19 @@ class Losses:
             for trial in one.trials:
                 self._campaign.filing.remove_running_folder(trial)
 
-    def add(self, one: OpenOrder, how: str = "was lost") -> bool:
+    def add(self, one: OpenOrder, how: str = "was lost", at: Begun | None = None) -> bool:
         """Count the worker at which an order has begun, if one is known; return whether the order may be given again.
 
         Args:
             how: the worker ended, a predicate.
+            at: the worker, if it did not say itself that the order has begun.
         """
         campaign = self._campaign
         one.trials = [trial for trial in one.trials if trial.trial_id not in campaign.tally.rows]
-        if one.begun is None or not one.trials:
+        at, one.begun = one.begun or at, None
+        if at is None or not one.trials:
             return bool(one.trials)
-        worker, host, one.begun = one.begun.words, one.begun.host, None
+        worker, host = at.words, at.host
         for trial in one.trials:
             self._workers[trial.trial_id].append(worker)
         is_over = self._are_enough(one.trials)
@@ -105,12 +109,12 @@ class Losses:
         A worker that starts again there still has the files of that attempt, and sends them with those of its own.
 
         Args:
-            host: name of the host of the worker that sent the parcel.
+            host: name of the host of the worker that sent the parcel, for one that did not say it when it began.
 
         Returns:
             False: it is none of those, and nothing is filed.
         """
-        counted_there = self._counted[trial.trial_id, host]
+        counted_there = self._counted[trial.trial_id, self._hosts.get(parcel.worker, host)]
         is_the_stop = parcel.ending == "stopped" and attempt is parcel.attempts[-1]
         if counted_there and attempt.entry.outcome is Outcome.INTERRUPTED and not is_the_stop:
             self._campaign.filing.file(trial, counted_there.pop(0))

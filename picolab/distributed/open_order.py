@@ -1,11 +1,13 @@
 """An order that the client has given, or will give, to the scheduler."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from picolab.config.plan import PlannedTrial
+from picolab.config.sizes import MIB
 from picolab.distributed.call import Call
 from picolab.distributed.cluster import Begun
 from picolab.distributed.order import Order
@@ -42,22 +44,45 @@ class OpenOrder:
     coming: Call[Any] | None = None
     begun: Begun | None = None
 
-    def fetch(self, then: Callable[[], None]) -> bool:
-        """Have its parcel come from the worker; return whether it is here, or has failed to come.
+    @property
+    def is_pending(self) -> bool:
+        """Whether it waits or runs: Dask itself runs one again whose results were lost with their worker."""
+        return self.future.status in ("pending", "lost")
 
-        Args:
-            then: called in another thread when that is so; the caller does not wait for long.
-        """
-        if self.coming is None:
-            self.coming = Call(partial(self.future.result, timeout=_PARCEL_S), then)
-            self.coming.has_ended(_PROMPT_S)
-        return self.coming.has_ended()
+    @property
+    def has_come(self) -> bool:
+        """Whether its parcel is here, or has failed to come."""
+        return self.coming is not None and self.coming.has_ended()
+
+    @property
+    def ram_bytes(self) -> float:
+        """RAM of its machine: its trials run one by one."""
+        return float(max(trial.parameters.ram_mb for trial in self.trials) * MIB)
 
     def parcel(self) -> Any:
         """Return what has come, or raise the error of the attempt; then it may be fetched again."""
         assert self.coming is not None
         coming, self.coming = self.coming, None
         return coming.result()
+
+    def take_back(self) -> None:
+        """Forget its future and what comes from there: it may be given again."""
+        self.future, self.coming, self.only = None, None, set()
+
+
+def fetch(orders: Iterable[OpenOrder], then: Callable[[], None]) -> None:
+    """Have the parcels of orders come from their workers, all at once, and wait a moment for those that begin now.
+
+    Args:
+        then: called in another thread when one is here, or has failed to come.
+    """
+    new = [one for one in orders if one.coming is None]
+    deadline = time.monotonic() + _PROMPT_S
+    for one in new:
+        one.coming = Call(partial(one.future.result, timeout=_PARCEL_S), then)
+    for one in new:
+        assert one.coming is not None
+        one.coming.has_ended(max(0.0, deadline - time.monotonic()))
 
 
 def named(trials: Sequence[PlannedTrial]) -> str:

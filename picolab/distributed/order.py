@@ -7,7 +7,7 @@ the names that a trial's files can have, and no path travels in either direction
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,6 +39,10 @@ class SentBuild(BaseModel):
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=1)]
+
+
+Builds = Mapping[str, tuple[Path, SentBuild]]
+"""The executables of this host that are sent, by the text that the plan names them with."""
 
 
 class Order(BaseModel):
@@ -93,6 +97,11 @@ class Parcel(BaseModel):
     missing: list[Sha256] = []
     attempts: list[Attempt] = []
     starts: list[dict[str, Any]] = []
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it has all that its worker has: a process that died, or refused in the middle, left some unfiled."""
+        return self.ending == "ran" or (self.ending == "stopped" and bool(self.attempts))
 
     def waits(self) -> Iterator[IdleResult]:
         """Yield how each wait for an idle host ended, as far as it makes sense."""

@@ -1,11 +1,10 @@
 """Copies of builds to workers that ask for them. A worker gets a build a few times at most: its disk may lose it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 from picolab.distributed.cluster import Cluster
-from picolab.distributed.order import Order, Parcel, SentBuild
+from picolab.distributed.order import Builds, Order, Parcel
 from picolab.text.wording import counted
 
 _MOST_COPIES = 3
@@ -23,16 +22,14 @@ class Sending:
         self._is_stopped = is_stopped
         self._copies: dict[str, Counter[str]] = {}
 
-    def answer(
-        self, cluster: Cluster, parcel: Parcel, order: Order, builds: Mapping[str, tuple[Path, SentBuild]]
-    ) -> str:
+    def answer(self, cluster: Cluster, parcel: Parcel, order: Order, builds: Builds) -> str:
         """Send the builds that a worker misses; return why it cannot have them, empty when it has or nobody waits.
 
         Args:
             order: that it cannot run without them.
-            builds: the executables of this host, by the text that the plan names them with.
         """
-        if self._is_stopped():
+        # Without a connection: the worker asks again.
+        if self._is_stopped() or not cluster.is_connected:
             return ""
         ours = {builds[name][1].sha256: builds[name] for name in order.builds}
         if not parcel.missing or not ours.keys() >= set(parcel.missing):

@@ -210,9 +210,14 @@ def test_cells_that_a_spreadsheet_would_run_are_disarmed(resting: Path, monkeypa
 
 
 def test_the_time_left_is_that_of_each_case(resting: Path) -> None:
-    tally = Tally(read_standing(resting))
+    standing = read_standing(resting)
+    tally = Tally(standing)
     assert (tally.done, tally.total) == (3, 5)
     assert tally.left_s() == pytest.approx(4.2 + 4.2), "one of the same case, one of the same size"
+    left = tally.needed - tally.rows.keys()
+    for seconds in (4.2, 0.0):
+        tally._add(left.pop(), next(iter(standing.results.values())), 4.2)
+        assert tally.left_s() == pytest.approx(seconds)
     assert Tally(read_standing(write_campaign(resting.parent / "d", [], LEFT))).left_s() is None
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.plan import Plan, make_plan
-from picolab.distributed import losses
+from picolab.distributed import losses, open_order
 from picolab.distributed.campaign import DistributedCampaign, begin, with_cluster
 from picolab.distributed.capacity import Capacity, Host
 from picolab.distributed.cluster import Begun, Cluster
@@ -46,6 +47,7 @@ class Workers:
         self.said: list[Begun] = []
         self.stopped: list[str] = []
         self.given = 0
+        self.alive: frozenset[str] = frozenset()
 
     def capacity(self) -> Capacity:
         return Capacity(self.hosts)
@@ -66,6 +68,9 @@ class Workers:
 
     def connect(self) -> bool:
         return True
+
+    def still_there(self) -> frozenset[str]:
+        return self.alive
 
     def stop(self, _session: str, key: str = "") -> None:
         self.stopped.append(key)
@@ -112,7 +117,7 @@ def dask_gives_it_up(campaign: DistributedCampaign, one: OpenOrder, waiting: deq
 
 def dask_waits_for_its_address(campaign: DistributedCampaign, one: OpenOrder, waiting: deque[OpenOrder]) -> None:
     one.only = {"tcp://a"}
-    campaign._take_back(waiting, {"tcp://next"})
+    campaign._take_back(waiting, frozenset({"tcp://next"}))
 
 
 def dask_forgets_it(campaign: DistributedCampaign, one: OpenOrder, waiting: deque[OpenOrder]) -> None:
@@ -138,7 +143,7 @@ def its_results_are_lost(campaign: DistributedCampaign, one: OpenOrder, waiting:
 
 
 def the_scheduler_restarts(campaign: DistributedCampaign, _one: OpenOrder, waiting: deque[OpenOrder]) -> None:
-    campaign._reconnect(waiting)
+    campaign._reconnect(waiting, {})
 
 
 def the_client_is_killed(campaign: DistributedCampaign, _one: OpenOrder, _waiting: deque[OpenOrder]) -> None:
@@ -202,11 +207,108 @@ def test_it_may_run_again_only_when_somebody_says_so() -> None:
     assert "tcp://a (host) 4 times and tcp://b (host) 4 times" in campaign.ledger.entries()[-1].outcome_detail
 
 
+def test_a_worker_that_starts_again_sends_what_it_had() -> None:
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    dask_runs_it_again(campaign, one, waiting)
+    times = {"started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": "2026-01-01T00:01:00.000+00:00"}
+    entry = {"trial_id": one.trials[0].trial_id, "attempt": 1, "outcome": "interrupted", "outcome_detail": "x"}
+    entry |= times | {"duration_s": 1.0, "notebook": None, "record": None}
+    attempts = [{"entry": entry, "files": {"server.log": zlib.compress(b"ready")}}]
+    one.future.status = "finished"
+    one.future.result = lambda timeout: {"ending": "ran", "worker": "tcp://next", "attempts": attempts}
+    campaign._take_ended(waiting, {})
+    assert [entry.worker for entry in campaign.ledger.entries()] == ["tcp://a (host)"], "not a second time"
+    assert list(campaign.folder.glob("faults/*.attempt1.server.log")), "the scheduler was not asked since"
+
+
+@pytest.mark.parametrize("happens", [dask_forgets_it, the_scheduler_restarts])
+def test_a_break_of_the_connection_is_no_lost_worker(
+    happens: Callable[[DistributedCampaign, OpenOrder, deque[OpenOrder]], None],
+) -> None:
+    workers = Workers()
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, workers, [])
+    workers.alive = frozenset({"tcp://a"})
+    for _ in range(losses.MOST_LOSSES + 1):
+        one = starts(campaign, waiting, "tcp://a")
+        happens(campaign, one, waiting)
+        assert list(waiting) == [one] and campaign.ledger.entries() == []
+        assert campaign.filing.worker_of(one.trials[0]) is None
+
+
+def test_a_worker_that_died_with_a_result_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_order, "_PROMPT_S", 0.0)
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    runs_again = threading.Event()
+
+    def comes_later(timeout: float) -> dict[str, str]:
+        assert runs_again.wait(timeout)
+        return {"ending": "ran", "worker": "tcp://next"}
+
+    one.future.status, one.future.result = "lost", comes_later
+    campaign._take_ended(waiting, {})
+    assert campaign._open == [one] and not waiting, "Dask runs it again"
+    dask_runs_it_again(campaign, one, waiting)
+    assert [entry.worker for entry in campaign.ledger.entries()] == ["tcp://a (host)"]
+    runs_again.set()
+    assert one.coming is not None and one.coming.has_ended(60)
+    campaign._take_ended(waiting, {})
+    assert campaign._open == [] and len(campaign.ledger.entries()) == 1
+
+
+def its_address_is_gone(campaign: DistributedCampaign, one: OpenOrder, waiting: deque[OpenOrder]) -> None:
+    one.future.status, one.only = "lost", {"tcp://a"}
+    campaign._take_back(waiting, frozenset())
+
+
+@pytest.mark.parametrize("happens", [dask_forgets_it, the_scheduler_restarts, its_address_is_gone])
+def test_what_was_on_its_way_belongs_to_the_old_order(
+    happens: Callable[[DistributedCampaign, OpenOrder, deque[OpenOrder]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_order, "_PROMPT_S", 0.0)
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    ends = threading.Event()
+
+    def never_comes(timeout: float) -> None:
+        ends.wait(timeout)
+        raise OSError
+
+    one.future.status, one.future.result = "finished", never_comes
+    campaign._take_ended(waiting, {})
+    old = one.coming
+    assert old is not None
+    happens(campaign, one, waiting)
+    assert list(waiting) == [one] and campaign._open == []
+    ends.set()
+    assert old.has_ended(60)
+    assert starts(campaign, waiting, "tcp://b") is one
+    before = len(campaign.ledger.entries())
+    one.future.status, one.future.result = "finished", lambda timeout: {"ending": "ran", "worker": "tcp://b"}
+    campaign._take_ended(waiting, {})
+    assert one.coming is None or one.coming.has_ended(60)
+    campaign._take_ended(waiting, {})
+    assert campaign._open == [] and not waiting and len(campaign.ledger.entries()) == before, "tcp://b is not lost"
+
+
+def test_what_has_come_is_filed_when_the_scheduler_goes() -> None:
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    one.future.status, one.future.result = "finished", lambda timeout: {"ending": "ran", "worker": "tcp://a"}
+    open_order.fetch([one], lambda: None)
+    assert one.coming is not None and one.coming.has_ended(60)
+    campaign._reconnect(waiting, {})
+    assert not waiting and campaign._open == [] and campaign.ledger.entries() == []
+
+
 def test_an_answer_is_no_loss() -> None:
     campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
     one = starts(campaign, waiting, "tcp://a")
     trial = one.trials[0]
     assert campaign.filing.worker_of(trial) == "tcp://a (host)"
+    (campaign.filing.running_folder(trial) / "worker").write_text("")
+    assert campaign.filing.worker_of(trial) == "an unknown worker", "after a full disk"
     answers("stopped", "tcp://a")(campaign, one, waiting)
     assert len(waiting) == 1 and campaign.ledger.entries() == []
     assert campaign.filing.worker_of(trial) is None

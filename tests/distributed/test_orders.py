@@ -104,6 +104,47 @@ def test_what_came_home_is_forgotten_at_its_worker() -> None:
     assert workers.forgotten == ["tcp://a"]
 
 
+def parcel_of(trial: PlannedTrial, **rest: Any) -> dict[str, Any]:
+    """Return a parcel with one attempt at a trial."""
+    started = {"started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": "2026-01-01T00:01:00.000+00:00"}
+    entry = {"trial_id": trial.trial_id, "attempt": 1, "outcome": "machine_failed", "outcome_detail": "it failed"}
+    entry |= started | {"duration_s": 1.0, "notebook": None, "record": None}
+    return {"ending": "ran", "worker": "tcp://a", "attempts": [{"entry": entry, "files": {}}]} | rest
+
+
+@pytest.mark.parametrize("ending", ["died", "refused"])
+def test_a_process_that_ended_early_keeps_its_files(ending: str) -> None:
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers)
+    campaign._submit(deque([OpenOrder(list(campaign.plan.trials))]), {})
+    parcel = parcel_of(campaign.plan.trials[0], ending=ending, sentence="killed")
+    campaign._receive(campaign._open.pop(), parcel, deque(), {})
+    assert len(campaign.ledger.entries()) >= 1 and workers.forgotten == [], "the second may have an unfiled record"
+
+
+def test_the_only_worker_gets_an_order_again_whose_process_died() -> None:
+    notes: list[str] = []
+    workers = Workers("tcp://a")
+    campaign = campaign_on(workers, notes)
+    waiting = deque([OpenOrder([campaign.plan.trials[0]])])
+    campaign._submit(waiting, {})
+    campaign._receive(campaign._open.pop(), {"ending": "died", "worker": "tcp://a", "sentence": "x"}, waiting, {})
+    campaign._submit(waiting, {})
+    assert len(campaign._open) == 1 and notes == []
+
+
+def test_a_worker_says_once_why_it_refuses() -> None:
+    notes: list[str] = []
+    workers = Workers("tcp://a", "tcp://b")
+    campaign = campaign_on(workers, notes)
+    waiting = deque(OpenOrder([trial]) for trial in campaign.plan.trials)
+    campaign._submit(waiting, {})
+    for one in list(campaign._open):
+        campaign._open.remove(one)
+        campaign._receive(one, {"ending": "refused", "worker": "tcp://b", "sentence": "old"}, waiting, {})
+    assert len(waiting) == 2 and len(notes) == 1 and notes[0].startswith("The worker tcp://b cannot run 001")
+
+
 def test_results_that_only_a_worker_has_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers("tcp://a")
     campaign = campaign_on(workers)
@@ -129,12 +170,10 @@ def test_a_damaged_result_stays_at_its_worker_and_may_come_again() -> None:
     workers = Workers("tcp://a")
     campaign = campaign_on(workers)
     trial = campaign.plan.trials[0]
-    started = {"started_at": "2026-01-01T00:00:00.000+00:00", "ended_at": "2026-01-01T00:01:00.000+00:00"}
-    entry = {"trial_id": trial.trial_id, "attempt": 1, "outcome": "machine_failed", "outcome_detail": "it failed"}
-    entry |= started | {"duration_s": 1.0, "notebook": None, "record": None}
     for files, forgotten in (({"record.json": b"no zlib"}, []), ({}, ["tcp://a"])):
         campaign._submit(deque([OpenOrder([trial])]), {})
-        parcel = {"ending": "ran", "worker": "tcp://a", "attempts": [{"entry": entry, "files": files}]}
+        parcel = parcel_of(trial)
+        parcel["attempts"][0]["files"] = files
         campaign._receive(campaign._open.pop(), parcel, deque(), {})
         assert workers.forgotten == forgotten
     assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.INVALID, Outcome.MACHINE_FAILED]
@@ -197,7 +236,11 @@ def test_a_worker_without_end_of_builds_is_refused(missing: str, sent: int, word
         campaign._receive(campaign._open.pop(), parcel, waiting, builds)
         campaign._submit(waiting, builds)
     assert workers.sent == ["b" * 64] * sent
-    assert words in notes[0] and notes[1].endswith("each has refused.") and not waiting
+    assert (
+        words in notes[0]
+        and "each has refused; remove the cause, and continue with: picolab resume far" in notes[1]
+        and not waiting
+    )
 
 
 def test_a_worker_that_has_run_an_order_gets_a_build_again() -> None:

@@ -210,7 +210,7 @@ def test_another_worker_of_a_kernel_gets_what_one_refused() -> None:
     campaign._open.clear()
     everybody = {"tcp://a:1", "tcp://b:1", "tcp://c:1"}
     campaign._submit(deque([OpenOrder([plan.trials[1]], refused_by=everybody)]), {})
-    assert len(cluster.submitted) == 2 and notes[0].endswith("each has refused.")
+    assert len(cluster.submitted) == 2 and ": each has refused; " in notes[0]
 
 
 def test_a_trial_waits_for_a_larger_worker_of_a_kernel() -> None:
@@ -279,6 +279,37 @@ OURS = {"software": worker.software(), "hostname": "h", "host_id": None, "boot_i
 def test_a_worker_with_another_picolab_is_refused(monkeypatch: pytest.MonkeyPatch, answer: Any, words: str) -> None:
     with pytest.raises(HostUnfit, match=words):
         checked(monkeypatch, {"tcp://a:1": answer}, {"tcp://a:1": {"machine": 1}}).check_workers()
+
+
+def test_a_silent_worker_is_named_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {f"tcp://{name}:1": {"machine": 1} for name in "abc"}
+    cluster = checked(monkeypatch, dict.fromkeys(offers, OURS), offers)
+    answer, asked = cluster._client.run, []
+
+    def run(function: Any, workers: list[str], **how: Any) -> Any:
+        asked.extend(workers)
+        if "tcp://b:1" in workers:
+            raise TimeoutError("no answer came")
+        return answer(function, workers, **how)
+
+    cluster._client.run = run
+    for _ in range(2):
+        assert [host.hostname for host in cluster.capacity().hosts] == ["h", "", "h"]
+    assert sorted(asked) == ["tcp://a:1", "tcp://b:1", "tcp://c:1"], "the silent one is asked later"
+    with pytest.raises(HostUnfit, match=r"the worker tcp://b:1 has no picolab that answers \(no answer came\)"):
+        cluster.check_workers()
+
+
+def test_workers_of_another_scheduler_are_not_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {"tcp://a:1": {"machine": 1.0}}
+    cluster = checked(monkeypatch, {"tcp://a:1": OURS}, offers)
+    known = cluster._client.scheduler_info()
+    cluster._client.scheduler_info = lambda **_: known
+    known["id"] = "one"
+    cluster.capacity()
+    assert cluster.still_there() == {"tcp://a:1"}
+    known["id"] = "another"
+    assert cluster.still_there() == frozenset()
 
 
 def test_workers_with_and_without_ram_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

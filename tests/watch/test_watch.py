@@ -152,7 +152,7 @@ def test_a_campaign_that_cannot_go_on_is_said_once(
     def refuse(_: Campaign) -> None:
         taken = next(seconds)
         raise HostBusy(
-            f"the host was not idle for {taken} s: {taken} % of all processors busy, most of it program-{taken}"
+            f"the host was not idle for {taken} s: {taken} % of all processors busy, most of it {chr(taken)}"
         )
 
     def pause(_: Watch) -> None:

@@ -4,6 +4,7 @@
     ├── ParameterError                a value, a file or a name from the user is invalid
     │   └── CampaignNotFound          no campaign of that name
     ├── HostUnfit                     this host cannot do what was asked
+    │   ├── HostBusy                  other programs keep it busy, and the plan refuses that
     │   ├── FileNotWritten            a full or read-only file system, which the message names
     │   └── MemoryLimitUnavailable    no way to limit a process's memory on this host
     ├── BuildError                    the build under test is missing, or is not the one that was asked for
@@ -53,6 +54,10 @@ class CampaignNotFound(ParameterError):
 
 class HostUnfit(_WithoutTraceback, PicolabError):
     exit_code = ExitCode.HOST_UNFIT
+
+
+class HostBusy(HostUnfit):
+    pass
 
 
 class FileNotWritten(HostUnfit, OSError):

@@ -39,7 +39,7 @@ from picolab.config.plan import PLAN_FILE, Plan, PlannedTrial, together
 from picolab.config.project import in_command, outputs_dir
 from picolab.errors import (
     CampaignBusy,
-    HostUnfit,
+    HostBusy,
     ParameterError,
     UnreadableFile,
 )
@@ -304,7 +304,7 @@ class Campaign:
         """Wait for an idle host, and write down whether there was one.
 
         Raises:
-            HostUnfit: there was none, and the plan refuses a busy host.
+            HostBusy: there was none, and the plan refuses a busy host.
         """
         if not self.plan.idle_limit_s:
             return
@@ -315,7 +315,7 @@ class Campaign:
         if found.idle:
             return
         if self.plan.busy_host == "refuse":
-            raise HostUnfit(
+            raise HostBusy(
                 f"{found.line}, and busy_host is refuse; end the other programs, then: "
                 f"picolab resume {in_command(self.folder)}"
             )

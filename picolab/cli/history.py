@@ -229,17 +229,18 @@ def check(place: str | None) -> ExitCode:
     found = verify(store)
     for sentence in found.damaged:
         echo(one_line(sentence), err=True)
-    files = counted(found.files, "file")
+    files, damaged = counted(found.files, "file"), len(found.damaged)
     if found.without_checksum:
         echo(
             f"Without a checksum, from an older picolab: {found.without_checksum} of {files}. A changed value there is "
             f"not noticed; picolab history compact writes them anew, with checksums."
         )
     if found.damaged:
-        echo(one_line(f"History: {store.place}: {len(found.damaged)} of {files} are damaged"))
+        echo(one_line(f"History: {store.place}: {damaged} of {files} {'is' if damaged == 1 else 'are'} damaged"))
         return ExitCode.FINDINGS
-    intact = counted(found.files - found.without_checksum, "file")
-    echo(one_line(f"History: {store.place}: {intact} are as they were written"))
+    intact = found.files - found.without_checksum
+    words = "1 file is as it was written" if intact == 1 else f"{intact} files are as they were written"
+    echo(one_line(f"History: {store.place}: {words}"))
     return ExitCode.OK
 
 

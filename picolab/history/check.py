@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from picolab.errors import UnreadableFile
+from picolab.errors import ParameterError, UnreadableFile
 from picolab.history.checksums import damage, has_checksum, remedy
 from picolab.history.store import CAMPAIGNS, TRIALS, Store, readable
 
@@ -30,11 +30,17 @@ def check(store: Store) -> Checked:
     Files that others add or merge meanwhile are left out: who merges files has verified them.
 
     Raises:
-        ParameterError, UnreadableFile, HostUnfit: a file is of a newer schema, or the store cannot be read or reached.
+        ParameterError: there is no file, or one of a newer schema.
+        UnreadableFile, HostUnfit: the store cannot be read or reached.
     """
     found = Checked()
-    for kind in (TRIALS, CAMPAIGNS):
-        for file in readable(store, kind):
+    files = {kind: readable(store, kind) for kind in (TRIALS, CAMPAIGNS)}
+    if not any(files.values()):
+        raise ParameterError(
+            f"{store.place}: there is no history; name its place with --history, or make it with: picolab history add"
+        )
+    for kind in files:
+        for file in files[kind]:
             content, why = b"", None
             try:
                 content = store.read(kind, file.name)

@@ -46,7 +46,9 @@ def parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes
         writer.write_table(table)
         writer.add_key_value_metadata({**(metadata or {}), CHECKSUM_KEY: f"{CHECKSUM_KEY}={_ZEROS.decode()}"})
     written = content.getvalue()
-    start, end = _place(written) or (0, 0)
+    place = _place(written)
+    assert place is not None
+    start, end = place
     return written[:start] + hashlib.sha256(written).hexdigest().encode() + written[end:]
 
 
@@ -74,30 +76,32 @@ def damage(content: bytes) -> str | None:
 
     Of a file without a checksum all values are read, which finds what cannot be read, and no changed value.
     """
-    if has_checksum(content):
-        start, end = _place(content) or (0, 0)
-        made = hashlib.sha256(content[:start] + _ZEROS + content[end:]).hexdigest().encode()
-        return None if content[start:end] == made else "is not as it was written: its checksum does not match"
-    try:
-        _table(content)
-    except ValueError as error:
-        return f"cannot be read ({error})"
-    return None
+    found = _mismatch(content) if has_checksum(content) else _table(content)
+    return found if isinstance(found, str) else None
 
 
-def _table(content: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Return the table in a file.
+def _mismatch(content: bytes) -> str | None:
+    """Return why the checksum of a file does not match, as a phrase; None when it does, or when there is none."""
+    if not has_checksum(content):
+        return None
+    place = _place(content)
+    if place is None:
+        return "is not as it was written: its checksum is damaged"
+    start, end = place
+    made = hashlib.sha256(content[:start] + _ZEROS + content[end:]).hexdigest().encode()
+    return None if content[start:end] == made else "is not as it was written: its checksum does not match"
 
-    Raises:
-        ValueError: it cannot be read, or the checksum of a page does not match; the first line of the reason.
-    """
+
+def _table(content: bytes, columns: list[str] | None = None) -> pa.Table | str:
+    """Return the table in a file, or why it cannot be read, as a phrase; the checksums of its pages are verified."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(str(error).partition("\n")[0][:300]) from None
+        why = str(error).partition("\n")[0][:300]
+        return f"cannot be read ({why})"
 
 
 def verified_table(store: Store, kind: str, name: str) -> pa.Table:
@@ -108,13 +112,10 @@ def verified_table(store: Store, kind: str, name: str) -> pa.Table:
         HostUnfit: the store cannot be reached.
     """
     content = store.read(kind, name)
-    why = damage(content)
-    try:
-        if why is None:
-            return _table(content)
-    except ValueError as error:
-        why = f"cannot be read ({error})"
-    raise UnreadableFile(remedy(store, kind, name, why, content))
+    found = _mismatch(content) or _table(content)
+    if isinstance(found, str):
+        raise UnreadableFile(remedy(store, kind, name, found, content))
+    return found
 
 
 def remedy(store: Store, kind: str, name: str, why: str, content: bytes = b"") -> str:
@@ -125,9 +126,11 @@ def remedy(store: Store, kind: str, name: str, why: str, content: bytes = b"") -
         content: of the file, for the names of the campaigns in it.
     """
     try:
-        names = sorted({str(value) for value in _table(content, ["campaign"])["campaign"].to_pylist() if value})
-    except (ValueError, LookupError):
-        names = []
+        found = _table(content, ["campaign"])
+        values = [] if isinstance(found, str) else found["campaign"].to_pylist()
+    except LookupError:
+        values = []
+    names = sorted({str(value) for value in values if value})
     again = f"add {listed_few(names)} again" if names else "add its campaigns again"
     return (
         f"{store.address(kind, name)}: {why}; put a copy from a backup in its place, or move it out of the history and "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from picolab.errors import UnreadableFile
 from picolab.history.checksums import damage, parquet, verified_table
@@ -40,7 +41,7 @@ def compact(store: Store) -> dict[str, Compacted]:
         ParameterError, UnreadableFile, HostUnfit, FileNotWritten: as `Database.rows`, `verified_table`, `Store.write`
             and `Store.remove` do. Nothing is lost, and it may be called again.
     """
-    return {kind: despite_merges(store, lambda kind=kind: _compact(store, kind)) for kind in (TRIALS, CAMPAIGNS)}  # type: ignore[misc]
+    return {kind: despite_merges(store, partial(_compact, store, kind)) for kind in (TRIALS, CAMPAIGNS)}
 
 
 def _compact(store: Store, kind: str) -> Compacted:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -179,7 +180,7 @@ class S3Store:
                 self._files.rm_file(f"{self._base}/{kind}/{name}")
 
         for name in names:
-            self._reached(lambda name=name: remove_one(name))  # type: ignore[misc]
+            self._reached(partial(remove_one, name))
 
     def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.register_filesystem(self._files)

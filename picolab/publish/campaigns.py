@@ -101,7 +101,7 @@ def read_site_campaign(folder: Path) -> SiteCampaign:
         found.trials_in_words = counted(len(records), "trial")
     found.stale = [kind.title for kind in found.pages if is_stale(folder, kind)]
     found.builds = sorted({build_label(str(row["build"]), row["build_kind"]) for row in rows})
-    found.hosts = sorted({str(record.provenance.host.get("hostname") or "unknown") for record in records})
+    found.hosts = sorted({str(row["hostname"] or "unknown") for row in rows})
     found.outcomes = dict(Counter(str(row["outcome"]) for row in rows))
     found.cases = _cases(rows)
     return found

@@ -20,6 +20,10 @@ class Records(Mapping[str, Record]):
             found = self._found[trial_id] = Record.model_validate_json(found)
         return found
 
+    def __contains__(self, trial_id: object) -> bool:
+        # That of a Mapping would parse the record.
+        return trial_id in self._found
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 

@@ -287,9 +287,10 @@ def trial_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _tell_hosts_apart(rows: list[dict[str, Any]]) -> None:
     """Give each host one name, and make the host a factor where trials ran on several: they are never pooled."""
     names = host_names([HostIdentity.of(row) for row in rows])
+    several = len(set(names)) > 1
     for row, name in zip(rows, names, strict=True):
         row["hostname"] = name
-        if len(set(names)) > 1:
+        if several:
             row["measured_on"] = name
             row["case_id"] = factors.case_id(row)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from picolab.analysis.comparison.compare import compare as compare_builds
 from picolab.config.plan import Plan
+from picolab.config.project import in_command
 from picolab.config.watch_parameters import WatchParameters
 from picolab.errors import PicolabError
 from picolab.history.add import add_campaign
@@ -50,10 +52,16 @@ def add_to_history(campaigns: Sequence[Made], place: str, note: Note) -> None:
             store = open_store(place)
             added = add_campaign(store, made.folder)
         except _FAILURES as error:
-            note(f"Campaign {made.campaign} was not added to the history: {error}")
+            what = "it is tried again after the next campaign" if made.complete else f"try {adding(made, place)}"
+            note(f"Campaign {made.campaign} was not added to the history: {error}; {what}")
             continue
-        made.in_history = made.complete
+        made.in_history = place if made.complete else ""
         note(f"History {store.place}: {counted(added.new, 'trial')} of {made.campaign} added.")
+
+
+def adding(made: Made, place: str) -> str:
+    """Return the command that adds a campaign to a history."""
+    return f"picolab history add {in_command(made.folder)} --history {shlex.quote(place)}"
 
 
 def publish_site(campaigns: Sequence[Made], wanted: WatchParameters, note: Note) -> None:

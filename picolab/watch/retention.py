@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.plan import LARGEST_PLAN_BYTES, PLAN_FILE
+from picolab.config.project import in_command
 from picolab.config.watch_parameters import WatchParameters
 from picolab.errors import UnreadableFile
 from picolab.files.foreign import read_bounded, remove_tree_inside
 from picolab.results.folders import locked
 from picolab.results.standing import read_standing
+from picolab.watch.afterwards import adding
 from picolab.watch.state import Made, WatchFolder, WatchState
 
 
@@ -66,10 +68,17 @@ def complete_removals(place: WatchFolder, state: WatchState, note: Callable[[str
 def _why_not(made: Made, wanted: WatchParameters) -> str:
     """Return why a campaign stays, as half a sentence; empty when nothing speaks against its removal."""
     folder = made.folder
-    if wanted.history and not made.in_history:
-        return "it is not in the history"
+    name = in_command(folder)
+    if wanted.history and made.in_history != wanted.history:
+        why = f"it is not in the history {wanted.history}"
+        if made.left_out:
+            return f"{why}; add it with {adding(made, wanted.history)}, and remove its folder yourself"
+        return f"{why}; the watch adds it after the next campaign"
     if wanted.publish and not made.on_site:
-        return "it is not on the site"
+        return (
+            f"it is not on the site with all its pages; make them with picolab report {name}, and of several builds "
+            f"picolab verdict {name}"
+        )
     if folder.is_symlink() or not folder.is_dir():
         return "it is a link or no folder"
     if not made.plan_sha256 or plan_sha256(folder) != made.plan_sha256:

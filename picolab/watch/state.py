@@ -9,9 +9,9 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from picolab.config.plan import FileName
 from picolab.config.project import state_dir
@@ -22,6 +22,8 @@ from picolab.files.writing import write_atomically
 from picolab.text.foreign import one_line
 
 LOCK_FILE = ".lock"
+MOST_TRIES = 2
+"""At the steps after a campaign: whatever ends the watch there must not keep it from measuring the next build."""
 _STATE_FILE = "state.json"
 _LARGEST_BYTES = 64 * MIB
 _PIECE_BYTES = MIB
@@ -68,15 +70,31 @@ class Made(Begun):
         complete: every trial has a result.
         removing: its folder is being removed.
         tries: how often the watch has begun the steps after the campaign, such as its report; None: they have ended.
-        in_history: all of its trials are in the history.
+        in_history: place of the history that all of its trials are in; empty: none.
         on_site: it is on the site, with all pages that the watch should have written.
     """
 
     complete: bool
     removing: bool = False
     tries: int | None = None
-    in_history: bool = False
+    in_history: str = ""
     on_site: bool = False
+
+    @field_validator("in_history", mode="before")
+    @classmethod
+    def _is_place(cls, value: Any) -> Any:
+        # An earlier picolab did not say which history it was: adding the campaign again changes nothing.
+        return "" if isinstance(value, bool) else value
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the watch was ended too often in the steps after it to try them again."""
+        return self.tries is not None and self.tries > MOST_TRIES
+
+    @property
+    def is_due(self) -> bool:
+        """Whether steps after it are to be done."""
+        return self.tries is not None and not self.left_out
 
 
 class WatchState(BaseModel):

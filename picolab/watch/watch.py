@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
 from picolab.config.parameter_file import load_campaign_parameters
 from picolab.config.plan import PLAN_FILE, Plan, make_plan
-from picolab.config.project import outputs_dir
+from picolab.config.project import in_command, outputs_dir
 from picolab.config.watch_parameters import (
     WatchParameters,
     build_files,
@@ -35,6 +35,7 @@ from picolab.errors import (
     BuildError,
     CampaignBusy,
     CampaignChanged,
+    HostBusy,
     HostUnfit,
     ParameterError,
     PicolabError,
@@ -52,17 +53,15 @@ from picolab.servers.build import sha256_of
 from picolab.servers.registry import server_of
 from picolab.text.foreign import one_line
 from picolab.text.wording import listed
-from picolab.watch.afterwards import add_to_history, publish_site, write_pages
+from picolab.watch.afterwards import add_to_history, adding, publish_site, write_pages
 from picolab.watch.retention import complete_removals, plan_sha256, remove_oldest
 from picolab.watch.settling import Settling
-from picolab.watch.state import LOCK_FILE, Begun, Made, WatchFolder, watches_dir
+from picolab.watch.state import LOCK_FILE, MOST_TRIES, Begun, Made, WatchFolder, watches_dir
 
 _BUSY_FILE = ".running.lock"
 """In the folder of all watches, held while one of them looks or runs a campaign: two would disturb each other."""
 _LONGEST_SLEEP_S = 1.0
 _SHORTEST_WAIT_S = 1.0
-_MOST_TRIES = 2
-"""At the steps after a campaign: whatever ends the watch there must not keep it from measuring the next build."""
 _GIVEN_UP = (CampaignChanged, ParameterError, UnreadableFile, UnsafePath)
 """Errors that another try at the same campaign would meet again."""
 
@@ -78,6 +77,8 @@ class Watch:
 
     Raises:
         ParameterError: the file, or the parameter file that it names, makes no sense.
+        HostUnfit: the packages for the history's URL are not installed.
+        UnsafePath: a file of the site is a link.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Watch:
         self._newest: str | None = None
         self._said: dict[str, str] = {}
         self._pending = False
+        self._refused = 0
         self._is_tidy = False
         self._check()
 
@@ -201,8 +203,12 @@ class Watch:
         with _locked(watches_dir() / _BUSY_FILE) as others:
             if others is not None:
                 self._pending = True
-                self._say("busy", f"Waits: {others} works for another watch.")
+                self._refused += 1
+                # A look takes a moment, and is over by the next try.
+                if self._refused > 1:
+                    self._say("busy", f"Waits: {others} works for another watch.")
                 return None
+            self._refused = 0
             self._say("busy", "")
             if not self._is_tidy:
                 complete_removals(self._place, self._state, self._note)
@@ -372,37 +378,63 @@ class Watch:
 
     def _follow_up(self) -> None:
         """Write the pages of campaigns that have ended, fill history and site, and remove the oldest campaigns."""
-        due = [made for made in self._state.made if made.tries is not None]
-        for made in due:
-            made.tries = None if made.tries == _MOST_TRIES else (made.tries or 0) + 1
-            if made.tries is None:
-                what = f"Pages, history and site of {made.campaign}"
-                self._note(f"{what} are left out: the watch ended there {_MOST_TRIES} times.")
-        if not due:
-            return
-        self._place.write(self._state)
-        due = [made for made in due if made.tries is not None]
+        due = self._tried([made for made in self._state.made if made.is_due])
         if not due:
             return
         for made in due:
             write_pages(made.folder, self.wanted, self._note)
-        kept = [made for made in self._state.made if not made.removing]
-        if self.wanted.history:
-            new = [made for made in kept if made in due or (made.complete and not made.in_history)]
-            add_to_history(new, self.wanted.history, self._note)
+        self._add_to_history(due)
         if self.wanted.publish:
+            kept = [made for made in self._state.made if not made.removing]
             publish_site(kept, self.wanted, self._note)
-        for made in due:
+        late = self._not_in_history() if self.wanted.history else []
+        self._finished(due)
+        for made in late:
+            # One at a time: what kills the watch here is no try of another campaign.
+            self._add_to_history(self._tried([made]))
+            self._finished([made])
+        remove_oldest(self._place, self._state, self.wanted, self._note)
+
+    def _tried(self, campaigns: Sequence[Made]) -> list[Made]:
+        """Count a try at the steps after some campaigns, and return those that have not had too many."""
+        for made in campaigns:
+            made.tries = (made.tries or 0) + 1
+            if made.left_out:
+                commands = [f"picolab report {in_command(made.folder)}"]
+                if self.wanted.history and made.in_history != self.wanted.history:
+                    commands.append(adding(made, self.wanted.history))
+                self._note(
+                    f"Pages, history and site of {made.campaign} are left out: the watch ended there {MOST_TRIES} "
+                    f"times; make them with {listed(commands)}"
+                )
+        if campaigns:
+            self._place.write(self._state)
+        return [made for made in campaigns if made.is_due]
+
+    def _finished(self, campaigns: Sequence[Made]) -> None:
+        """Note that the steps after some campaigns have ended."""
+        for made in campaigns:
             made.tries = None
         self._place.write(self._state)
-        remove_oldest(self._place, self._state, self.wanted, self._note)
+
+    def _not_in_history(self) -> list[Made]:
+        """Return complete campaigns that the history still lacks, but for those whose steps are tried or left out."""
+        ended = [made for made in self._state.made if made.complete and made.tries is None and not made.removing]
+        return [made for made in ended if made.in_history != self.wanted.history and made.folder.exists()]
+
+    def _add_to_history(self, campaigns: Sequence[Made]) -> None:
+        if self.wanted.history:
+            add_to_history(campaigns, self.wanted.history, self._note)
+            self._place.write(self._state)
 
 
 def _problem(error: Exception) -> str:
-    """Return what stays the same in an error from look to look: of a busy host the share and the program vary."""
-    if not isinstance(error, HostUnfit):
-        return str(error)
-    return re.sub(r"\d+", "", re.split(r"[,:]", str(error), maxsplit=1)[0])
+    """Return what stays the same in an error from look to look: of an unfit host the numbers vary."""
+    if isinstance(error, HostBusy):
+        return HostBusy.__name__  # shares, seconds and programs vary
+    if isinstance(error, HostUnfit):
+        return re.sub(r"\d+", "", str(error))
+    return str(error)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from history_campaigns import night
 
 from picolab.config.project import outputs_dir
 from picolab.errors import UnreadableFile
+from picolab.exit_codes import ExitCode
+from picolab.history import checksums
 from picolab.history.add import add_campaign
 from picolab.history.check import check
 from picolab.history.checksums import damage, has_checksum, parquet
@@ -104,6 +106,32 @@ def test_damaged_files_are_named_with_their_remedy(store: FolderStore) -> None:
     for kind, name in zip(KINDS, names, strict=True):
         assert f"{store.folder}/{kind}/{name}: is not as it was written" in done.stderr
     assert done.stderr.count("move it out of the history and add bench-0") == 2
+
+
+def test_one_file_is(store: FolderStore) -> None:
+    only_file(store, CAMPAIGNS).unlink()
+    place = ("--history", str(store.folder))
+    fine = picolab_here("history", "check", *place)
+    flip_a_value(only_file(store, TRIALS))
+    damaged = picolab_here("history", "check", *place)
+    assert fine.stdout == f"History: {store.folder}: 1 file is as it was written\n"
+    assert damaged.stdout == f"History: {store.folder}: 1 of 1 file is damaged\n"
+
+
+def test_where_no_history_is_nothing_is_intact(tmp_path: Path) -> None:
+    done = picolab_here("history", "check", "--history", str(tmp_path / "hisotry"))
+    assert done.returncode == ExitCode.BAD_PARAMETERS and done.stdout == ""
+    assert f"{tmp_path / 'hisotry'}: there is no history; name its place with --history, or " in done.stderr
+
+
+def test_a_file_without_a_checksum_is_read_once(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = only_file(store, TRIALS)
+    as_before_checksums(path)
+    read: list[int] = []
+    real = checksums._table
+    monkeypatch.setattr(checksums, "_table", lambda *given: [read.append(1), real(*given)][1])
+    assert isinstance(checksums.verified_table(store, TRIALS, path.name), pa.Table)
+    assert len(read) == 1
 
 
 def test_the_remedy_brings_everything_back(store: FolderStore) -> None:

@@ -20,6 +20,7 @@ from playwright.sync_api import expect
 
 from picolab.config.project import MARKER, outputs_dir
 from picolab.files.writing import write_atomically
+from picolab.publish.campaigns import read_site_campaign
 from picolab.publish.site import PAGES_FOLDER, publish
 from picolab.publish.sparkline import MOST_POINTS, sparkline
 from picolab.record.outcomes import Outcome
@@ -48,6 +49,12 @@ def hrefs(site: Path) -> list[str]:
 
 def files(site: Path) -> dict[str, bytes]:
     return {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*.html")}
+
+
+def test_two_hosts_of_one_name_are_two(tmp_path: Path) -> None:
+    facts = [{"provenance.host.host_id": identity * 16} for identity in "ab"]
+    folder = campaign("two-hosts", [FakeTrial(facts=one) for one in facts])
+    assert read_site_campaign(folder).hosts == ["bench aaaaaaaa", "bench bbbbbbbb"]
 
 
 def test_the_site_in_a_browser(tmp_path: Path, visit: Visiting) -> None:

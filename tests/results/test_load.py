@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from picolab.config.sizes import MIB
 from picolab.errors import CampaignNotFound, ParameterError, RecordError
 from picolab.record.outcomes import FAULTS, Outcome
 from picolab.record.record import Record
+from picolab.results import rows
 from picolab.results.export import export_campaign
 from picolab.results.load import read_campaign, read_record, read_scraps, record_row
 from picolab.results.rows import row_columns
@@ -166,6 +168,22 @@ def test_every_row_column_is_filled_from_a_full_record() -> None:
     row = record_row(Record.model_validate(record))
     # The host is a factor only where trials of several are together.
     assert [name for name, value in row.items() if value is None] == ["outcome_stage", "measured_on"]
+
+
+def test_hosts_are_told_apart_in_time_that_grows_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    class Names(list[str | None]):
+        def __iter__(self) -> Iterator[str | None]:
+            passes.append(len(self))
+            return super().__iter__()
+
+    monkeypatch.setattr(rows, "host_names", lambda found: Names(identity.name for identity in found))
+    made = [make_record(FakeTrial(facts={"provenance.host.hostname": f"h{n % 2}"}), n) for n in range(1, 9)]
+    shown = rows.trial_rows(record_row(Record.model_validate(record)) for record in made)
+
+    assert [row["measured_on"] for row in shown] == ["h1", "h0"] * 4
+    assert passes == [8, 8]
 
 
 def test_row_of_a_trial_in_a_virtual_machine() -> None:

@@ -63,6 +63,9 @@ def test_two_processes_find_what_one_finds(
 
     assert everything(campaign) == alone
     assert len(read_here) == 4, "the second process read the other half"
+    results = read_standing(campaign, with_samples=True).results
+    theirs = [name for name in results if name not in read_here]
+    assert theirs and all(isinstance(results._found[name], str) for name in theirs), "parsed when somebody asks"
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/bin/true", "/no/such/program"])

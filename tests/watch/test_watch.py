@@ -21,7 +21,7 @@ from watching import SMALL, Looks, change, copy_build, die, write_watch
 
 from picolab.campaign.runner import Campaign
 from picolab.config.project import outputs_dir
-from picolab.errors import BuildError, HostUnfit, ParameterError, UnreadableFile
+from picolab.errors import BuildError, HostBusy, HostUnfit, ParameterError, UnreadableFile
 from picolab.exit_codes import ExitCode
 from picolab.host.processes import this_process
 from picolab.results.folders import locked
@@ -151,7 +151,9 @@ def test_a_campaign_that_cannot_go_on_is_said_once(
 
     def refuse(_: Campaign) -> None:
         taken = next(seconds)
-        raise HostUnfit(f"the host was not idle for {taken} s: {taken} % of all processors busy")
+        raise HostBusy(
+            f"the host was not idle for {taken} s: {taken} % of all processors busy, most of it {chr(taken)}"
+        )
 
     def pause(_: Watch) -> None:
         if next(seconds) > 64:
@@ -165,6 +167,25 @@ def test_a_campaign_that_cannot_go_on_is_said_once(
     for words in (f"Campaign {folder.name} begins:", f"Campaign {folder.name}: 1 trial", "the host was not idle"):
         assert output.count(words) == 1, output
     assert f"Campaign {folder.name} continues." not in output
+
+
+def test_another_problem_of_the_host_is_said_too(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [
+        "ram_mb = 9 is more than 8",
+        "ram_mb = 9 is more than 7",
+        "an upload needs 9 MiB",
+        "an upload needs 8 MiB",
+    ]
+    left = list(problems)
+
+    def refuse(_: object) -> None:
+        raise HostUnfit(f"{tmp_path}/small.yaml: {left.pop(0)}")
+
+    monkeypatch.setattr(watch_module, "check_plan", refuse)
+    monkeypatch.setattr(Watch, "_wait", lambda _watch: None)
+    looks = Looks(write_watch(tmp_path))
+    Watch(looks.file, looks._run, looks.notes.append, lambda: not left).run()
+    assert looks.notes == [f"{tmp_path}/small.yaml: {problem}" for problem in problems[::2]]
 
 
 def test_watches_of_other_files_wait(tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +205,9 @@ def test_watches_of_other_files_wait(tmp_path: Path, build: Path, monkeypatch: p
     monkeypatch.setattr(Settling, "sha256", counted)
 
     def meanwhile() -> None:
-        Watch(other.file, other._run, other.notes.append, lambda: len(pauses) == 2).run()
+        Watch(other.file, other._run, other.notes.append, lambda: len(pauses) == 1).run()
+        assert other.notes == [], "the first one may only be looking"
+        Watch(other.file, other._run, other.notes.append, lambda: len(pauses) == 4).run()
         hashed_meanwhile.extend(hashed[1:])
 
     looks.meanwhile = meanwhile

@@ -77,7 +77,7 @@ def publish_site(campaigns: Sequence[Made], wanted: WatchParameters, note: Note)
         note(f"Site: {name}: {why}")
     whole = _whole(published, wanted)
     for made in campaigns:
-        made.on_site = made.folder in whole
+        made.on_site = wanted.publish if made.folder in whole else ""
 
 
 def _whole(published: Published, wanted: WatchParameters) -> set[Path]:

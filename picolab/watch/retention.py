@@ -74,9 +74,9 @@ def _why_not(made: Made, wanted: WatchParameters) -> str:
         if made.left_out:
             return f"{why}; add it with {adding(made, wanted.history)}, and remove its folder yourself"
         return f"{why}; the watch adds it after the next campaign"
-    if wanted.publish and not made.on_site:
+    if wanted.publish and made.on_site != wanted.publish:
         return (
-            f"it is not on the site with all its pages; make them with picolab report {name}, and of several builds "
+            f"it is not on the site {wanted.publish} with all its pages; make them with picolab report {name}, and of several builds "
             f"picolab verdict {name}"
         )
     if folder.is_symlink() or not folder.is_dir():

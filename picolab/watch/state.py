@@ -71,19 +71,19 @@ class Made(Begun):
         removing: its folder is being removed.
         tries: how often the watch has begun the steps after the campaign, such as its report; None: they have ended.
         in_history: place of the history that all of its trials are in; empty: none.
-        on_site: it is on the site, with all pages that the watch should have written.
+        on_site: folder of the site that it is on, with all pages that the watch should have written; empty: none.
     """
 
     complete: bool
     removing: bool = False
     tries: int | None = None
     in_history: str = ""
-    on_site: bool = False
+    on_site: str = ""
 
-    @field_validator("in_history", mode="before")
+    @field_validator("in_history", "on_site", mode="before")
     @classmethod
     def _is_place(cls, value: Any) -> Any:
-        # An earlier picolab did not say which history it was: adding the campaign again changes nothing.
+        # An earlier picolab did not say which history or site it was: adding the campaign again changes nothing.
         return "" if isinstance(value, bool) else value
 
     @property

@@ -215,8 +215,8 @@ def test_a_campaign_that_history_and_site_refuse_is_added_after_the_next_one(
             "yourself",
         ),
         (
-            {"on_site": False},
-            "on the site with all its pages; make them with picolab report {name}, and of several builds picolab "
+            {"on_site": "/elsewhere"},
+            "on the site {site} with all its pages; make them with picolab report {name}, and of several builds picolab "
             "verdict {name}",
         ),
     ],
@@ -226,11 +226,11 @@ def test_a_campaign_stays_until_history_and_site_have_it(tmp_path: Path, lacks: 
     looks.look()
     (made,) = looks.state.made
     place = str(tmp_path / "history")
-    both = [made.model_copy(update={"in_history": place, "on_site": True, **lacks}), made]
+    both = [made.model_copy(update={"in_history": place, "on_site": str(tmp_path / "site"), **lacks}), made]
     notes: list[str] = []
     wanted = load_watch_parameters(looks.file)
     retention.remove_oldest(WatchFolder(looks.file, "nightly"), WatchState(config="x", made=both), wanted, notes.append)
-    words = reason.format(place=place, name=made.campaign)
+    words = reason.format(place=place, site=tmp_path / "site", name=made.campaign)
     assert notes == [f"Campaign {made.campaign} is not removed: it is not {words}."]
     assert made.folder.is_dir()
 

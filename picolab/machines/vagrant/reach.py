@@ -143,7 +143,7 @@ class Reach:
         Raises:
             MachineError: it could not be made or reached; where the reason is a full disk of this host, its name.
         """
-        with full_disk.named():
+        with full_disk.named(self._state["provider"]):
             self._run()
 
     def _run(self) -> None:
@@ -323,7 +323,7 @@ class Reach:
         except MachineError as error:
             if self._wish.fresh_for:
                 raise
-            cause = "; ".join(filter(None, [str(error), full_disk.which(error)]))
+            cause = "; ".join(filter(None, [str(error), full_disk.which(error, self._state["provider"])]))
             self._state.note_fixed(
                 f"the state after the boot could not be saved, so the trial began without it ({cause})"
             )

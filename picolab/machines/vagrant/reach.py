@@ -299,7 +299,7 @@ class Reach:
             facts = self._facts_after_restore()
         else:
             self._guest.install_agent()
-            facts = self._guest.ask({"do": "reset", "trim": True})
+            facts = self._guest.ask({"do": "reset"})
             if self._is_saved_after_boot and self._saved_and_restored():
                 facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)
@@ -347,7 +347,7 @@ class Reach:
         """Clean the running guest, and return whether memory, swap and disk are back at their baseline."""
         try:
             self._guest.connected()
-            facts = self._guest.ask({"do": "reset", "trim": True})
+            facts = self._guest.ask({"do": "reset"})
         except MachineError as error:
             self._state.note_fixed(f"the guest did not answer and was put back ({error})")
             return False

@@ -168,7 +168,9 @@ def test_a_suspended_guest_gets_its_clock_however_late_it_answers(
 ) -> None:
     be(virsh, "paused")
     guest.silent = 1
-    assert picolab_here("machines", "start", "vm").returncode == ExitCode.INSTRUMENT_FAULT
+    silent = picolab_here("machines", "start", "vm")
+    assert silent.returncode == ExitCode.INSTRUMENT_FAULT
+    assert "'vm': it runs, but has not answered within 300 s, so that its clock is not set (no answer" in silent.stderr
     assert guest.asked == [] and min(guest.limits_s) > GIVE_UP_S, "as long as a boot may take"
     assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
     be(virsh, "paused")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.project import project_root
-from picolab.errors import HostUnfit, MachineError
+from picolab.errors import HostUnfit, MachineError, MachineSilent
 from picolab.host.finding import as_root
 from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
 from picolab.machines.vagrant import boxes, libvirt
@@ -158,7 +158,7 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
                 return True
             if now == "suspended":
                 _resume(spec)
-            guest.connected(_BOOT_LIMIT_S)
+            _await_answer(spec, guest)
             # It stood still while the guest was suspended, and an earlier start may have been given up before this.
             guest.ask({"do": "set_clock", "wall_s": time.time()})
         finally:
@@ -172,6 +172,17 @@ def _resume(spec: State) -> None:
             libvirt.virsh("resume", name)
     else:
         command_of(spec.folder, spec).up(spec["provider"])
+
+
+def _await_answer(spec: State, guest: Guest) -> None:
+    try:
+        guest.connected(_BOOT_LIMIT_S)
+    except MachineSilent as error:
+        raise MachineSilent(
+            f"machine {spec['name']!r}: it runs, but has not answered within {_BOOT_LIMIT_S:.0f} s, so that its clock "
+            f"is not set ({error}); try again when this host is less busy, or take it away with: picolab machines "
+            f"remove {spec['name']}"
+        ) from None
 
 
 def _shut_down(folder: Path, spec: State) -> None:

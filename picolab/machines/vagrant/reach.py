@@ -114,7 +114,7 @@ def _connect(state: State, guest: Guest, limit_s: float) -> None:
 
 
 class _Look:
-    """What libvirt says of a guest that boots. Each question starts a program, and a guest refuses ten times a second.
+    """A guest that boots, as libvirt sees it. Each question starts a program, and a guest refuses ten times a second.
 
     Attributes:
         addresses: none when the network has given it none yet, or it does not run, or libvirt does not answer.

@@ -179,7 +179,7 @@ def test_a_suspended_guest_gets_its_clock_however_late_it_answers(
 
 
 @pytest.mark.parametrize(
-    ("state", "shown"), [("no state", "is nostate"), ("gone", "is not created"), ("pmsuspended", "is pmsuspended")]
+    ("state", "shown"), [("no state", "is nostate"), ("gone", "is not created"), ("pmsuspended", "is asleep")]
 )
 def test_only_what_is_off_is_started(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
     if state != "gone":
@@ -258,7 +258,7 @@ def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, mach
     )
     be(virsh, "pmsuspended")
     refused = picolab_here("machines", "halt", "vm").stderr
-    assert "it is pmsuspended, and only a running guest can shut down; take it away with: picolab" in refused
+    assert "it is asleep, and only a running guest can shut down; take it away with: picolab" in refused
 
 
 @pytest.mark.parametrize("command", ["halt", "start", "remove"])

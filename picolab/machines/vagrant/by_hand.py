@@ -19,7 +19,7 @@ from picolab.machines.vagrant.reach import boot_again
 from picolab.machines.vagrant.state import State
 
 SSH_CONFIG = "ssh_config"
-_STATES = {"paused": "suspended", "saved": "suspended", "not_created": "not created"}
+_STATES = {"paused": "suspended", "saved": "suspended", "pmsuspended": "asleep", "not_created": "not created"}
 _STATES |= dict.fromkeys(("shutoff", "poweroff", "crashed", "aborted"), "off")
 _STARTABLE = ("off", "suspended")
 _ASK_LIMIT_S = 10.0
@@ -30,7 +30,9 @@ _POLL_S = 0.25
 
 
 def state(folder: Path, limit_s: float = _ASK_LIMIT_S) -> str:
-    """Return `running`, `suspended`, `off`, `not created`, or another word of the provider's.
+    """Return `running`, `suspended`, `asleep`, `off`, `not created`, or another word of the provider's.
+
+    A guest that is asleep has suspended itself, and `virsh resume` does not wake it.
 
     Raises:
         MachineError: the provider does not answer within `limit_s` seconds.

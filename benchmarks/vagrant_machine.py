@@ -41,7 +41,9 @@ from picolab.machines.folders import folder_of
 from picolab.machines.vagrant import network, network_and_pool
 from picolab.machines.vagrant.acceleration import acceleration
 from picolab.machines.vagrant.box import build_box, remove_box
+from picolab.machines.vagrant.kind import SMALLEST_GUEST_MB
 from picolab.machines.vagrant.machine import VagrantMachine
+from picolab.record.record import Record
 from picolab.record.samples import read_samples, summarise
 from picolab.results.load import read_record
 from picolab.servers.client import Client
@@ -258,18 +260,48 @@ def overhead(size: str, ram_mb: int, fresh_machine: str) -> None:
     print(f"a campaign with fresh_machine: {fresh_machine}")
     campaign = Campaign.create(make_plan(wanted, name, "the benchmark"), Watcher())
     campaign.run()
-    for entry in campaign.ledger.entries():
-        assert entry.notebook is not None and entry.duration_s is not None
-        record = read_record(campaign.folder / entry.notebook)
-        taken = {stage.stage: stage.duration_s for stage in record.stages}
-        besides_s = entry.duration_s - sum(taken.get(stage, 0.0) for stage in MEASURED)
-        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in taken.items())
-        print(f"trial {record.outcome}: {entry.duration_s:.1f} s, {besides_s:.1f} s besides the measured ({stages})")
+    for trial in trials_of(campaign):
+        stages = ", ".join(f"{stage.stage} {stage.duration_s:.2f}" for stage in trial.record.stages)
+        print(
+            f"trial {trial.record.outcome}: {trial.duration_s:.1f} s, {trial.besides_s:.1f} s besides the measured "
+            f"({stages})"
+        )
+
+
+@dataclass
+class Trial:
+    """A trial of a campaign, and how long all of it took."""
+
+    record: Record
+    duration_s: float
+
+    @property
+    def besides_s(self) -> float:
+        """What is neither start, upload nor verification."""
+        return self.duration_s - sum(stage.duration_s for stage in self.record.stages if stage.stage in MEASURED)
+
+
+def trials_of(campaign: Campaign) -> list[Trial]:
+    """Return the trials that measured something, and print how many attempts were faults."""
+    entries = campaign.ledger.entries()
+    trials = [
+        Trial(read_record(campaign.folder / entry.notebook), entry.duration_s)
+        for entry in entries
+        if not entry.outcome.is_fault and entry.notebook is not None and entry.duration_s is not None
+    ]
+    if len(trials) < len(entries):
+        print(f"  {len(entries) - len(trials)} of {len(entries)} attempts were faults, which are left out below")
+    return trials
+
+
+def matrix_sizes(ram_mb: int) -> list[int]:
+    """Return the RAM sizes of the matrix, in MiB."""
+    return [int(share * ram_mb) for share in RAM_SHARES]
 
 
 def matrix(ram_mb: int) -> None:
     """Run a matrix as a user would, and print which share of its time the machines took."""
-    sizes = [int(share * ram_mb) for share in RAM_SHARES]
+    sizes = matrix_sizes(ram_mb)
     wanted = CampaignParameters.model_validate(
         {
             "matrix": {"machine": ["vagrant"], "ram_mb": sizes, "file_size": FILES, "box": [BOX]},
@@ -281,16 +313,15 @@ def matrix(ram_mb: int) -> None:
     begun = time.monotonic()
     campaign.run()
     wall_s = time.monotonic() - begun
-    taken: dict[str, list[float]] = {}
-    besides = []
-    for entry in campaign.ledger.entries():
-        assert entry.notebook is not None and entry.duration_s is not None
-        record = read_record(campaign.folder / entry.notebook)
-        assert record.machine is not None and record.machine.virtual_machine is not None
-        reached = record.machine.virtual_machine
-        taken.setdefault(reached.reached_by, []).append(reached.reached_s)
-        besides.append(entry.duration_s - sum(one.duration_s for one in record.stages if one.stage in MEASURED))
     print(f"matrix of {', '.join(map(str, sizes))} MiB x {', '.join(FILES)} x {REPEATS}: {wall_s:.0f} s")
+    trials = trials_of(campaign)
+    if not trials:
+        return
+    taken: dict[str, list[float]] = {}
+    for trial in trials:
+        assert trial.record.machine is not None and trial.record.machine.virtual_machine is not None
+        reached = trial.record.machine.virtual_machine
+        taken.setdefault(reached.reached_by, []).append(reached.reached_s)
     for way, times in taken.items():
         print(
             f"  {way:<9} {len(times):3d} times, median {statistics.median(times):.2f} s, together "
@@ -298,7 +329,11 @@ def matrix(ram_mb: int) -> None:
         )
     others = sum(sum(times) for way, times in taken.items() if way != "reset")
     print(f"  boots and restores {others / wall_s:.1%}, with resets {sum(map(sum, taken.values())) / wall_s:.1%}")
-    print(f"  a trial besides start, upload and verification: median {statistics.median(besides):.2f} s", flush=True)
+    print(
+        f"  a trial besides start, upload and verification: median "
+        f"{statistics.median(trial.besides_s for trial in trials):.2f} s",
+        flush=True,
+    )
 
 
 def known_difference(folder: Path, ram_mb: int) -> None:
@@ -346,6 +381,9 @@ def main() -> None:
     parser.add_argument("--matrix", action="store_true", help="run a matrix of 100 trials as well")
     parser.add_argument("--known-difference", action="store_true", help="compare two servers of known rates as well")
     wanted = parser.parse_args()
+    smallest = min([wanted.ram, *(matrix_sizes(wanted.ram) if wanted.matrix else [])])
+    if smallest < SMALLEST_GUEST_MB:
+        parser.error(f"--ram {wanted.ram} needs a machine of {smallest} MiB, and the least is {SMALLEST_GUEST_MB}")
     folder = Path(tempfile.mkdtemp(prefix="picolab-benchmark-", dir="/var/tmp"))
     os.environ["VAGRANT_HOME"] = str(folder / "vagrant")
     os.environ["PICOLAB_STATE_DIR"] = str(folder / "state")

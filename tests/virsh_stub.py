@@ -81,6 +81,11 @@ elif command == "destroy":
         fail("Failed to destroy domain\nerror: Requested operation is not valid: domain is not running")
     domain(plain[0])["state"] = "shut off"
     save()
+elif command == "resume":
+    if domain(plain[0])["state"] != "paused":
+        fail(f"Failed to resume domain '{plain[0]}'\nerror: Requested operation is not valid: domain is not paused")
+    domain(plain[0])["state"] = "running"
+    save()
 elif command in ("setmaxmem", "setmem", "setvcpus"):
     if "--config" not in words:
         fail("Requested operation is not valid: domain is not running")

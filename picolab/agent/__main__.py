@@ -26,8 +26,8 @@ are seconds of the guest's CLOCK_MONOTONIC, sizes are bytes.
     {"do": "drop_page_cache"}                        -> reason: null when it is dropped, else a sentence
     {"do": "sync_data"}                              -> sync_s, until the files of the server were on the disk
     {"do": "space"}                                  -> files_bytes: disk space of the files in data and tmp
-    {"do": "reset", "trim": bool}                    -> facts, after everything of the last server was removed; trim:
-                                                        the disk is told which blocks are free
+    {"do": "reset"}                                  -> facts, after everything of the last server was removed, and the
+                                                        disk was told which blocks are free
 
 status: pid, running, exit_code, exit_signal, started_monotonic_s, ended_monotonic_s, stop_s, oom_kills,
 oom_evidence, launcher; each null when it is not known or has not happened. `oom_kills` is by how much the kernel's

@@ -162,18 +162,24 @@ def write_drop_caches() -> None:
 
 
 def trim(folder: str) -> None:
-    """Tell the disk which blocks the file system under a folder does not use; nothing happens where it cannot.
+    """Tell the disk which blocks the file system under a folder does not use.
 
     The file of a virtual disk gives their space back. Blocks of files that were just removed count after a sync.
+    Nothing happens where disk, file system or kernel knows no such request, or this user may not make it.
+
+    Raises:
+        Refusal: the request failed, as on a disk with a fault.
     """
+    import errno
     import fcntl
     import struct
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, FITRIM, struct.pack("QQQ", 0, (1 << 64) - 1, LEAST_TRIMMED_BYTES))
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EINVAL):
+            raise Refusal(f"the disk could not be told which blocks are free ({error.strerror})") from None
     finally:
         os.close(descriptor)
 

@@ -335,8 +335,7 @@ class Agent:
                     self.home.make_empty(name)
             if os.path.exists(f"{self.home.path}/server.log"):
                 os.unlink(f"{self.home.path}/server.log")
-            if request.get("trim"):
-                os.sync()
-                trim(self.home.path)
+            os.sync()
+            trim(self.home.path)
             write_drop_caches()
         return self.facts(request)

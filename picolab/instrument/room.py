@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Place:
     elsewhere: str
 
     @property
-    def free_bytes(self) -> int:
+    def free_bytes(self) -> int | None:
         return disk_room.free_bytes(self.folder)
 
 
@@ -64,10 +65,11 @@ def check(parameters: TrialParameters, data_bytes: float, where: list[Place]) ->
         HostUnfit: it does not; the message names the place and both numbers.
     """
     for place in where:
-        if place.free_bytes < place.needed_bytes:
+        free_bytes = place.free_bytes
+        if free_bytes is not None and free_bytes < place.needed_bytes:
             raise HostUnfit(
                 f"picolab calibrate needs {place.needed_bytes / MIB:,.0f} MiB for {place.purpose} in {place.folder}, "
-                f"and {place.free_bytes / MIB:,.0f} MiB are free; free some, {place.elsewhere}"
+                f"and {free_bytes / MIB:,.0f} MiB are free; free some, {place.elsewhere}"
             )
     disk = kind_of(parameters.machine).host_disk(parameters)
     if disk.free_bytes is not None and disk.free_bytes < data_bytes:
@@ -106,7 +108,7 @@ def named_when_full(parameters: TrialParameters, where: list[Place]) -> Iterator
     except OSError as error:
         if error.errno not in _OUT_OF_ROOM:
             raise
-        place = min(where, key=lambda place: place.free_bytes)
+        place = min(where, key=lambda place: math.inf if place.free_bytes is None else place.free_bytes)
         raise not_written(Path(error.filename or place.folder), error, place.elsewhere) from None
     except (MachineError, ProbeError) as error:
         full = _full(parameters, where)
@@ -117,9 +119,8 @@ def named_when_full(parameters: TrialParameters, where: list[Place]) -> Iterator
 
 def _full(parameters: TrialParameters, where: list[Place]) -> str:
     """Return which disk of this host is full, in words; an empty text for none."""
-    found = {f"the disk of {place.folder}": place.free_bytes for place in where}
+    found: dict[str, int | None] = {f"the disk of {place.folder}": place.free_bytes for place in where}
     with contextlib.suppress(HostUnfit, MachineError):
         disk = kind_of(parameters.machine).host_disk(parameters)
-        if disk.free_bytes is not None:
-            found[disk.name] = disk.free_bytes
+        found[disk.name] = disk.free_bytes
     return disk_room.full_in_words(found)

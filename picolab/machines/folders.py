@@ -172,12 +172,17 @@ def held_since(spec: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def note_unheld(folder: Path, holder: ProcessIdentity) -> None:
-    """Note that the holder is gone; what was noted of this holder before stays. A full disk is no error."""
-    if _unheld(folder, holder.to_json()) is None:
+def note_unheld(folder: Path, holder: ProcessIdentity) -> datetime:
+    """Note that the holder is gone, and return since when; what was noted of this holder before stays.
+
+    A full disk is no error.
+    """
+    since = _unheld(folder, holder.to_json())
+    if since is None:
+        since = datetime.now(UTC)
         with contextlib.suppress(OSError):
-            note = {"holder": holder.to_json(), "since": datetime.now(UTC).isoformat()}
-            write_atomically(folder / _UNHELD, json.dumps(note))
+            write_atomically(folder / _UNHELD, json.dumps({"holder": holder.to_json(), "since": since.isoformat()}))
+    return since
 
 
 def unheld_since(folder: Path, spec: Mapping[str, Any]) -> datetime:

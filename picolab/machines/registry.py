@@ -23,7 +23,7 @@ from picolab.machines.folders import (
 from picolab.machines.kind import MachineKind
 from picolab.machines.kinds import DEFAULT_KIND, KINDS, kind_of
 
-NOT_RUNNING = ("suspended", "off", "not created")
+NOT_RUNNING = ("suspended", "asleep", "off", "not created")
 """The states of a machine that uses no processor."""
 _OTHERS_LIMIT_S = 5.0
 SILENT_AFTER_S = 5.0

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import virsh_stub
@@ -17,6 +18,7 @@ from command_line import picolab_here
 from conftest import GIVE_UP_S
 
 from picolab.cli.main import main
+from picolab.errors import MachineSilent
 from picolab.exit_codes import ExitCode
 from picolab.host import locks
 from picolab.host.processes import ProcessIdentity, this_process
@@ -40,6 +42,41 @@ def machine(scratch: Path) -> Iterator[Path]:
     (folder / by_hand.SSH_CONFIG).write_text("Host guest\n")
     yield folder
     shutil.rmtree(folder)
+
+
+class FakeGuest:
+    """As much of a guest as `machines start` asks for; it does not answer at first, if so told.
+
+    Attributes:
+        limits_s: for how long it was waited for, each time.
+        asked: of its agent.
+    """
+
+    limits_s: ClassVar[list[float]]
+    asked: ClassVar[list[dict[str, Any]]]
+    silent: ClassVar[int]
+
+    def __init__(self, _spec: object) -> None:
+        pass
+
+    def connected(self, limit_s: float) -> None:
+        self.limits_s.append(limit_s)
+        if len(self.limits_s) <= self.silent:
+            raise MachineSilent("no answer")
+
+    def ask(self, request: dict[str, Any]) -> None:
+        self.asked.append(request)
+
+    def drop_connection(self) -> None:
+        pass
+
+
+@pytest.fixture
+def guest(monkeypatch: pytest.MonkeyPatch) -> type[FakeGuest]:
+    FakeGuest.limits_s, FakeGuest.asked, FakeGuest.silent = [], [], 0
+    monkeypatch.setattr(by_hand, "Guest", FakeGuest)
+    monkeypatch.setattr(by_hand, "ensure_keeper", lambda _: None)
+    return FakeGuest
 
 
 def hold(folder: Path, holder: ProcessIdentity, keep: bool) -> None:
@@ -116,12 +153,34 @@ def test_the_list_of_no_machines_names_no_daemon(virsh: virsh_stub.VirshStub) ->
     assert (done.stdout, done.stderr) == ("There are no machines.\n", "")
 
 
-def test_start_leaves_a_running_machine_alone(virsh: virsh_stub.VirshStub, machine: Path) -> None:
+def test_start_leaves_a_running_machine_alone(
+    virsh: virsh_stub.VirshStub, machine: Path, guest: type[FakeGuest]
+) -> None:
     be(virsh, "running")
     assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
+    write_spec(machine, {**(folders.spec_of(machine) or {}), "state": "making"})
+    assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
+    assert [request["do"] for request in guest.asked] == ["set_clock"], "but for its clock, if it was made to its end"
 
 
-@pytest.mark.parametrize(("state", "shown"), [("no state", "is nostate"), ("gone", "is not created")])
+def test_a_suspended_guest_gets_its_clock_however_late_it_answers(
+    virsh: virsh_stub.VirshStub, machine: Path, guest: type[FakeGuest]
+) -> None:
+    be(virsh, "paused")
+    guest.silent = 1
+    silent = picolab_here("machines", "start", "vm")
+    assert silent.returncode == ExitCode.INSTRUMENT_FAULT
+    assert "'vm': it runs, but has not answered within 300 s, so that its clock is not set (no answer" in silent.stderr
+    assert guest.asked == [] and min(guest.limits_s) > GIVE_UP_S, "as long as a boot may take"
+    assert picolab_here("machines", "start", "vm").stdout == "Machine 'vm' was running already.\n"
+    be(virsh, "paused")
+    assert "Machine 'vm' is running; get in: " in picolab_here("machines", "start", "vm").stdout
+    assert [request["do"] for request in guest.asked] == ["set_clock"] * 2
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [("no state", "is nostate"), ("gone", "is not created"), ("pmsuspended", "is asleep")]
+)
 def test_only_what_is_off_is_started(virsh: virsh_stub.VirshStub, machine: Path, state: str, shown: str) -> None:
     if state != "gone":
         be(virsh, state)
@@ -194,13 +253,22 @@ def test_halt_says_when_there_is_nothing_to_do(virsh: virsh_stub.VirshStub, mach
     be(virsh, "paused")
     refused = picolab_here("machines", "halt", "vm").stderr
     assert (
-        "it is suspended, and only a running guest can shut down; resume it with: picolab machines start vm" in refused
+        "it is suspended, and only a running guest can shut down; resume it with: picolab machines start vm; or take "
+        "it away with: picolab machines remove vm" in refused
     )
+    be(virsh, "pmsuspended")
+    refused = picolab_here("machines", "halt", "vm").stderr
+    assert "it is asleep, and only a running guest can shut down; take it away with: picolab" in refused
 
 
 @pytest.mark.parametrize("command", ["halt", "start", "remove"])
 def test_a_wait_for_another_process_is_told_once(
-    virsh: virsh_stub.VirshStub, machine: Path, gone: ProcessIdentity, command: str, monkeypatch: pytest.MonkeyPatch
+    virsh: virsh_stub.VirshStub,
+    machine: Path,
+    guest: type[FakeGuest],
+    gone: ProcessIdentity,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of one that boots the machine, for example, which may take minutes."""
     hold(machine, gone, keep=True)

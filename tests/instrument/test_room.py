@@ -61,6 +61,16 @@ def test_too_small_a_folder_for_samples_is_refused(small: Small) -> None:
     assert registry.existing() == [] and list(place.iterdir()) == []
 
 
+def test_a_folder_whose_room_is_unknown_does_not_hide_what_failed(tmp_path: Path) -> None:
+    unknown = room.places(tmp_path / ("x" * 300), tmp_path)
+    room.check(TrialParameters(), 0, unknown)
+    with pytest.raises(MachineError, match=r"^it failed$"), room.named_when_full(TrialParameters(), unknown):
+        raise MachineError("it failed")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotWritten, match=str(tmp_path)), room.named_when_full(TrialParameters(), unknown):
+        raise full
+
+
 def test_a_pool_that_is_too_small_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     virsh_stub.install(tmp_path, monkeypatch).set(free=3 << 30)
     with pytest.raises(HostUnfit, match=r"up to 9,\d+ MiB of data, and the storage of virtual machines has 3,072 MiB"):

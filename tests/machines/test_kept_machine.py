@@ -29,6 +29,7 @@ from picolab.machines import folders, registry
 from picolab.machines.base import Holder, MachineWish
 from picolab.machines.local.keeper import KEEP_LEASE_S
 from picolab.machines.local.machine import LocalMachine
+from picolab.machines.vagrant import removal
 from picolab.machines.vagrant.state import State
 from picolab.trial.state import TrialState, claim_folder
 from picolab.trial.trial import Trial
@@ -181,6 +182,18 @@ def test_it_is_abandoned_when_the_time_is_over(without_keeper: Path, gone: Proce
 
     folders.note_unheld(without_keeper, gone)
     assert not kind.is_abandoned(without_keeper)
+
+
+def test_one_that_is_removed_meanwhile_is_not_abandoned(without_keeper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another command removes it while the doctor looks for leftovers."""
+
+    def read_and_vanish(folder: Path) -> dict[str, Any] | None:
+        spec = folders.spec_of(folder)
+        (folder / folders.SPEC).unlink(missing_ok=True)
+        return spec
+
+    monkeypatch.setattr(removal, "spec_of", read_and_vanish)
+    assert not removal.is_abandoned(without_keeper)
 
 
 def test_a_halt_does_not_begin_its_time_anew(without_keeper: Path, gone: ProcessIdentity) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from picolab.config.sizes import MIB
 from picolab.errors import FileNotWritten, MachineBusy, MachineError, ParameterError
 from picolab.files.writing import not_written
+from picolab.host.disk_room import free_bytes
 from picolab.host.locks import try_lock
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.base_volumes import BaseVolume, base_volumes
@@ -53,6 +54,7 @@ from picolab.machines.vagrant.boxes import (
     installed_boxes,
     vagrant_home,
 )
+from picolab.machines.vagrant.messages import NO_ROOM
 
 __all__ = [
     "AddedBox",
@@ -266,9 +268,10 @@ def _told_if_full(work: Path) -> Iterator[None]:
         place = Path(error.filename or work / IMAGE)
         raise not_written(place, error, "or set TMPDIR to a folder on a larger disk") from None
     except MachineError as error:
-        if "No space left on device" not in str(error):
+        found = {at: free_bytes(at) for at in (work, vagrant_home())}
+        free = " and ".join(f"{left / MIB:,.0f} MiB in {at}" for at, left in found.items() if left is not None)
+        if not free or not re.search(NO_ROOM, str(error)):
             raise
-        free = " and ".join(f"{shutil.disk_usage(at).free / MIB:,.0f} MiB in {at}" for at in (work, vagrant_home()))
         raise MachineError(f"{error}; free are {free}: free some space, or set TMPDIR or VAGRANT_HOME") from None
 
 

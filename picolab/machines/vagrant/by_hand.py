@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from picolab.config.project import project_root
-from picolab.errors import HostUnfit, MachineError
+from picolab.errors import HostUnfit, MachineError, MachineSilent
 from picolab.host.finding import as_root
 from picolab.machines.folders import exclusive, machine_folders, refuse_if_held
 from picolab.machines.vagrant import boxes, libvirt
@@ -19,7 +19,7 @@ from picolab.machines.vagrant.reach import boot_again
 from picolab.machines.vagrant.state import State
 
 SSH_CONFIG = "ssh_config"
-_STATES = {"paused": "suspended", "pmsuspended": "suspended", "saved": "suspended", "not_created": "not created"}
+_STATES = {"paused": "suspended", "saved": "suspended", "pmsuspended": "asleep", "not_created": "not created"}
 _STATES |= dict.fromkeys(("shutoff", "poweroff", "crashed", "aborted"), "off")
 _STARTABLE = ("off", "suspended")
 _ASK_LIMIT_S = 10.0
@@ -30,7 +30,9 @@ _POLL_S = 0.25
 
 
 def state(folder: Path, limit_s: float = _ASK_LIMIT_S) -> str:
-    """Return `running`, `suspended`, `off`, `not created`, or another word of the provider's.
+    """Return `running`, `suspended`, `asleep`, `off`, `not created`, or another word of the provider's.
+
+    A guest that is asleep has suspended itself, and `virsh resume` does not wake it.
 
     Raises:
         MachineError: the provider does not answer within `limit_s` seconds.
@@ -108,9 +110,10 @@ def halt(folder: Path, report: Callable[[str], None] | None = None) -> bool:
         if now in ("off", "not created"):
             return False
         if now != "running":
+            resume = f"resume it with: picolab machines start {folder.name}; or " if now == "suspended" else ""
             raise MachineError(
-                f"machine {folder.name!r}: it is {now}, and only a running guest can shut down; resume it with: "
-                f"picolab machines start {folder.name}; or take it away with: picolab machines remove {folder.name}"
+                f"machine {folder.name!r}: it is {now}, and only a running guest can shut down; {resume}take it away "
+                f"with: picolab machines remove {folder.name}"
             )
         if spec["provider"] != "libvirt":
             command_of(folder, spec).halt()
@@ -123,51 +126,65 @@ def halt(folder: Path, report: Callable[[str], None] | None = None) -> bool:
 def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
     """Boot a machine that is off with the disk it has, or resume a suspended one; return False when it ran.
 
-    It has been reached when this returns. Nothing in it is cleaned up or made anew, and its server is not started.
+    It has been reached when this returns, and its clock is right. Nothing in it is cleaned up or made anew, and its
+    server is not started. One that was never made to its end and runs is left as it is.
 
     Args:
         report: as in `halt`; gets the lines of the boot as well.
 
     Raises:
         MachineBusy: a process that is alive holds the machine.
-        MachineError: it was never made to its end, or it did not boot, or cannot be resumed.
+        MachineError: it was never made to its end, or it did not boot, cannot be resumed, or does not answer.
     """
     with exclusive(folder.name, report):
         spec = State(folder)
         refuse_if_held(spec, ancestors_may=False)
         now = state(folder)
-        if now == "running":
+        if now == "running" and spec["state"] != "up":
             return False
-        if now not in _STARTABLE or spec["state"] != "up":
+        if now not in (*_STARTABLE, "running") or spec["state"] != "up":
             why = "was never made to its end" if now in _STARTABLE else f"is {now}"
             raise MachineError(
                 f"machine {folder.name!r}: it {why}, and only one that is off or suspended can be started; take it "
                 f"down with: picolab machines remove {folder.name}"
             )
-        # The next trial that wants a fresh machine must not take it for one.
-        spec.write(fresh_for=None)
-        ensure_keeper(folder)
+        if now != "running":
+            # The next trial that wants a fresh machine must not take it for one.
+            spec.write(fresh_for=None)
+            ensure_keeper(folder)
         guest = Guest(spec)
         try:
-            if now == "suspended":
-                _resume(spec, guest)
-            else:
+            if now == "off":
                 boot_again(spec, guest, _BOOT_LIMIT_S, report)
                 software(spec)
+                return True
+            if now == "suspended":
+                _resume(spec)
+            _await_answer(spec, guest)
+            # It stood still while the guest was suspended, and an earlier start may have been given up before this.
+            guest.ask({"do": "set_clock", "wall_s": time.time()})
         finally:
             guest.drop_connection()
-        return True
+        return now == "suspended"
 
 
-def _resume(spec: State, guest: Guest) -> None:
+def _resume(spec: State) -> None:
     if spec["provider"] == "libvirt":
         for name in libvirt.domains(spec["prefix"]):
             libvirt.virsh("resume", name)
     else:
         command_of(spec.folder, spec).up(spec["provider"])
-    guest.connected(_CONNECT_LIMIT_S)
-    # Its wall clock stood still.
-    guest.ask({"do": "set_clock", "wall_s": time.time()})
+
+
+def _await_answer(spec: State, guest: Guest) -> None:
+    try:
+        guest.connected(_BOOT_LIMIT_S)
+    except MachineSilent as error:
+        raise MachineSilent(
+            f"machine {spec['name']!r}: it runs, but has not answered within {_BOOT_LIMIT_S:.0f} s, so that its clock "
+            f"is not set ({error}); try again when this host is less busy, or take it away with: picolab machines "
+            f"remove {spec['name']}"
+        ) from None
 
 
 def _shut_down(folder: Path, spec: State) -> None:

@@ -2,8 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 
 class CallLog:
@@ -20,11 +18,6 @@ class CallLog:
             with contextlib.suppress(OSError):
                 self._file.write(f"{line}\n".encode(errors="replace"))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()

@@ -284,7 +284,7 @@ class VagrantCommand:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Before the turn: without a Vagrantfile there is nothing to wait for.
         root = project_root()
-        with self._turn(call.line) as turn, CallLog(self.log) as log:
+        with self._turn(call.line) as turn, contextlib.closing(CallLog(self.log)) as log:
             log.add(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {call.line}")
             begun = time.monotonic()
             process = subprocess.Popen(

@@ -17,16 +17,17 @@ from picolab.host.disk_room import free_bytes, full_in_words
 from picolab.machines.vagrant import libvirt
 from picolab.machines.vagrant.boxes import vagrant_home
 from picolab.machines.vagrant.command import VagrantError
-from picolab.machines.vagrant.messages import NO_ROOM
+from picolab.machines.vagrant.messages import MAYBE_NO_ROOM
 
 _ASK_LIMIT_S = 5.0
-_MAYBE_NO_ROOM = rf"{NO_ROOM}|Error while writing VM state"
-"""QEMU calls it an input/output error when a state of a guest finds no room."""
 
 
 @contextlib.contextmanager
-def named() -> Iterator[None]:
+def named(provider: str) -> Iterator[None]:
     """Have a failed machine's error name the disk of this host that is full, with its free space.
+
+    Args:
+        provider: of the machine; only libvirt's has disks in libvirt's pool.
 
     Raises:
         MachineError: the same error, of the same class.
@@ -34,18 +35,18 @@ def named() -> Iterator[None]:
     try:
         yield
     except MachineError as error:
-        if full := which(error):
+        if full := which(error, provider):
             error.args = (f"{error}; {full}",)
         raise
 
 
-def which(error: MachineError) -> str:
+def which(error: MachineError, provider: str) -> str:
     """Return which disk of this host may be the cause of an error, in words; an empty text for none.
 
     Whoever says that there is no room may have removed his half file since: then all places are named.
     """
-    free = _free()
-    if isinstance(error, VagrantError | libvirt.LibvirtError) and re.search(_MAYBE_NO_ROOM, error.said):
+    free = _free(provider)
+    if isinstance(error, VagrantError | libvirt.LibvirtError) and re.search(MAYBE_NO_ROOM, error.said):
         places = sorted(free.items(), key=lambda place: place[1])
         return "the free space is " + ", ".join(f"{found / MIB:,.1f} MiB in {name}" for name, found in places)
     full = full_in_words(free)
@@ -63,20 +64,22 @@ def why_paused(prefix: str) -> str:
         if not fault or file is None:
             continue
         if fault == "no space":
-            return (
-                f"the file system of its disk in {file.parent} is full ({free_bytes(file.parent) / MIB:,.1f} MiB free)"
-            )
+            free = free_bytes(file.parent)
+            left = "" if free is None else f" ({free / MIB:,.1f} MiB free)"
+            return f"the file system of its disk in {file.parent} is full{left}"
         return f"its disk {file} has failed ({fault})"
     return ""
 
 
-def _free() -> dict[str, int]:
-    """Return the free bytes of each place that a virtual machine is made in."""
+def _free(provider: str) -> dict[str, int]:
+    """Return the free bytes of each place that a virtual machine is made in, without those that cannot be asked."""
     places = {
         "the state folder": state_dir(),
         "Vagrant's folder": vagrant_home(),
         "TMPDIR": Path(tempfile.gettempdir()),
     }
-    with contextlib.suppress(MachineError):
-        places = {"libvirt's pool": libvirt.pool_folder(_ASK_LIMIT_S), **places}
-    return {f"{what} {folder}": free_bytes(folder) for what, folder in places.items()}
+    if provider == "libvirt":
+        with contextlib.suppress(MachineError):
+            places = {"libvirt's pool": libvirt.pool_folder(_ASK_LIMIT_S), **places}
+    found = {f"{what} {folder}": free_bytes(folder) for what, folder in places.items()}
+    return {what: free for what, free in found.items() if free is not None}

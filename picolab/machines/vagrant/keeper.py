@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from picolab.errors import MachineError, PicolabError
@@ -46,8 +47,10 @@ def watch(folder: Path, told_to_end: threading.Event) -> bool:
         elif not spec["keep"]:
             return True
         elif lease_ends_s is None:
-            note_unheld(folder, holder)
-            lease_ends_s = time.monotonic() + KEEP_LEASE_S
+            # An earlier keeper may have seen it go.
+            since = note_unheld(folder, holder)
+            unheld_s = max(0.0, (datetime.now(UTC) - since).total_seconds())
+            lease_ends_s = time.monotonic() + KEEP_LEASE_S - unheld_s
         elif time.monotonic() > lease_ends_s:
             return True
     return True

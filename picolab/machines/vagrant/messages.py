@@ -23,6 +23,8 @@ class Trouble:
 
 NO_ROOM = r"No space left on device|[Nn]ot enough space|[Ii]nsufficient space|[Dd]isk quota exceeded"
 """How Vagrant, libvirt and QEMU say that a disk of this host is full. None of them says which."""
+MAYBE_NO_ROOM = rf"{NO_ROOM}|Error while writing VM state"
+"""The same, and what QEMU calls an input/output error when a state of a guest finds no room."""
 _DOCTOR = "picolab doctor names what is missing"
 _TAKE_AWAY = "take it away with: picolab machines remove {machine}"
 

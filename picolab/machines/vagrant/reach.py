@@ -5,6 +5,7 @@ boot, create.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from picolab.machines.vagrant.state import State
 
 _SYNC_LIMIT_S = 30.0
 _LEASE_POLL_S = 0.5
+_LOOK_S = 1.0
 # What a guest may have less than after its boot and still count as clean: its own journal and timers move a little.
 _MEMORY_TOLERANCE = 0.06
 _DISK_TOLERANCE_BYTES = 32 * MIB
@@ -91,34 +93,60 @@ def _connect(state: State, guest: Guest, limit_s: float) -> None:
     from picolab.machines.vagrant import ssh
 
     deadline = time.monotonic() + limit_s
+    look = _Look(state, guest)
     while True:
         try:
-            guest.connected(deadline - time.monotonic(), lambda: guest.why_down() or _why_elsewhere(state))
+            guest.connected(deadline - time.monotonic(), look.why_stop)
             return
         except MachineError as error:
-            addresses = _leased(state)
             if time.monotonic() >= deadline:
                 raise
-            if addresses and state["address"]["host"] not in addresses:
-                state.write(address={**state["address"], "host": addresses[0]})
+            if is_another := isinstance(error, ssh.OtherHostKey):
+                look.at_leases()
+            if look.is_elsewhere:
+                state.write(address={**state["address"], "host": look.addresses[0]})
                 ssh.write_ssh_config(state.folder / "ssh_config", guest.address)
-            elif isinstance(error, ssh.OtherHostKey) and not addresses:
+            elif is_another and not look.addresses:
                 # Another guest has the address that this one had, and it has not asked for its own yet.
                 time.sleep(_LEASE_POLL_S)
             else:
                 raise
 
 
-def _why_elsewhere(state: State) -> str | None:
-    addresses, noted = _leased(state), state["address"]["host"]
-    return f"it has got the address {addresses[0]}, not {noted}" if addresses and noted not in addresses else None
+class _Look:
+    """A guest that boots, as libvirt sees it. Each question starts a program, and a guest refuses ten times a second.
 
+    Attributes:
+        addresses: none when the network has given it none yet, or it does not run, or libvirt does not answer.
+    """
 
-def _leased(state: State) -> list[str]:
-    """Return the addresses of a machine; none when the network has given it none yet, or libvirt does not answer."""
-    with contextlib.suppress(libvirt.LibvirtError):
-        return [address for name in libvirt.domains(state["prefix"]) for address in libvirt.leased_addresses(name)]
-    return []
+    def __init__(self, state: State, guest: Guest) -> None:
+        self._state, self._guest = state, guest
+        self._domains: list[str] = []
+        self._asked_s = -math.inf
+        self.addresses: list[str] = []
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return bool(self.addresses) and self._state["address"]["host"] not in self.addresses
+
+    def why_stop(self) -> str | None:
+        """Return why the guest is not waited for at its address any more; libvirt is asked once in `_LOOK_S`."""
+        if time.monotonic() - self._asked_s < _LOOK_S:
+            return None
+        self._asked_s = time.monotonic()
+        self.addresses = []
+        if (down := self._guest.why_down()) is not None:
+            return down
+        self.at_leases()
+        noted = self._state["address"]["host"]
+        return f"it has got the address {self.addresses[0]}, not {noted}" if self.is_elsewhere else None
+
+    def at_leases(self) -> None:
+        self.addresses = []
+        with contextlib.suppress(libvirt.LibvirtError):
+            self._domains = self._domains or list(libvirt.domains(self._state["prefix"]))
+            self.addresses = [address for name in self._domains for address in libvirt.leased_addresses(name)]
 
 
 class Reach:
@@ -143,7 +171,7 @@ class Reach:
         Raises:
             MachineError: it could not be made or reached; where the reason is a full disk of this host, its name.
         """
-        with full_disk.named():
+        with full_disk.named(self._state["provider"]):
             self._run()
 
     def _run(self) -> None:
@@ -299,7 +327,7 @@ class Reach:
             facts = self._facts_after_restore()
         else:
             self._guest.install_agent()
-            facts = self._guest.ask({"do": "reset", "trim": True})
+            facts = self._guest.ask({"do": "reset"})
             if self._is_saved_after_boot and self._saved_and_restored():
                 facts = self._facts_after_restore()
         self._state.write(facts=facts, baseline=facts)
@@ -323,7 +351,7 @@ class Reach:
         except MachineError as error:
             if self._wish.fresh_for:
                 raise
-            cause = "; ".join(filter(None, [str(error), full_disk.which(error)]))
+            cause = "; ".join(filter(None, [str(error), full_disk.which(error, self._state["provider"])]))
             self._state.note_fixed(
                 f"the state after the boot could not be saved, so the trial began without it ({cause})"
             )
@@ -347,7 +375,7 @@ class Reach:
         """Clean the running guest, and return whether memory, swap and disk are back at their baseline."""
         try:
             self._guest.connected()
-            facts = self._guest.ask({"do": "reset", "trim": True})
+            facts = self._guest.ask({"do": "reset"})
         except MachineError as error:
             self._state.note_fixed(f"the guest did not answer and was put back ({error})")
             return False

@@ -82,7 +82,8 @@ def is_abandoned(folder: Path) -> bool:
     spec = spec_of(folder)
     if spec is None or keeper_of(folder) is not None:
         return False
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    # An OSError: it has been removed since its description was read.
+    with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
         return not ProcessIdentity.from_json(spec["holder"]).alive and not _is_kept_by_a_trial(folder, spec)
     return False
 

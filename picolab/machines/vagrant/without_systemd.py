@@ -89,14 +89,20 @@ def _daemon() -> Path | None:
 
 
 def reaper() -> list[Finding]:
-    """Check that a machine's process is reaped soon after its end; only where no systemd runs and the daemon does."""
+    """Check that a machine's process is reaped soon after its end; only where no systemd runs and the daemon does.
+
+    Nothing is found where a process above this one is a subreaper: then nothing can be learned of the first process.
+    """
     daemon = None if runs_systemd() else _daemon()
     stat = stat_of(int(daemon.name), str(ROOT / "proc")) if daemon is not None else None
     if stat is None:
         return []
     if stat.parent != 1:
         return [Finding(_REAPER, "good", "the daemon runs below another process than the first one of this container")]
-    if _is_reaped():
+    is_reaped = _is_reaped()
+    if is_reaped is None:
+        return []
+    if is_reaped:
         return [Finding(_REAPER, "good", "the first process (PID 1) reaps ended processes at once")]
     slow = (
         f"the first process (PID 1) had not reaped an ended process after {_REAP_LIMIT_S:g} s, and libvirt waits for "
@@ -106,13 +112,19 @@ def reaper() -> list[Finding]:
     return [Finding(_REAPER, "gap", slow, as_root(f"sh -c '{install}({_STOP}; {_UNDER_TINI})'"))]
 
 
-def _is_reaped() -> bool:
-    """Return whether a process without a parent vanishes soon after its end."""
-    # The shell ends before its child, which then belongs to the first process.
-    shell = subprocess.run(["sh", "-c", "sleep 0.05 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
-    pid = int(shell.stdout)
+def _is_reaped() -> bool | None:
+    """Return whether the first process reaps a process soon after its end; None when another one gets it to reap."""
+    # The shell ends before its child, which then belongs to its reaper, and lives until its input ends.
+    command = ["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        shell.wait()
+        orphan = stat_of(pid)
+    if orphan is None or orphan.parent != 1:
+        return None
     ended_s = None
-    while (stat := stat_of(pid)) is not None and stat.name == "sleep":
+    while (stat := stat_of(pid)) is not None and stat.start_ticks == orphan.start_ticks:
         now_s = time.monotonic()
         if stat.has_ended:
             ended_s = ended_s or now_s

@@ -210,18 +210,19 @@ def test_the_setting_comes_before_the_start_of_the_daemon(root: Path, virsh: Vir
 
 # The reaper of the machines' processes
 
-SUBREAPER = """
+FIRST = """
 import ctypes, os, subprocess, sys
 PR_SET_CHILD_SUBREAPER = 36
-assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-reaps_all, code, root = sys.argv[1:]
+does, code, root = sys.argv[1:]
+assert os.getpid() == 1 or ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 child = subprocess.Popen([sys.executable, "-c", code, root])
-if reaps_all == "yes":
+if does == "reaps all":
     while os.wait()[0] != child.pid:
         pass
 else:
     child.wait()
 """
+PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 PRINT_REAPER = """
 import sys
 from pathlib import Path
@@ -231,13 +232,21 @@ print([(finding.state, finding.remedy) for finding in without_systemd.reaper()])
 """
 
 
-def reaper_below(first: str, root: Path, parent: int = 1) -> list[tuple[str, str]]:
-    """Return state and remedy of the check in a process below one that reaps everything, or its own children alone."""
+def reaper_below(
+    first: str, root: Path, parent: int = 1, within: tuple[str, ...] = PID_NAMESPACE
+) -> list[tuple[str, str]]:
+    """Return state and remedy of the check in a process below one that reaps everything, or its own children alone.
+
+    Args:
+        within: makes it the first process of a container; without, it is a subreaper.
+    """
+    if within and os.geteuid() != 0:
+        pytest.skip("only root may make a namespace of processes")
     (root / "proc" / "77").mkdir(parents=True)
     (root / "proc" / "77" / "comm").write_text("libvirtd\n")
     fields = " ".join(["0"] * 48)
     (root / "proc" / "77" / "stat").write_text(f"77 (libvirtd) S {parent} {fields}\n")
-    words = [sys.executable, "-c", SUBREAPER, "yes" if first == "reaps all" else "no", PRINT_REAPER, str(root)]
+    words = [*within, sys.executable, "-c", FIRST, first, PRINT_REAPER, str(root)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     found: list[tuple[str, str]] = ast.literal_eval(done.stdout)
     return found
@@ -254,14 +263,19 @@ def test_a_first_process_that_reaps_is_good(root: Path) -> None:
     assert reaper_below("reaps all", root) == [("good", "")]
 
 
+@pytest.mark.parametrize("above", ["reaps all", "reaps its own"])
+def test_a_subreaper_above_tells_nothing_of_the_first_process(root: Path, above: str) -> None:
+    assert reaper_below(above, root, within=()) == []
+
+
 def test_a_daemon_below_a_reaper_is_good(root: Path) -> None:
-    assert reaper_below("reaps its own", root, parent=50) == [("good", "")]
+    assert reaper_below("reaps its own", root, parent=50, within=()) == [("good", "")]
 
 
 def test_the_reaper_is_not_looked_at_without_a_daemon_or_with_systemd(root: Path) -> None:
     assert without_systemd.reaper() == []
     (root / "run" / "systemd" / "system").mkdir(parents=True)
-    assert reaper_below("reaps its own", root) == []
+    assert reaper_below("reaps its own", root, within=()) == []
 
 
 # KVM

@@ -11,6 +11,7 @@ from small_mounts import Mount, fill
 from virsh_stub import VirshStub, install
 
 from picolab.errors import MachineError
+from picolab.host.disk_room import free_bytes
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import registry
 from picolab.machines.folders import folder_of, write_spec
@@ -94,9 +95,9 @@ def test_a_pause_for_want_of_room_names_the_place(mount: Mount, virsh: VirshStub
 def test_a_full_pool_is_named_by_whatever_fails(mount: Mount, virsh: VirshStub, said: str) -> None:
     place = mount("tmpfs", 8)
     virsh.set(pool_path=str(place))
-    with pytest.raises(MachineError, match=r"^it failed$"), full_disk.named():
+    with pytest.raises(MachineError, match=r"^it failed$"), full_disk.named("libvirt"):
         raise MachineError("it failed")
-    with pytest.raises(libvirt.LibvirtError) as caught, full_disk.named():
+    with pytest.raises(libvirt.LibvirtError) as caught, full_disk.named("libvirt"):
         raise libvirt.LibvirtError(f"virsh: {said}", said)
     assert f"; the free space is 8.0 MiB in libvirt's pool {place}, " in str(caught.value), (
         "the half file is gone again"
@@ -104,5 +105,29 @@ def test_a_full_pool_is_named_by_whatever_fails(mount: Mount, virsh: VirshStub, 
     assert str(os.environ["PICOLAB_STATE_DIR"]) in str(caught.value)
     fill(place)
     full = rf"it failed; the cause may be that libvirt's pool {place} is full \(0\.0 MiB free\); free some space there$"
-    with pytest.raises(MachineError, match=full), full_disk.named():
+    with pytest.raises(MachineError, match=full), full_disk.named("libvirt"):
         raise MachineError("it failed")
+    with pytest.raises(MachineError, match=r"^it failed$"), full_disk.named("virtualbox"):
+        raise MachineError("it failed")
+
+
+def test_a_place_that_cannot_be_asked_is_left_out(virsh: VirshStub, tmp_path: Path) -> None:
+    """The error of the machine stays, as it does where another user's folder is above libvirt's pool."""
+    unknown = tmp_path / ("x" * 300)
+    virsh.set(pool_path=str(unknown))
+    said = "No space left on device"
+    with pytest.raises(libvirt.LibvirtError, match=said) as caught, full_disk.named("libvirt"):
+        raise libvirt.LibvirtError(f"virsh: {said}", said)
+    assert "MiB in the state folder" in str(caught.value) and "libvirt's pool" not in str(caught.value)
+
+    state = make_machine(virsh, this_process(), state="paused", disk=str(unknown / "vm.img"), disk_error="no space")
+    assert full_disk.why_paused(state["prefix"]) == f"the file system of its disk in {unknown} is full"
+    remove()
+
+
+def test_room_is_known_for_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "file" / "folder") is not None
+    (tmp_path / "file").touch()
+    assert free_bytes(tmp_path / "file" / "folder") is not None
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert free_bytes(tmp_path / "loop" / "folder") is None

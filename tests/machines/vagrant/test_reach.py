@@ -14,7 +14,7 @@ from picolab.errors import MachineError, MachineSilent
 from picolab.host.processes import this_process
 from picolab.machines.base import MachineWish
 from picolab.machines.folders import folder_of, write_spec
-from picolab.machines.vagrant import ssh
+from picolab.machines.vagrant import reach, ssh
 from picolab.machines.vagrant.domain import domain_prefix
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.libvirt import LibvirtError
@@ -107,6 +107,24 @@ def test_an_address_that_another_guest_has_got_is_not_waited_for(
     guests[OLD] = another
     boot_again(state, Guest(state), 60, None)
     assert state["address"]["host"] == NEW and len(asked) == 2
+
+
+def test_libvirt_is_not_asked_at_each_refused_connection(
+    state: State, virsh: VirshStub, guests: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "_LOOK_S", 1000)
+    refused = []
+
+    def refuse_five_times() -> object:
+        refused.append(OLD)
+        if len(refused) <= 5:
+            raise REFUSED
+        return FakeConnection()
+
+    guests[OLD] = refuse_five_times
+    boot_again(state, Guest(state), 60, None)
+    after_start = virsh.commands[virsh.commands.index(f"start {domain_prefix('vm')}default") + 1 :]
+    assert [command.split()[0] for command in after_start] == ["list", "list", "domifaddr"]
 
 
 def test_another_machine_at_the_own_address_is_refused(state: State, virsh: VirshStub, guests: Answers) -> None:

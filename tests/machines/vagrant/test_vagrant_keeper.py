@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import eventually
+from conftest import GIVE_UP_S, eventually
 
 from picolab.host.processes import ProcessIdentity, this_process
+from picolab.machines import folders
 from picolab.machines.folders import KEEPER, SPEC, folder_of, spec_of, unheld_since, write_spec
+from picolab.machines.local.keeper import KEEP_LEASE_S
 from picolab.machines.vagrant import keeper, removal
 
 
@@ -96,6 +98,20 @@ def test_a_kept_machine_goes_when_nobody_came_back(
     # Its own time, and not that of the file that names the holder.
     os.utime(folder / SPEC, (0, 0))
     assert before <= unheld_since(folder, spec_of(folder) or {}) <= datetime.now(UTC), "it notes when the holder went"
+
+
+def test_a_new_keeper_grants_only_what_is_left_of_the_time(
+    folder: Path, gone: ProcessIdentity, destroyed: list[str]
+) -> None:
+    """As after a halt of a kept machine, a start of the host, and a start of the machine."""
+    hold(folder, gone, keep=True)
+    since = datetime.now(UTC) - timedelta(seconds=KEEP_LEASE_S + 1)
+    (folder / folders._UNHELD).write_text(json.dumps({"holder": gone.to_json(), "since": since.isoformat()}))
+    told = threading.Event()
+    safety = threading.Timer(GIVE_UP_S, told.set)
+    safety.start()
+    assert keeper.watch(folder, told) and not told.is_set()
+    safety.cancel()
 
 
 @pytest.mark.parametrize("lost", ["machine.json", KEEPER])

@@ -76,8 +76,8 @@ def _why_not(made: Made, wanted: WatchParameters) -> str:
         return f"{why}; the watch adds it after the next campaign"
     if wanted.publish and made.on_site != wanted.publish:
         return (
-            f"it is not on the site {wanted.publish} with all its pages; make them with picolab report {name}, and of several builds "
-            f"picolab verdict {name}"
+            f"it is not on the site {wanted.publish} with all its pages; make them with picolab report {name}, and of "
+            f"several builds picolab verdict {name}"
         )
     if folder.is_symlink() or not folder.is_dir():
         return "it is a link or no folder"

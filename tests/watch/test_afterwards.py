@@ -216,8 +216,8 @@ def test_a_campaign_that_history_and_site_refuse_is_added_after_the_next_one(
         ),
         (
             {"on_site": "/elsewhere"},
-            "on the site {site} with all its pages; make them with picolab report {name}, and of several builds picolab "
-            "verdict {name}",
+            "on the site {site} with all its pages; make them with picolab report {name}, and of several builds "
+            "picolab verdict {name}",
         ),
     ],
 )

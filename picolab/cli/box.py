@@ -28,7 +28,7 @@ def box() -> None:
 def box_build(name: str, mirror: str | None, suite: str | None) -> None:
     """Build a small box, and add it to Vagrant.
 
-    It is made from Debian packages in about a minute.
+    It is made from Debian packages in about half a minute.
 
     \b
     Examples:

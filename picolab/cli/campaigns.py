@@ -37,7 +37,7 @@ def matrix(
       picolab matrix parameters/quick.yaml
       picolab matrix parameters/full.yaml --build 1.5.4 --campaign release-1.5.4
       picolab matrix parameters/quick.yaml --memory-limits 512,256 --file-sizes 100M --repeats 5
-      picolab matrix parameters/quick.yaml --machine vagrant
+      picolab matrix parameters/quick.yaml --machine vagrant --memory-limits 256,128
       picolab matrix parameters/quick.yaml --server copyparty --server picoshare
       picolab matrix parameters/full.yaml --plan
       picolab matrix parameters/full.yaml --machines 2
@@ -138,7 +138,7 @@ def report(campaign: str, output: Path | None) -> None:
     \b
     Examples:
       picolab report quick-20260101T120000
-      picolab report quick-20260101T120000 --output public/index.html
+      picolab report quick-20260101T120000 --output public/quick.html
     """
     from picolab.report.render import render_report
     from picolab.results.folders import find_campaign

@@ -16,6 +16,7 @@ from picolab.machines.vagrant.domain import command_of, domain_prefix, software
 from picolab.machines.vagrant.guest import Guest
 from picolab.machines.vagrant.keeper import ensure_keeper
 from picolab.machines.vagrant.reach import boot_again
+from picolab.machines.vagrant.removal import is_abandoned
 from picolab.machines.vagrant.state import State
 
 SSH_CONFIG = "ssh_config"
@@ -134,7 +135,8 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
 
     Raises:
         MachineBusy: a process that is alive holds the machine.
-        MachineError: it was never made to its end, or it did not boot, cannot be resumed, or does not answer.
+        MachineError: it was never made to its end, or its time is over; or it did not boot, cannot be resumed, or does
+            not answer.
     """
     with exclusive(folder.name, report):
         spec = State(folder)
@@ -142,6 +144,11 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
         now = state(folder)
         if now == "running" and spec["state"] != "up":
             return False
+        if is_abandoned(folder):
+            raise MachineError(
+                f"machine {folder.name!r}: nobody keeps it any more, and the next picolab command that uses machines "
+                f"takes it down; make a new one, or take it down now with: picolab machines remove {folder.name}"
+            )
         if now not in (*_STARTABLE, "running") or spec["state"] != "up":
             why = "was never made to its end" if now in _STARTABLE else f"is {now}"
             raise MachineError(
@@ -160,6 +167,8 @@ def start(folder: Path, report: Callable[[str], None] | None = None) -> bool:
                 return True
             if now == "suspended":
                 _resume(spec)
+            if report is not None:
+                report("Waiting for the guest to answer ...")
             _await_answer(spec, guest)
             # It stood still while the guest was suspended, and an earlier start may have been given up before this.
             guest.ask({"do": "set_clock", "wall_s": time.time()})
@@ -177,14 +186,16 @@ def _resume(spec: State) -> None:
 
 
 def _await_answer(spec: State, guest: Guest) -> None:
+    away = f"or take it away with: picolab machines remove {spec['name']}"
     try:
         guest.connected(_BOOT_LIMIT_S)
     except MachineSilent as error:
         raise MachineSilent(
             f"machine {spec['name']!r}: it runs, but has not answered within {_BOOT_LIMIT_S:.0f} s, so that its clock "
-            f"is not set ({error}); try again when this host is less busy, or take it away with: picolab machines "
-            f"remove {spec['name']}"
+            f"is not set ({error}); try again when this host is less busy, {away}"
         ) from None
+    except MachineError as error:
+        raise MachineError(f"{error}; start it again, {away}") from None
 
 
 def _shut_down(folder: Path, spec: State) -> None:

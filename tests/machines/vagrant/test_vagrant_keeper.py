@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import GIVE_UP_S, eventually
 
+from picolab.errors import MachineError
 from picolab.host.processes import ProcessIdentity, this_process
 from picolab.machines import folders
-from picolab.machines.folders import KEEPER, SPEC, folder_of, spec_of, unheld_since, write_spec
+from picolab.machines.folders import KEEPER, SPEC, TRIAL_FILE, folder_of, keeper_of, spec_of, unheld_since, write_spec
 from picolab.machines.local.keeper import KEEP_LEASE_S
-from picolab.machines.vagrant import keeper, removal
+from picolab.machines.vagrant import by_hand, keeper, removal
 
 
 @pytest.fixture
@@ -112,6 +113,21 @@ def test_a_new_keeper_grants_only_what_is_left_of_the_time(
     safety.start()
     assert keeper.watch(folder, told) and not told.is_set()
     safety.cancel()
+
+
+def test_a_machine_whose_time_is_over_is_not_started(
+    folder: Path, gone: ProcessIdentity, destroyed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken down a moment later."""
+    hold(folder, gone, keep=True)
+    (folder / TRIAL_FILE).write_text("{}")
+    (folder / KEEPER).unlink()
+    monkeypatch.setattr(by_hand, "state", lambda _: "off")
+    since = datetime.now(UTC) - timedelta(seconds=KEEP_LEASE_S + 1)
+    (folder / folders._UNHELD).write_text(json.dumps({"holder": gone.to_json(), "since": since.isoformat()}))
+    with pytest.raises(MachineError, match="machine 'vm': nobody keeps it any more"):
+        by_hand.start(folder)
+    assert keeper_of(folder) is None and not destroyed
 
 
 @pytest.mark.parametrize("lost", ["machine.json", KEEPER])

@@ -162,7 +162,7 @@ def test_known_differences_get_the_right_verdicts(command: StartCommand, tmp_pat
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_drift_and_a_busy_host_are_told_and_flip_no_verdict(command: StartCommand, burn: Burn, tmp_path: Path) -> None:
-    slower_and_slower = {**PACED, "drift_per_minute": 0.3, "drift_since": time.time()}
+    slower_and_slower = {**PACED, "drift_per_minute": 0.6, "drift_since": time.time()}
     builds = {"base": slower_and_slower, "base-again": slower_and_slower}
     # An upload of 0.6 s: the host's load is counted in ticks, and a step below 0.5 s is too short for a share of them.
     matrix = {"ram_mb": [128], "file_size": ["12M"]}

@@ -1,5 +1,6 @@
 """The trial notebook in a real JupyterLab, in a real browser: Run All, the live view, the result, and the chart."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import eventually
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 from picolab.config.project import project_root
 from picolab.machines import registry
 
 TOKEN = "only-for-this-test"
+LOG = "lab.log"
 SHOWN = """wanted => [...document.querySelectorAll('.jp-OutputArea-output')]
     .some(output => output.textContent.includes(wanted))"""
 CHART = "() => [...document.querySelectorAll('.jp-OutputArea-output img')].some(image => image.naturalWidth > 100)"
@@ -48,7 +50,7 @@ def lab(scratch: Path) -> Iterator[str]:
             "JUPYTERLAB_WORKSPACES_DIR",
         )
     }
-    log = scratch / "lab.log"
+    log = scratch / LOG
     with log.open("wb") as output:
         server = subprocess.Popen(
             [
@@ -84,7 +86,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_run_all(lab: str) -> None:
+@contextlib.contextmanager
+def told(page: Page, log: Path) -> Iterator[None]:
+    """Have a wait that was in vain say what the page showed, and what the server has said."""
+    try:
+        yield
+    except TimeoutError as error:
+        pytest.fail(f"{error}\n\nThe page:\n{page.inner_text('body')}\n\nThe server:\n{log.read_text()[-4000:]}")
+
+
+def test_run_all(lab: str, scratch: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing; `make test` installs it"
     with sync_playwright() as playwright:
@@ -92,17 +103,18 @@ def test_run_all(lab: str) -> None:
         # High enough for JupyterLab to keep every cell in the page.
         page = browser.new_page(viewport={"width": 1200, "height": 7000})
         page.goto(f"{lab}/lab/tree/trial.ipynb?token={TOKEN}")
-        # The first cell is text, and its prompt is hidden.
-        page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000, state="attached")
-        # A click on Run All before the kernel is there is lost.
-        page.wait_for_function(IDLE, timeout=90_000, polling=250)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_function(BEGUN, timeout=90_000, polling=250)
-        for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):
-            page.wait_for_function(SHOWN, arg=wanted, timeout=90_000, polling=250)
-        page.wait_for_function(CHART, timeout=90_000, polling=250)
-        assert page.evaluate(SHOWN, "ended, 100 MiB delivered"), "the view of the upload is HTML of the page"
-        assert not page.evaluate(SHOWN, "Traceback")
+        with told(page, scratch / LOG):
+            # The first cell is text, and its prompt is hidden.
+            page.wait_for_selector(".jp-Notebook .jp-InputPrompt", timeout=90_000, state="attached")
+            # A click on Run All before the kernel is there is lost.
+            page.wait_for_function(IDLE, timeout=90_000, polling=250)
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
+            page.wait_for_function(BEGUN, timeout=90_000, polling=250)
+            for wanted in ("machine 'local' made", "every byte was stored and came back", "machine 'local' taken down"):
+                page.wait_for_function(SHOWN, arg=wanted, timeout=90_000, polling=250)
+            page.wait_for_function(CHART, timeout=90_000, polling=250)
+            assert page.evaluate(SHOWN, "ended, 100 MiB delivered"), "the view of the upload is HTML of the page"
+            assert not page.evaluate(SHOWN, "Traceback")
         browser.close()

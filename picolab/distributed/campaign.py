@@ -23,6 +23,7 @@ from picolab.campaign.runner import Campaign
 from picolab.campaign.slots import Interrupted
 from picolab.config.plan import Plan, PlannedTrial
 from picolab.distributed import worker
+from picolab.distributed.came import Came
 from picolab.distributed.capacity import MACHINE, RAM, Capacity
 from picolab.distributed.checks import check_distributed, sent_builds
 from picolab.distributed.choice import Nobody, able, why_given_up
@@ -63,9 +64,8 @@ class DistributedCampaign(Campaign):
         self._ordered: dict[str, set[str]] = {}  # trials of each order, by its key
         self._accepts_changes = False
         self._waits_since_s: float | None = None
-        self._losses = Losses(self)
-        self._filed: set[tuple[str, str | None]] = set()  # attempts in the ledger: trial and start
-        self._looked_at_entries = 0
+        self._came = Came(self.folder, self.ledger)
+        self._losses = Losses(self, self._came)
         self._sending = Sending(self.watcher.stop_requested)
         self._given: frozenset[str] = frozenset()  # workers that may run an order now, by address
         self._is_alone = False
@@ -180,16 +180,18 @@ class DistributedCampaign(Campaign):
 
     def _give(self, one: OpenOrder, builds: Builds, only: set[str], counts_ram: bool) -> None:
         """Give an order to the scheduler, for some workers or for all."""
-        names = {trial.parameters.build for trial in one.trials} & builds.keys()
+        # On its host the worker continues what it has, if it gets the same order.
+        trials = one.whole if one.whole and one.host else one.trials
+        names = {trial.parameters.build for trial in trials} & builds.keys()
         one.order = Order(
             session=self._workers.session,
             software=worker.software(),
-            plan=part_of(self.plan, one.trials),
-            attempts={trial.trial_id: self.next_attempt(trial) - 1 for trial in one.trials},
+            plan=part_of(self.plan, trials),
+            attempts={trial.trial_id: self.next_attempt(trial) - 1 for trial in trials},
             builds={name: builds[name][1] for name in sorted(names)},
         )
         self._count += 1
-        self._ordered[one.order.key] = {trial.trial_id for trial in one.trials}
+        self._ordered[one.order.key] = {trial.trial_id for trial in trials}
         one.only = only
         one.key = f"picolab-{self.plan.campaign}-{self._workers.session[:8]}-{self._count}"
         resources = {MACHINE: 1.0} | ({RAM: one.ram_bytes} if counts_ram else {})
@@ -336,13 +338,14 @@ class DistributedCampaign(Campaign):
         lost = self._take_come(waiting, builds)
         # While the connection is lost, all are cancelled, and `_reconnect` puts them back.
         ended = ("error", "cancelled") if self._workers.is_connected else ("error",)
-        lost = [one for one in lost if one.future.status == "finished"]
-        gone = [one for one in self._open if one in lost or one.future.status in ended]
-        is_cut = any(one.future.status == "cancelled" for one in gone)
+        # Asked once: the thread of Dask changes it meanwhile.
+        status = {one: one.future.status for one in self._open}
+        gone = [one for one in self._open if status[one] in ended or (one in lost and status[one] == "finished")]
+        is_cut = any(status[one] == "cancelled" for one in gone)
         here = self._workers.still_there() if is_cut else frozenset()
         for one in gone:
             self._open.remove(one)
-            self._failed(one, waiting, here)
+            self._failed(one, status[one], waiting, here)
 
     def _take_come(self, waiting: deque[OpenOrder], builds: Builds) -> list[OpenOrder]:
         """Take the parcels that are here; return the orders whose parcel was lost on its way."""
@@ -359,10 +362,10 @@ class DistributedCampaign(Campaign):
                 self._receive(one, plain, waiting, builds)
         return lost
 
-    def _failed(self, one: OpenOrder, waiting: deque[OpenOrder], here: frozenset[str]) -> None:
+    def _failed(self, one: OpenOrder, status: str, waiting: deque[OpenOrder], here: frozenset[str]) -> None:
         """Decide about an order that ended without a parcel."""
-        error = one.future.exception(timeout=60) if one.future.status == "error" else None
-        if one.future.status == "cancelled":
+        error = one.future.exception(timeout=60) if status == "error" else None
+        if status == "cancelled":
             # The connection was lost for a moment, and the scheduler has forgotten what this client wanted.
             self._requeue(one, waiting, "was lost with the connection", here=here)
         elif error is None:
@@ -406,9 +409,12 @@ class DistributedCampaign(Campaign):
             note_start(self.folder, found)
         is_whole = self._accept(one.trials, parcel)
         one.host = one.host or next(iter(self._hosts_of(one.trials).values()), None)
+        one.whole = [] if parcel.is_all else one.whole or one.trials
         if one.order is not None and is_whole and parcel.is_all:
             # Else its results may be there and nowhere else.
             self._workers.forget(parcel.worker, one.order.key)
+        elif one.order is not None and not parcel.is_all:
+            self._ordered.pop(one.order.key, None)
         if parcel.ending == "died":
             how = f"ended its process early ({parcel.sentence})"
             self._requeue(one, waiting, how, Begun("", parcel.worker), is_last=True)
@@ -449,25 +455,15 @@ class DistributedCampaign(Campaign):
         for attempt in parcel.attempts:
             entry = attempt.entry
             trial = wanted.get(entry.trial_id)
-            if trial is None:
+            if self._came.is_filed(entry):
+                continue  # a worker whose process died sends all that it has once more
+            if entry.trial_id in self.tally.rows:
+                self.watcher.note(f"{entry.trial_id}: a second result came from {parcel.worker}: dropped.")
+            elif trial is None:
                 self.watcher.note(f"{parcel.worker} sent the trial {entry.trial_id}, which was not ordered: dropped.")
-            elif trial.trial_id in self.tally.rows:
-                self.watcher.note(f"{trial.trial_id}: a second result came from {parcel.worker}: dropped.")
-            elif self._is_filed(attempt):
-                self.watcher.note(
-                    f"{trial.trial_id}: attempt {entry.attempt} came twice from {parcel.worker}: dropped."
-                )
             else:
                 is_whole &= self._file(trial, attempt, parcel)
         return is_whole
-
-    def _is_filed(self, attempt: Attempt) -> bool:
-        # The ledger of a large campaign is long: each entry is looked at once.
-        entries = self.ledger.entries()
-        self._filed.update((known.trial_id, known.started_at) for known in entries[self._looked_at_entries :])
-        self._looked_at_entries = len(entries)
-        began = attempt.entry.started_at
-        return began is not None and (attempt.entry.trial_id, began) in self._filed
 
     def _file(self, trial: PlannedTrial, attempt: Attempt, parcel: Parcel) -> bool:
         """File an attempt; return whether its files came as they were sent."""
@@ -482,7 +478,9 @@ class DistributedCampaign(Campaign):
         # Without its start it does not count as filed: the worker still has it, and may send it again.
         started_at = datetime.fromisoformat(entry.started_at) if entry.started_at and not wrong else None
         number = max(entry.attempt, self.next_attempt(trial))
-        self.settle(trial, number, started_at, entry.duration_s, fault)
+        filed = self.settle(trial, number, started_at, entry.duration_s, fault)
+        if not wrong and entry.started_at is None:
+            self._came.note(entry, filed.attempt)
         return not wrong
 
 

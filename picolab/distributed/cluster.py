@@ -8,6 +8,7 @@ import math
 import queue
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ INSTALL = "pip install 'picolab[distributed]'"
 _CONNECT_S = 10.0
 _ANSWER_S = 30.0
 """Workers that do not answer are waited for so long."""
+_MOST_ASKED = 50
+"""At once, a thread for each."""
 _SILENCE_S = 300.0
 """A worker that did not answer is not asked again for so long: meanwhile the campaign would file nothing."""
 _PART_S = 120.0
@@ -65,6 +68,11 @@ class Begun:
     def words(self) -> str:
         """The worker and its host, in words."""
         return one_line(f"{self.worker} ({self.host})" if self.host else self.worker)
+
+
+def host_in(words: str) -> str:
+    """Return the name of the host in such words; empty when they name none."""
+    return words.partition(" (")[2].removesuffix(")")
 
 
 class Cluster:
@@ -252,17 +260,30 @@ class Cluster:
     def _ask(self, addresses: list[str]) -> dict[str, Any]:
         """Ask workers for their facts; return what each answered, which may be an exception."""
         ask = partial(self._client.run, worker.facts, on_error="return")
-        # A call for each: in one for all, a silent worker would hold up the answers of the others.
-        calls = {address: Call(partial(ask, workers=[address])) for address in addresses}
+        no_answer = TimeoutError(f"no answer came within {_ANSWER_S:.0f} s")
+        left, came = deque(addresses), dict[str, Any]()
+
+        def ask_one_by_one() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    address = left.popleft()
+                    came[address] = no_answer
+                    # Each by itself: in one call for all, a silent worker would hold up the answers of the others.
+                    try:
+                        came[address] = ask(workers=[address])[address]
+                    except Exception as error:  # the scheduler is gone, or Dask cannot read what the worker has raised
+                        came[address] = error
+
         deadline = time.monotonic() + _ANSWER_S
-        answers: dict[str, Any] = {}
-        for address, call in calls.items():
-            try:
-                answers[address] = call.result(max(0.0, deadline - time.monotonic()))[address]
-            except TimeoutError as error:
-                answers[address], self._silent_at_s[address] = error, time.monotonic()
-            except Exception as error:  # the scheduler is gone, or Dask cannot read what the worker has raised
-                answers[address] = error
+        # Not the threads of an executor: a process that ends would wait for them.
+        for call in [Call(ask_one_by_one) for _ in addresses[:_MOST_ASKED]]:
+            call.has_ended(max(0.0, deadline - time.monotonic()))
+        left.clear()
+        asked = dict(came)  # the threads that wait still write there
+        for address, answer in asked.items():
+            if isinstance(answer, TimeoutError):
+                self._silent_at_s[address] = time.monotonic()
+        answers = dict.fromkeys(addresses, no_answer) | asked
         self._facts |= {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
         return answers
 

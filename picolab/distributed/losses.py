@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from picolab.config.plan import PlannedTrial, together
-from picolab.distributed.cluster import Begun
+from picolab.distributed.came import Came
+from picolab.distributed.cluster import Begun, host_in
 from picolab.distributed.open_order import OpenOrder, named
 from picolab.distributed.order import Attempt, Parcel
 from picolab.record.outcomes import Outcome
@@ -26,10 +27,12 @@ class Losses:
 
     Args:
         campaign: whose ledger names them.
+        came: the attempts whose files are at home.
     """
 
-    def __init__(self, campaign: "DistributedCampaign") -> None:
+    def __init__(self, campaign: "DistributedCampaign", came: Came) -> None:
         self._campaign = campaign
+        self._came = came
         self._workers: defaultdict[str, list[str]] = defaultdict(list)
         self._hosts: dict[str, str] = {}  # names, by the worker that said it
         self._allowed: dict[str, int] = {}
@@ -45,6 +48,9 @@ class Losses:
         for entry in campaign.ledger.entries():
             if entry.worker is not None:
                 self._workers[entry.trial_id].append(entry.worker)
+                # Where only the client was killed, the process at the worker went on.
+                if entry.outcome is Outcome.MACHINE_FAILED and not self._came.has(entry.trial_id, entry.attempt):
+                    self._counted[entry.trial_id, host_in(entry.worker)].append(entry.attempt)
         for trials in together(campaign.plan, left):
             if self._are_enough(trials):
                 words = f"{named(trials)}: {self._words(trials)}"
@@ -117,8 +123,10 @@ class Losses:
         counted_there = self._counted[trial.trial_id, self._hosts.get(parcel.worker, host)]
         is_the_stop = parcel.ending == "stopped" and attempt is parcel.attempts[-1]
         if counted_there and attempt.entry.outcome is Outcome.INTERRUPTED and not is_the_stop:
-            self._campaign.filing.file(trial, counted_there.pop(0))
+            number = counted_there.pop(0)
+            self._campaign.filing.file(trial, number)
             self._campaign.filing.remove_running_folder(trial)
+            self._came.note(attempt.entry, number)
             return True
         return False
 

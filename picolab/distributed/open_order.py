@@ -25,6 +25,7 @@ class OpenOrder:
     """Trials that belong together and have no result yet.
 
     Attributes:
+        whole: the trials that it had when its process died at a worker, which keeps its files; empty: as `trials`.
         refused_by: the workers that could not run them, by address.
         failures: how often the task itself failed, or was stopped by somebody at its worker.
         only: the workers that may run it, by address; empty: all.
@@ -34,6 +35,7 @@ class OpenOrder:
     """
 
     trials: list[PlannedTrial]
+    whole: list[PlannedTrial] = field(default_factory=list)
     refused_by: set[str] = field(default_factory=set)
     failures: int = 0
     only: set[str] = field(default_factory=set)

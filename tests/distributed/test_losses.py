@@ -222,6 +222,68 @@ def test_a_worker_that_starts_again_sends_what_it_had() -> None:
     assert list(campaign.folder.glob("faults/*.attempt1.server.log")), "the scheduler was not asked since"
 
 
+def attempt(one: OpenOrder, number: int, outcome: str, started_at: str | None = None) -> dict[str, object]:
+    """Return an attempt as a worker sends it, with a file that has its number."""
+    entry = {"trial_id": one.trials[0].trial_id, "attempt": number, "outcome": outcome, "outcome_detail": "x"}
+    entry |= {"started_at": started_at, "ended_at": f"2026-01-01T00:0{number}:00.000+00:00", "duration_s": None}
+    return {
+        "entry": entry | {"notebook": None, "record": None},
+        "files": {"server.log": zlib.compress(str(number).encode())},
+    }
+
+
+def sends(campaign: DistributedCampaign, one: OpenOrder, waiting: deque[OpenOrder], parcel: dict[str, object]) -> None:
+    one.future.status, one.future.result = "finished", lambda timeout: parcel
+    campaign._take_ended(waiting, {})
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_what_a_worker_sends_again_is_filed_once(is_resumed: bool) -> None:
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    sends(campaign, starts(campaign, waiting, "tcp://a"), waiting, {"ending": "died", "worker": "tcp://a"})
+    one = starts(campaign, waiting, "tcp://a")
+    first, second = attempt(one, 1, "interrupted"), attempt(one, 2, "interrupted")
+    sends(campaign, one, waiting, {"ending": "died", "worker": "tcp://a", "attempts": [first]})
+    if is_resumed:
+        campaign, waiting = resumed(campaign.folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://other-port")
+    last = attempt(one, 3, "machine_failed", "2026-01-01T00:02:30.000+00:00")
+    sends(campaign, one, waiting, {"ending": "ran", "worker": "tcp://other-port", "attempts": [first, second, last]})
+    assert [entry.worker for entry in campaign.ledger.entries()] == ["tcp://a (host)"] * 2 + [None]
+    for number in (1, 2, 3):
+        (file,) = campaign.folder.glob(f"faults/*.attempt{number}.server.log")
+        assert file.read_text() == str(number)
+
+
+def test_an_attempt_without_a_start_comes_again_after_a_refusal() -> None:
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, Workers(), [])
+    one = starts(campaign, waiting, "tcp://a")
+    parcel = {"ending": "refused", "worker": "tcp://a", "attempts": [attempt(one, 1, "interrupted")]}
+    sends(campaign, one, waiting, parcel)
+    came = campaign.folder / "came.jsonl"
+    came.write_text(came.read_text() + '{"torn')
+    campaign, waiting = resumed(campaign.folder, Workers(), [])
+    sends(campaign, starts(campaign, waiting, "tcp://a"), waiting, parcel)
+    assert [entry.outcome for entry in campaign.ledger.entries()] == [Outcome.INTERRUPTED], "nobody has counted it"
+
+
+def test_what_dask_says_of_an_order_is_asked_once() -> None:
+    workers = Workers()
+    workers.alive = frozenset({"tcp://a"})
+    campaign, waiting = resumed(Campaign.create(plan_of(), Watcher()).folder, workers, [])
+    one = starts(campaign, waiting, "tcp://a")
+    said = iter(["pending", "cancelled"])
+
+    class Changing:
+        @property
+        def status(self) -> str:
+            return next(said, "pending")
+
+    one.future = Changing()
+    campaign._take_ended(waiting, {})
+    assert list(waiting) == [one] and campaign.ledger.entries() == [], "a break of the connection is no loss"
+
+
 @pytest.mark.parametrize("happens", [dask_forgets_it, the_scheduler_restarts])
 def test_a_break_of_the_connection_is_no_lost_worker(
     happens: Callable[[DistributedCampaign, OpenOrder, deque[OpenOrder]], None],

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import socket
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -17,16 +18,18 @@ from picolab.campaign import changes
 from picolab.campaign.progress import Watcher
 from picolab.campaign.runner import Campaign
 from picolab.config.campaign_parameters import CampaignParameters
-from picolab.config.plan import Plan, make_plan
+from picolab.config.plan import Plan, PlannedTrial, make_plan
 from picolab.distributed import campaign as distributed_campaign
+from picolab.distributed import cluster as cluster_module
 from picolab.distributed import host_lock, worker
 from picolab.distributed import leftovers as of_workers
+from picolab.distributed.call import Call
 from picolab.distributed.campaign import DistributedCampaign, with_cluster
 from picolab.distributed.capacity import Capacity, Host
 from picolab.distributed.cluster import Cluster
 from picolab.distributed.host_lock import HostLock
 from picolab.distributed.open_order import OpenOrder
-from picolab.distributed.order import Order, SentBuild
+from picolab.distributed.order import Order, Parcel, SentBuild
 from picolab.doctor import leftovers
 from picolab.errors import CampaignChanged, HostUnfit
 from picolab.host.locks import try_lock
@@ -84,6 +87,33 @@ def test_the_rest_of_a_block_runs_on_the_host_of_its_begin() -> None:
     campaign._submit(waiting, {})
     assert cluster.submitted == [({"machine": 1.0}, ["tcp://a:1"])] and notes == []
     assert campaign._hosts_of(campaign.plan.trials) == {1: HostIdentity("a")}, "the next block has not begun"
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_a_block_continues_with_the_files_of_a_process_that_died(
+    accepts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = comparison()
+    campaign = with_cluster(Campaign.create(plan, Watcher()), NoCluster(host("a")))  # type: ignore[arg-type]
+    campaign._accepts_changes = accepts
+    block = plan.trials[:2]
+    waiting = deque([OpenOrder(block)])
+    campaign._submit(waiting, {})
+    (one,) = campaign._open
+    assert one.order is not None
+    key = one.order.key
+
+    def accept(trials: list[PlannedTrial], _parcel: Parcel) -> bool:
+        campaign.tally.rows[trials[0].trial_id] = {"hostname": "a", "outcome": "ok"}
+        return True
+
+    monkeypatch.setattr(campaign, "_accept", accept)
+    campaign._receive(campaign._open.pop(), {"ending": "died", "worker": "tcp://a:1"}, waiting, {})
+    assert one.trials == block[1:] and key not in campaign._ordered, "the second may have an unfiled record"
+    campaign._submit(waiting, {})
+    assert campaign._open == [one]
+    assert (one.order.key == key) is not accepts, "elsewhere all of the block would be measured again"
+    assert (key in campaign._ordered) is not accepts
 
 
 def test_the_rest_of_a_block_is_refused_without_a_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +328,39 @@ def test_a_silent_worker_is_named_and_holds_up_nobody(monkeypatch: pytest.Monkey
     assert sorted(asked) == ["tcp://a:1", "tcp://b:1", "tcp://c:1"], "the silent one is asked later"
     with pytest.raises(HostUnfit, match=r"the worker tcp://b:1 has no picolab that answers \(no answer came\)"):
         cluster.check_workers()
+
+
+def test_a_thousand_workers_are_asked_by_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {f"tcp://{number}:1": {"machine": 1.0} for number in range(1000)}
+    cluster, threads = checked(monkeypatch, dict.fromkeys(offers, OURS), offers), []
+
+    def call(function: Any) -> Call[Any]:
+        threads.append(function)
+        return Call(function)
+
+    monkeypatch.setattr(cluster_module, "Call", call)
+    assert {host.hostname for host in cluster.capacity().hosts} == {"h"}
+    assert len(threads) == 1 + 50, "one for the scheduler"
+
+
+def test_a_worker_that_was_not_asked_in_time_is_asked_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_MOST_ASKED", 1)
+    monkeypatch.setattr(cluster_module, "_ANSWER_S", 0.0)
+    offers = {f"tcp://{name}:1": {"machine": 1.0} for name in "ab"}
+    cluster = checked(monkeypatch, dict.fromkeys(offers, OURS), offers)
+    answer, silent, ends = cluster._client.run, threading.Event(), threading.Event()
+
+    def run(function: Any, workers: list[str], **how: Any) -> Any:
+        silent.set()
+        ends.wait(60)
+        return answer(function, workers, **how)
+
+    cluster._client.run = run
+    monkeypatch.setattr(cluster_module.Call, "has_ended", lambda _self, _within_s: silent.wait(60))
+    asked = cluster._ask(list(offers))
+    assert {type(answer) for answer in asked.values()} == {TimeoutError}
+    assert list(cluster._silent_at_s) == ["tcp://a:1"]
+    ends.set()
 
 
 def test_workers_of_another_scheduler_are_not_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:

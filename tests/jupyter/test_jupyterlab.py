@@ -95,6 +95,8 @@ def told(page: Page, log: Path) -> Iterator[None]:
         pytest.fail(f"{error}\n\nThe page:\n{page.inner_text('body')}\n\nThe server:\n{log.read_text()[-4000:]}")
 
 
+# JupyterLab has waited in vain for its kernel when it was started by a process that had run thousands of other tests.
+@pytest.mark.alone
 def test_run_all(lab: str, scratch: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing; `make test` installs it"

@@ -94,8 +94,13 @@ def trial_ids(folder: Path) -> list[str]:
     return [f"00{n}-local-{ram}mb-4M-calibration" for n, ram in enumerate((128, 64, 128, 64, 128, 64), start=1)]
 
 
+def is_odd(path: Path) -> bool:
+    """Return whether an earlier damage has put something there that must not be opened, such as a pipe."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
 def truncated(path: Path) -> None:
-    if path.is_file() and not path.is_symlink():
+    if path.exists() and not is_odd(path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -108,6 +113,8 @@ def swapped(one: Path, other: Path) -> None:
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:
+    if is_odd(path):
+        return
     try:
         data = json.loads(path.read_text())
         change(data)
@@ -125,8 +132,10 @@ def replaced_by(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def in_ledger(folder: Path, line: bytes) -> None:
-    with (folder / "ledger.jsonl").open("ab") as file:
-        file.write(line)
+    ledger = folder / "ledger.jsonl"
+    if not is_odd(ledger):
+        with ledger.open("ab") as file:
+            file.write(line)
 
 
 def ledger_line(folder: Path, **changes: Any) -> bytes:
